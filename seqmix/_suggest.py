@@ -1,0 +1,12 @@
+"""Errors for a name that is not known, with the nearest ones that are."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
+    """A `ValueError` that says what `name` was meant to be, the nearest known names, and all of them."""
+    choices = sorted(known)
+    near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(choices)})")

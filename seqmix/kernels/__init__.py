@@ -1,0 +1,9 @@
+"""Functional ops, without parameters: one folder per recurrence, each with a reference, kernels and an API.
+
+Letters: B batch, T time, D channels, H heads, K key width, V value width, N blocks or state size, m block size or
+order, S sequences (B, or the number of packed sequences).
+"""
+
+from seqmix.kernels.diagonal_scan import diagonal_scan
+
+__all__ = ["diagonal_scan"]

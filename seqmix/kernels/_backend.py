@@ -1,0 +1,66 @@
+"""Which code runs an op: `"reference"` (plain torch), `"cpu"` (Numba) or `"triton"`."""
+
+import importlib
+import importlib.util
+import os
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+BACKENDS = ("reference", "cpu", "triton")
+
+
+@cache
+def _find_kernels(package: str, backend: str) -> bool:
+    compiler = {"cpu": "numba", "triton": "triton"}[backend]
+    return all(importlib.util.find_spec(name) for name in (f"{package}.{backend}", compiler))
+
+
+@torch.compiler.assume_constant_result
+def has_kernels(package: str, backend: str) -> bool:
+    """Whether `package` (one op's folder) has a file for `backend` and its compiler is installed."""
+    return _find_kernels(package, backend)
+
+
+@cache
+def load_kernels(package: str, backend: str) -> ModuleType:
+    """The module with `forward` and `backward` of one op, imported when first used."""
+    return importlib.import_module(f"{package}.{backend}")
+
+
+def choose_backend(op: str, package: str, backend: str | None, *tensors: Tensor | None) -> str:
+    """Resolve `backend` for these tensors; raise where it cannot run them.
+
+    Also refuses forward-mode AD outside `"reference"`: a custom op would drop the tangents without a word.
+    """
+    device = next(t for t in tensors if t is not None).device.type
+    if backend is None:
+        native = {"cpu": "cpu", "cuda": "triton"}.get(device)
+        backend = native if native and has_kernels(package, native) else "reference"
+    if backend not in BACKENDS:
+        raise ValueError(f"{op}: backend must be None or one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "reference":
+        return backend
+    interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if device != {"cpu": "cpu", "triton": "cuda"}[backend] and not (interpreted and device == "cpu"):
+        raise ValueError(f"{op}: backend {backend!r} cannot run tensors on {device}")
+    if not has_kernels(package, backend):
+        raise NotImplementedError(f"{op}: no {backend!r} kernels here; use backend='reference'")
+    # The level is -1 outside forward-mode AD, so ordinary calls pay one comparison.
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+        for tensor in tensors:
+            if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+                raise NotImplementedError(f"{op}: forward-mode AD needs backend='reference', got {backend!r}")
+    return backend
+
+
+def refuse_double_backward(op: str):  # type: ignore[no-untyped-def]
+    """An autograd formula for a backward op that says why there is none."""
+
+    def raise_by_name(ctx: object, *grads: Tensor) -> None:
+        raise NotImplementedError(f"{op}: second derivatives need backend='reference'")
+
+    return raise_by_name

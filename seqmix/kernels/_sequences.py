@@ -1,0 +1,48 @@
+"""Batches and packed sequences in one form: rows of a flat (L, ...) tensor with a start and an end each."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqmix.kernels._checks import check_offsets
+
+
+def offsets(op: str, x: Tensor, cu_seqlens: Tensor | None) -> np.ndarray:
+    """Row offsets (S + 1,) int64 of the sequences in `x` (B, T, ...) once its first two axes are flattened."""
+    batch, length = x.shape[:2]
+    if cu_seqlens is None:
+        return np.arange(batch + 1, dtype=np.int64) * length
+    check_offsets(op, cu_seqlens, length)
+    return cu_seqlens.numpy().astype(np.int64)
+
+
+def rows(x: Tensor) -> np.ndarray:
+    """`x` (B, T, ...) as a contiguous array of rows (B * T, ...), without a copy where it already is one."""
+    return x.detach().contiguous().flatten(0, 1).numpy()
+
+
+def over_sequences(
+    op: str,
+    recurrence: Callable[..., tuple[Tensor, Tensor]],
+    inputs: tuple[Tensor, ...],
+    initial_state: Tensor,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Run a reference `recurrence(*inputs, initial_state)` on a batch, or on each packed sequence in turn.
+
+    `inputs` are (B, T, ...), `initial_state` is (S, ...). An empty sequence returns its initial state.
+    """
+    if cu_seqlens is None:
+        return recurrence(*inputs, initial_state)
+    check_offsets(op, cu_seqlens, inputs[0].shape[1])
+    bounds = cu_seqlens.tolist()
+    outputs, finals = [], []
+    for s, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        state = initial_state[s : s + 1]
+        if last > first:
+            output, state = recurrence(*(x[:, first:last] for x in inputs), state)
+            outputs.append(output)
+        finals.append(state)
+    return torch.cat(outputs, dim=1), torch.cat(finals)

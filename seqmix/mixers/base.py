@@ -1,0 +1,121 @@
+"""The contract that every token mixer keeps."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from seqmix.kernels._checks import check_cu_seqlens, describe, n_sequences
+from seqmix.mixers.state import State
+
+__all__ = ["TokenMixer"]
+
+
+class TokenMixer(nn.Module):
+    """Maps x (B, T, d_model) and a state to y (B, T, d_model) and the state after the last token.
+
+    A subclass sets `State`, and defines `mix`, `init_state` and `state_size`. `mix` is the only code path: a whole
+    sequence, a chunk of one, one token (`step`) and packed sequences all run through it, so they agree.
+
+    Shapes: B batch, T >= 1 time, S sequences (B, or the number of packed ones: `cu_seqlens` has S + 1 offsets and
+    B must be 1). States have leading size S.
+    """
+
+    State: ClassVar[type]
+
+    # Names of this module's own parameters that must not decay, and factors on the learning rate of others.
+    # They are names because attributes set on tensors vanish under deepcopy and sharding.
+    _no_weight_decay: tuple[str, ...] = ()
+    _lr_scale: dict[str, float]
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = positive(type(self).__name__, "d_model", d_model)
+        self._lr_scale = {}
+
+    def mix(self, x: Tensor, state: Any, cu_seqlens: Tensor | None) -> tuple[Tensor, Any]:
+        """y and the new state from checked arguments; `state` is never None."""
+        raise NotImplementedError(f"{type(self).__name__} does not define mix(x, state, cu_seqlens)")
+
+    def init_state(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Any:
+        """The state before the first token; `dtype` is the activations', defaults are the parameters' own."""
+        raise NotImplementedError(f"{type(self).__name__} does not define init_state")
+
+    def state_size(self, sequence_length: int = 1) -> int:
+        """Real numbers kept per sequence after `sequence_length` tokens; a complex number counts two."""
+        raise NotImplementedError(f"{type(self).__name__} does not define state_size")
+
+    def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
+        """What can be looked at inside the layer for x (B, T, d_model): `eigenvalues` where they exist."""
+        return {}
+
+    def forward(
+        self, x: Tensor, state: State | None = None, *, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """y (B, T, d_model) and the state after the last token of each sequence.
+
+        Raises `ValueError` for an x, a state or offsets that do not fit this layer.
+        """
+        name = type(self).__name__
+        if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[-1] != self.d_model:
+            raise ValueError(f"{name}: x must have shape (B, T, d_model = {self.d_model}), got {describe(x)}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name}: x must be real floating, got {describe(x)}")
+        if x.shape[1] == 0:
+            raise ValueError(f"{name}: x must hold at least one token, got T = 0")
+        parameter = next(self.parameters(), None)
+        if parameter is not None and parameter.device != x.device:
+            raise ValueError(f"{name}: x must be on {parameter.device} like the parameters, got {x.device}")
+        check_cu_seqlens(name, cu_seqlens, x.shape[0], x.device)
+        sequences = n_sequences(x.shape[0], cu_seqlens)
+        if state is None:
+            state = self.init_state(sequences, device=x.device, dtype=x.dtype)
+        else:
+            self._check_state(state, sequences)
+        return self.mix(x, state, cu_seqlens)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One token: x (B, d_model) to y (B, d_model); exactly `forward` with T = 1."""
+        if not isinstance(x, Tensor) or x.ndim != 2:
+            raise ValueError(
+                f"{type(self).__name__}.step: x must have shape (B, d_model = {self.d_model}), got {describe(x)}"
+            )
+        y, state = self(x.unsqueeze(1), state)
+        return y.squeeze(1), state
+
+    def _check_state(self, state: Any, sequences: int) -> None:
+        name = type(self).__name__
+        if not isinstance(state, self.State):
+            raise ValueError(f"{name}: state must be a {self.State.__name__}, got a {type(state).__name__}")
+        for field, leaf in zip(state._fields, state, strict=True):
+            if leaf.shape[0] != sequences:
+                raise ValueError(
+                    f"{name}: state.{field} must hold {sequences} sequences, got {leaf.shape[0]} "
+                    f"(shape {tuple(leaf.shape)})"
+                )
+
+    def _like(self, device: torch.device | str | None, dtype: torch.dtype | None) -> tuple[Any, torch.dtype]:
+        """`device` and `dtype` with the parameters' own filled in."""
+        parameter = next(self.parameters())
+        return device or parameter.device, dtype or parameter.dtype
+
+
+def positive(owner: str, name: str, value: Any) -> int:
+    """`value` if it is a positive integer, else a `ValueError` that names it."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{owner}: {name} must be a positive integer, got {value!r}")
+    return value
+
+
+def one_of(owner: str, name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """`value` if it is among `choices`, else a `ValueError` that lists them."""
+    if value not in choices:
+        raise ValueError(f"{owner}: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def recurrent_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The real type of a recurrent state beside activations of `dtype`: float32, or float64 for double."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
