@@ -4,6 +4,7 @@ Letters: B batch, T time, D channels, H heads, K key width, V value width, N blo
 order, S sequences (B, or the number of packed sequences).
 """
 
+from seqmix.kernels.block_scan import block_scan, gated_block_scan
 from seqmix.kernels.diagonal_scan import diagonal_scan
 
-__all__ = ["diagonal_scan"]
+__all__ = ["block_scan", "diagonal_scan", "gated_block_scan"]

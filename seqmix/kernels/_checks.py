@@ -65,7 +65,9 @@ def check_cu_seqlens(op: str, cu_seqlens: Tensor | None, batch: int, device: tor
     if cu_seqlens is None:
         return
     if not isinstance(cu_seqlens, Tensor) or cu_seqlens.ndim != 1 or cu_seqlens.dtype != torch.int32:
-        raise ValueError(f"{op}: cu_seqlens must be an int32 tensor of shape (S + 1,), got {describe(cu_seqlens)}")
+        raise ValueError(
+            f"{op}: cu_seqlens must be an int32 tensor of shape (S + 1,), got {describe(cu_seqlens)}"
+        )
     if cu_seqlens.numel() < 2:
         raise ValueError(f"{op}: cu_seqlens must hold S + 1 >= 2 offsets, got {cu_seqlens.numel()}")
     if cu_seqlens.device != device:

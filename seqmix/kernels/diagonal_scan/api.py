@@ -45,7 +45,9 @@ def diagonal_scan(
         [1.0, 1.5, 1.75]
     """
     checks.check_tensor(OP, "x", x, "B T D", complex_ok=True)
-    checks.check_tensor(OP, "a", a, "D" if isinstance(a, Tensor) and a.ndim == 1 else "B T D", complex_ok=True)
+    checks.check_tensor(
+        OP, "a", a, "D" if isinstance(a, Tensor) and a.ndim == 1 else "B T D", complex_ok=True
+    )
     batch, length, channels = x.shape
     checks.check_time(OP, length)
     checks.check_shape(OP, "a", a, (channels,) if a.ndim == 1 else x.shape, "as x")
@@ -80,7 +82,13 @@ def _diagonal_scan(
 
 @torch.library.custom_op("seqmix::diagonal_scan_backward", mutates_args=())
 def _diagonal_scan_backward(
-    dh: Tensor, dfinal: Tensor, a: Tensor, h: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, backend: str
+    dh: Tensor,
+    dfinal: Tensor,
+    a: Tensor,
+    h: Tensor,
+    initial_state: Tensor,
+    cu_seqlens: Tensor | None,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return load_kernels(__package__, backend).backward(dh, dfinal, a, h, initial_state, cu_seqlens)
 

@@ -1,0 +1,171 @@
+"""`block_scan` and `gated_block_scan`: recurrences with a small dense matrix per block (BD-LRU, dense RNNs)."""
+
+import torch
+from torch import Tensor
+
+from seqmix.kernels import _checks as checks
+from seqmix.kernels._backend import choose_backend, load_kernels, refuse_double_backward
+from seqmix.kernels._sequences import over_sequences
+from seqmix.kernels.block_scan import reference
+
+
+def block_scan(
+    a: Tensor,
+    x: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """h_t = A_t h_{t-1} + x_t, with A_t block-diagonal: N blocks of size m x m.
+
+    Args:
+        a: transitions (B, T, N, m, m); row i of a block makes output i.
+        x: input (B, T, N, m).
+        initial_state: h_0 (S, N, m), zeros if None; S is B, or the number of packed sequences.
+        cu_seqlens: int32 offsets (S + 1,) of sequences packed along T; B must be 1.
+        backend: None (by device), `"reference"`, `"cpu"` or `"triton"`.
+
+    Returns:
+        h (B, T, N, m) in the type of x, and the final state (S, N, m) in float32, float64 for double input.
+
+    Raises:
+        ValueError: a wrong rank, shape, type or device, T = 0, or offsets that are not valid.
+
+    Source: Dubinin, Orvieto, Effenberger 2026 (2602.12021); adjoint s_t = dh_t + A_{t+1}^T s_{t+1}.
+
+    Example:
+        >>> import torch
+        >>> from seqmix.kernels import block_scan
+        >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).expand(1, 3, 1, 2, 2)
+        >>> h, _ = block_scan(swap, torch.zeros(1, 3, 1, 2), initial_state=torch.tensor([[[1.0, 2.0]]]))
+        >>> h[0, :, 0].tolist()
+        [[2.0, 1.0], [1.0, 2.0], [2.0, 1.0]]
+    """
+    checks.check_tensor("block_scan", "x", x, "B T N m")
+    checks.check_tensor("block_scan", "a", a, "B T N m m")
+    checks.check_shape("block_scan", "a", a, (*x.shape, x.shape[-1]), "as x, and the block size m")
+    return _scan("block_scan", "a", a, "x", x, initial_state, cu_seqlens, backend)
+
+
+def gated_block_scan(
+    logits: Tensor,
+    v: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """[A_t, g_t] = softmax(logits_t), h_t = A_t h_{t-1} + g_t v_t; A is never written to memory.
+
+    Args:
+        logits: (B, T, N, m, m + 1): for every row of a block m recurrent slots and, last, its input gate.
+        v: values (B, T, N, m).
+        initial_state: h_0 (S, N, m), zeros if None; S is B, or the number of packed sequences.
+        cu_seqlens: int32 offsets (S + 1,) of sequences packed along T; B must be 1.
+        backend: None (by device), `"reference"`, `"cpu"` or `"triton"`.
+
+    Returns:
+        h (B, T, N, m) in the type of v, and the final state (S, N, m) in float32, float64 for double input.
+
+    Raises:
+        ValueError: a wrong rank, shape, type or device, T = 0, or offsets that are not valid.
+
+    Source: BD-LRU, Dubinin, Orvieto, Effenberger 2026 (2602.12021).
+
+    Example:
+        >>> import torch
+        >>> from seqmix.kernels import gated_block_scan
+        >>> h, _ = gated_block_scan(torch.zeros(1, 2, 1, 1, 2), torch.ones(1, 2, 1, 1))
+        >>> h.flatten().tolist()
+        [0.5, 0.75]
+    """
+    checks.check_tensor("gated_block_scan", "v", v, "B T N m")
+    checks.check_tensor("gated_block_scan", "logits", logits, "B T N m m+1")
+    expected = (*v.shape, v.shape[-1] + 1)
+    checks.check_shape("gated_block_scan", "logits", logits, expected, "as v, and m + 1 slots")
+    return _scan("gated_block_scan", "logits", logits, "v", v, initial_state, cu_seqlens, backend)
+
+
+def _scan(
+    op: str,
+    gates_name: str,
+    gates: Tensor,
+    values_name: str,
+    values: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    batch, length, blocks, m = values.shape
+    checks.check_time(op, length)
+    if m == 0 or blocks == 0:
+        raise ValueError(
+            f"{op}: {values_name} must hold at least one block of size m >= 1, got {tuple(values.shape)}"
+        )
+    checks.check_cu_seqlens(op, cu_seqlens, batch, values.device)
+    state_shape = (checks.n_sequences(batch, cu_seqlens), blocks, m)
+    if initial_state is not None:
+        checks.check_tensor(op, "initial_state", initial_state, "S N m")
+        checks.check_shape(op, "initial_state", initial_state, state_shape, "sequences, blocks, m")
+    tensors = {values_name: values, gates_name: gates, "initial_state": initial_state}
+    checks.check_together(op, values_name, **tensors)
+
+    backend = choose_backend(op, __package__, backend, values, gates, initial_state)
+    compute, result = checks.state_dtype(values), values.dtype
+    h0 = values.new_zeros(state_shape, dtype=compute) if initial_state is None else initial_state.to(compute)
+    if backend != "triton":
+        gates, values = gates.to(compute), values.to(compute)
+    if backend == "reference":
+        recurrence = getattr(reference, op)
+        h, final = over_sequences(op, recurrence, (gates, values), h0, cu_seqlens)
+    else:
+        h, final = _block_scan(gates, values, h0, cu_seqlens, op == "gated_block_scan", backend)
+    return h.to(result), final
+
+
+@torch.library.custom_op("seqmix::block_scan", mutates_args=())
+def _block_scan(
+    a: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, gated: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    return load_kernels(__package__, backend).forward(a, x, initial_state, cu_seqlens, gated)
+
+
+@torch.library.custom_op("seqmix::block_scan_backward", mutates_args=())
+def _block_scan_backward(
+    dh: Tensor,
+    dfinal: Tensor,
+    a: Tensor,
+    x: Tensor,
+    h: Tensor,
+    initial_state: Tensor,
+    cu_seqlens: Tensor | None,
+    gated: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return load_kernels(__package__, backend).backward(dh, dfinal, a, x, h, initial_state, cu_seqlens, gated)
+
+
+@_block_scan.register_fake
+def _(a, x, initial_state, cu_seqlens, gated, backend):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, initial_state))
+
+
+@_block_scan_backward.register_fake
+def _(dh, dfinal, a, x, h, initial_state, cu_seqlens, gated, backend):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, x, initial_state))
+
+
+def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    a, x, initial_state, cu_seqlens, ctx.gated, ctx.backend = inputs
+    ctx.save_for_backward(a, x, output[0], initial_state, cu_seqlens)
+
+
+def _backward(ctx, dh, dfinal):  # type: ignore[no-untyped-def]
+    a, x, h, initial_state, cu_seqlens = ctx.saved_tensors
+    gradients = _block_scan_backward(dh, dfinal, a, x, h, initial_state, cu_seqlens, ctx.gated, ctx.backend)
+    return *gradients, None, None, None
+
+
+_block_scan.register_autograd(_backward, setup_context=_setup_context)
+_block_scan_backward.register_autograd(refuse_double_backward("block_scan"))
