@@ -1,6 +1,7 @@
 """Argument checks shared by every op: one sentence that names the argument, the expectation and what came."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -65,9 +66,7 @@ def check_cu_seqlens(op: str, cu_seqlens: Tensor | None, batch: int, device: tor
     if cu_seqlens is None:
         return
     if not isinstance(cu_seqlens, Tensor) or cu_seqlens.ndim != 1 or cu_seqlens.dtype != torch.int32:
-        raise ValueError(
-            f"{op}: cu_seqlens must be an int32 tensor of shape (S + 1,), got {describe(cu_seqlens)}"
-        )
+        raise ValueError(f"{op}: cu_seqlens must be an int32 tensor of shape (S + 1,), got {describe(cu_seqlens)}")
     if cu_seqlens.numel() < 2:
         raise ValueError(f"{op}: cu_seqlens must hold S + 1 >= 2 offsets, got {cu_seqlens.numel()}")
     if cu_seqlens.device != device:
@@ -83,7 +82,7 @@ def check_offsets(op: str, cu_seqlens: Tensor, length: int) -> None:
         raise ValueError(f"{op}: cu_seqlens must start at 0, got {values[0]}")
     if values[-1] != length:
         raise ValueError(f"{op}: cu_seqlens must end at T = {length}, got {values[-1]}")
-    for before, after in zip(values, values[1:], strict=False):
+    for before, after in pairwise(values):
         if after < before:
             raise ValueError(f"{op}: cu_seqlens must not decrease, got {before} followed by {after}")
 

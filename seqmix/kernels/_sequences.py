@@ -1,6 +1,7 @@
 """Batches and packed sequences in one form: rows of a flat (L, ...) tensor with a start and an end each."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def over_sequences(
     check_offsets(op, cu_seqlens, inputs[0].shape[1])
     bounds = cu_seqlens.tolist()
     outputs, finals = [], []
-    for s, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for s, (first, last) in enumerate(pairwise(bounds)):
         state = initial_state[s : s + 1]
         if last > first:
             output, state = recurrence(*(x[:, first:last] for x in inputs), state)

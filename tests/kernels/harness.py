@@ -6,12 +6,12 @@ kernel's own type, plus 2 eps max|reference|. It holds for outputs, final states
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-
 
 LENGTHS = (1, 2, 63, 300)
 
@@ -160,8 +160,10 @@ class KernelContract:
     def test_packed_equals_one_by_one(self, case: OpCase) -> None:
         bounds = [0, 5, 5, 7, 40]
         inputs, state, cu_seqlens = case.packed(bounds)
-        outputs = flatten(case.op(**inputs, initial_state=state, cu_seqlens=cu_seqlens, backend=self.backend, **case.options))
-        for s, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        outputs = flatten(
+            case.op(**inputs, initial_state=state, cu_seqlens=cu_seqlens, backend=self.backend, **case.options)
+        )
+        for s, (first, last) in enumerate(pairwise(bounds)):
             if first == last:
                 assert torch.equal(outputs[-1][s], state[s]), "an empty sequence returns its initial state"
                 continue
@@ -272,7 +274,9 @@ class KernelContract:
         assert len(calls) == 2
         for arguments in calls:
             leaves = [
-                a.detach().clone().requires_grad_() if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex()) else a
+                a.detach().clone().requires_grad_()
+                if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
+                else a
                 for a in arguments
             ]
             torch.library.opcheck(operator, tuple(leaves))

@@ -41,9 +41,7 @@ class TestBlockScan(KernelContract):
 
 class TestGatedBlockScan(KernelContract):
     cases = [
-        OpCase(
-            f"m={m}", gated_block_scan, reference.gated_block_scan, make_gated(n, m), (n, m), custom_op="block_scan"
-        )
+        OpCase(f"m={m}", gated_block_scan, reference.gated_block_scan, make_gated(n, m), (n, m), custom_op="block_scan")
         for n, m in ((3, 1), (5, 2), (9, 4), (2, 5))
     ]
 

@@ -100,9 +100,7 @@ def _scan(
     batch, length, blocks, m = values.shape
     checks.check_time(op, length)
     if m == 0 or blocks == 0:
-        raise ValueError(
-            f"{op}: {values_name} must hold at least one block of size m >= 1, got {tuple(values.shape)}"
-        )
+        raise ValueError(f"{op}: {values_name} must hold at least one block of size m >= 1, got {tuple(values.shape)}")
     checks.check_cu_seqlens(op, cu_seqlens, batch, values.device)
     state_shape = (checks.n_sequences(batch, cu_seqlens), blocks, m)
     if initial_state is not None:

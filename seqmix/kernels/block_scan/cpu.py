@@ -102,9 +102,7 @@ def _block_forward(first, last, chunks, width, template, bounds, a, x, initial, 
 
 
 @jit()
-def _block_backward(
-    first, last, chunks, width, template, bounds, a, h, initial, dh, dfinal, da, dx, dinitial
-):  # type: ignore[no-untyped-def]
+def _block_backward(first, last, chunks, width, template, bounds, a, h, initial, dh, dfinal, da, dx, dinitial):  # type: ignore[no-untyped-def]
     # dinitial carries A_{t+1}^T s_{t+1} on its way back to the first step.
     m = len(template)
     blocks = h.shape[1] // m
@@ -265,7 +263,5 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `a` (matrices or logits), x (or v) and the initial state."""
     if gated:
-        return _backward(
-            "gated_block_scan", _gated_backward, (a, x, h), initial_state, dh, dfinal, cu_seqlens
-        )
+        return _backward("gated_block_scan", _gated_backward, (a, x, h), initial_state, dh, dfinal, cu_seqlens)
     return _backward("block_scan", _block_backward, (a, h), initial_state, dh, dfinal, cu_seqlens)

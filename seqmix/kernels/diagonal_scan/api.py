@@ -45,9 +45,7 @@ def diagonal_scan(
         [1.0, 1.5, 1.75]
     """
     checks.check_tensor(OP, "x", x, "B T D", complex_ok=True)
-    checks.check_tensor(
-        OP, "a", a, "D" if isinstance(a, Tensor) and a.ndim == 1 else "B T D", complex_ok=True
-    )
+    checks.check_tensor(OP, "a", a, "D" if isinstance(a, Tensor) and a.ndim == 1 else "B T D", complex_ok=True)
     batch, length, channels = x.shape
     checks.check_time(OP, length)
     checks.check_shape(OP, "a", a, (channels,) if a.ndim == 1 else x.shape, "as x")

@@ -98,11 +98,7 @@ def backward(
     bounds = offsets(OP, h, cu_seqlens)
     sequences, channels = len(bounds) - 1, h.shape[2]
     varying = a.ndim == 3
-    da = (
-        torch.zeros_like(a, memory_format=torch.contiguous_format)
-        if varying
-        else a.new_zeros(sequences, channels)
-    )
+    da = torch.zeros_like(a, memory_format=torch.contiguous_format) if varying else a.new_zeros(sequences, channels)
     dx = torch.empty_like(h)
     dinitial = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
     chunks, width = channel_chunks(sequences, channels)
