@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import choose_backend, load_kernels, refuse_double_backward
+from seqmix.kernels._backend import load_kernels, refuse_double_backward
+from seqmix.kernels._prepare import prepare
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.block_scan import reference
 
@@ -97,26 +98,16 @@ def _scan(
     cu_seqlens: Tensor | None,
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
-    batch, length, blocks, m = values.shape
-    checks.check_time(op, length)
-    if m == 0 or blocks == 0:
+    if 0 in values.shape[2:]:
         raise ValueError(f"{op}: {values_name} must hold at least one block of size m >= 1, got {tuple(values.shape)}")
-    checks.check_cu_seqlens(op, cu_seqlens, batch, values.device)
-    state_shape = (checks.n_sequences(batch, cu_seqlens), blocks, m)
-    if initial_state is not None:
-        checks.check_tensor(op, "initial_state", initial_state, "S N m")
-        checks.check_shape(op, "initial_state", initial_state, state_shape, "sequences, blocks, m")
-    tensors = {values_name: values, gates_name: gates, "initial_state": initial_state}
-    checks.check_together(op, values_name, **tensors)
-
-    backend = choose_backend(op, __package__, backend, values, gates, initial_state)
-    compute, result = checks.state_dtype(values), values.dtype
-    h0 = values.new_zeros(state_shape, dtype=compute) if initial_state is None else initial_state.to(compute)
-    if backend != "triton":
-        gates, values = gates.to(compute), values.to(compute)
+    tensors = {values_name: values, gates_name: gates}
+    state_shape = tuple(values.shape[2:])
+    result = values.dtype
+    backend, (values, gates), h0 = prepare(
+        op, __package__, tensors, "S N m", state_shape, initial_state, cu_seqlens, backend
+    )
     if backend == "reference":
-        recurrence = getattr(reference, op)
-        h, final = over_sequences(op, recurrence, (gates, values), h0, cu_seqlens)
+        h, final = over_sequences(op, getattr(reference, op), (gates, values), h0, cu_seqlens)
     else:
         h, final = _block_scan(gates, values, h0, cu_seqlens, op == "gated_block_scan", backend)
     return h.to(result), final

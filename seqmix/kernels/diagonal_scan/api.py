@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import choose_backend, load_kernels, refuse_double_backward
+from seqmix.kernels._backend import load_kernels, refuse_double_backward
+from seqmix.kernels._prepare import prepare
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.diagonal_scan import reference
 
@@ -45,30 +46,20 @@ def diagonal_scan(
         [1.0, 1.5, 1.75]
     """
     checks.check_tensor(OP, "x", x, "B T D", complex_ok=True)
+    values_dtype = x.dtype
     checks.check_tensor(OP, "a", a, "D" if isinstance(a, Tensor) and a.ndim == 1 else "B T D", complex_ok=True)
-    batch, length, channels = x.shape
-    checks.check_time(OP, length)
+    channels = x.shape[-1]
     checks.check_shape(OP, "a", a, (channels,) if a.ndim == 1 else x.shape, "as x")
-    checks.check_cu_seqlens(OP, cu_seqlens, batch, x.device)
-    state_shape = (checks.n_sequences(batch, cu_seqlens), channels)
-    if initial_state is not None:
-        checks.check_tensor(OP, "initial_state", initial_state, "S D", complex_ok=True)
-        checks.check_shape(OP, "initial_state", initial_state, state_shape, "sequences, channels")
-    checks.check_together(OP, "x", a=a, x=x, initial_state=initial_state)
-
-    backend = choose_backend(OP, __package__, backend, a, x, initial_state)
-    compute = checks.state_dtype(*(t for t in (a, x, initial_state) if t is not None))
-    result = compute if compute.is_complex else x.dtype
-    h0 = x.new_zeros(state_shape, dtype=compute) if initial_state is None else initial_state.to(compute)
-    if backend != "triton":
-        a, x = a.to(compute), x.to(compute)
+    backend, (x, a), h0 = prepare(
+        OP, __package__, {"x": x, "a": a}, "S D", (channels,), initial_state, cu_seqlens, backend, complex_ok=True
+    )
     if backend == "reference":
         inputs = (x,) if a.ndim == 1 else (a, x)
         step = reference.diagonal_scan if a.ndim == 3 else (lambda x, h: reference.diagonal_scan(a, x, h))
         h, final = over_sequences(OP, step, inputs, h0, cu_seqlens)
     else:
         h, final = _diagonal_scan(a, x, h0, cu_seqlens, backend)
-    return h.to(result), final
+    return (h if h.is_complex() else h.to(values_dtype)), final
 
 
 @torch.library.custom_op("seqmix::diagonal_scan", mutates_args=())

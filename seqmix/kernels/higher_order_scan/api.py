@@ -1,0 +1,159 @@
+"""`higher_order_scan` and its gated form: linear difference equations of order m, one per channel (H-LRU)."""
+
+import torch
+from torch import Tensor
+
+from seqmix.kernels import _checks as checks
+from seqmix.kernels._backend import load_kernels, refuse_double_backward
+from seqmix.kernels._prepare import prepare
+from seqmix.kernels._sequences import over_sequences
+from seqmix.kernels.higher_order_scan import reference
+
+
+def higher_order_scan(
+    a: Tensor,
+    x: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """h_t = sum_i a_{t,i} h_{t-i} + x_t for i = 1..m, for every channel on its own; m multiplies a step.
+
+    Args:
+        a: coefficients (B, T, N, m), newest lag first.
+        x: input (B, T, N).
+        initial_state: (h_0, h_{-1}, ..., h_{1-m}) (S, N, m), zeros if None; S is B, or the number of packed sequences.
+        cu_seqlens: int32 offsets (S + 1,) of sequences packed along T; B must be 1. Lags never reach across.
+        backend: None (by device), `"reference"`, `"cpu"` or `"triton"`.
+
+    Returns:
+        h (B, T, N) in the type of x, and the last m values (S, N, m), newest first, in float32 (float64 for double).
+
+    Raises:
+        ValueError: a wrong rank, shape, type or device, T = 0, or offsets that are not valid.
+
+    Source: H-LRU, Dubinin, Orvieto, Effenberger 2026 (2602.12021), in the difference-equation convention.
+
+    Example:
+        >>> import torch
+        >>> from seqmix.kernels import higher_order_scan
+        >>> start = torch.tensor([[[1.0, 0.0]]])
+        >>> h, _ = higher_order_scan(torch.ones(1, 5, 1, 2), torch.zeros(1, 5, 1), initial_state=start)
+        >>> h.flatten().tolist()  # Fibonacci
+        [1.0, 2.0, 3.0, 5.0, 8.0]
+    """
+    checks.check_tensor("higher_order_scan", "x", x, "B T N")
+    checks.check_tensor("higher_order_scan", "a", a, "B T N m")
+    return _scan("higher_order_scan", "a", a, "x", x, a.shape[-1], initial_state, cu_seqlens, backend)
+
+
+def gated_higher_order_scan(
+    logits: Tensor,
+    v: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """[a_t, g_t] = softmax(logits_t), h_t = sum_i a_{t,i} h_{t-i} + g_t v_t.
+
+    Args:
+        logits: (B, T, N, m + 1): m lags, newest first, and last the input gate.
+        v: values (B, T, N).
+        initial_state: (h_0, h_{-1}, ..., h_{1-m}) (S, N, m), zeros if None; S is B, or the number of packed sequences.
+        cu_seqlens: int32 offsets (S + 1,) of sequences packed along T; B must be 1. Lags never reach across.
+        backend: None (by device), `"reference"`, `"cpu"` or `"triton"`.
+
+    Returns:
+        h (B, T, N) in the type of v, and the last m values (S, N, m), newest first, in float32 (float64 for double).
+
+    Raises:
+        ValueError: a wrong rank, shape, type or device, T = 0, or offsets that are not valid.
+
+    Source: H-LRU, Dubinin, Orvieto, Effenberger 2026 (2602.12021).
+
+    Example:
+        >>> import torch
+        >>> from seqmix.kernels import gated_higher_order_scan
+        >>> h, _ = gated_higher_order_scan(torch.zeros(1, 2, 1, 2), torch.ones(1, 2, 1))
+        >>> h.flatten().tolist()
+        [0.5, 0.75]
+    """
+    checks.check_tensor("gated_higher_order_scan", "v", v, "B T N")
+    checks.check_tensor("gated_higher_order_scan", "logits", logits, "B T N m+1")
+    order = logits.shape[-1] - 1
+    return _scan("gated_higher_order_scan", "logits", logits, "v", v, order, initial_state, cu_seqlens, backend)
+
+
+def _scan(
+    op: str,
+    gates_name: str,
+    gates: Tensor,
+    values_name: str,
+    values: Tensor,
+    order: int,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    checks.check_shape(op, gates_name, gates, (*values.shape, gates.shape[-1]), f"as {values_name}, and its slots")
+    if order < 1 or values.shape[-1] == 0:
+        raise ValueError(f"{op}: {gates_name} must hold an order m >= 1 for N >= 1 channels, got {tuple(gates.shape)}")
+    tensors = {values_name: values, gates_name: gates}
+    result = values.dtype
+    backend, (values, gates), h0 = prepare(
+        op, __package__, tensors, "S N m", (values.shape[-1], order), initial_state, cu_seqlens, backend
+    )
+    if backend == "reference":
+        h, final = over_sequences(op, getattr(reference, op), (gates, values), h0, cu_seqlens)
+    else:
+        h, final = _higher_order_scan(gates, values, h0, cu_seqlens, op == "gated_higher_order_scan", backend)
+    return h.to(result), final
+
+
+@torch.library.custom_op("seqmix::higher_order_scan", mutates_args=())
+def _higher_order_scan(
+    a: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, gated: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    return load_kernels(__package__, backend).forward(a, x, initial_state, cu_seqlens, gated)
+
+
+@torch.library.custom_op("seqmix::higher_order_scan_backward", mutates_args=())
+def _higher_order_scan_backward(
+    dh: Tensor,
+    dfinal: Tensor,
+    a: Tensor,
+    x: Tensor,
+    h: Tensor,
+    initial_state: Tensor,
+    cu_seqlens: Tensor | None,
+    gated: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return load_kernels(__package__, backend).backward(dh, dfinal, a, x, h, initial_state, cu_seqlens, gated)
+
+
+@_higher_order_scan.register_fake
+def _(a, x, initial_state, cu_seqlens, gated, backend):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, initial_state))
+
+
+@_higher_order_scan_backward.register_fake
+def _(dh, dfinal, a, x, h, initial_state, cu_seqlens, gated, backend):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, x, initial_state))
+
+
+def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    a, x, initial_state, cu_seqlens, ctx.gated, ctx.backend = inputs
+    ctx.save_for_backward(a, x, output[0], initial_state, cu_seqlens)
+
+
+def _backward(ctx, dh, dfinal):  # type: ignore[no-untyped-def]
+    a, x, h, initial_state, cu_seqlens = ctx.saved_tensors
+    gradients = _higher_order_scan_backward(dh, dfinal, a, x, h, initial_state, cu_seqlens, ctx.gated, ctx.backend)
+    return *gradients, None, None, None
+
+
+_higher_order_scan.register_autograd(_backward, setup_context=_setup_context)
+_higher_order_scan_backward.register_autograd(refuse_double_backward("higher_order_scan"))
