@@ -130,8 +130,7 @@ def _lstm(
         hx = (h0[order].unsqueeze(0), c0[order].unsqueeze(0))
         rows, last_h, last_c = torch._VF.lstm(x[0, packed], running.sum(1), hx, weights, *options)
         h = torch.empty_like(rows).index_copy_(0, packed, rows)
-        finals = [first.index_copy(0, order, last[0]) for first, last in ((h0, last_h), (c0, last_c))]
-        return h.unsqueeze(0), *finals
+        return h.unsqueeze(0), h0.index_copy(0, order, last_h[0]), c0.index_copy(0, order, last_c[0])
 
 
 @torch.library.custom_op("seqmix::lstm_backward", mutates_args=())

@@ -1,10 +1,8 @@
 """`SequenceModel`: embedding, blocks around token mixers, head."""
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +16,7 @@ from seqmix.mixers.base import positive
 from seqmix.mixers.state import State, mixer_state
 from seqmix.models.block import Block, SwiGLU
 from seqmix.models.generation import generate
+from seqmix.models.pretrained import from_pretrained, save_pretrained
 
 __all__ = ["MixerSpec", "SequenceModel", "SequenceModelState"]
 
@@ -152,81 +151,36 @@ class SequenceModel(nn.Module):
         return logits.squeeze(1), state
 
     generate = generate
+    save_pretrained = save_pretrained
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], *, device: torch.device | str | None = None
+    ) -> "SequenceModel":
+        """The model in `folder`; see `seqmix.models.pretrained.from_pretrained`."""
+        return from_pretrained(cls, folder, device=device)
+
+    @property
+    def mixers(self) -> list[TokenMixer]:
+        """The token mixer of each layer."""
+        return [block.mixer for block in self.blocks]  # type: ignore[misc]
 
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SequenceModelState:
         """The state before the first token."""
         return SequenceModelState(
-            tuple(block.mixer.init_state(batch_size, device=device, dtype=dtype) for block in self.blocks)
+            tuple(mixer.init_state(batch_size, device=device, dtype=dtype) for mixer in self.mixers)
         )
 
     def state_size(self, sequence_length: int = 1) -> int:
         """Real numbers kept per sequence after `sequence_length` tokens, over all layers."""
-        return sum(block.mixer.state_size(sequence_length) for block in self.blocks)
+        return sum(mixer.state_size(sequence_length) for mixer in self.mixers)
 
     def num_parameters(self, *, non_embedding: bool = False) -> int:
         """Number of parameters; `non_embedding` leaves out the embedding (a head of its own counts)."""
         total = sum(p.numel() for p in self.parameters())
         return total - self.embedding.weight.numel() if non_embedding else total
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `model.safetensors` and `config.json` (the constructor's arguments) to `folder`, made if needed.
-
-        Each file appears whole or not at all. Raises `ValueError` if a mixer was given as a function.
-        """
-        save_file = _safetensors("SequenceModel.save_pretrained").save_file
-        for spec in self.config["mixer"]:
-            if not isinstance(spec, dict):
-                raise ValueError(
-                    f"SequenceModel.save_pretrained: mixer must be given by name to be written, got {spec!r}; "
-                    "make it known with register_mixer"
-                )
-        try:
-            text = json.dumps(self.config, indent=2) + "\n"
-        except TypeError as error:
-            raise ValueError(f"SequenceModel.save_pretrained: the mixer's arguments are no JSON: {error}") from None
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        _write_whole(folder / "model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
-        _write_whole(folder / "config.json", lambda path: Path(path).write_text(text))
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, device: torch.device | str | None = None
-    ) -> "SequenceModel":
-        """The model that `save_pretrained` wrote, with the saved types; torch's random state is left alone.
-
-        Raises `FileNotFoundError` where there is none, and `ValueError` where configuration and weights disagree.
-        """
-        load_file = _safetensors("SequenceModel.from_pretrained").load_file
-        owner, folder = "SequenceModel.from_pretrained", Path(folder)
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{owner}: no {name} in {folder}")
-        try:
-            config = json.loads((folder / "config.json").read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{owner}: {folder / 'config.json'} is no JSON: {error}") from None
-        with torch.random.fork_rng(devices=[]):
-            try:
-                model = cls(**config)
-            except TypeError as error:
-                raise ValueError(f"{owner}: {folder / 'config.json'} does not describe a model: {error}") from None
-        tensors = load_file(folder / "model.safetensors")
-        expected = model.state_dict()
-        problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
-        problems += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
-        problems += [
-            f"{name} is {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-            for name in expected.keys() & tensors.keys()
-            if tensors[name].shape != expected[name].shape
-        ]
-        if problems:
-            raise ValueError(f"{owner}: config.json and model.safetensors disagree: {'; '.join(sorted(problems))}")
-        model.load_state_dict(tensors, assign=True)
-        return model.to(device) if device is not None else model
 
     def _check_tokens(self, tokens: Tensor, shape: str) -> None:
         rank = 2 if shape == "B, T" else 1
@@ -283,20 +237,3 @@ def _build(spec: Any, d_model: int, **like: Any) -> TokenMixer:
     if not isinstance(mixer, TokenMixer) or mixer.d_model != d_model:
         raise ValueError(f"SequenceModel: mixer must build a TokenMixer of width {d_model}, got {mixer!r}")
     return mixer.to(**like)
-
-
-def _safetensors(owner: str) -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise ImportError(f"{owner} needs safetensors: pip install 'seqmix[train]'") from None
-    return safetensors.torch
-
-
-def _write_whole(path: Path, write: Callable[[str], Any]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(str(part))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

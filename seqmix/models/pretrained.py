@@ -1,0 +1,96 @@
+"""A model in a folder: `model.safetensors` and `config.json`, which holds the constructor's arguments."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from seqmix.models.sequence_model import SequenceModel
+
+__all__ = ["from_pretrained", "save_pretrained"]
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+M = TypeVar("M", bound="SequenceModel")
+
+
+def save_pretrained(model: "SequenceModel", folder: str | os.PathLike[str]) -> None:
+    """Write the model to `folder`, which is made if needed; each file appears whole or not at all.
+
+    Raises:
+        ValueError: a mixer that was given as a function, or with arguments that JSON cannot hold.
+        ImportError: safetensors is not installed.
+    """
+    owner = "SequenceModel.save_pretrained"
+    save_file = _safetensors(owner).save_file
+    for spec in model.config["mixer"]:
+        if not isinstance(spec, dict):
+            raise ValueError(
+                f"{owner}: mixer must be given by name to be written, got {spec!r}; make it known with register_mixer"
+            )
+    try:
+        text = json.dumps(model.config, indent=2) + "\n"
+    except TypeError as error:
+        raise ValueError(f"{owner}: mixer has arguments that JSON cannot hold: {error}") from None
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    _write_whole(folder / _WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
+    _write_whole(folder / _CONFIG, lambda path: path.write_text(text))
+
+
+def from_pretrained(cls: type[M], folder: str | os.PathLike[str], *, device: torch.device | str | None = None) -> M:
+    """The model that `save_pretrained` wrote, in the types it had; torch's random state is left alone.
+
+    Raises:
+        FileNotFoundError: there is no model in `folder`.
+        ValueError: the configuration does not describe a model, or not the one whose weights stand beside it.
+        ImportError: safetensors is not installed.
+    """
+    owner, folder = "SequenceModel.from_pretrained", Path(folder)
+    load_file = _safetensors(owner).load_file
+    for name in (_CONFIG, _WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{owner}: no {name} in {folder}")
+    try:
+        config = json.loads((folder / _CONFIG).read_text())
+        with torch.random.fork_rng(devices=[]):
+            model = cls(**config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{owner}: {folder / _CONFIG} does not describe a model: {error}") from error
+    tensors = load_file(folder / _WEIGHTS)
+    problems = _differences(model.state_dict(), tensors)
+    if problems:
+        raise ValueError(f"{owner}: {_CONFIG} and {_WEIGHTS} in {folder} disagree: {'; '.join(problems)}")
+    model.load_state_dict(tensors, assign=True)
+    return model if device is None else model.to(device)
+
+
+def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+    problems = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        if expected[name].shape != found[name].shape:
+            problems.append(f"{name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}")
+    return problems
+
+
+def _safetensors(owner: str) -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ImportError(f"{owner} needs safetensors: pip install 'seqmix[train]'") from None
+    return safetensors.torch
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
