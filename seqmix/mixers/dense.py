@@ -1,0 +1,100 @@
+"""A selective dense linear RNN: the upper control for state tracking (its transition is any matrix of the token).
+
+    A_t = clip(I + W_A x_t)         (n, n), scaled down where its Frobenius norm exceeds that of the identity
+    h_t = A_t h_{t-1} + W_b x_t     h_t (n,)
+    y_t = W_o h_t
+
+Every orthogonal matrix, permutations included, has the Frobenius norm sqrt(n) of the identity, so the clip leaves
+rotations in reach and bounds |det A_t| by one. Parallel form: (A, b) o (A', b') = (A' A, A' b + b'), associative but
+n^3 a step; time is walked in order. State: h, n numbers. Compare Merrill et al. 2024 (2404.08819), the
+input-dependent S4.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seqmix.kernels import block_scan
+from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
+from seqmix.mixers.registry import register_mixer
+from seqmix.mixers.state import mixer_state
+
+
+@mixer_state
+class DenseRNNState(NamedTuple):
+    h: Tensor  # (S, n)
+
+
+@register_mixer("dense", description="Selective dense linear RNN: A_t a full matrix.", source="2404.08819")
+class DenseRNN(TokenMixer):
+    """Dense linear RNN.
+
+    Args:
+        d_model: width of input and output.
+        d_state: n, numbers in the state; the gates cost d_model n^2 parameters.
+
+    Shapes: x (B, T, d_model), y (B, T, d_model), state h (S, n).
+
+    Example:
+        >>> import torch
+        >>> from seqmix import DenseRNN
+        >>> y, state = DenseRNN(d_model=64, d_state=12)(torch.randn(2, 10, 64))
+        >>> y.shape, state.h.shape
+        (torch.Size([2, 10, 64]), torch.Size([2, 12]))
+    """
+
+    State = DenseRNNState
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 12,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(d_model)
+        self.d_state = positive("DenseRNN", "d_state", d_state)
+        self.proj_transition = nn.Linear(d_model, d_state * d_state, device=device, dtype=dtype)
+        self.proj_in = nn.Linear(d_model, d_state, bias=False, device=device, dtype=dtype)
+        self.proj_out = nn.Linear(d_state, d_model, bias=False, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Transitions start near the identity: memory first, selection later."""
+        nn.init.normal_(self.proj_transition.weight, std=0.5 * self.d_model**-0.5)
+        self.proj_transition.bias.copy_(torch.eye(self.d_state).flatten())
+        nn.init.normal_(self.proj_in.weight, std=self.d_model**-0.5)
+        nn.init.normal_(self.proj_out.weight, std=self.d_state**-0.5)
+
+    def transition(self, x: Tensor) -> Tensor:
+        """A_t (B, T, n, n), at least float32."""
+        a = self.proj_transition(x).unflatten(-1, (self.d_state, self.d_state))
+        a = a.to(recurrent_dtype(a.dtype))
+        norm = torch.linalg.matrix_norm(a, keepdim=True) / self.d_state**0.5
+        return a / norm.clamp_min(1)
+
+    def mix(self, x: Tensor, state: DenseRNNState, cu_seqlens: Tensor | None) -> tuple[Tensor, DenseRNNState]:
+        a, b = self.transition(x), self.proj_in(x)
+        h, final = block_scan(a.unsqueeze(2), b.unsqueeze(2), initial_state=state.h.unsqueeze(1), cu_seqlens=cu_seqlens)
+        return self.proj_out(h.squeeze(2)), DenseRNNState(final.squeeze(1))
+
+    def init_state(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> DenseRNNState:
+        """h = 0."""
+        device, dtype = self._like(device, dtype)
+        return DenseRNNState(torch.zeros(batch_size, self.d_state, device=device, dtype=recurrent_dtype(dtype)))
+
+    def state_size(self, sequence_length: int = 1) -> int:
+        """n."""
+        return self.d_state
+
+    def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
+        """`eigenvalues` of A_t (B, T, n), complex."""
+        return {"eigenvalues": torch.linalg.eigvals(self.transition(x))}
+
+    def extra_repr(self) -> str:
+        return f"d_state={self.d_state}"

@@ -1,0 +1,127 @@
+"""H-LRU: a selective linear difference equation of order m (Dubinin, Orvieto, Effenberger 2026, 2602.12021).
+
+For each of N = d_state channels, with gates that see the current token:
+
+    [a_{t,1}, ..., a_{t,m}, a_{t,0}] = softmax(W_g x_t + b_g)
+    h_t = sum_i a_{t,i} h_{t-i} + a_{t,0} (W_v x_t)
+    y_t = W_o (h_t, h_{t-1}, ..., h_{t-m+1})                 all lags are read out
+
+Parallel form: companion matrices, with gates in the first row and ones below the diagonal, and input into the first
+slot; in time order a step costs m multiplies instead of their m^3. State: the last m values of every channel. Each
+row of a companion matrix sums to at most one and is non-negative, so |h| never exceeds the largest |v|; it fixes
+the constant vector, and so no order can flip a sign (no parity).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seqmix.kernels import gated_higher_order_scan
+from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
+from seqmix.mixers.registry import register_mixer
+from seqmix.mixers.state import mixer_state
+
+
+@mixer_state
+class HLRUState(NamedTuple):
+    lags: Tensor  # (S, N, m), newest first
+
+
+@register_mixer("h-lru", description="Selective linear RNN of order m, softmax gates.", source="2602.12021")
+class HLRU(TokenMixer):
+    """Higher-order LRU.
+
+    Args:
+        d_model: width of input and output.
+        d_state: N, the channels; each remembers its last `order` values. d_model if None.
+        order: m. Order 1 is `BDLRU` with block size 1.
+
+    Shapes: x (B, T, d_model), y (B, T, d_model), state lags (S, N, m).
+
+    Example:
+        >>> import torch
+        >>> from seqmix import HLRU
+        >>> y, state = HLRU(d_model=64, order=3)(torch.randn(2, 10, 64))
+        >>> y.shape, state.lags.shape
+        (torch.Size([2, 10, 64]), torch.Size([2, 64, 3]))
+    """
+
+    State = HLRUState
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int | None = None,
+        order: int = 2,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(d_model)
+        self.order = positive("HLRU", "order", order)
+        self.d_state = positive("HLRU", "d_state", d_model if d_state is None else d_state)
+        self.proj_gates = nn.Linear(d_model, self.d_state * (order + 1), device=device, dtype=dtype)
+        self.proj_v = nn.Linear(d_model, self.d_state, bias=False, device=device, dtype=dtype)
+        self.proj_out = nn.Linear(self.d_state * order, d_model, bias=False, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The official initialisation: N(0, 0.02) weights, zero bias, so that every gate starts near 1 / (m + 1)."""
+        for projection in (self.proj_gates, self.proj_v, self.proj_out):
+            nn.init.normal_(projection.weight, std=0.02)
+        nn.init.zeros_(self.proj_gates.bias)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Gates before the softmax (B, T, N, m + 1): lags newest first, the input gate last."""
+        return self.proj_gates(x).unflatten(-1, (self.d_state, self.order + 1))
+
+    def gates(self, x: Tensor) -> Tensor:
+        """(a_{t,1}, ..., a_{t,m}, a_{t,0}) (B, T, N, m + 1) for x (B, T, d_model)."""
+        return self.logits(x).softmax(-1)
+
+    def mix(self, x: Tensor, state: HLRUState, cu_seqlens: Tensor | None) -> tuple[Tensor, HLRUState]:
+        h, final = gated_higher_order_scan(
+            self.logits(x), self.proj_v(x), initial_state=state.lags, cu_seqlens=cu_seqlens
+        )
+        return self.proj_out(_lags(h, state.lags.to(h.dtype), cu_seqlens).flatten(2)), HLRUState(final)
+
+    def init_state(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> HLRUState:
+        """All lags zero."""
+        device, dtype = self._like(device, dtype)
+        shape = (batch_size, self.d_state, self.order)
+        return HLRUState(torch.zeros(shape, device=device, dtype=recurrent_dtype(dtype)))
+
+    def state_size(self, sequence_length: int = 1) -> int:
+        """N m."""
+        return self.d_state * self.order
+
+    def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
+        """`eigenvalues` of the companion matrices (B, T, N, m), complex, and `gates` (B, T, N, m + 1)."""
+        gates = self.gates(x)
+        first_row = gates[..., :-1].to(recurrent_dtype(gates.dtype)).unsqueeze(-2)
+        shift = torch.eye(self.order, device=x.device, dtype=first_row.dtype)[:-1]
+        companion = torch.cat([first_row, shift.expand(*first_row.shape[:-2], -1, -1)], dim=-2)
+        return {"eigenvalues": torch.linalg.eigvals(companion), "gates": gates}
+
+    def extra_repr(self) -> str:
+        return f"d_state={self.d_state}, order={self.order}"
+
+
+def _lags(h: Tensor, initial: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """(h_t, h_{t-1}, ..., h_{t-m+1}) (B, T, N, m) of h (B, T, N), from `initial` (S, N, m) before the first step."""
+    order, length = initial.shape[-1], h.shape[1]
+    if cu_seqlens is None:
+        past = initial[..., : order - 1].flip(-1).transpose(1, 2)
+        return torch.cat([past, h], dim=1).unfold(1, order, 1).flip(-1)
+    # Packed: lag i of step t is row t - i, or an entry of its own sequence's state where that lies before the start.
+    t = torch.arange(length, device=h.device)
+    sequence = torch.bucketize(t, cu_seqlens[1:], right=True)
+    age = t - cu_seqlens[sequence]
+    lag = torch.arange(order, device=h.device)
+    missing = length + sequence[:, None] * order + (lag - 1 - age[:, None])
+    rows = torch.where(age[:, None] >= lag, t[:, None] - lag, missing)
+    table = torch.cat([h[0], initial.transpose(1, 2).flatten(0, 1)])
+    return table[rows].transpose(1, 2).unsqueeze(0)

@@ -1,0 +1,118 @@
+"""`BDLRU`: the paper's equations, its stability bound, exact permutations, and what block sizes can do."""
+
+import pytest
+import torch
+
+from seqmix.mixers import BDLRU, HLRU
+
+
+@pytest.mark.parametrize("normalization", ["softmax", "l1"])
+def test_equals_the_equations(normalization: str) -> None:
+    layer = BDLRU(6, 12, block_size=3, normalization=normalization, dtype=torch.float64)
+    x = torch.randn(2, 20, 6, dtype=torch.float64)
+    z = layer.proj_gates(x).view(2, 20, 4, 3, 4)
+    gates = z.softmax(-1) if normalization == "softmax" else z / z.abs().sum(-1, keepdim=True)
+    v = layer.proj_v(x).view(2, 20, 4, 3)
+    h, expected = torch.zeros(2, 4, 3, dtype=torch.float64), []
+    for t in range(20):
+        h = torch.einsum("bnij,bnj->bni", gates[:, t, :, :, :3], h) + gates[:, t, :, :, 3] * v[:, t]
+        expected.append(layer.proj_out(h.flatten(1)))
+    y, state = layer(x)
+    torch.testing.assert_close(y, torch.stack(expected, 1), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(state.h, h, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("normalization", ["softmax", "l1"])
+def test_state_never_exceeds_the_largest_value(normalization: str) -> None:
+    """Proposition 1: every row spends at most one unit on the state and its input, so max|h| <= max|v|."""
+    layer = BDLRU(8, 12, block_size=3, normalization=normalization)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(std=3)
+        x = torch.randn(4, 200, 8)
+        _, state = layer(x)
+        assert state.h.abs().max() <= layer.proj_v(x).abs().max() * (1 + 1e-5)
+        assert (layer.gates(x).abs().sum(-1) - 1).abs().max() < 1e-5
+
+
+def permutation_layer(orders: torch.Tensor, normalization: str = "softmax") -> BDLRU:
+    """A layer whose token k (one-hot) permutes its one block by `orders[k]`; the last token writes 1..m."""
+    tokens, m = orders.shape
+    layer = BDLRU(tokens + 1, m, m, normalization=normalization)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        weight = layer.proj_gates.weight.view(m, m + 1, tokens + 1)
+        for k in range(tokens):
+            weight[torch.arange(m), orders[k], k] = 200.0
+        weight[:, m, tokens] = 200.0
+        layer.proj_v.weight[:, tokens] = torch.arange(1.0, m + 1)
+        layer.proj_out.weight[:m] = torch.eye(m)
+    return layer
+
+
+def test_saturated_gates_compose_permutations_exactly() -> None:
+    orders = torch.stack([torch.randperm(5) for _ in range(7)])
+    layer = permutation_layer(orders)
+    word = torch.randint(7, (2000,))
+    tokens = torch.nn.functional.one_hot(torch.cat([torch.tensor([7]), word]), 8).float()
+    y, _ = layer(tokens[None])
+    expected = torch.arange(1.0, 6)
+    for k in word:
+        expected = expected[orders[k]]
+    assert torch.equal(y[0, -1, :5], expected)
+
+
+def test_parity_by_hand() -> None:
+    """A block of two swaps its entries at every one: its first entry tells the parity of any length exactly."""
+    layer = permutation_layer(torch.tensor([[0, 1], [1, 0]]))
+    bits = torch.randint(2, (3000,))
+    tokens = torch.nn.functional.one_hot(torch.cat([torch.tensor([2]), bits]), 3).float()
+    y, _ = layer(tokens[None])
+    assert torch.equal(y[0, 1:, 0] - 1, bits.cumsum(0).remainder(2).float())
+
+
+def test_one_by_one_blocks_have_no_negative_eigenvalue_with_softmax_gates() -> None:
+    x = 10 * torch.randn(2, 50, 8)
+    single = BDLRU(8, 8, 1)
+    torch.nn.init.normal_(single.proj_gates.weight)
+    eigenvalues = single.diagnostics(x)["eigenvalues"]
+    assert eigenvalues.imag.abs().max() == 0 and eigenvalues.real.min() >= 0
+    signed = BDLRU(8, 8, 1, normalization="l1")
+    torch.nn.init.normal_(signed.proj_gates.weight)
+    assert signed.diagnostics(x)["eigenvalues"].real.min() < -0.9
+    double = BDLRU(8, 8, 2)
+    torch.nn.init.normal_(double.proj_gates.weight)
+    eigenvalues = double.diagnostics(x)["eigenvalues"]
+    assert eigenvalues.imag.abs().max() == 0, "non-negative 2 x 2 matrices have real eigenvalues"
+    assert eigenvalues.real.min() < -0.9
+
+
+def test_block_size_one_is_h_lru_of_order_one() -> None:
+    block, order = BDLRU(8, 6, 1), HLRU(8, 6, 1)
+    order.load_state_dict(block.state_dict())
+    x = torch.randn(2, 30, 8)
+    torch.testing.assert_close(block(x)[0], order(x)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_gates_start_almost_uniform() -> None:
+    gates = BDLRU(64, 64, 4).gates(torch.randn(4, 10, 64))
+    assert (gates - 0.2).abs().max() < 0.2
+
+
+def test_a_row_of_zero_gates_stays_zero() -> None:
+    layer = BDLRU(4, 4, 2, normalization="l1")
+    torch.nn.init.zeros_(layer.proj_gates.weight)
+    y, _ = layer(torch.randn(1, 5, 4))
+    y.sum().backward()
+    assert torch.equal(y, torch.zeros_like(y))
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="block_size must be a positive integer, got 0"):
+        BDLRU(8, block_size=0)
+    with pytest.raises(ValueError, match="d_state must be a multiple of block_size = 3, got 8"):
+        BDLRU(8, 8, 3)
+    with pytest.raises(ValueError, match="normalization must be one of 'softmax', 'l1', got 'tanh'"):
+        BDLRU(8, normalization="tanh")
