@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -13,16 +14,14 @@ from torch.autograd import forward_ad
 BACKENDS = ("reference", "cpu", "triton")
 
 
-@cache
-def _find_kernels(package: str, backend: str) -> bool:
-    compiler = {"cpu": "numba", "triton": "triton"}[backend]
-    return all(importlib.util.find_spec(name) for name in (f"{package}.{backend}", compiler))
-
-
-@torch.compiler.assume_constant_result
-def has_kernels(package: str, backend: str) -> bool:
-    """Whether `package` (one op's folder) has a file for `backend` and its compiler is installed."""
-    return _find_kernels(package, backend)
+# (folder of an op, backend) for every file of kernels whose compiler is installed. Looked up once, by file name:
+# `choose_backend` runs under torch.compile, which cannot trace the import system.
+_COMPILERS = {"cpu": "numba", "triton": "triton"}
+_AVAILABLE = frozenset(
+    (f"{__package__}.{file.parent.name}", file.stem)
+    for file in Path(__file__).parent.glob("*/*.py")
+    if file.stem in _COMPILERS and importlib.util.find_spec(_COMPILERS[file.stem])
+)
 
 
 @cache
@@ -39,7 +38,7 @@ def choose_backend(op: str, package: str, backend: str | None, *tensors: Tensor 
     device = next(t for t in tensors if t is not None).device.type
     if backend is None:
         native = {"cpu": "cpu", "cuda": "triton"}.get(device)
-        backend = native if native and has_kernels(package, native) else "reference"
+        backend = native if (package, native) in _AVAILABLE else "reference"
     if backend not in BACKENDS:
         raise ValueError(f"{op}: backend must be None or one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "reference":
@@ -47,7 +46,7 @@ def choose_backend(op: str, package: str, backend: str | None, *tensors: Tensor 
     interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if device != {"cpu": "cpu", "triton": "cuda"}[backend] and not (interpreted and device == "cpu"):
         raise ValueError(f"{op}: backend {backend!r} cannot run tensors on {device}")
-    if not has_kernels(package, backend):
+    if (package, backend) not in _AVAILABLE:
         raise NotImplementedError(f"{op}: no {backend!r} kernels here; use backend='reference'")
     # The level is -1 outside forward-mode AD, so ordinary calls pay one comparison.
     if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
