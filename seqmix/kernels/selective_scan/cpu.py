@@ -1,0 +1,343 @@
+"""Numba kernels for the selective scan: the (B, T, D, N) states exist only in registers and small scratch.
+
+Channels are walked in blocks of `WIDTH` lanes, copied into padded scratch so that every inner loop has a constant
+length and vectorises; the state index is a plain outer loop. The forward pass keeps the states before every
+`CHUNK`-th step (the borders), the backward pass recomputes the others from there, one chunk at a time.
+Letters: L rows of all sequences, S sequences, D channels, N state size.
+"""
+
+import numpy as np
+import torch
+from numba import types
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+from seqmix.kernels._numba import jit
+from seqmix.kernels._sequences import offsets, rows
+from seqmix.kernels._threads import run
+
+OP = "selective_scan"
+WIDTH = 64
+CHUNK = 32
+
+
+@intrinsic
+def _as_float32(typing_context, bits):  # type: ignore[no-untyped-def]
+    """The float32 with these 32 bits."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.int32), generate
+
+
+@intrinsic
+def _as_int32(typing_context, number):  # type: ignore[no-untyped-def]
+    """The 32 bits of a float32."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], context.get_value_type(types.int32))
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic
+def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
+    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, at a third of the speed."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
+            set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def _exp(x):  # type: ignore[no-untyped-def]
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_exp, inline="always")
+def _exp_for(x):  # type: ignore[no-untyped-def]
+    # Numba calls a scalar exp; this polynomial (Cephes' expf: x = n ln 2 + r) vectorises and is eight times as
+    # fast. Adding 1.5 * 2^23 rounds to an integer, which the low bits then hold. A comparison with NaN is false,
+    # so NaN stays. It must not be compiled with "reassoc".
+    if x == types.float32:
+
+        def exp_float32(x):  # type: ignore[no-untyped-def]
+            y = np.float32(-88.0) if x < np.float32(-88.0) else x
+            y = np.float32(89.0) if y > np.float32(89.0) else y
+            shifted = y * np.float32(1.44269504) + np.float32(12583039.0)
+            n = shifted - np.float32(12583039.0)
+            r = (y - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)
+            q = r * r
+            p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
+            p = p * q + (np.float32(8.3334519073e-3) * r + np.float32(4.1665795894e-2))
+            p = p * q + (np.float32(1.6666665459e-1) * r + np.float32(5.0000001201e-1))
+            p = (p * q + r) + np.float32(1.0)
+            return p * _as_float32(np.int32(_as_int32(shifted) << np.int32(23)))
+
+        return exp_float32
+    return lambda x: np.exp(x)
+
+
+@jit()
+def _forward(first, last, blocks, bounds, slots, x, dt, A, B, C, D, decay, initial, y, final, borders):  # type: ignore[no-untyped-def]
+    # decay = (scale, shift): a = scale * e^{dt A} + shift.
+    _use_wide_vectors()
+    channels, states = A.shape
+    scale, shift = decay
+    lanes = np.zeros((states, 2, WIDTH), x.dtype)  # A, s
+    step = np.zeros((3, WIDTH), x.dtype)  # dt, dt x, y
+    for item in range(first, last):
+        s = item // blocks
+        d0 = (item % blocks) * WIDTH
+        d1 = min(d0 + WIDTH, channels)
+        start = bounds[s]
+        D_block = D[d0:d1]
+        for d in range(d1 - d0):
+            for n in range(states):
+                lanes[n, 0, d] = A[d0 + d, n]
+                lanes[n, 1, d] = initial[s, d0 + d, n]
+        for t in range(start, bounds[s + 1]):
+            if t > start and (t - start) % CHUNK == 0:
+                for n in range(states):
+                    border = borders[slots[s] + (t - start) // CHUNK - 1, n, d0:d1]
+                    for d in range(d1 - d0):
+                        border[d] = lanes[n, 1, d]
+            x_t, dt_t, y_t = x[t, d0:d1], dt[t, d0:d1], y[t, d0:d1]
+            for d in range(d1 - d0):
+                step[0, d] = dt_t[d]
+                step[1, d] = dt_t[d] * x_t[d]
+                step[2, d] = D_block[d] * x_t[d]
+            for n in range(states):
+                b, c = B[t, n], C[t, n]
+                for d in range(WIDTH):
+                    a = scale * _exp(step[0, d] * lanes[n, 0, d]) + shift
+                    value = a * lanes[n, 1, d] + b * step[1, d]
+                    lanes[n, 1, d] = value
+                    step[2, d] += c * value
+            for d in range(d1 - d0):
+                y_t[d] = step[2, d]
+        for d in range(d1 - d0):
+            for n in range(states):
+                final[s, d0 + d, n] = lanes[n, 1, d]
+
+
+@jit()
+def _recompute(count, lane, steps, b, scale, shift, path):  # type: ignore[no-untyped-def]
+    # path[k + 1] = (e_k, s_k) for one state index and the steps of a chunk; path[0] holds the state before it.
+    _use_wide_vectors()
+    # Constants for LLVM, which otherwise sees possible overlaps and does not vectorise (ten times slower).
+    assert lane.shape == (3, WIDTH) and steps.shape == (CHUNK, 6, WIDTH) and path.shape == (CHUNK + 1, 2, WIDTH)
+    for k in range(count):
+        step = steps[k]
+        before, here = path[k], path[k + 1]
+        for d in range(WIDTH):
+            e = _exp(step[0, d] * lane[0, d])
+            here[0, d] = e
+            here[1, d] = (scale * e + shift) * before[1, d] + b[k] * step[1, d]
+
+
+@jit("reassoc")
+def _backward(
+    first, last, groups, block_bounds, sequence_bounds, bounds, slots,
+    x, dt, A, B, C, D, decay, initial, borders, dy, dfinal, dx, ddt, dA, dB, dC, dD, dinitial,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    _use_wide_vectors()
+    channels, states = A.shape
+    scale, shift = decay
+    lanes = np.zeros((states, 3, WIDTH), x.dtype)  # A, carry, dA
+    steps = np.zeros((CHUNK, 6, WIDTH), x.dtype)  # dt, u = dt x, dy, du, the exponent's part of ddt, x
+    path = np.zeros((CHUNK + 1, 2, WIDTH), x.dtype)  # e, s
+    column = np.zeros(CHUNK, x.dtype)
+    direct = np.zeros((2, WIDTH), x.dtype)  # D, one chunk's part of dD
+    zero = direct[0, 0]  # a literal would be a float64
+    for item in range(first, last):
+        q, c = item // groups, item % groups
+        for block in range(block_bounds[c], block_bounds[c + 1]):
+            d0 = block * WIDTH
+            d1 = min(d0 + WIDTH, channels)
+            width = d1 - d0
+            dD_block = dD[q, d0:d1]
+            lanes[:] = 0
+            steps[:] = 0
+            path[:] = 0
+            for d in range(width):
+                direct[0, d] = D[d0 + d]
+                for n in range(states):
+                    lanes[n, 0, d] = A[d0 + d, n]
+            for s in range(sequence_bounds[q], sequence_bounds[q + 1]):
+                start, end = bounds[s], bounds[s + 1]
+                for d in range(width):
+                    for n in range(states):
+                        lanes[n, 1, d] = dfinal[s, d0 + d, n]
+                for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
+                    t0 = start + chunk * CHUNK
+                    count = min(CHUNK, end - t0)
+                    for k in range(count):
+                        step = steps[k]
+                        x_t, dt_t, dy_t = x[t0 + k, d0:d1], dt[t0 + k, d0:d1], dy[t0 + k, d0:d1]
+                        for d in range(width):
+                            step[0, d] = dt_t[d]
+                            step[1, d] = dt_t[d] * x_t[d]
+                            step[2, d] = dy_t[d]
+                            step[3, d] = 0
+                            step[4, d] = 0
+                            step[5, d] = x_t[d]
+                    for n in range(states):
+                        lane = lanes[n]
+                        border = borders[slots[s] + chunk - 1, n, d0:d1] if chunk > 0 else initial[s, d0:d1, n]
+                        for d in range(width):
+                            path[0, 1, d] = border[d]
+                        for k in range(count):
+                            column[k] = B[t0 + k, n]
+                        _recompute(count, lane, steps, column, scale, shift, path)
+                        for k in range(count - 1, -1, -1):
+                            step = steps[k]
+                            before, here = path[k], path[k + 1]
+                            b_t, c_t = B[t0 + k, n], C[t0 + k, n]
+                            db, dc = zero, zero
+                            for d in range(WIDTH):
+                                g = lane[1, d] + c_t * step[2, d]
+                                db += g * step[1, d]
+                                dc += step[2, d] * here[1, d]
+                                e = scale * here[0, d]
+                                dz = g * before[1, d] * e
+                                step[3, d] += g * b_t
+                                step[4, d] += dz * lane[0, d]
+                                lane[2, d] += dz * step[0, d]
+                                lane[1, d] = (e + shift) * g
+                            dB[c, t0 + k, n] += db
+                            dC[c, t0 + k, n] += dc
+                    direct[1] = 0
+                    for k in range(count):
+                        step = steps[k]
+                        dx_t, ddt_t = dx[t0 + k, d0:d1], ddt[t0 + k, d0:d1]
+                        for d in range(width):
+                            dx_t[d] = step[3, d] * step[0, d] + direct[0, d] * step[2, d]
+                            ddt_t[d] = step[3, d] * step[5, d] + step[4, d]
+                            direct[1, d] += step[2, d] * step[5, d]
+                    for d in range(width):
+                        dD_block[d] += direct[1, d]
+                for d in range(width):
+                    for n in range(states):
+                        dinitial[s, d0 + d, n] = lanes[n, 1, d]
+            for d in range(width):
+                for n in range(states):
+                    dA[q, d0 + d, n] = lanes[n, 2, d]
+
+
+def border_slots(batch: int, length: int, cu_seqlens: Tensor | None) -> int:
+    """How many borders are kept: exact for a batch, an upper bound that needs no offsets for packed sequences."""
+    return batch * ((length - 1) // CHUNK) if cu_seqlens is None else length // CHUNK
+
+
+def _first_slots(bounds: np.ndarray) -> np.ndarray:
+    counts = np.maximum(np.diff(bounds) - 1, 0) // CHUNK
+    return np.cumsum(counts) - counts
+
+
+def _split(items: int, parts: int) -> np.ndarray:
+    return np.arange(parts + 1) * items // parts
+
+
+def _states(state: Tensor) -> np.ndarray:
+    return state.detach().contiguous().numpy()
+
+
+def forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    initial_state: Tensor,
+    cu_seqlens: Tensor | None,
+    signed: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y (B, T, D), the final state (S, D, N) and the borders (slots, N, D); all of one type."""
+    bounds = offsets(OP, x, cu_seqlens)
+    channels, states = A.shape
+    blocks = -(-channels // WIDTH)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    borders = x.new_zeros(border_slots(*x.shape[:2], cu_seqlens), states, channels)
+    decay = np.array([2, -1] if signed else [1, 0], dtype=final.numpy().dtype)
+    run(
+        _forward,
+        (len(bounds) - 1) * blocks,
+        8 * x.numel() * states,
+        blocks,
+        bounds,
+        _first_slots(bounds),
+        *map(rows, (x, dt)),
+        _states(A),
+        *map(rows, (B, C)),
+        _states(D),
+        (decay[0], decay[1]),
+        _states(initial_state),
+        y.flatten(0, 1).numpy(),
+        final.numpy(),
+        borders.numpy(),
+    )
+    return y, final, borders
+
+
+def backward(
+    dy: Tensor,
+    dfinal: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    initial_state: Tensor,
+    borders: Tensor,
+    cu_seqlens: Tensor | None,
+    signed: bool,
+) -> tuple[Tensor, ...]:
+    """Gradients of x, dt, A, B, C, D and the initial state.
+
+    With g_t = C_t dy_t + a_{t+1} g_{t+1}: dB_t = sum_d g_t dt_t x_t, dC_t = sum_d dy_t s_t, and the exponent's
+    gradient g_t s_{t-1} da/d(dt A) goes to dt and to A.
+    """
+    bounds = offsets(OP, x, cu_seqlens)
+    sequences, length = len(bounds) - 1, int(bounds[-1])
+    channels, states = A.shape
+    blocks = -(-channels // WIDTH)
+    # Each thread gets a group of channels, and where those run out a group of sequences. Sums over channels (dB, dC)
+    # and over sequences (dA, dD) have one part for each group, so nothing races and the order of addition is fixed.
+    threads = torch.get_num_threads()
+    groups = min(blocks, threads)
+    sequence_groups = min(sequences, -(-threads // groups))
+    dx, ddt, dinitial = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, dt, initial_state))
+    dA, dD = x.new_zeros(sequence_groups, channels, states), x.new_zeros(sequence_groups, channels)
+    dB, dC = x.new_zeros(groups, length, states), x.new_zeros(groups, length, states)
+    decay = np.array([2, -1] if signed else [1, 0], dtype=dA.numpy().dtype)
+    run(
+        _backward,
+        groups * sequence_groups,
+        16 * x.numel() * states,
+        groups,
+        _split(blocks, groups),
+        _split(sequences, sequence_groups),
+        bounds,
+        _first_slots(bounds),
+        *map(rows, (x, dt)),
+        _states(A),
+        *map(rows, (B, C)),
+        _states(D),
+        (decay[0], decay[1]),
+        _states(initial_state),
+        _states(borders),
+        rows(dy),
+        _states(dfinal),
+        dx.flatten(0, 1).numpy(),
+        ddt.flatten(0, 1).numpy(),
+        *(part.numpy() for part in (dA, dB, dC, dD)),
+        dinitial.numpy(),
+    )
+    return dx, ddt, dA.sum(0), dB.sum(0).view_as(B), dC.sum(0).view_as(C), dD.sum(0), dinitial
