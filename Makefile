@@ -1,0 +1,61 @@
+# make train   set up, train a BD-LRU on the A5 word problem, print and draw its accuracy by length
+# make test    set up and run the tests (make test-slow: training runs, inductor, several processes)
+# make lint    ruff and mypy
+# make bench   time the kernels and layers on this machine
+#
+# PYTHON       the interpreter the environment is made with, 3.11 or newer
+# VENV         where the environment goes
+# TORCH_INDEX  another index for torch, such as https://download.pytorch.org/whl/cpu
+# JOBS         processes that run the tests
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: train test test-slow lint bench clean
+
+train: $(VENV)/.train
+	$(BIN)/seqmix fit --config a5
+
+# One OpenMP thread a process: the tests' tensors are small and the processes share the cores.
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench
+	$(BIN)/seqmix bench kernels --device cpu
+	$(BIN)/seqmix bench layers
+
+# Each stamp is newer than the files that it was installed from, so a second run changes nothing.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("seqmix needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV) (once, a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.torch pyproject.toml
+	$(PIP) -e '.[train]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(PIP) -e '.[train,dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.train
+	$(PIP) -e '.[train,bench]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
