@@ -45,5 +45,5 @@ def test_eigenvalues_are_the_roots_of_the_characteristic_polynomial() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="order must be a positive integer, got 0"):
         HLRU(8, order=0)
-    with pytest.raises(ValueError, match="d_state must be a positive integer, got 2.5"):
+    with pytest.raises(ValueError, match=r"d_state must be a positive integer, got 2.5"):
         HLRU(8, 2.5)

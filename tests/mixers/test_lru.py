@@ -29,7 +29,7 @@ def test_eigenvalues_start_uniform_on_the_ring() -> None:
     assert magnitude.min() >= 0.4 - 1e-6 and magnitude.max() <= 0.9 + 1e-6
     # Uniform in area: the squared radius is uniform, so its mean is the middle of the squares.
     assert abs(magnitude.square().mean().item() - (0.16 + 0.81) / 2) < 0.005
-    assert 0 <= phase.min() and phase.max() <= 1.0 and abs(phase.mean().item() - 0.5) < 0.01
+    assert phase.min() >= 0 and phase.max() <= 1.0 and abs(phase.mean().item() - 0.5) < 0.01
 
 
 def test_gamma_keeps_the_variance_of_the_input() -> None:
