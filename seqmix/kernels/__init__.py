@@ -5,12 +5,14 @@ order, S sequences (B, or the number of packed sequences).
 """
 
 from seqmix.kernels.block_scan import block_scan, gated_block_scan
+from seqmix.kernels.causal_conv1d import causal_conv1d
 from seqmix.kernels.diagonal_scan import diagonal_scan
 from seqmix.kernels.higher_order_scan import gated_higher_order_scan, higher_order_scan
 from seqmix.kernels.selective_scan import selective_scan
 
 __all__ = [
     "block_scan",
+    "causal_conv1d",
     "diagonal_scan",
     "gated_block_scan",
     "gated_higher_order_scan",

@@ -75,7 +75,8 @@ def _exp_for(x):  # type: ignore[no-untyped-def]
             p = p * q + (np.float32(8.3334519073e-3) * r + np.float32(4.1665795894e-2))
             p = p * q + (np.float32(1.6666665459e-1) * r + np.float32(5.0000001201e-1))
             p = (p * q + r) + np.float32(1.0)
-            return p * _as_float32(np.int32(_as_int32(shifted) << np.int32(23)))
+            bits = np.int32(_as_int32(shifted) << np.int32(23))  # type: ignore[call-arg]
+            return p * _as_float32(bits)  # type: ignore[call-arg]
 
         return exp_float32
     return lambda x: np.exp(x)
@@ -84,7 +85,7 @@ def _exp_for(x):  # type: ignore[no-untyped-def]
 @jit()
 def _forward(first, last, blocks, bounds, slots, x, dt, A, B, C, D, decay, initial, y, final, borders):  # type: ignore[no-untyped-def]
     # decay = (scale, shift): a = scale * e^{dt A} + shift.
-    _use_wide_vectors()
+    _use_wide_vectors()  # type: ignore[call-arg]
     channels, states = A.shape
     scale, shift = decay
     lanes = np.zeros((states, 2, WIDTH), x.dtype)  # A, s
@@ -127,7 +128,7 @@ def _forward(first, last, blocks, bounds, slots, x, dt, A, B, C, D, decay, initi
 @jit()
 def _recompute(count, lane, steps, b, scale, shift, path):  # type: ignore[no-untyped-def]
     # path[k + 1] = (e_k, s_k) for one state index and the steps of a chunk; path[0] holds the state before it.
-    _use_wide_vectors()
+    _use_wide_vectors()  # type: ignore[call-arg]
     # Constants for LLVM, which otherwise sees possible overlaps and does not vectorise (ten times slower).
     assert lane.shape == (3, WIDTH) and steps.shape == (CHUNK, 6, WIDTH) and path.shape == (CHUNK + 1, 2, WIDTH)
     for k in range(count):
@@ -140,11 +141,11 @@ def _recompute(count, lane, steps, b, scale, shift, path):  # type: ignore[no-un
 
 
 @jit("reassoc")
-def _backward(
+def _backward(  # type: ignore[no-untyped-def]
     first, last, groups, block_bounds, sequence_bounds, bounds, slots,
     x, dt, A, B, C, D, decay, initial, borders, dy, dfinal, dx, ddt, dA, dB, dC, dD, dinitial,
-):  # type: ignore[no-untyped-def]  # fmt: skip
-    _use_wide_vectors()
+):  # fmt: skip
+    _use_wide_vectors()  # type: ignore[call-arg]
     channels, states = A.shape
     scale, shift = decay
     lanes = np.zeros((states, 3, WIDTH), x.dtype)  # A, carry, dA
@@ -263,7 +264,7 @@ def forward(
     blocks = -(-channels // WIDTH)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
-    borders = x.new_zeros(border_slots(*x.shape[:2], cu_seqlens), states, channels)
+    borders = x.new_zeros(border_slots(x.shape[0], x.shape[1], cu_seqlens), states, channels)
     decay = np.array([2, -1] if signed else [1, 0], dtype=final.numpy().dtype)
     run(
         _forward,
