@@ -232,7 +232,7 @@ def _spec_of(spec: Any) -> Any:
 def _build(spec: Any, d_model: int, **like: Any) -> TokenMixer:
     if isinstance(spec, dict):
         arguments = {key: value for key, value in spec.items() if key != "name"}
-        return create_mixer(spec["name"], d_model, **arguments, **like)
+        return create_mixer(spec["name"], d_model, **(like | arguments))
     mixer = spec(d_model)
     if not isinstance(mixer, TokenMixer) or mixer.d_model != d_model:
         raise ValueError(f"SequenceModel: mixer must build a TokenMixer of width {d_model}, got {mixer!r}")

@@ -1,0 +1,129 @@
+"""Attention against an explicit softmax, and what is particular to its state."""
+
+import math
+
+import pytest
+import torch
+
+from seqmix.mixers import Attention
+
+
+def build(*args, **kwargs):
+    torch.manual_seed(0)
+    return Attention(*args, dtype=torch.float64, **kwargs)
+
+
+def tokens(batch, length, d_model=16):
+    return torch.randn(batch, length, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def turn(x, position, base):
+    """Rotate by complex multiplication: x (K,) with pairs (i, i + K/2), at an absolute position."""
+    half = len(x) // 2
+    angles = torch.tensor([position * base ** (-2 * i / len(x)) for i in range(half)], dtype=torch.float64)
+    turned = torch.complex(x[:half], x[half:]) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat((turned.real, turned.imag))
+
+
+def explicit(layer, x):
+    """The definition, one query and one key at a time."""
+    q, k, v = (part.unflatten(-1, (layer.n_heads, -1)) for part in (x @ layer.qkv_proj.weight.T).chunk(3, -1))
+    o = torch.zeros_like(q)
+    for b in range(x.shape[0]):
+        for h in range(layer.n_heads):
+            for t in range(x.shape[1]):
+                first = 0 if layer.window is None else max(0, t - layer.window + 1)
+                scores = []
+                for j in range(first, t + 1):
+                    query, key = q[b, t, h], k[b, j, h]
+                    if layer.position == "rope":
+                        query, key = turn(query, t, layer.rope_base), turn(key, j, layer.rope_base)
+                    scores.append(query @ key / math.sqrt(layer.d_head))
+                o[b, t, h] = torch.stack(scores).softmax(0) @ v[b, first : t + 1, h]
+    return o.flatten(2) @ layer.out_proj.weight.T
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 50])
+@pytest.mark.parametrize("position", [None, "rope"])
+def test_equals_the_definition(position, window):
+    layer, x = build(16, 2, position=position, window=window, rope_base=100.0), tokens(2, 11)
+    expected = explicit(layer, x)
+    torch.testing.assert_close(layer(x)[0], expected, rtol=1e-10, atol=1e-12)
+    y, state = layer(x[:, :5])
+    z, _ = layer(x[:, 5:], state)
+    torch.testing.assert_close(torch.cat((y, z), dim=1), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 4, 50])
+def test_state_keeps_what_can_still_be_seen(window):
+    layer, x = build(16, 2, position="rope", window=window), tokens(2, 11)
+    _, state = layer(x)
+    kept = 11 if window is None else min(11, window - 1)
+    assert state.k.shape == state.v.shape == (2, kept, 2, 8)
+    assert state.length.tolist() == [kept, kept] and state.position.tolist() == [11, 11]
+    assert layer.state_size(11) == 2 * 16 * kept
+
+
+def test_window_over_chunks_and_packing():
+    layer, x = build(16, 2, position="rope", window=4), tokens(1, 12)
+    cu_seqlens = torch.tensor([0, 2, 2, 12], dtype=torch.int32)
+    _, state = layer(x, cu_seqlens=cu_seqlens)
+    assert state.length.tolist() == [2, 0, 3] and state.position.tolist() == [2, 0, 10]
+    assert state.k.shape == (3, 3, 2, 8)
+    more = tokens(3, 5)
+    y, after = layer(more, state)
+    for s, (first, last) in enumerate(((0, 2), (2, 2), (2, 12))):
+        expected = explicit(layer, torch.cat((x[:, first:last], more[s : s + 1]), dim=1))[:, last - first :]
+        torch.testing.assert_close(y[s : s + 1], expected, rtol=1e-10, atol=1e-12)
+    assert after.length.tolist() == [3, 3, 3]
+
+
+def test_rope_depends_on_distance_only():
+    layer, x = build(16, 2, position="rope"), tokens(1, 9)
+    y, _ = layer(x)
+    start = layer.init_state(1)
+    for shift in (7, 1_000, 65_536):
+        moved, state = layer(x, start._replace(position=start.position + shift))
+        torch.testing.assert_close(moved, y, rtol=1e-9, atol=1e-10)
+        assert state.position.item() == shift + 9
+    unordered, _ = build(16, 2)(x[:, [2, 1, 0, 3]])
+    ordered, _ = build(16, 2)(x[:, :4])
+    torch.testing.assert_close(unordered[:, 3], ordered[:, 3])
+
+
+def test_rope_angles_are_exact_far_away_in_float32():
+    torch.manual_seed(0)
+    layer = Attention(16, 2, position="rope")
+    x, start = tokens(1, 9), layer.init_state(1)
+    far, _ = layer(x.float(), start._replace(position=start.position + 65_536))
+    torch.testing.assert_close(far, layer(x.float())[0], rtol=1e-4, atol=1e-5)
+
+
+def test_cache_takes_the_type_of_the_activations():
+    layer = Attention(16, 2, position="rope").bfloat16()
+    _, state = layer(tokens(2, 5).bfloat16())
+    assert state.k.dtype == state.v.dtype == torch.bfloat16
+    _, state = layer(tokens(2, 5).bfloat16(), state)
+    assert state.k.dtype == torch.bfloat16 and state.k.shape[1] == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_heads": 3}, "n_heads must divide d_model = 16, got 3"),
+        ({"n_heads": 0}, "n_heads must be a positive integer"),
+        ({"n_heads": 16, "position": "rope"}, "position='rope' needs an even"),
+        ({"position": "alibi"}, "position must be one of"),
+        ({"window": 0}, "window must be a positive integer"),
+        ({"rope_base": 1}, "rope_base must be"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Attention(16, **arguments)
+
+
+def test_state_of_another_shape():
+    _, state = build(16, 4)(tokens(2, 5))
+    with pytest.raises(ValueError, match=r"state\.k must have shape \(S, M, 2, 8\), got \(2, 5, 4, 4\)"):
+        build(16, 2)(tokens(2, 5), state)
