@@ -124,7 +124,8 @@ class LRU(TokenMixer):
     ) -> LRUState:
         """h = 0."""
         device, dtype = self._like(device, dtype)
-        complex_dtype = recurrent_dtype(dtype).to_complex()
+        # Not `.to_complex()`, which torch.compile cannot trace.
+        complex_dtype = torch.complex128 if recurrent_dtype(dtype) == torch.float64 else torch.complex64
         return LRUState(torch.zeros(batch_size, self.d_state, device=device, dtype=complex_dtype))
 
     def state_size(self, sequence_length: int = 1) -> int:
