@@ -52,17 +52,13 @@ def _backward(first, last, chunks, width, bounds, a, a_step, h, initial, dh, dfi
                 adjoint = dh[t, d0 + d] + carry[d]
                 dx[t, d0 + d] = adjoint
                 carry[d] = np.conj(a[t * a_step, d0 + d]) * adjoint
-            if t > start:
-                if a_step == 1:
-                    for d in range(n):
-                        da[t, d0 + d] = dx[t, d0 + d] * np.conj(h[t - 1, d0 + d])
-                else:
-                    for d in range(n):
-                        da[s, d0 + d] += dx[t, d0 + d] * np.conj(h[t - 1, d0 + d])
-            else:
-                row = t if a_step == 1 else s
+            previous = initial[s] if t == start else h[t - 1]
+            if a_step == 1:
                 for d in range(n):
-                    da[row, d0 + d] += dx[t, d0 + d] * np.conj(initial[s, d0 + d])
+                    da[t, d0 + d] = dx[t, d0 + d] * np.conj(previous[d0 + d])
+            else:
+                for d in range(n):
+                    da[s, d0 + d] += dx[t, d0 + d] * np.conj(previous[d0 + d])
         for d in range(n):
             dinitial[s, d0 + d] = carry[d]
 
@@ -98,7 +94,7 @@ def backward(
     bounds = offsets(OP, h, cu_seqlens)
     sequences, channels = len(bounds) - 1, h.shape[2]
     varying = a.ndim == 3
-    da = torch.zeros_like(a, memory_format=torch.contiguous_format) if varying else a.new_zeros(sequences, channels)
+    da = torch.empty_like(a, memory_format=torch.contiguous_format) if varying else a.new_zeros(sequences, channels)
     dx = torch.empty_like(h)
     dinitial = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
     chunks, width = channel_chunks(sequences, channels)
