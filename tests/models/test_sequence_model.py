@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from seqmix.mixers import LSTM, Attention, TokenMixer, create_mixer
+from seqmix.mixers import LSTM, Attention, TokenMixer, create_mixer, list_mixers
 from seqmix.models import SequenceModel, SequenceModelState
 
 HYBRID = ["lstm", {"name": "attention", "n_heads": 2, "position": "rope"}]
@@ -306,5 +306,15 @@ def test_bad_input(call, message):
         call(build(), tokens())
 
 
-def test_mixers_are_token_mixers():
-    assert all(isinstance(mixer, TokenMixer) for mixer in build().mixers)
+def test_a_hybrid_of_everything():
+    names = list_mixers()
+    torch.manual_seed(0)
+    model = SequenceModel(names, 11, 16, len(names), dtype=torch.float64)
+    assert all(isinstance(mixer, TokenMixer) for mixer in model.mixers)
+    logits, _ = model(tokens())
+    state, steps = model.init_state(2), []
+    for column in tokens().unbind(1):
+        step, state = model.step(column, state)
+        steps.append(step)
+    same(torch.stack(steps, dim=1), logits)
+    assert all(grad.isfinite().all() for grad in grads(model, tokens()))
