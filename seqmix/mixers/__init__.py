@@ -7,6 +7,7 @@ from seqmix.mixers.dense import DenseRNN
 from seqmix.mixers.h_lru import HLRU
 from seqmix.mixers.lru import LRU
 from seqmix.mixers.lstm import LSTM
+from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.registry import create_mixer, list_mixers, register_mixer
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "LSTM",
     "Attention",
     "DenseRNN",
+    "Mamba",
     "TokenMixer",
     "create_mixer",
     "list_mixers",

@@ -229,9 +229,12 @@ def _backward(  # type: ignore[no-untyped-def]
                     dA[q, d0 + d, n] = lanes[n, 2, d]
 
 
-def border_slots(batch: int, length: int, cu_seqlens: Tensor | None) -> int:
-    """How many borders are kept: exact for a batch, an upper bound that needs no offsets for packed sequences."""
-    return batch * ((length - 1) // CHUNK) if cu_seqlens is None else length // CHUNK
+def border_slots(batch: int, length: int) -> int:
+    """How many borders there is room for, packed sequences included.
+
+    Two are never used: `torch.compile` makes a graph of its own for every size that can be zero or one.
+    """
+    return batch * (length // CHUNK) + 2
 
 
 def _first_slots(bounds: np.ndarray) -> np.ndarray:
@@ -264,7 +267,7 @@ def forward(
     blocks = -(-channels // WIDTH)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
-    borders = x.new_zeros(border_slots(x.shape[0], x.shape[1], cu_seqlens), states, channels)
+    borders = x.new_zeros(border_slots(x.shape[0], x.shape[1]), states, channels)
     decay = np.array([2, -1] if signed else [1, 0], dtype=final.numpy().dtype)
     run(
         _forward,

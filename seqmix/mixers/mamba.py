@@ -1,0 +1,156 @@
+"""Mamba (S6): a diagonal state space whose step and maps depend on the token (Gu and Dao 2023, 2312.00752).
+
+    u_t, z_t = W_in x_t                                     (d_inner = expand * d_model, each)
+    u_t = silu(conv(u)_t)                                   depthwise, causal, width d_conv
+    r_t, B_t, C_t = W_x u_t                                 (dt_rank,), (N,), (N,)
+    dt_t = softplus(W_dt r_t + b_dt)                        (d_inner,)
+    s_t = exp(dt_t A) * s_{t-1} + dt_t u_t B_t^T            (d_inner, N), A = -exp(A_log)
+    y_t = W_out ((s_t C_t + D * u_t) * silu(z_t))
+
+With `eigenvalues="signed"` the decay is 2 exp(dt_t A) - 1 in (-1, 1), which parity needs and which changes nothing
+else (Grazzi et al. 2024, 2411.12537). The discretisation is that of the code: exponential for the state, Euler for the
+input. Parallel form: the associative scan of pairs (decay, input). State: s, and the last d_conv - 1 inputs of the
+convolution. Parameters have the names and shapes of `mamba_ssm`, so published checkpoints load.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu, softplus
+
+from seqmix.kernels import causal_conv1d, selective_scan
+from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
+from seqmix.mixers.registry import register_mixer
+from seqmix.mixers.state import mixer_state
+
+
+@mixer_state
+class MambaState(NamedTuple):
+    conv: Tensor  # (S, d_conv - 1, d_inner), oldest first, in the type of the activations
+    ssm: Tensor  # (S, d_inner, N), float32 or float64
+
+
+@register_mixer("mamba", description="Selective diagonal state space, S6.", source="2312.00752, signed: 2411.12537")
+class Mamba(TokenMixer):
+    """Mamba's mixer: convolution, selective scan and gate.
+
+    Args:
+        d_model: width of input and output.
+        d_state: N, states for each inner channel.
+        d_conv: width of the convolution.
+        expand: d_inner over d_model.
+        dt_rank: rank of the step's projection; d_model / 16, rounded up, if None.
+        eigenvalues: `"positive"`, in (0, 1), or `"signed"`, in (-1, 1).
+        dt_min, dt_max: range of the steps at initialisation, log-uniform.
+
+    Shapes: x (B, T, d_model), y (B, T, d_model), state conv (S, d_conv - 1, d_inner) and ssm (S, d_inner, N).
+
+    Raises:
+        ValueError: a size below one, an unknown `eigenvalues`, steps that are not 0 < dt_min <= dt_max.
+
+    Example:
+        >>> import torch
+        >>> from seqmix import Mamba
+        >>> y, state = Mamba(d_model=64, eigenvalues="signed")(torch.randn(2, 10, 64))
+        >>> y.shape, state.ssm.shape
+        (torch.Size([2, 10, 64]), torch.Size([2, 128, 16]))
+    """
+
+    State = MambaState
+    _no_weight_decay = ("A_log", "D")
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        eigenvalues: Literal["positive", "signed"] = "positive",
+        *,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(d_model)
+        self.d_state = positive("Mamba", "d_state", d_state)
+        self.d_conv = positive("Mamba", "d_conv", d_conv)
+        self.expand = positive("Mamba", "expand", expand)
+        self.dt_rank = positive("Mamba", "dt_rank", math.ceil(d_model / 16) if dt_rank is None else dt_rank)
+        self.eigenvalues = one_of("Mamba", "eigenvalues", eigenvalues, ("positive", "signed"))
+        if not 0 < dt_min <= dt_max:
+            raise ValueError(f"Mamba: dt_min and dt_max must obey 0 < dt_min <= dt_max, got {dt_min} and {dt_max}")
+        self.dt_min, self.dt_max = dt_min, dt_max
+        self.d_inner = expand * d_model
+
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False, **where)
+        # Holds weight (d_inner, 1, d_conv) and bias under the names of checkpoints; the kernel computes.
+        self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, **where)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **where)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner, **where)
+        self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state, **where))
+        self.D = nn.Parameter(torch.empty(self.d_inner, **where))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False, **where)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """S4D-real rates, A = -(1, ..., N) in every channel; steps log-uniform in [dt_min, dt_max] (section 3.6)."""
+        for layer in (self.in_proj, self.conv1d, self.x_proj, self.out_proj):
+            layer.reset_parameters()
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        u = torch.rand(self.d_inner, dtype=torch.float64, device=self.D.device)
+        dt = (math.log(self.dt_min) + u * math.log(self.dt_max / self.dt_min)).exp().clamp_min(1e-4)
+        self.dt_proj.bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+        self.A_log.copy_(torch.arange(1, self.d_state + 1, dtype=torch.float64, device=dt.device).log())
+        nn.init.ones_(self.D)
+
+    def selection(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """dt (B, T, d_inner), A (d_inner, N), B and C (B, T, N) from the convolved inputs u (B, T, d_inner)."""
+        r, B, C = self.x_proj(u).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        real = recurrent_dtype(u.dtype)
+        # In float32, outside autocast: decays above 0.99 do not survive bf16.
+        with torch.autocast(u.device.type, enabled=False):
+            dt = softplus(linear(r.to(real), self.dt_proj.weight.to(real), self.dt_proj.bias.to(real)))
+            A = -self.A_log.to(real).exp()
+        return dt, A, B, C
+
+    def mix(self, x: Tensor, state: MambaState, cu_seqlens: Tensor | None) -> tuple[Tensor, MambaState]:
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u, window = causal_conv1d(
+            u, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu", initial_state=state.conv, cu_seqlens=cu_seqlens
+        )
+        dt, A, B, C = self.selection(u)
+        y, s = selective_scan(
+            u, dt, A, B, C, self.D, self.eigenvalues == "signed", initial_state=state.ssm, cu_seqlens=cu_seqlens
+        )
+        return self.out_proj(y * silu(z)), MambaState(window, s)
+
+    def init_state(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MambaState:
+        """Zeros: an empty window and s = 0."""
+        device, dtype = self._like(device, dtype)
+        return MambaState(
+            torch.zeros(batch_size, self.d_conv - 1, self.d_inner, device=device, dtype=dtype),
+            torch.zeros(batch_size, self.d_inner, self.d_state, device=device, dtype=recurrent_dtype(dtype)),
+        )
+
+    def state_size(self, sequence_length: int = 1) -> int:
+        """d_inner (N + d_conv - 1)."""
+        return self.d_inner * (self.d_state + self.d_conv - 1)
+
+    def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
+        """`eigenvalues` (B, T, d_inner, N) of the transitions and `steps` dt (B, T, d_inner), from a zero state."""
+        u, _ = self.in_proj(x).chunk(2, dim=-1)
+        u, _ = causal_conv1d(u, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu")
+        dt, A, _, _ = self.selection(u)
+        decay = (dt[..., None] * A).exp()
+        return {"eigenvalues": 2 * decay - 1 if self.eigenvalues == "signed" else decay, "steps": dt}
+
+    def extra_repr(self) -> str:
+        return f"d_state={self.d_state}, dt_rank={self.dt_rank}, eigenvalues={self.eigenvalues!r}"
