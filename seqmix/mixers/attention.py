@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqmix.kernels._checks import check_offsets
+from seqmix.kernels._checks import check_offsets, describe
 from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -181,12 +181,17 @@ class Attention(TokenMixer):
 
     def _check_state(self, state: Any, sequences: int) -> None:
         super()._check_state(state, sequences)
+        device = self.qkv_proj.weight.device
         for name, rows in (("k", state.k), ("v", state.v)):
-            if rows.ndim != 4 or rows.shape[2:] != (self.n_heads, self.d_head):
+            if rows.ndim != 4 or rows.shape[2:] != (self.n_heads, self.d_head) or rows.device != device:
                 raise ValueError(
-                    f"Attention: state.{name} must have shape (S, M, {self.n_heads}, {self.d_head}), "
-                    f"got {tuple(rows.shape)}"
+                    f"Attention: state.{name} must have shape (S, M, {self.n_heads}, {self.d_head}) on {device}, "
+                    f"got {describe(rows)}"
                 )
+        if state.k.shape != state.v.shape:
+            raise ValueError(
+                f"Attention: state.v must have the shape of state.k, {tuple(state.k.shape)}, got {tuple(state.v.shape)}"
+            )
 
 
 def _rotation(position: Tensor, length: int, width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from seqmix.kernels import diagonal_scan
-from seqmix.kernels._checks import check_offsets
+from seqmix.kernels._checks import check_offsets, describe
 from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -104,6 +104,16 @@ class LSTM(TokenMixer):
 
     def extra_repr(self) -> str:
         return f"{self.d_model}, d_state={self.d_state}"
+
+    def _check_state(self, state: Any, sequences: int) -> None:
+        super()._check_state(state, sequences)
+        shape, like = (sequences, self.d_state), self.weight_ih
+        dtype = recurrent_dtype(like.dtype)
+        for name, leaf in (("h", state.h), ("c", state.c)):
+            if leaf.shape != shape or leaf.dtype != dtype or leaf.device != like.device:
+                raise ValueError(
+                    f"LSTM: state.{name} must be {dtype} of shape {shape} on {like.device}, got {describe(leaf)}"
+                )
 
 
 # Dynamo refuses nn.LSTM, and its decomposition would unroll time: to the compiler the whole loop is one op.

@@ -341,6 +341,10 @@ class Foreign(NamedTuple):
     h: torch.Tensor
 
 
+def resized(state):
+    return pytree.tree_map(lambda leaf: torch.cat((leaf, leaf[..., :1]), -1) if is_float(leaf) else leaf, state)
+
+
 BAD_INPUT = {
     "T = 0": (lambda m, x: m(x[:, :0]), "x must hold at least one token"),
     "width": (lambda m, x: m(x[..., :-1]), "x must have shape"),
@@ -354,6 +358,8 @@ BAD_INPUT = {
     "state of another": (lambda m, x: m(x, Foreign(x[:, 0])), "state must be a"),
     "a bare tensor": (lambda m, x: m(x, x[:, 0]), "state must be a"),
     "state batch": (lambda m, x: m(x, m.init_state(3)), r"state\.\w+ must hold 2 sequences, got 3"),
+    "state width": (lambda m, x: m(x, resized(m.init_state(2))), "state"),
+    "state device": (lambda m, x: m(x, m.init_state(2, device="meta")), "state.* meta"),
     "packed state batch": (
         lambda m, x: m(x[:1], m.init_state(1), cu_seqlens=offsets([2, 3])),
         r"state\.\w+ must hold 2 sequences, got 1",
