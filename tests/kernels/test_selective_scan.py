@@ -123,6 +123,7 @@ def test_mixed_types_and_bad_input() -> None:
     for name, bad, match in (
         ("dt", inputs["dt"][..., :-1], r"dt must have shape \(2, 5, 4\)"),
         ("A", inputs["A"][:-1], r"A must have shape \(4, 2\)"),
+        ("A", inputs["A"][:, :0], "A must hold at least one channel and one state"),
         ("B", inputs["B"][:, :-1], r"B must have shape \(2, 5, 2\)"),
         ("C", inputs["C"][..., :-1], r"C must have shape \(2, 5, 2\)"),
         ("D", inputs["D"][:-1], r"D must have shape \(4,\)"),

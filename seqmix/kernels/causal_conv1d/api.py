@@ -54,8 +54,10 @@ def causal_conv1d(
     batch, length, channels = x.shape
     width = weight.shape[1]
     checks.check_time(OP, length)
-    if width == 0:
-        raise ValueError(f"{OP}: weight must hold at least one tap, got shape {tuple(weight.shape)}")
+    if weight.numel() == 0:
+        raise ValueError(
+            f"{OP}: weight must hold at least one tap for at least one channel, got shape {tuple(weight.shape)}"
+        )
     checks.check_shape(OP, "weight", weight, (channels, width), "channels of x, taps")
     if bias is not None:
         checks.check_tensor(OP, "bias", bias, "D")

@@ -67,6 +67,8 @@ def selective_scan(
     checks.check_time(OP, length)
     checks.check_shape(OP, "dt", dt, x.shape, "as x")
     checks.check_shape(OP, "A", A, (channels, states), "channels of x, states")
+    if A.numel() == 0:
+        raise ValueError(f"{OP}: A must hold at least one channel and one state, got shape {tuple(A.shape)}")
     checks.check_shape(OP, "B", B, (batch, length, states), "batch and time of x, states of A")
     checks.check_shape(OP, "C", C, (batch, length, states), "batch and time of x, states of A")
     if D is not None:

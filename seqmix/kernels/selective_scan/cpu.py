@@ -246,8 +246,13 @@ def _split(items: int, parts: int) -> np.ndarray:
     return np.arange(parts + 1) * items // parts
 
 
-def _states(state: Tensor) -> np.ndarray:
-    return state.detach().contiguous().numpy()
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+def _inputs(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, signed: bool):  # type: ignore[no-untyped-def]
+    scale, shift = np.array([2, -1] if signed else [1, 0], dtype=_array(D).dtype)
+    return rows(x), rows(dt), _array(A), rows(B), rows(C), _array(D), (scale, shift), _array(state)
 
 
 def forward(
@@ -268,7 +273,6 @@ def forward(
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
     borders = x.new_zeros(border_slots(x.shape[0], x.shape[1]), states, channels)
-    decay = np.array([2, -1] if signed else [1, 0], dtype=final.numpy().dtype)
     run(
         _forward,
         (len(bounds) - 1) * blocks,
@@ -276,12 +280,7 @@ def forward(
         blocks,
         bounds,
         _first_slots(bounds),
-        *map(rows, (x, dt)),
-        _states(A),
-        *map(rows, (B, C)),
-        _states(D),
-        (decay[0], decay[1]),
-        _states(initial_state),
+        *_inputs(x, dt, A, B, C, D, initial_state, signed),
         y.flatten(0, 1).numpy(),
         final.numpy(),
         borders.numpy(),
@@ -320,7 +319,6 @@ def backward(
     dx, ddt, dinitial = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, dt, initial_state))
     dA, dD = x.new_zeros(sequence_groups, channels, states), x.new_zeros(sequence_groups, channels)
     dB, dC = x.new_zeros(groups, length, states), x.new_zeros(groups, length, states)
-    decay = np.array([2, -1] if signed else [1, 0], dtype=dA.numpy().dtype)
     run(
         _backward,
         groups * sequence_groups,
@@ -330,15 +328,10 @@ def backward(
         _split(sequences, sequence_groups),
         bounds,
         _first_slots(bounds),
-        *map(rows, (x, dt)),
-        _states(A),
-        *map(rows, (B, C)),
-        _states(D),
-        (decay[0], decay[1]),
-        _states(initial_state),
-        _states(borders),
+        *_inputs(x, dt, A, B, C, D, initial_state, signed),
+        _array(borders),
         rows(dy),
-        _states(dfinal),
+        _array(dfinal),
         dx.flatten(0, 1).numpy(),
         ddt.flatten(0, 1).numpy(),
         *(part.numpy() for part in (dA, dB, dC, dD)),
