@@ -11,10 +11,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from seqmix.mixers import (
+        BDLRU,
         HLRU,
         LRU,
         LSTM,
-        BDLRU,
         Attention,
         DenseRNN,
         Mamba,
@@ -47,10 +47,10 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBMODULES = ("benchmarks", "kernels", "mixers", "models", "optim", "tasks", "training")
 
 __all__ = [
+    "BDLRU",
     "HLRU",
     "LRU",
     "LSTM",
-    "BDLRU",
     "Attention",
     "DenseRNN",
     "Mamba",

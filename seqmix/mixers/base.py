@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.kernels._checks import check_cu_seqlens, describe, n_sequences
-from seqmix.mixers.state import State
 
 __all__ = ["TokenMixer"]
 
@@ -21,7 +20,7 @@ class TokenMixer(nn.Module):
     B must be 1). States have leading size S.
     """
 
-    State: ClassVar[type]
+    State: ClassVar[Any]
 
     # Names of this module's own parameters that must not decay, and factors on the learning rate of others.
     # They are names because attributes set on tensors vanish under deepcopy and sharding.
@@ -52,8 +51,8 @@ class TokenMixer(nn.Module):
         return {}
 
     def forward(
-        self, x: Tensor, state: State | None = None, *, cu_seqlens: Tensor | None = None
-    ) -> tuple[Tensor, State]:
+        self, x: Tensor, state: Any | None = None, *, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
         """y (B, T, d_model) and the state after the last token of each sequence.
 
         Raises `ValueError` for an x, a state or offsets that do not fit this layer.
@@ -65,9 +64,7 @@ class TokenMixer(nn.Module):
             raise ValueError(f"{name}: x must be real floating, got {describe(x)}")
         if x.shape[1] == 0:
             raise ValueError(f"{name}: x must hold at least one token, got T = 0")
-        parameter = next(self.parameters(), None)
-        if parameter is not None and parameter.device != x.device:
-            raise ValueError(f"{name}: x must be on {parameter.device} like the parameters, got {x.device}")
+        self._check_against_parameters(x)
         check_cu_seqlens(name, cu_seqlens, x.shape[0], x.device)
         sequences = n_sequences(x.shape[0], cu_seqlens)
         if state is None:
@@ -76,7 +73,7 @@ class TokenMixer(nn.Module):
             self._check_state(state, sequences)
         return self.mix(x, state, cu_seqlens)
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One token: x (B, d_model) to y (B, d_model); exactly `forward` with T = 1."""
         if not isinstance(x, Tensor) or x.ndim != 2:
             raise ValueError(
@@ -84,6 +81,17 @@ class TokenMixer(nn.Module):
             )
         y, state = self(x.unsqueeze(1), state)
         return y.squeeze(1), state
+
+    def _check_against_parameters(self, x: Tensor) -> None:
+        parameters = list(self.parameters())
+        if not parameters:
+            return
+        name = type(self).__name__
+        if parameters[0].device != x.device:
+            raise ValueError(f"{name}: x must be on {parameters[0].device} like the parameters, got {x.device}")
+        # Some mixers keep a few parameters in float32 beside low precision; autocast mixes types on purpose.
+        if all(p.dtype != x.dtype for p in parameters) and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"{name}: x must be {parameters[0].dtype} like the parameters, got {x.dtype}")
 
     def _check_state(self, state: Any, sequences: int) -> None:
         name = type(self).__name__

@@ -1,5 +1,6 @@
 """`diagonal_scan` keeps the kernel contract for real, complex and time-invariant decays."""
 
+import pytest
 import torch
 
 from seqmix.kernels import diagonal_scan
@@ -67,3 +68,8 @@ def test_float32_gates_beside_bfloat16_values() -> None:
     expected = (1 - 0.999**400) / 0.001
     assert abs(final.item() / expected - 1) < 1e-5
     assert abs(h[0, -1, 0].item() / expected - 1) < 2**-8
+
+
+def test_no_channels() -> None:
+    with pytest.raises(ValueError, match="at least one channel"):
+        diagonal_scan(torch.ones(1, 3, 0), torch.ones(1, 3, 0))

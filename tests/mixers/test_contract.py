@@ -353,6 +353,8 @@ BAD_INPUT = {
     "integers": (lambda m, x: m(x.long()), "x must be real floating"),
     "complex": (lambda m, x: m(x + 0j), "x must be real floating"),
     "a list": (lambda m, x: m(x.tolist()), "x must have shape"),
+    "double into single": (lambda m, x: m.float()(x.double()), "x must be torch.float32 like the parameters"),
+    "half into double": (lambda m, x: m.double()(x.half()), "x must be torch.float64 like the parameters"),
     "device": (lambda m, x: m(x.to("meta")), "x must be on cpu"),
     "step with time": (lambda m, x: m.step(x, m.init_state(2)), "x must have shape"),
     "state of another": (lambda m, x: m(x, Foreign(x[:, 0])), "state must be a"),

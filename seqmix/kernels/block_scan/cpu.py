@@ -56,7 +56,8 @@ def _exp_for(x):  # type: ignore[no-untyped-def]
             p = p * r + np.float32(1.6666665459e-1)
             p = p * r + np.float32(5.0000001201e-1)
             p = p * r * r + r + np.float32(1.0)
-            return p * _as_float32(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
+            bits = np.int32((np.int32(n) + np.int32(127)) << np.int32(23))
+            return p * _as_float32(bits)  # type: ignore[call-arg]
 
         return exp_float32
     return lambda x: np.exp(x)
@@ -158,9 +159,9 @@ def _gated_forward(first, last, chunks, width, template, bounds, logits, v, init
 
 
 @jit()
-def _gated_backward(
+def _gated_backward(  # type: ignore[no-untyped-def]
     first, last, chunks, width, template, bounds, logits, v, h, initial, dh, dfinal, dlogits, dv, dinitial
-):  # type: ignore[no-untyped-def]
+):
     # With u = (h_{t-1}, v_i) the adjoint of softmax and sum is dz_ik = s_i p_ik (u_k - h_i): A is never stored.
     m = len(template)
     blocks = v.shape[1] // m

@@ -49,6 +49,8 @@ def diagonal_scan(
     values_dtype = x.dtype
     checks.check_tensor(OP, "a", a, "D" if isinstance(a, Tensor) and a.ndim == 1 else "B T D", complex_ok=True)
     channels = x.shape[-1]
+    if channels == 0:
+        raise ValueError(f"{OP}: x must hold at least one channel, got shape {tuple(x.shape)}")
     checks.check_shape(OP, "a", a, (channels,) if a.ndim == 1 else x.shape, "as x")
     backend, (x, a), h0 = prepare(
         OP, __package__, {"x": x, "a": a}, "S D", (channels,), initial_state, cu_seqlens, backend, complex_ok=True

@@ -55,7 +55,8 @@ def _exp_for(x):  # type: ignore[no-untyped-def]
             p = p * r + np.float32(1.6666665459e-1)
             p = p * r + np.float32(5.0000001201e-1)
             p = p * r * r + r + np.float32(1.0)
-            return p * _as_float32(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
+            bits = np.int32((np.int32(n) + np.int32(127)) << np.int32(23))
+            return p * _as_float32(bits)  # type: ignore[call-arg]
 
         return exp_float32
     return lambda x: np.exp(x)
