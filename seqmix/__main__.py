@@ -1,0 +1,119 @@
+"""The `seqmix` command."""
+
+import sys
+
+from seqmix import __version__
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "fit": "train a model, then test it; --config a5 takes a shipped config by name",
+    "validate": "measure a checkpoint on validation data",
+    "test": "measure a checkpoint at every evaluation length, with a table and a figure",
+    "predict": "write a checkpoint's answers on the test data to files",
+    "list": "what there is: mixers, tasks, configs, optimizers",
+    "bench": "time kernels and layers on this machine",
+}
+_LISTS = ("mixers", "tasks", "configs", "optimizers")
+
+_HELP = f"""usage: seqmix COMMAND [options]
+
+Token mixers for sequence models: train them, test them, time them.
+
+commands:
+{chr(10).join(f"  {name:<10}{text}" for name, text in _COMMANDS.items())}
+
+  seqmix fit --config a5                        train and test; results in runs/a5/1
+  seqmix fit --config a5 --mixer mamba          the same with another mixer
+  seqmix fit --config a5 --mixer.block_size 4 --optimizer.lr 1e-3 --data.group S4 --trainer.max_steps 500
+  seqmix fit --config a5 --ckpt_path last       continue the newest run as if it had never stopped
+  seqmix test --ckpt_path runs/a5/1/checkpoints/best.ckpt
+  seqmix fit --help                             every option of trainer, model and data
+  seqmix list mixers
+
+options:
+  -h, --help     this text
+  --version      the version"""
+
+_LIST_HELP = f"""usage: seqmix list {{{"|".join(_LISTS)}}} [PATTERN]
+
+Names with one line each; PATTERN is a shell pattern such as 'a5*'."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status. A mistake in the arguments is told in one line."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _run(argv)
+    except (ValueError, ImportError) as error:
+        if isinstance(error, ImportError) and "pip install" not in str(error):
+            raise
+        print(f"seqmix: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    if argv[0] == "--version":
+        print(f"seqmix {__version__}")
+        return 0
+    command, *rest = argv
+    if command == "list":
+        return _list(rest)
+    if command == "bench":
+        from seqmix.benchmarks.cli import main as bench
+
+        return bench(rest) or 0
+    if command not in _COMMANDS:
+        from seqmix._suggest import unknown_name
+
+        raise unknown_name("command", command, _COMMANDS)
+    from seqmix._extras import require
+
+    for module in ("lightning.pytorch", "jsonargparse", "yaml"):
+        require(module, extra="train", owner=f"seqmix {command}")
+    from seqmix.training.cli import main as train
+
+    return train(argv)
+
+
+def _list(arguments: list[str]) -> int:
+    import fnmatch
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_LIST_HELP)
+        return 0
+    kind, *patterns = arguments
+    if kind not in _LISTS:
+        from seqmix._suggest import unknown_name
+
+        raise unknown_name("list", kind, _LISTS)
+    rows = {name: text for name, text in _rows(kind).items() if fnmatch.fnmatch(name, (patterns or ["*"])[0])}
+    width = max(map(len, rows), default=0)
+    for name, text in rows.items():
+        print(f"{name:<{width}}  {text}")
+    return 0
+
+
+def _rows(kind: str) -> dict[str, str]:
+    if kind == "configs":
+        from seqmix.training.config_files import list_configs
+
+        return list_configs()
+    if kind == "tasks":
+        from seqmix.tasks.registry import get_task, list_tasks
+
+        return {name: get_task(name).description for name in list_tasks()}
+    if kind == "optimizers":
+        from seqmix.optim.registry import get_optimizer, list_optimizers
+
+        return {name: get_optimizer(name).description for name in list_optimizers()}
+    from seqmix.mixers.registry import get_mixer, list_mixers
+
+    return {name: get_mixer(name).description for name in list_mixers()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

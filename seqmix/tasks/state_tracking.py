@@ -1,0 +1,95 @@
+"""State tracking: follow the state of a finite automaton along the sequence. The word problem of a group, and parity."""
+
+from collections.abc import Sequence
+
+from seqmix.tasks.base import Task
+from seqmix.tasks.word_problem import WordProblemExamples
+
+__all__ = ["Parity", "WordProblem"]
+
+
+class WordProblem(Task):
+    """The running product of random elements of a group: y_t = y_{t-1} then x_t (Merrill et al. 2024, 2404.08819).
+
+    Chance is 1 / |G|; the metric is the share of sequences right at every position.
+
+    Args:
+        group: name of the group: `Z60`, `S5`, `A5`, `D4`, `Q8`, or a product such as `A4xZ5`.
+        train_length: length of the training sequences, or their largest length.
+        min_length: smallest length of training sequences, one length to the batch; None trains at the largest only.
+        batch_size: sequences in a batch, over all ranks.
+        train_size: number of different training examples; None for a stream that never repeats.
+        eval_lengths: lengths of the test sets.
+        eval_size: sequences in the validation set and in each test set.
+        generators: elements that words are made of: None for all of them, their number, or a list.
+        bos: start every sequence with a token of its own, which counts in no length.
+        seed: of the training stream.
+        eval_seed: of the validation and test sets.
+        num_workers: processes that make training batches; 0 is fastest unless the model runs on a GPU.
+
+    Raises:
+        ValueError: an unknown group (with the nearest names), generators that are none, sizes that are not positive.
+
+    Example:
+        >>> from seqmix.tasks.state_tracking import WordProblem
+        >>> task = WordProblem("A5", train_length=16)
+        >>> next(iter(task.train_dataloader()))["tokens"].shape, task.vocab_size
+        (torch.Size([128, 17]), 61)
+    """
+
+    def __init__(
+        self,
+        group: str = "A5",
+        train_length: int = 16,
+        min_length: int | None = None,
+        batch_size: int = 128,
+        train_size: int | None = None,
+        eval_lengths: Sequence[int] = (16, 64, 256, 1024),
+        eval_size: int = 512,
+        generators: int | list[int] | None = None,
+        bos: bool = True,
+        seed: int = 0,
+        eval_seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            WordProblemExamples(group, generators, bos),
+            train_length=train_length,
+            min_length=min_length,
+            batch_size=batch_size,
+            train_size=train_size,
+            eval_lengths=eval_lengths,
+            eval_size=eval_size,
+            seed=seed,
+            eval_seed=eval_seed,
+            num_workers=num_workers,
+        )
+        self.save_hyperparameters()
+
+
+class Parity(WordProblem):
+    """Is the number of ones so far odd: the word problem of Z2. Arguments as in `WordProblem`.
+
+    The metric is the accuracy at the last position; parity has chance 1/2, so a whole sequence is rarely right by luck
+    but every single position often is.
+    """
+
+    metric = "last_accuracy"
+
+    def __init__(
+        self,
+        train_length: int = 40,
+        min_length: int | None = 3,
+        batch_size: int = 128,
+        train_size: int | None = None,
+        eval_lengths: Sequence[int] = (40, 80, 160, 256),
+        eval_size: int = 512,
+        bos: bool = True,
+        seed: int = 0,
+        eval_seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            "Z2", train_length, min_length, batch_size, train_size, eval_lengths, eval_size, None, bos, seed, eval_seed,
+            num_workers,
+        )  # fmt: skip

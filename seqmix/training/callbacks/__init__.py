@@ -1,0 +1,21 @@
+"""Lightning callbacks; configs name them by class path, `seqmix.training.callbacks.LengthCurriculum`."""
+
+from seqmix.training.callbacks.accuracy_table import AccuracyTable
+from seqmix.training.callbacks.checkpoints import Checkpoints, TrainingInterrupted
+from seqmix.training.callbacks.curriculum import LengthCurriculum
+from seqmix.training.callbacks.gate_entropy import GateEntropyPenalty
+from seqmix.training.callbacks.non_finite import NonFiniteGuard, NonFiniteLossError
+from seqmix.training.callbacks.predictions import PredictionFiles
+from seqmix.training.callbacks.progress import StepProgress
+
+__all__ = [
+    "AccuracyTable",
+    "Checkpoints",
+    "GateEntropyPenalty",
+    "LengthCurriculum",
+    "NonFiniteGuard",
+    "NonFiniteLossError",
+    "PredictionFiles",
+    "StepProgress",
+    "TrainingInterrupted",
+]

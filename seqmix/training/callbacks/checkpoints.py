@@ -1,0 +1,129 @@
+"""`best.ckpt` and `last.ckpt`, the latter also when training is interrupted."""
+
+import signal
+import threading
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+__all__ = ["Checkpoints", "TrainingInterrupted"]
+
+
+class TrainingInterrupted(Exception):
+    """A signal asked training to stop, and it did so between two steps with a checkpoint written."""
+
+
+class Checkpoints(ModelCheckpoint):
+    """Writes `best.ckpt` after a validation that is the best so far, and `last.ckpt` regularly and at the end.
+
+    Ctrl-C and SIGTERM finish the step, write `last.ckpt` and raise `TrainingInterrupted`; a second signal acts at
+    once. Random states are part of the checkpoint, so that a resumed run continues as if it had never stopped.
+
+    Args:
+        dirpath: folder; None for `checkpoints` in the folder of the run.
+        monitor: measure that decides which is best.
+        mode: `max` or `min`.
+        every_n_steps: steps between two writes of `last.ckpt`.
+    """
+
+    def __init__(
+        self, dirpath: str | None = None, monitor: str = "val/accuracy", mode: str = "max", every_n_steps: int = 500
+    ) -> None:
+        if not isinstance(every_n_steps, int) or every_n_steps < 1:
+            raise ValueError(f"Checkpoints: every_n_steps must be a positive integer, got {every_n_steps!r}")
+        super().__init__(
+            dirpath=dirpath,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+            save_on_train_epoch_end=False,
+        )
+        self.last_every_n_steps = every_n_steps
+        self._last_written = -1
+        self._signal: int | None = None
+        self._previous: dict[int, Any] = {}
+        self._random_state: dict[str, Any] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.dirpath is None:
+            self.dirpath = f"{trainer.default_root_dir}/checkpoints"
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._signal, self._last_written = None, trainer.global_step
+        if self._random_state is not None:
+            _set_random_state(self._random_state)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._signal = number
+        self._restore_signals()
+
+    def _restore_signals(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        interrupted = self._signal is not None
+        if trainer.world_size > 1:
+            interrupted = trainer.strategy.reduce_boolean_decision(interrupted, all=False)
+        if interrupted or trainer.global_step - self._last_written >= self.last_every_n_steps:
+            self._write_last(trainer)
+        if interrupted:
+            name = signal.Signals(self._signal).name if self._signal else "another process"
+            raise TrainingInterrupted(
+                f"interrupted by {name} after step {trainer.global_step}; --ckpt_path {self.last_model_path} continues"
+            )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        before = self._last_global_step_saved
+        super().on_validation_end(trainer, pl_module)
+        if self._last_global_step_saved != before:
+            self._last_written = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._last_written != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._write_last(trainer)
+
+    def _write_last(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._last_written = trainer.global_step
+        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._restore_signals()
+        super().teardown(trainer, pl_module, stage)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore_signals()
+        super().on_exception(trainer, pl_module, exception)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "random_state": _random_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state = dict(state_dict)
+        self._random_state = state.pop("random_state", None)
+        super().load_state_dict(state)
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -1,0 +1,84 @@
+"""A penalty that makes softmax gates choose."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from seqmix.training.callbacks.curriculum import LengthCurriculum
+
+__all__ = ["GateEntropyPenalty", "gate_entropy"]
+
+
+class GateEntropyPenalty(Callback):
+    """Adds weight * (mean entropy of the gates, in nats) to the training loss.
+
+    Gates are what a mixer's `gates(x)` returns, normalised along the last axis (BD-LRU, H-LRU). The weight grows
+    linearly from 0 over `ramp_steps`, once a `LengthCurriculum`, if there is one, has reached its last length: gates
+    that choose early choose wrongly.
+
+    Args:
+        weight: final weight.
+        ramp_steps: steps from weight 0 to the final weight.
+
+    Raises:
+        ValueError: numbers out of range, or a model without gates.
+    """
+
+    def __init__(self, weight: float = 0.05, ramp_steps: int = 1000) -> None:
+        super().__init__()
+        if not weight >= 0:
+            raise ValueError(f"GateEntropyPenalty: weight must be at least 0, got {weight!r}")
+        if not isinstance(ramp_steps, int) or ramp_steps < 0:
+            raise ValueError(f"GateEntropyPenalty: ramp_steps must be an integer of at least 0, got {ramp_steps!r}")
+        self.weight, self.ramp_steps = weight, ramp_steps
+        self.started_at: int | None = None
+        self._current = 0.0
+        self._entropies: list[Tensor] = []
+        self._hooks: list[Any] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        mixers = [module for module in pl_module.modules() if callable(getattr(module, "gates", None))]
+        if not mixers:
+            raise ValueError("GateEntropyPenalty: the model must have mixers with gates (bd-lru, h-lru), it has none")
+        # Inside the forward pass, where sharded parameters are whole and autocast is on.
+        self._hooks = [mixer.register_forward_hook(self._record) for mixer in mixers]
+        pl_module.loss_terms["train/gate_penalty"] = self._term  # type: ignore[union-attr, index]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+        if stage == "fit":
+            pl_module.loss_terms.pop("train/gate_penalty", None)  # type: ignore[union-attr, operator]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._entropies.clear()
+        if self.started_at is None:
+            curricula = [c for c in trainer.callbacks if isinstance(c, LengthCurriculum)]  # type: ignore[attr-defined]
+            if not all(curriculum.finished for curriculum in curricula):
+                return
+            self.started_at = trainer.global_step
+        progress = (trainer.global_step - self.started_at) / max(1, self.ramp_steps)
+        self._current = self.weight * min(1.0, progress)
+
+    def _record(self, mixer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if mixer.training and self._current:
+            self._entropies.append(gate_entropy(mixer.gates(args[0])))  # type: ignore[operator]
+
+    def _term(self) -> Tensor | None:
+        return self._current * torch.stack(self._entropies).mean() if self._entropies else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"started_at": self.started_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.started_at = state_dict["started_at"]
+
+
+def gate_entropy(gates: Tensor) -> Tensor:
+    """Mean entropy in nats of gates (..., n) that sum to one along the last axis; signed gates count by absolute value."""
+    p = gates.float().abs()
+    return -torch.special.xlogy(p, p.clamp_min(torch.finfo(p.dtype).tiny)).sum(-1).mean()

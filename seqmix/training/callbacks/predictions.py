@@ -1,0 +1,39 @@
+"""What a model answers, in files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from seqmix.training.callbacks.accuracy_table import write_whole
+
+__all__ = ["PredictionFiles"]
+
+
+class PredictionFiles(BasePredictionWriter):
+    """After `predict`: one `predictions-LENGTH.npz` per test set with `tokens`, `targets`, `predictions` (N, T)."""
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Any, batch_indices: Any
+    ) -> None:
+        lengths = getattr(trainer.datamodule, "eval_lengths", None)  # type: ignore[attr-defined]
+        loaders = predictions if isinstance(predictions[0], list) else [predictions]
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        for index, batches in enumerate(loaders):
+            arrays = {name: np.concatenate([b[name].cpu().numpy() for b in batches]) for name in batches[0]}
+            scored = (arrays["targets"] != -100).any(1)
+            path = folder / f"predictions-{lengths[index] if lengths else index}{rank}.npz"
+
+            def write(part: Path, arrays: dict[str, Any] = arrays, scored: Any = scored) -> None:
+                with part.open("wb") as file:
+                    np.savez_compressed(file, **{name: values[scored] for name, values in arrays.items()})
+
+            write_whole(path, write)
+            print(f"predictions: {path}", flush=True)

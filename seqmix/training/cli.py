@@ -1,0 +1,272 @@
+"""`seqmix fit|validate|test|predict`: LightningCLI with registry entries, configs by name and a folder for each run."""
+
+import inspect
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from seqmix._suggest import unknown_name
+from seqmix.tasks.registry import get_task, list_tasks
+from seqmix.training import config_files, runs, strategies
+from seqmix.training.callbacks import NonFiniteLossError, TrainingInterrupted
+from seqmix.training.callbacks.accuracy_table import write_whole
+from seqmix.training.module import SequenceLearner
+
+__all__ = ["CommandLine", "main"]
+
+_TRAINER: dict[str, Any] = {
+    "max_steps": 1000,
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 50,
+    "val_check_interval": 500,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+}
+_KEPT = ("seed_everything", "trainer", "model", "data")  # of a run's config.yaml, which every subcommand reads
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes `config.yaml` in the folder of the run, as a config that `--config` takes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, save_to_log_dir=False, **kwargs)
+
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if stage != "fit":
+            return
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        text = yaml.safe_dump({key: config[key] for key in _KEPT if key in config}, sort_keys=False)
+        Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
+        write_whole(Path(trainer.default_root_dir) / "config.yaml", lambda path: path.write_text(text))
+
+
+class CommandLine(LightningCLI):
+    """One command; `execute` runs it after everything was parsed and built."""
+
+    def __init__(self, args: list[str]) -> None:
+        self.name = "run"
+        self.run_dir: Path | None = None
+        strategies.register()
+        super().__init__(
+            SequenceLearner,
+            LightningDataModule,
+            subclass_mode_data=True,
+            trainer_defaults=_TRAINER,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            parser_kwargs={"exit_on_error": False, "prog": "seqmix"},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="Folder of the run; runs/CONFIG/NUMBER by default."
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--test_after_fit",
+                type=Literal["last", "best", "none"],
+                default="last",
+                help="Weights to test when training is done: the last ones, the best on validation data, or none.",
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        subcommand, *options = args
+        if subcommand not in self._subcommand_parsers or {"-h", "--help"} & set(options):
+            self.config = parser.parse_args(args)
+            return
+        subparser = self._subcommand_parsers[subcommand]
+        config, rest, paths = _read_options(options, subparser)
+        self._locate(subcommand, paths)
+        if self.checkpoint is not None and not paths["config"]:
+            run = runs.run_of(self.checkpoint)
+            if run is not None and (run / "config.yaml").is_file():
+                config = config_files.merge(config_files.load_config(str(run / "config.yaml")), config)
+        if "data" not in config and "--print_config" not in rest:
+            raise ValueError(f"data: expected a task ({', '.join(list_tasks())}) or a --config that has one, got none")
+        if subcommand != "fit":
+            config.pop("test_after_fit", None)
+        config = config_files.expand(config)
+        _check_keys(config, subparser)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "config.yaml"
+            path.write_text(yaml.safe_dump(config))
+            self.config = parser.parse_args([subcommand, "--config", str(path), *rest])
+        self.config[subcommand].pop("config", None)
+
+    def _locate(self, subcommand: str, paths: dict[str, Any]) -> None:
+        # A resumed run continues in its own folder; tests write beside the checkpoint that they test.
+        if paths["config"]:
+            self.name = Path(paths["config"][-1]).stem
+        which = paths["ckpt_path"] or (None if subcommand == "fit" else "last")
+        self.checkpoint = None
+        if which is not None:
+            self.checkpoint = runs.find_checkpoint(which, self.name if paths["config"] else None, paths["run_dir"])
+        run = runs.run_of(self.checkpoint) if self.checkpoint is not None else None
+        self._requested = Path(paths["run_dir"]) if paths["run_dir"] else run
+
+    def _parse_ckpt_path(self) -> None:
+        """Overrides Lightning: configs come from config files, never half from a checkpoint."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        self.run_dir = runs.new_run(self.name, str(self._requested) if self._requested else None)
+        kwargs.setdefault("default_root_dir", str(self.run_dir))
+        if self._get(self.config_init, "trainer").get("logger") in (None, True):
+            loggers = [
+                CSVLogger(str(self.run_dir), name="csv", flush_logs_every_n_steps=500),
+                TensorBoardLogger(str(self.run_dir), name="tensorboard"),
+            ]
+            kwargs.setdefault("logger", loggers if self.subcommand == "fit" else False)
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Left to `execute`, so that mistakes in the configuration are told from errors while running."""
+
+    def execute(self) -> None:
+        """Run the subcommand, and the test after `fit`."""
+        assert self.subcommand is not None
+        if self.checkpoint is not None:
+            self.config_init[self.subcommand]["ckpt_path"] = str(self.checkpoint)
+        super()._run_subcommand(self.subcommand)
+
+    def before_fit(self) -> None:
+        if rank_zero_only.rank == 0:
+            model = self.model.model
+            count = sum(p.numel() for p in model.parameters())
+            mixers = ", ".join(sorted({type(block.mixer).__name__ for block in model.blocks}))
+            print(
+                f"{self.name}: {type(self.datamodule).__name__}, {mixers} x {model.n_layers}, d_model {model.d_model}, "
+                f"{count:,} parameters, in {self.run_dir}",
+                flush=True,
+            )
+
+    def after_fit(self) -> None:
+        which = self.config["fit"]["test_after_fit"]
+        if which == "none" or self.trainer.fast_dev_run:
+            return
+        callback: Any = self.trainer.checkpoint_callback
+        path = getattr(callback, "best_model_path", "") if which == "best" else None
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path or None, verbose=False)
+
+    def test(self, **kwargs: Any) -> None:
+        """Replaces the trainer's own, whose printed table `AccuracyTable` makes superfluous."""
+        self.trainer.test(**{**kwargs, "verbose": False})
+
+
+def _read_options(
+    options: list[str], parser: LightningArgumentParser
+) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """The config that files and options describe, the options left for Lightning's parser, and what files were named."""
+    config: dict[str, Any] = {}
+    changes: list[tuple[str, Any]] = []
+    rest: list[str] = []
+    paths: dict[str, Any] = {"config": [], "ckpt_path": None, "run_dir": None}
+    # The seed too: the task's stream follows it.
+    own = (*config_files.MODEL_ENTRIES, "data", "seed_everything", *config_files.SECTIONS)
+    position = 0
+    while position < len(options):
+        option = options[position]
+        position += 1
+        key, equals, value = option.partition("=")
+        key = {"-c": "--config"}.get(key, key)
+        if not key.startswith("--"):
+            raise ValueError(f"expected an option that starts with --, got {option!r}")
+        path = key[2:]
+        if path.startswith("model.") and path.split(".")[1] in config_files.MODEL_ENTRIES:
+            path = path.removeprefix("model.")
+        if not equals:
+            value = None
+            if position < len(options) and not options[position].startswith("--"):
+                value = options[position]
+                position += 1
+        if path.split(".")[0] not in (*own, *paths) or path.endswith(".help"):
+            _check_option(key, parser)
+            rest += [option] if equals or value is None else [option, value]
+            continue
+        if value is None:
+            raise ValueError(f"{key}: expected a value")
+        if path == "config":
+            config = config_files.merge(config, config_files.load_config(value))
+            paths["config"].append(value)
+        elif path in paths:
+            paths[path] = value
+        else:
+            changes.append((path, config_files.parse_value(value)))
+    for path, value in changes:
+        config = config_files.set_by_path(config, path, value)
+    return config, rest, paths
+
+
+def _leaves(parser: LightningArgumentParser) -> set[str]:
+    names = {action.dest for action in parser._actions}
+    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
+
+
+def _check_option(key: str, parser: LightningArgumentParser) -> None:
+    leaves = _leaves(parser)
+    path = key[2:].removesuffix("+").removesuffix(".help")
+    if path not in leaves and not any(path.startswith(f"{leaf}.") for leaf in leaves) and path != "print_config":
+        known = [f"--{leaf}" for leaf in leaves] + [f"--{kind}" for kind in config_files.MODEL_ENTRIES]
+        raise unknown_name("option", key, [*known, *(f"--{section}" for section in config_files.SECTIONS)])
+
+
+def _check_keys(config: dict[str, Any], parser: LightningArgumentParser) -> None:
+    leaves = _leaves(parser)
+    groups = {leaf.partition(".")[0] for leaf in leaves}
+    for key, value in config.items():
+        if key not in groups:
+            raise unknown_name(
+                "key of the config:", key, [*groups, *config_files.MODEL_ENTRIES, *config_files.SECTIONS]
+            )
+        if key == "data" and isinstance(value, dict) and "init_args" in value:
+            name = next(name for name in list_tasks() if get_task(name).class_path == value["class_path"])
+            known = inspect.signature(get_task(name).load()).parameters
+            for argument in value["init_args"]:
+                if argument not in known:
+                    raise unknown_name(f"argument of task {name!r}:", argument, known)
+        elif isinstance(value, dict) and key not in leaves:
+            known_keys = {leaf.split(".")[1] for leaf in leaves if leaf.startswith(f"{key}.")}
+            for argument in value:
+                if argument not in known_keys:
+                    raise unknown_name(f"argument of {key}:", argument, known_keys)
+
+
+def main(argv: list[str]) -> int:
+    """Run one of Lightning's subcommands; returns the exit status. Mistakes in the arguments take one line."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    try:
+        command = CommandLine(argv)
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    try:
+        command.execute()
+    except TrainingInterrupted as stop:
+        print(f"seqmix: {stop}", flush=True)
+        return 130
+    except NonFiniteLossError as stop:
+        if torch.distributed.is_initialized() or os.environ.get("SEQMIX_TRACEBACK"):
+            raise
+        raise ValueError(str(stop)) from None
+    return 0

@@ -1,0 +1,178 @@
+"""`SequenceLearner`: a `SequenceModel`, its optimizer and its measures as a LightningModule."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqmix._extras import require
+from seqmix._suggest import unknown_name
+from seqmix.models import SequenceModel
+from seqmix.optim.registry import check_optimizer, create_optimizer
+from seqmix.optim.schedules import check_schedule, create_schedule
+from seqmix.training.metrics import Counts
+
+pl = require("lightning.pytorch", extra="train", owner="seqmix.training")
+
+__all__ = ["SequenceLearner"]
+
+Entry = dict[str, Any]
+
+
+class SequenceLearner(pl.LightningModule):
+    """Trains a `SequenceModel` on batches of `tokens` and `targets` (B, T); a target of -100 carries no loss.
+
+    Logged: `train/loss`, `train/token_accuracy`, `lr`; for validation and test, at each length L of their sets,
+    `loss/L`, `token_accuracy/L` (positions), `last_accuracy/L` (last positions), `sequence_accuracy/L` (sequences
+    right at every position); and `val/accuracy`, the task's own metric at the training length.
+
+    Args:
+        mixer: what mixes tokens: `bd-lru`, `{name: bd-lru, block_size: 5}`, or a list of those, one for each layer.
+        vocab_size: number of tokens; the command line takes it from the task.
+        d_model: width of the residual stream.
+        n_layers: number of blocks.
+        mlp_ratio: hidden width of the MLP over d_model; 0 for none.
+        dropout: probability, on the embedding and the branches of every block.
+        tie_embeddings: use the embedding as the head.
+        activation_checkpointing: compute each block again for the backward pass instead of storing it.
+        optimizer: name and arguments, `{name: adamw, lr: 2e-3, betas: [0.9, 0.95]}`.
+        schedule: name and arguments, `{name: cosine, warmup: 100, final: 0.0}` or `{name: constant}`.
+
+    Raises:
+        ValueError: an unknown mixer, optimizer or schedule, or argument of one, with the nearest names.
+
+    Example:
+        >>> from seqmix.training import SequenceLearner
+        >>> learner = SequenceLearner("lstm", vocab_size=7, d_model=16)
+        >>> learner(torch.zeros(2, 5, dtype=torch.long)).shape
+        torch.Size([2, 5, 7])
+    """
+
+    def __init__(
+        self,
+        mixer: str | Entry | list[str | Entry],
+        vocab_size: int,
+        d_model: int = 128,
+        n_layers: int = 1,
+        mlp_ratio: float = 8 / 3,
+        dropout: float = 0.0,
+        tie_embeddings: bool = False,
+        activation_checkpointing: bool = False,
+        optimizer: str | Entry = "adamw",
+        schedule: str | Entry = "cosine",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.optimizer, self.schedule = entry("optimizer", optimizer), entry("schedule", schedule)
+        check_optimizer(**self.optimizer)
+        check_schedule(**self.schedule)
+        self.model = SequenceModel(
+            mixer,
+            vocab_size,
+            d_model,
+            n_layers,
+            mlp_ratio=mlp_ratio,
+            dropout=dropout,
+            tie_embeddings=tie_embeddings,
+            activation_checkpointing=activation_checkpointing,
+        )
+        # Callbacks add terms to the loss: functions called after the forward pass of each training step.
+        self.loss_terms: dict[str, Callable[[], Tensor | None]] = {}
+        # Right answers and answers of the last training step (2,), for callbacks, on the device.
+        self.last_counts: Tensor | None = None
+        self._counts: dict[int, Counts] = {}
+        self._sharded = False
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, T, vocab_size) for tokens (B, T)."""
+        return self.model(tokens)[0]
+
+    def configure_model(self) -> None:
+        """Shards the parameters by block when the strategy asks for it (`--trainer.strategy fully_shard`)."""
+        if self.device_mesh is None or self._sharded:
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = self.device_mesh["data_parallel"]
+        for block in self.model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+        self._sharded = True
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        total = self.trainer.estimated_stepping_batches
+        if self.trainer.max_steps > 0:
+            total = self.trainer.max_steps
+        if total == float("inf") and self.schedule["name"] != "constant":
+            raise ValueError(f"schedule: {self.schedule['name']!r} needs trainer.max_steps, which is not set")
+        optimizer = create_optimizer(model=self.model, **self.optimizer)
+        total = 0 if total == float("inf") else int(total)
+        schedule = create_schedule(optimizer=optimizer, total_steps=max(1, total), **self.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits, targets = self(batch["tokens"]), batch["targets"]
+        loss = cross_entropy(logits, targets)
+        with torch.no_grad():
+            right = (logits.argmax(-1) == targets).sum()
+            self.last_counts = torch.stack([right, (targets != -100).sum()])
+        terms = {name: term for name, function in self.loss_terms.items() if (term := function()) is not None}
+        # Lightning's bookkeeping for a logged value costs more than a small layer: only where it is written.
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            right, total = self.last_counts
+            values = {"train/loss": loss, "train/token_accuracy": right / total, **terms}
+            values["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log_dict(values, sync_dist=self.trainer.world_size > 1, batch_size=len(targets))
+        for term in terms.values():
+            loss = loss + term
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._counts.clear()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        if dataloader_idx not in self._counts:
+            self._counts[dataloader_idx] = Counts(self.device)
+        self._counts[dataloader_idx].add(self(batch["tokens"]), batch["targets"])
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        results = self._results("val", getattr(self.trainer.datamodule, "validation_lengths", None))
+        metric = getattr(self.trainer.datamodule, "metric", "sequence_accuracy")
+        decisive = [value for name, value in results.items() if f"/{metric}" in name]
+        self.log_dict({**results, "val/accuracy": decisive[-1]})
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self._results("test", getattr(self.trainer.datamodule, "eval_lengths", None)))
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """`tokens`, `targets` and the most likely answers, `predictions`, all (B, T)."""
+        return {**batch, "predictions": self(batch["tokens"]).argmax(-1)}
+
+    def _results(self, stage: str, lengths: list[int] | None) -> dict[str, Tensor]:
+        results = {}
+        for index, counts in sorted(self._counts.items()):
+            suffix = f"/{lengths[index]}" if lengths else (f"/{index}" if len(self._counts) > 1 else "")
+            for name, value in counts.rates(self.trainer.strategy).items():
+                results[f"{stage}/{name}{suffix}"] = value
+        return results
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the positions (B, T) that have a target, in float32 whatever the logits' type."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+def entry(kind: str, value: str | Entry) -> Entry:
+    """`{name: ..., arguments}` from a name alone or from itself; anything else is a `ValueError`."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, dict) or "name" not in value:
+        near = unknown_name("key", next(iter(value)), ["name"]) if isinstance(value, dict) and value else ""
+        raise ValueError(f"{kind}: expected a name or {{name: ..., arguments}}, got {value!r} {near}".rstrip())
+    return dict(value)

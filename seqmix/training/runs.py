@@ -1,0 +1,56 @@
+"""Folders of runs: `runs/CONFIG/NUMBER`, with config.yaml, checkpoints/, metrics, accuracy.csv and accuracy.png."""
+
+import os
+from pathlib import Path
+
+__all__ = ["find_checkpoint", "new_run", "run_of"]
+
+ROOT = Path("runs")
+_VARIABLE = "SEQMIX_RUN_DIR"  # tells the other processes of a run on this machine where it writes
+
+
+def new_run(name: str, run_dir: str | None = None) -> Path:
+    """The folder for a new run: `run_dir`, or the next free number under `runs/NAME`."""
+    if os.environ.get("LOCAL_RANK", "0") != "0" and _VARIABLE in os.environ:
+        return Path(os.environ[_VARIABLE])
+    if run_dir is not None:
+        folder = Path(run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        number = 1 + max((int(p.name) for p in (ROOT / name).glob("*") if p.name.isdigit()), default=0)
+        while True:
+            folder = ROOT / name / str(number)
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                number += 1
+    os.environ[_VARIABLE] = str(folder)
+    return folder
+
+
+def find_checkpoint(which: str, name: str | None, run_dir: str | None) -> Path:
+    """The checkpoint that `--ckpt_path` means: a path, or `last` or `best` of the newest run.
+
+    Looks in `run_dir` if given, else in the runs of the config `name`, else in all runs.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if which not in ("last", "best"):
+        if not Path(which).exists():
+            raise ValueError(f"ckpt_path: expected a checkpoint, 'last' or 'best', got {which!r}, which does not exist")
+        return Path(which)
+    file = f"checkpoints/{which}.ckpt"
+    folder = Path(run_dir) if run_dir else ROOT / name if name else ROOT
+    pattern = file if run_dir else f"*/{file}" if name else f"*/*/{file}"
+    found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ValueError(f"ckpt_path: no {which}.ckpt found as {folder / pattern}")
+    return found[-1]
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run that a checkpoint lies in, if it lies in one."""
+    run = checkpoint.resolve().parents[1]
+    return Path(os.path.relpath(run)) if checkpoint.resolve().parent.name == "checkpoints" else None
