@@ -63,9 +63,7 @@ def create_schedule(
         kwargs: `warmup` (steps), and for cosine `final` (factor at the end).
 
     Raises:
-        ValueError: an unknown name or argument, with the nearest ones, or a warm-up longer than the run.
+        ValueError: an unknown name or argument, with the nearest ones, or a value out of its range.
     """
     check_schedule(name, **kwargs)
-    if kwargs.get("warmup", 0) > total_steps:
-        raise ValueError(f"schedule: warmup must be at most the {total_steps} steps of the run, got {kwargs['warmup']}")
     return torch.optim.lr_scheduler.LambdaLR(optimizer, SCHEDULES[name](total_steps, **kwargs))

@@ -12,7 +12,8 @@ from seqmix._extras import require
 from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader
 from seqmix.tasks.streams import permutation, uniform_integer
 
-pl = require("lightning.pytorch", extra="train", owner="seqmix.tasks.Task")
+require("lightning.pytorch", extra="train", owner="seqmix.tasks.Task")
+from lightning.pytorch import LightningDataModule  # noqa: E402
 
 __all__ = ["Examples", "Task"]
 
@@ -92,7 +93,7 @@ class _EvalBatches:
         return -(-self.size // (self.batch_size * self.world_size))
 
 
-class Task(pl.LightningDataModule):
+class Task(LightningDataModule):
     """Data of one task. Batches are dicts of int64 `tokens` and `targets` (B, T), target -100 where there is no loss.
 
     Example i of a split is a pure function of (seed, split, i), so batches are the same for any number of workers or
@@ -157,7 +158,8 @@ class Task(pl.LightningDataModule):
             )
         if not 1 <= length <= self.train_length:
             raise ValueError(
-                f"{type(self).__name__}: current_length must be in [1, train_length = {self.train_length}], got {length}"
+                f"{type(self).__name__}: current_length must be in [1, {self.train_length}], up to train_length, "
+                f"got {length}"
             )
         self._limit = length
         if self._train is not None:
@@ -194,7 +196,7 @@ class Task(pl.LightningDataModule):
 
     @property
     def validation_lengths(self) -> list[int]:
-        """Lengths of the validation sets, in the order of `val_dataloader`: models are chosen at the training length."""
+        """Lengths of the validation sets, in the order of `val_dataloader`: the training length decides."""
         return [self.train_length]
 
     def version(self) -> str:

@@ -100,7 +100,7 @@ def group(name: str) -> Group:
     factors = [(m[1] or "Q", int(m[2] or 8)) for m in matches if m]
     order = math.prod(_order(family, n) for family, n in factors)
     if order > MAX_ORDER:
-        raise ValueError(f"group: {name} has {order:,} elements, expected at most {MAX_ORDER:,}")
+        raise ValueError(f"group: {name} has more than {MAX_ORDER:,} elements, which is the limit")
     tables = [_BUILDERS[family](n) for family, n in factors]
     table, permutations = tables[0]
     for second, _ in tables[1:]:

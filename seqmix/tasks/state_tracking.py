@@ -1,4 +1,4 @@
-"""State tracking: follow the state of a finite automaton along the sequence. The word problem of a group, and parity."""
+"""State tracking: follow a finite automaton along the sequence. The word problem of a group, and parity."""
 
 from collections.abc import Sequence
 

@@ -1,27 +1,25 @@
 """`seqmix fit|validate|test|predict`: LightningCLI with registry entries, configs by name and a folder for each run."""
 
-import inspect
 import logging
-import os
+import shutil
 import tempfile
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from seqmix._suggest import unknown_name
-from seqmix.tasks.registry import get_task, list_tasks
+from seqmix.tasks.registry import list_tasks
 from seqmix.training import config_files, runs, strategies
 from seqmix.training.callbacks import NonFiniteLossError, TrainingInterrupted
 from seqmix.training.callbacks.accuracy_table import write_whole
 from seqmix.training.module import SequenceLearner
+from seqmix.training.options import check_classes, check_keys, read_options
 
 __all__ = ["CommandLine", "main"]
 
@@ -36,13 +34,19 @@ _TRAINER: dict[str, Any] = {
     "enable_model_summary": False,
 }
 _KEPT = ("seed_everything", "trainer", "model", "data")  # of a run's config.yaml, which every subcommand reads
+_HELP = {
+    "description": "Options change what --config NAME says. Entries: --mixer NAME, --mixer.ARGUMENT VALUE, and the "
+    "same for --optimizer, --schedule and --data (a task). Callbacks: --curriculum.start 2, --gate_entropy null; also "
+    + ", ".join(f"--{section}" for section in config_files.SECTIONS if section not in ("curriculum", "gate_entropy"))
+    + "."
+}
 
 
 class SaveConfig(SaveConfigCallback):
     """Writes `config.yaml` in the folder of the run, as a config that `--config` takes."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, save_to_log_dir=False, **kwargs)
+    def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage != "fit":
@@ -67,7 +71,11 @@ class CommandLine(LightningCLI):
             trainer_defaults=_TRAINER,
             seed_everything_default=0,
             save_config_callback=SaveConfig,
-            parser_kwargs={"exit_on_error": False, "prog": "seqmix"},
+            parser_kwargs={
+                "exit_on_error": False,
+                "prog": "seqmix",
+                **{name: dict(_HELP) for name in self.subcommands()},
+            },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=args,
@@ -96,7 +104,7 @@ class CommandLine(LightningCLI):
             self.config = parser.parse_args(args)
             return
         subparser = self._subcommand_parsers[subcommand]
-        config, rest, paths = _read_options(options, subparser)
+        config, rest, paths = read_options(options, subparser)
         self._locate(subcommand, paths)
         if self.checkpoint is not None and not paths["config"]:
             run = runs.run_of(self.checkpoint)
@@ -107,7 +115,10 @@ class CommandLine(LightningCLI):
         if subcommand != "fit":
             config.pop("test_after_fit", None)
         config = config_files.expand(config)
-        _check_keys(config, subparser)
+        if config["trainer"].get("default_root_dir") or any("default_root_dir" in option for option in rest):
+            raise ValueError("trainer.default_root_dir: a run has its folder from --run_dir, or runs/CONFIG/NUMBER")
+        check_keys(config, subparser)
+        check_classes(config)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "config.yaml"
             path.write_text(yaml.safe_dump(config))
@@ -124,6 +135,8 @@ class CommandLine(LightningCLI):
             self.checkpoint = runs.find_checkpoint(which, self.name if paths["config"] else None, paths["run_dir"])
         run = runs.run_of(self.checkpoint) if self.checkpoint is not None else None
         self._requested = Path(paths["run_dir"]) if paths["run_dir"] else run
+        if run is not None and not paths["config"]:
+            self.name = run.parent.name
 
     def _parse_ckpt_path(self) -> None:
         """Overrides Lightning: configs come from config files, never half from a checkpoint."""
@@ -149,8 +162,19 @@ class CommandLine(LightningCLI):
             self.config_init[self.subcommand]["ckpt_path"] = str(self.checkpoint)
         super()._run_subcommand(self.subcommand)
 
+    @property
+    def started(self) -> bool:
+        """Whether a batch was taken."""
+        loops = (self.trainer.fit_loop.epoch_loop, self.trainer.validate_loop, self.trainer.test_loop)
+        return any(loop.batch_progress.total.ready for loop in loops)
+
+    def discard_run(self) -> None:
+        """Remove the folder of a run that never began."""
+        if self.run_dir is not None and self._requested is None and runs.is_main_process():
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+
     def before_fit(self) -> None:
-        if rank_zero_only.rank == 0:
+        if runs.is_main_process():
             model = self.model.model
             count = sum(p.numel() for p in model.parameters())
             mixers = ", ".join(sorted({type(block.mixer).__name__ for block in model.blocks}))
@@ -162,7 +186,7 @@ class CommandLine(LightningCLI):
 
     def after_fit(self) -> None:
         which = self.config["fit"]["test_after_fit"]
-        if which == "none" or self.trainer.fast_dev_run:
+        if which == "none" or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         callback: Any = self.trainer.checkpoint_callback
         path = getattr(callback, "best_model_path", "") if which == "best" else None
@@ -173,100 +197,38 @@ class CommandLine(LightningCLI):
         self.trainer.test(**{**kwargs, "verbose": False})
 
 
-def _read_options(
-    options: list[str], parser: LightningArgumentParser
-) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
-    """The config that files and options describe, the options left for Lightning's parser, and what files were named."""
-    config: dict[str, Any] = {}
-    changes: list[tuple[str, Any]] = []
-    rest: list[str] = []
-    paths: dict[str, Any] = {"config": [], "ckpt_path": None, "run_dir": None}
-    # The seed too: the task's stream follows it.
-    own = (*config_files.MODEL_ENTRIES, "data", "seed_everything", *config_files.SECTIONS)
-    position = 0
-    while position < len(options):
-        option = options[position]
-        position += 1
-        key, equals, value = option.partition("=")
-        key = {"-c": "--config"}.get(key, key)
-        if not key.startswith("--"):
-            raise ValueError(f"expected an option that starts with --, got {option!r}")
-        path = key[2:]
-        if path.startswith("model.") and path.split(".")[1] in config_files.MODEL_ENTRIES:
-            path = path.removeprefix("model.")
-        if not equals:
-            value = None
-            if position < len(options) and not options[position].startswith("--"):
-                value = options[position]
-                position += 1
-        if path.split(".")[0] not in (*own, *paths) or path.endswith(".help"):
-            _check_option(key, parser)
-            rest += [option] if equals or value is None else [option, value]
-            continue
-        if value is None:
-            raise ValueError(f"{key}: expected a value")
-        if path == "config":
-            config = config_files.merge(config, config_files.load_config(value))
-            paths["config"].append(value)
-        elif path in paths:
-            paths[path] = value
-        else:
-            changes.append((path, config_files.parse_value(value)))
-    for path, value in changes:
-        config = config_files.set_by_path(config, path, value)
-    return config, rest, paths
-
-
-def _leaves(parser: LightningArgumentParser) -> set[str]:
-    names = {action.dest for action in parser._actions}
-    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
-
-
-def _check_option(key: str, parser: LightningArgumentParser) -> None:
-    leaves = _leaves(parser)
-    path = key[2:].removesuffix("+").removesuffix(".help")
-    if path not in leaves and not any(path.startswith(f"{leaf}.") for leaf in leaves) and path != "print_config":
-        known = [f"--{leaf}" for leaf in leaves] + [f"--{kind}" for kind in config_files.MODEL_ENTRIES]
-        raise unknown_name("option", key, [*known, *(f"--{section}" for section in config_files.SECTIONS)])
-
-
-def _check_keys(config: dict[str, Any], parser: LightningArgumentParser) -> None:
-    leaves = _leaves(parser)
-    groups = {leaf.partition(".")[0] for leaf in leaves}
-    for key, value in config.items():
-        if key not in groups:
-            raise unknown_name(
-                "key of the config:", key, [*groups, *config_files.MODEL_ENTRIES, *config_files.SECTIONS]
-            )
-        if key == "data" and isinstance(value, dict) and "init_args" in value:
-            name = next(name for name in list_tasks() if get_task(name).class_path == value["class_path"])
-            known = inspect.signature(get_task(name).load()).parameters
-            for argument in value["init_args"]:
-                if argument not in known:
-                    raise unknown_name(f"argument of task {name!r}:", argument, known)
-        elif isinstance(value, dict) and key not in leaves:
-            known_keys = {leaf.split(".")[1] for leaf in leaves if leaf.startswith(f"{key}.")}
-            for argument in value:
-                if argument not in known_keys:
-                    raise unknown_name(f"argument of {key}:", argument, known_keys)
-
-
 def main(argv: list[str]) -> int:
-    """Run one of Lightning's subcommands; returns the exit status. Mistakes in the arguments take one line."""
+    """Run one of Lightning's subcommands; returns the exit status.
+
+    Mistakes in the arguments are `ValueError`s, for the caller to tell in one line; an error after the first batch
+    keeps its traceback.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     try:
         command = CommandLine(argv)
     except ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(_shortened(str(error))) from None
     try:
         command.execute()
     except TrainingInterrupted as stop:
         print(f"seqmix: {stop}", flush=True)
         return 130
-    except NonFiniteLossError as stop:
-        if torch.distributed.is_initialized() or os.environ.get("SEQMIX_TRACEBACK"):
+    except NonFiniteLossError:
+        raise
+    except ValueError:
+        if not command.started:
+            command.discard_run()
             raise
-        raise ValueError(str(stop)) from None
+        traceback.print_exc()
+        return 1
     return 0
+
+
+def _shortened(message: str) -> str:
+    # Of a union, jsonargparse lists every member twice, and repeats the whole value.
+    message = " ".join(message.split())
+    before, errors, after = message.partition(" Errors:")
+    value = after.rpartition("Given value:")[2].strip()
+    return f"{before}; got {value}" if errors and value and len(value) < 200 else message

@@ -155,7 +155,7 @@ def _canonical(config: Config) -> Config:
         sections = {class_path: section for section, (class_path, _) in SECTIONS.items()}
         kept = []
         for callback in trainer["callbacks"]:
-            section = sections.get(callback.get("class_path")) if isinstance(callback, dict) else None
+            section = sections.get(str(callback.get("class_path"))) if isinstance(callback, dict) else None
             if section is None:
                 kept.append(callback)
             else:
@@ -181,6 +181,6 @@ def parse_value(text: str) -> Any:
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
     )
     try:
-        return yaml.load(text, Loader=Loader)  # noqa: S506
+        return yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None

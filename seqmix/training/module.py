@@ -14,14 +14,15 @@ from seqmix.optim.registry import check_optimizer, create_optimizer
 from seqmix.optim.schedules import check_schedule, create_schedule
 from seqmix.training.metrics import Counts
 
-pl = require("lightning.pytorch", extra="train", owner="seqmix.training")
+require("lightning.pytorch", extra="train", owner="seqmix.training")
+from lightning.pytorch import LightningModule  # noqa: E402
 
 __all__ = ["SequenceLearner"]
 
 Entry = dict[str, Any]
 
 
-class SequenceLearner(pl.LightningModule):
+class SequenceLearner(LightningModule):
     """Trains a `SequenceModel` on batches of `tokens` and `targets` (B, T); a target of -100 carries no loss.
 
     Logged: `train/loss`, `train/token_accuracy`, `lr`; for validation and test, at each length L of their sets,
@@ -101,7 +102,8 @@ class SequenceLearner(pl.LightningModule):
         fully_shard(self.model, mesh=mesh)
         self._sharded = True
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
+        """The optimizer over parameter groups, and the schedule, stepped after every optimizer step."""
         total = self.trainer.estimated_stepping_batches
         if self.trainer.max_steps > 0:
             total = self.trainer.max_steps
@@ -120,11 +122,12 @@ class SequenceLearner(pl.LightningModule):
             self.last_counts = torch.stack([right, (targets != -100).sum()])
         terms = {name: term for name, function in self.loss_terms.items() if (term := function()) is not None}
         # Lightning's bookkeeping for a logged value costs more than a small layer: only where it is written.
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        trainer: Any = self.trainer
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
             right, total = self.last_counts
             values = {"train/loss": loss, "train/token_accuracy": right / total, **terms}
-            values["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-            self.log_dict(values, sync_dist=self.trainer.world_size > 1, batch_size=len(targets))
+            values["lr"] = torch.tensor(trainer.optimizers[0].param_groups[0]["lr"])
+            self.log_dict(values, sync_dist=trainer.world_size > 1, batch_size=len(targets))
         for term in terms.values():
             loss = loss + term
         return loss
@@ -142,13 +145,15 @@ class SequenceLearner(pl.LightningModule):
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        results = self._results("val", getattr(self.trainer.datamodule, "validation_lengths", None))
-        metric = getattr(self.trainer.datamodule, "metric", "sequence_accuracy")
+        task = getattr(self.trainer, "datamodule", None)
+        results = self._results("val", getattr(task, "validation_lengths", None))
+        metric = getattr(task, "metric", "sequence_accuracy")
         decisive = [value for name, value in results.items() if f"/{metric}" in name]
         self.log_dict({**results, "val/accuracy": decisive[-1]})
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self._results("test", getattr(self.trainer.datamodule, "eval_lengths", None)))
+        task = getattr(self.trainer, "datamodule", None)
+        self.log_dict(self._results("test", getattr(task, "eval_lengths", None)))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """`tokens`, `targets` and the most likely answers, `predictions`, all (B, T)."""

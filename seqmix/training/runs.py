@@ -11,7 +11,7 @@ _VARIABLE = "SEQMIX_RUN_DIR"  # tells the other processes of a run on this machi
 
 def new_run(name: str, run_dir: str | None = None) -> Path:
     """The folder for a new run: `run_dir`, or the next free number under `runs/NAME`."""
-    if os.environ.get("LOCAL_RANK", "0") != "0" and _VARIABLE in os.environ:
+    if not is_main_process() and _VARIABLE in os.environ:
         return Path(os.environ[_VARIABLE])
     if run_dir is not None:
         folder = Path(run_dir)
@@ -27,6 +27,11 @@ def new_run(name: str, run_dir: str | None = None) -> Path:
                 number += 1
     os.environ[_VARIABLE] = str(folder)
     return folder
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that prints and makes folders."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
 
 
 def find_checkpoint(which: str, name: str | None, run_dir: str | None) -> Path:

@@ -43,16 +43,23 @@ class GateEntropyPenalty(Callback):
             return
         mixers = [module for module in pl_module.modules() if callable(getattr(module, "gates", None))]
         if not mixers:
-            raise ValueError("GateEntropyPenalty: the model must have mixers with gates (bd-lru, h-lru), it has none")
+            raise ValueError(
+                "GateEntropyPenalty: the model must have mixers with gates (bd-lru, h-lru), it has "
+                "none; `--gate_entropy null` leaves the penalty out"
+            )
         # Inside the forward pass, where sharded parameters are whole and autocast is on.
         self._hooks = [mixer.register_forward_hook(self._record) for mixer in mixers]
-        pl_module.loss_terms["train/gate_penalty"] = self._term  # type: ignore[union-attr, index]
+        self._terms(pl_module)["train/gate_penalty"] = self._term
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         while self._hooks:
             self._hooks.pop().remove()
         if stage == "fit":
-            pl_module.loss_terms.pop("train/gate_penalty", None)  # type: ignore[union-attr, operator]
+            self._terms(pl_module).pop("train/gate_penalty", None)
+
+    @staticmethod
+    def _terms(pl_module: Any) -> dict[str, Any]:
+        return pl_module.loss_terms
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._entropies.clear()
@@ -79,6 +86,6 @@ class GateEntropyPenalty(Callback):
 
 
 def gate_entropy(gates: Tensor) -> Tensor:
-    """Mean entropy in nats of gates (..., n) that sum to one along the last axis; signed gates count by absolute value."""
+    """Mean entropy in nats of gates (..., n) with sum one along the last axis; signed ones count by absolute value."""
     p = gates.float().abs()
     return -torch.special.xlogy(p, p.clamp_min(torch.finfo(p.dtype).tiny)).sum(-1).mean()

@@ -25,7 +25,7 @@ class StepProgress(ProgressBar):
         super().__init__()
         self.refresh, self.lines_every = refresh, lines_every
         self._enabled = True
-        self._next = self._begin = 0.0
+        self._next = self._begin = self._after_first = 0.0
         self._first_step = 0
         self._width = 0
 
@@ -45,6 +45,9 @@ class StepProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        # The first step loads and compiles; the speed is that of the others.
+        if trainer.global_step == self._first_step + 1:
+            self._after_first = time.monotonic()
         if self._enabled and time.monotonic() >= self._next:
             self._show(self._line(trainer, pl_module, outputs))
 
@@ -69,7 +72,7 @@ class StepProgress(ProgressBar):
 
     def _line(self, trainer: Trainer, pl_module: LightningModule, outputs: Any) -> str:
         total, step, now = trainer.max_steps, trainer.global_step, time.monotonic()
-        rate = (step - self._first_step) / max(1e-9, now - self._begin)
+        rate = (step - self._first_step - 1) / max(1e-9, now - self._after_first)
         parts = [f"step {step}" + (f"/{total}" if total > 0 else "")]
         if total > 0 and sys.stdout.isatty():
             filled = 20 * step // total
@@ -86,8 +89,9 @@ class StepProgress(ProgressBar):
         if "val/accuracy" in trainer.callback_metrics:
             parts.append(f"validation {float(trainer.callback_metrics['val/accuracy']):.3f}")
         parts.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
-        parts.append(f"{rate:.1f} steps/s")
-        if total > 0:
+        if step > self._first_step + 1:
+            parts.append(f"{rate:.1f} steps/s")
+        if total > 0 and step > self._first_step + 1:
             parts.append(f"{_clock((total - step) / max(1e-9, rate))} left")
         return "  ".join(parts)
 

@@ -1,0 +1,111 @@
+"""Options of the command line: registry entries and configs are read here, the rest is left to Lightning's parser."""
+
+import importlib
+import inspect
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from seqmix._suggest import unknown_name
+from seqmix.tasks.registry import get_task, list_tasks
+from seqmix.training.config_files import (
+    MODEL_ENTRIES,
+    SECTIONS,
+    Config,
+    load_config,
+    merge,
+    parse_value,
+    set_by_path,
+)
+
+__all__ = ["check_classes", "check_keys", "read_options"]
+
+
+def read_options(options: list[str], parser: LightningArgumentParser) -> tuple[Config, list[str], dict[str, Any]]:
+    """What options say: the config, the options left for Lightning's parser, and the files and folders named."""
+    config: Config = {}
+    changes: list[tuple[str, Any]] = []
+    rest: list[str] = []
+    paths: dict[str, Any] = {"config": [], "ckpt_path": None, "run_dir": None}
+    # The seed too: the task's stream follows it.
+    own = (*MODEL_ENTRIES, "data", "seed_everything", *SECTIONS)
+    position = 0
+    while position < len(options):
+        option = options[position]
+        position += 1
+        key, equals, value = option.partition("=")
+        key = {"-c": "--config"}.get(key, key)
+        if not key.startswith("--"):
+            raise ValueError(f"expected an option that starts with --, got {option!r}")
+        path = key[2:]
+        if path.startswith("model.") and path.split(".")[1] in MODEL_ENTRIES:
+            path = path.removeprefix("model.")
+        given = bool(equals)
+        if not equals and position < len(options) and not options[position].startswith("--"):
+            value, given = options[position], True
+            position += 1
+        if path.split(".")[0] not in (*own, *paths) or path.endswith(".help"):
+            _check_option(key, parser)
+            rest += [option] if equals or not given else [option, value]
+            continue
+        if not given:
+            raise ValueError(f"{key}: expected a value")
+        if path == "config":
+            config = merge(config, load_config(value))
+            paths["config"].append(value)
+        elif path in paths:
+            paths[path] = value
+        else:
+            changes.append((path, parse_value(value)))
+    for path, value in changes:
+        config = set_by_path(config, path, value)
+    return config, rest, paths
+
+
+def _leaves(parser: LightningArgumentParser) -> set[str]:
+    names = {action.dest for action in parser._actions}
+    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
+
+
+def _check_option(key: str, parser: LightningArgumentParser) -> None:
+    leaves = _leaves(parser)
+    path = key[2:].removesuffix("+").removesuffix(".help")
+    if path in (*leaves, "print_config") or any(path.startswith(f"{leaf}.") for leaf in leaves):
+        return
+    # Nobody reads a list of a hundred options: those of the same group are enough.
+    group = path.partition(".")[0]
+    known = {leaf.removesuffix(".help") for leaf in leaves if leaf.partition(".")[0] == group}
+    known = known or {leaf.partition(".")[0] for leaf in leaves} | {*MODEL_ENTRIES, *SECTIONS}
+    raise unknown_name("option", key, [f"--{name}" for name in known])
+
+
+def check_keys(config: Config, parser: LightningArgumentParser) -> None:
+    """`ValueError` with the nearest names for a key of `trainer`, `model` or the config itself that does not exist."""
+    leaves = _leaves(parser)
+    groups = {leaf.partition(".")[0] for leaf in leaves}
+    for key, value in config.items():
+        if key not in groups:
+            raise unknown_name("key of the config:", key, [*groups, *MODEL_ENTRIES, *SECTIONS])
+        if isinstance(value, dict) and key != "data":
+            known = {leaf.split(".")[1] for leaf in leaves if leaf.startswith(f"{key}.")}
+            for argument in value:
+                if argument not in known:
+                    raise unknown_name(f"argument of {key}:", argument, known)
+
+
+def check_classes(config: Config) -> None:
+    """The `ValueError` of the task or callback that cannot be built; Lightning's parser would bury it."""
+    callbacks = {class_path: section for section, (class_path, _) in SECTIONS.items()}
+    tasks = {get_task(name).class_path: f"task {name!r}" for name in list_tasks()}
+    for entry in (config.get("data"), *config.get("trainer", {}).get("callbacks", [])):
+        class_path = str(entry.get("class_path")) if isinstance(entry, dict) else ""
+        owner = tasks.get(class_path) or callbacks.get(class_path)
+        if owner is None:
+            continue
+        module, _, name = class_path.rpartition(".")
+        constructor = getattr(importlib.import_module(module), name)
+        arguments, known = entry.get("init_args") or {}, inspect.signature(constructor).parameters
+        for argument in arguments:
+            if argument not in known:
+                raise unknown_name(f"argument of {owner}:", argument, known)
+        constructor(**arguments)
