@@ -1,0 +1,8 @@
+"""`python -m seqmix.benchmarks`: the same as `seqmix bench`."""
+
+import sys
+
+from seqmix.benchmarks.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

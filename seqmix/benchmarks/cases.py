@@ -1,0 +1,189 @@
+"""What `seqmix bench kernels` runs: every op at its standard size and at a small one, and the bytes it must move.
+
+Letters: B batch, T time, D channels, N blocks or states, m block size or order, W width of a convolution.
+"""
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqmix._suggest import unknown_name
+
+Inputs = dict[str, Tensor]
+Sizes = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op in one configuration.
+
+    `make(sizes, generator)` returns float32 or complex64 inputs by name, batch first except for those in `unbatched`.
+    `saved` names what the backward pass has to read besides the upstream gradient: inputs, or "output".
+    """
+
+    name: str
+    op: str
+    sizes: Sizes
+    quick: Sizes
+    make: Callable[[Sizes, torch.Generator], Inputs]
+    saved: tuple[str, ...]
+    unbatched: tuple[str, ...] = ()
+    is_complex: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def inputs(self, sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Inputs:
+        """The same numbers in every run: leaves that require gradients, in `dtype` on `device`."""
+        made = self.make(sizes, torch.Generator().manual_seed(0))
+        wide = torch.complex128 if dtype == torch.float64 else torch.complex64
+        return {
+            name: x.to(device=device, dtype=wide if x.is_complex() else dtype).requires_grad_()
+            for name, x in made.items()
+        }
+
+    def moved_bytes(self, inputs: Inputs, output: Tensor, backward: bool) -> int:
+        """Bytes that any implementation moves: inputs and output once; for the backward pass the upstream gradient
+        and what it needs of inputs and output are read, and one gradient is written for every input."""
+        tensors = [*inputs.values(), output]
+        if backward:
+            tensors += [output, *inputs.values()]
+            tensors += [output if name == "output" else inputs[name] for name in self.saved]
+        return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def _decay(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return 0.9 + 0.0999 * torch.rand(shape, generator=generator)
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator)
+
+
+def _diagonal(s: Sizes, g: torch.Generator) -> Inputs:
+    shape = (s["B"], s["T"], s["D"])
+    return {"a": _decay(shape, g), "x": _normal(shape, g)}
+
+
+def _diagonal_complex(s: Sizes, g: torch.Generator) -> Inputs:
+    shape = (s["B"], s["T"], s["D"])
+    return {
+        "a": torch.polar(_decay(shape, g), 6.28 * torch.rand(shape, generator=g)),
+        "x": torch.complex(_normal(shape, g), _normal(shape, g)),
+    }
+
+
+def _diagonal_constant(s: Sizes, g: torch.Generator) -> Inputs:
+    return {"a": _decay((s["D"],), g), "x": _normal((s["B"], s["T"], s["D"]), g)}
+
+
+def _block(s: Sizes, g: torch.Generator) -> Inputs:
+    m = s["m"]
+    # Rows of absolute sum below one, with entries of both signs: stable, and not a softmax.
+    a = 0.95 * _normal((s["B"], s["T"], s["N"], m, m), g).softmax(-1)
+    sign = torch.randint(0, 2, (m, m), generator=g) * 2.0 - 1
+    return {"a": a * sign, "x": _normal((s["B"], s["T"], s["N"], m), g)}
+
+
+def _gated_block(s: Sizes, g: torch.Generator) -> Inputs:
+    shape = (s["B"], s["T"], s["N"], s["m"])
+    return {"logits": _normal((*shape, s["m"] + 1), g), "v": _normal(shape, g)}
+
+
+def _higher_order(s: Sizes, g: torch.Generator) -> Inputs:
+    shape = (s["B"], s["T"], s["D"])
+    return {"a": 0.95 * _normal((*shape, s["m"]), g).softmax(-1), "x": _normal(shape, g)}
+
+
+def _gated_higher_order(s: Sizes, g: torch.Generator) -> Inputs:
+    shape = (s["B"], s["T"], s["D"])
+    return {"logits": _normal((*shape, s["m"] + 1), g), "v": _normal(shape, g)}
+
+
+def _selective(s: Sizes, g: torch.Generator) -> Inputs:
+    batch, length, channels, states = s["B"], s["T"], s["D"], s["N"]
+    # Mamba's own start: rates -1 .. -N, step sizes spread evenly in log between 0.001 and 0.1.
+    steps = torch.rand((batch, length, channels), generator=g) * 4.6 - 6.9
+    return {
+        "x": _normal((batch, length, channels), g),
+        "dt": steps.exp(),
+        "A": -torch.arange(1.0, states + 1).expand(channels, states).clone(),
+        "B": _normal((batch, length, states), g),
+        "C": _normal((batch, length, states), g),
+        "D": torch.ones(channels),
+    }
+
+
+def _convolution(s: Sizes, g: torch.Generator) -> Inputs:
+    channels = s["D"]
+    return {
+        "x": _normal((s["B"], s["T"], channels), g),
+        "weight": 0.5 * _normal((channels, s["W"]), g),
+        "bias": 0.1 * _normal((channels,), g),
+    }
+
+
+_ROWS = {"B": 16, "T": 4096, "D": 256}
+_FEW = {"B": 2, "T": 33, "D": 8}
+_BLOCKS = {"B": 16, "T": 512, "N": 64, "m": 4}
+_FEW_BLOCKS = {"B": 2, "T": 33, "N": 3, "m": 4}
+_CHANNELS = {"B": 4, "T": 2048, "D": 512, "N": 16}
+
+CASES = (
+    Case("diagonal_scan", "diagonal_scan", _ROWS, _FEW, _diagonal, ("a", "output")),
+    Case(
+        "diagonal_scan_complex",
+        "diagonal_scan",
+        _ROWS | {"D": 128},
+        _FEW,
+        _diagonal_complex,
+        ("a", "output"),
+        is_complex=True,
+    ),
+    Case("diagonal_scan_constant", "diagonal_scan", _ROWS, _FEW, _diagonal_constant, ("a", "output"), ("a",)),
+    Case("block_scan", "block_scan", _BLOCKS, _FEW_BLOCKS, _block, ("a", "output")),
+    Case("gated_block_scan", "gated_block_scan", _BLOCKS, _FEW_BLOCKS, _gated_block, ("logits", "v", "output")),
+    Case("higher_order_scan", "higher_order_scan", _ROWS | {"m": 4}, _FEW | {"m": 4}, _higher_order, ("a", "output")),
+    Case(
+        "gated_higher_order_scan",
+        "gated_higher_order_scan",
+        _ROWS | {"m": 4},
+        _FEW | {"m": 4},
+        _gated_higher_order,
+        ("logits", "v", "output"),
+    ),
+    Case(
+        "selective_scan",
+        "selective_scan",
+        _CHANNELS,
+        _FEW | {"N": 4},
+        _selective,
+        ("x", "dt", "A", "B", "C", "D"),
+        ("A", "D"),
+    ),
+    Case(
+        "causal_conv1d",
+        "causal_conv1d",
+        _ROWS | {"W": 4},
+        _FEW | {"W": 4},
+        _convolution,
+        ("x", "weight", "bias"),
+        ("weight", "bias"),
+        options={"activation": "silu"},
+    ),
+)
+
+
+def select_cases(patterns: str | None) -> list[Case]:
+    """The cases whose names match any of the comma-separated shell `patterns`; none given means all."""
+    if patterns is None:
+        return list(CASES)
+    chosen = []
+    for pattern in patterns.split(","):
+        matches = [case for case in CASES if fnmatch.fnmatchcase(case.name, pattern.strip())]
+        if not matches:
+            raise unknown_name("case for --only", pattern, (case.name for case in CASES))
+        chosen += [case for case in matches if case not in chosen]
+    return chosen

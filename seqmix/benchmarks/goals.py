@@ -1,0 +1,89 @@
+"""What the library sets out to reach on a CPU, held against measured rows."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from seqmix.benchmarks.kernels import BOTH, FORWARD
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`seqmix` in at most `bound` times the time of `versus`, or at least `bound` times as fast (`faster`)."""
+
+    case: str
+    kind: str
+    threads: int
+    versus: str
+    bound: float
+    faster: bool = False
+
+    def __str__(self) -> str:
+        what = f"{self.case} {self.kind}, {self.threads} thread{'s' * (self.threads > 1)}"
+        if self.faster:
+            return f"{what}: at least {self.bound:g} x as fast as {self.versus}"
+        return f"{what}: at most {self.bound:g} x the time of {self.versus}"
+
+    def measured(self, rows: Iterable[Row]) -> float | None:
+        """The ratio, from medians; None if either was not timed."""
+        medians = {
+            row["contestant"]: row["median_ms"]
+            for row in rows
+            if (row["case"], row["pass"], row.get("threads")) == (self.case, self.kind, self.threads)
+        }
+        own, other = medians.get("seqmix"), medians.get(self.versus)
+        if own is None or other is None:
+            return None
+        return other / own if self.faster else own / other
+
+    def met(self, ratio: float) -> bool:
+        """Whether a measured ratio is good enough."""
+        return ratio >= self.bound if self.faster else ratio <= self.bound
+
+
+GOALS = (
+    Goal("diagonal_scan", FORWARD, 1, "product", 1.5),
+    Goal("diagonal_scan", FORWARD, 2, "product", 3),
+    *(Goal("diagonal_scan", BOTH, n, "plain loop", 5, faster=True) for n in (1, 2)),
+    *(Goal("gated_block_scan", BOTH, n, "plain loop", 4, faster=True) for n in (1, 2)),
+    *(Goal("selective_scan", kind, n, "mambapy", 5, faster=True) for kind in (FORWARD, BOTH) for n in (1, 2)),
+    *(Goal("higher_order_scan", kind, n, "diagonal_scan", 3) for kind in (FORWARD, BOTH) for n in (1, 2)),
+)
+
+LAYER_GOAL = ("bd-lru", 0.5)
+
+
+def kernel_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
+    """(goal, measured, met) for every goal whose contestants were timed at standard sizes."""
+    rows = [row for row in rows if row["dtype"] == "float32"]
+    results = []
+    for goal in GOALS:
+        ratio = goal.measured(rows)
+        if ratio is not None:
+            results.append((str(goal), f"{ratio:.2f} x", goal.met(ratio)))
+    for row in rows:
+        if row["case"] == "selective_scan" and row["role"] == "seqmix" and row["kept_beyond_inputs_bytes"] is not None:
+            sizes = row["sizes"]
+            states = 4 * sizes["B"] * sizes["T"] * sizes["D"] * sizes["N"]
+            share = row["kept_beyond_inputs_bytes"] / states
+            text = "selective_scan keeps no (B, T, D, N) tensor for backward: less than half of one beyond its inputs"
+            results.append((text, f"{100 * share:.1f} %", share < 0.5))
+            break
+    return results
+
+
+def layer_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
+    """(goal, measured, met) for the share of a BD-LRU step outside matrix products and the scan."""
+    name, bound = LAYER_GOAL
+    return [
+        (
+            f"{name} layer, forward and backward, {row['threads']} thread{'s' * (row['threads'] > 1)}: less than "
+            f"{100 * bound:.0f} % outside matrix products and the scan",
+            f"{100 * row['share_rest']:.0f} %",
+            row["share_rest"] < bound,
+        )
+        for row in rows
+        if row["mixer"] == name and row["status"] == "ok"
+    ]

@@ -1,0 +1,164 @@
+"""What a result is worth without its machine: nothing. Facts about this run, and JSON files written whole."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import seqmix
+
+SCHEMA = 1
+_PACKAGES = ("torch", "numba", "numpy", "triton", "mambapy", "accelerated-scan")
+
+Record = dict[str, Any]
+
+
+def describe_run(bench: str, argv: Sequence[str], device: torch.device, settings: dict[str, Any]) -> Record:
+    """Everything but the results: machine, versions, commit, date, command line."""
+    return {
+        "schema": SCHEMA,
+        "bench": bench,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["seqmix", "bench", *argv]),
+        "device": device.type,
+        "machine": machine(device),
+        "versions": versions(),
+        **_commit(),
+        "settings": settings,
+        "rows": [],
+    }
+
+
+def machine(device: torch.device) -> Record:
+    """Processor, cores this process may use, memory, load, operating system, and the accelerator if one is used."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    facts: Record = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "usable_cores": usable,
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "memory_bytes": _memory(),
+        "os": platform.platform(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    if device.type == "cuda":
+        facts["accelerator"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python, seqmix and the packages whose code is timed; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "seqmix": seqmix.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if match:
+            return match[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _commit() -> Record:
+    """Commit of the checkout that seqmix is imported from, and whether it was changed; None when installed."""
+    root = Path(seqmix.__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root:
+        return {"commit": None, "dirty": None}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "seqmix"))}
+
+
+def default_path(record: Record) -> Path:
+    """benchmarks/results/<device>/<bench>-<date>.json below the current folder."""
+    facts = record["machine"]
+    device = re.sub(r"[^a-z0-9]+", "-", facts.get("accelerator", facts["processor"]).lower()).strip("-")
+    stamp = re.sub(r"[^0-9T]", "", record["date"][:19])
+    return Path("benchmarks", "results", device or record["device"], f"{record['bench']}-{stamp}.json")
+
+
+def check_writable(path: Path) -> None:
+    """Raise `ValueError` now rather than after minutes of measuring."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ValueError(f"--out must name a file that can be written, got {str(path)!r}: {error}") from None
+    if path.is_dir():
+        raise ValueError(f"--out must name a file, got the folder {str(path)!r}")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` beside `path` and rename: a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp's files are for their owner alone
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def save(path: Path, record: Record) -> None:
+    """`record` as JSON, written whole; numbers that JSON does not have become null."""
+    write_whole(path, json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value
+
+
+def load(path: Path) -> Record:
+    """A saved record; `ValueError` if the file is not one."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"FILE must be a result of seqmix bench, cannot read {str(path)!r}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"FILE must be a result of seqmix bench, {str(path)!r} is not JSON: {error}") from None
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or "rows" not in record:
+        got = record.get("schema") if isinstance(record, dict) else type(record).__name__
+        raise ValueError(f"FILE must be a result of seqmix bench, schema {SCHEMA}, got {got!r} in {str(path)!r}")
+    return record

@@ -1,0 +1,110 @@
+"""Tables of results: the same rows for the terminal and for the documentation."""
+
+from typing import Any
+
+from seqmix.benchmarks import gate
+from seqmix.benchmarks.kernels import BOTH, FORWARD
+from seqmix.benchmarks.tables import Table, megabytes, number, percent
+
+Row = dict[str, Any]
+
+_STATUS = {"wrong": "WRONG", "error": "failed", "missing": "missing", "skipped": "skipped"}
+
+
+def sizes_text(sizes: dict[str, int]) -> str:
+    """Sizes in one phrase."""
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())
+
+
+def times_text(row: Row) -> str:
+    """Median with its quantiles, or why there is none."""
+    if row["status"] != "ok":
+        return _STATUS[row["status"]]
+    return f"{number(row['median_ms'])} [{number(row['q20_ms'])}, {number(row['q80_ms'])}]"
+
+
+def case_table(rows: list[Row]) -> Table:
+    """One case at one thread count, in full: a line for every contestant."""
+    first = rows[0]
+    threads = first.get("threads")
+    title = f"{first['case']} ({sizes_text(first['sizes'])}) {first['dtype']}"
+    if threads is not None:
+        title += f", {threads} thread{'s' * (threads > 1)}"
+    columns = ["", "forward ms [20 %, 80 %]", "min", "/copy", "x seqmix"]
+    columns += ["fwd+bwd ms [20 %, 80 %]", "min", "/copy", "x seqmix", "kept MB", "error"]
+    table = Table(title, columns)
+    notes = []
+    for name in dict.fromkeys(row["contestant"] for row in rows):
+        line, mine = [name], [row for row in rows if row["contestant"] == name]
+        for kind in (FORWARD, BOTH):
+            row = next((row for row in mine if row["pass"] in (kind, None)), mine[0])
+            line += [times_text(row), number(row["min_ms"]), percent(row["copy_fraction"]), number(row["times_seqmix"])]
+        kept, error = mine[0]["kept_beyond_inputs_bytes"], mine[0]["error_over_allowed"]
+        table.rows.append([*line, megabytes(kept), number(error, 2)])
+        if mine[0]["reason"]:
+            notes.append(f"{name}: {_STATUS[mine[0]['status']]}, {mine[0]['reason']}")
+    table.note = "\n".join(notes)
+    return table
+
+
+def kernel_legend() -> str:
+    """What the columns of `case_table` mean."""
+    return (
+        "/copy: time of a copy that moves as many bytes (inputs and outputs once), over the time; x seqmix: median\n"
+        "over seqmix's; kept MB: memory kept for the backward pass beyond the inputs; error: largest error of outputs\n"
+        f"and gradients against the float64 loop, over what is allowed: {gate.rule(exact=True)},\n"
+        f"for those that associate in another order {gate.rule(exact=False)}."
+    )
+
+
+def layers_table(rows: list[Row]) -> Table:
+    """All mixers of `seqmix bench layers`."""
+    sizes = rows[0]["sizes"]
+    columns = ["mixer", "threads", "forward ms", "fwd+bwd ms [20 %, 80 %]", "tokens/s", "parameters", "state"]
+    columns += ["products", "scan", "rest", "accounted", "decode ms"]
+    table = Table(f"layers ({sizes_text(sizes)}) {rows[0]['dtype']}", columns)
+    for row in rows:
+        line = [mixer_text(row), str(row["threads"]), number(row["forward_median_ms"]), times_text(row)]
+        line += [number(row["tokens_per_second"]), str(row.get("parameters", "-")), str(row.get("state_size", "-"))]
+        line += [percent(row[f"share_{part}"]) for part in ("products", "mixing", "rest")]
+        table.rows.append([*line, percent(row["accounted"]), number(row["decode_median_ms"])])
+    table.note = _reasons(rows)
+    return table
+
+
+def layers_legend() -> str:
+    """What the columns of `layers_table` mean."""
+    return (
+        "products, scan, rest: shares of a profiled step (forward and backward) in matrix products, in the mixing op\n"
+        "(scan, attention, LSTM loop) and in everything else; accounted: share of the step that the profiler's events\n"
+        "add up to; state: numbers kept per sequence after T tokens; decode: one token at batch size 1 after T tokens."
+    )
+
+
+def decode_table(rows: list[Row]) -> Table:
+    """All mixers and batch sizes of `seqmix bench decode`."""
+    sizes = rows[0]["sizes"]
+    title = f"decoding after T={sizes['T']} tokens, d_model={sizes['d_model']}, {rows[0]['dtype']}"
+    table = Table(title, ["mixer", "threads", "batch", "ms a token [20 %, 80 %]", "min", "tokens/s"])
+    for row in rows:
+        line = [mixer_text(row), str(row["threads"]), str(row["sizes"]["B"]), times_text(row), number(row["min_ms"])]
+        table.rows.append([*line, number(row["tokens_per_second"])])
+    table.note = _reasons(rows)
+    return table
+
+
+def goals_table(results: list[tuple[str, str, bool]]) -> Table:
+    """Goals with what was measured."""
+    table = Table("goals", ["goal", "measured", ""])
+    table.rows = [(text, measured, "met" if met else "missed") for text, measured, met in results]
+    return table
+
+
+def mixer_text(row: Row) -> str:
+    """A mixer with the arguments that are not its defaults."""
+    arguments = ", ".join(f"{key}={value}" for key, value in row["arguments"].items())
+    return f"{row['mixer']} ({arguments})" if arguments else row["mixer"]
+
+
+def _reasons(rows: list[Row]) -> str:
+    return "\n".join(f"{row['mixer']}: {row['reason']}" for row in rows if row["reason"])
