@@ -63,7 +63,8 @@ def read_options(options: list[str], parser: LightningArgumentParser) -> tuple[C
 
 
 def _leaves(parser: LightningArgumentParser) -> set[str]:
-    names = {action.dest for action in parser._actions}
+    # An option that takes a class has a second one, `--option.help`, which lists that class's arguments.
+    names = {action.dest.removesuffix(".help") for action in parser._actions}
     return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
 
 
@@ -74,7 +75,7 @@ def _check_option(key: str, parser: LightningArgumentParser) -> None:
         return
     # Nobody reads a list of a hundred options: those of the same group are enough.
     group = path.partition(".")[0]
-    known = {leaf.removesuffix(".help") for leaf in leaves if leaf.partition(".")[0] == group}
+    known = {leaf for leaf in leaves if leaf.partition(".")[0] == group}
     known = known or {leaf.partition(".")[0] for leaf in leaves} | {*MODEL_ENTRIES, *SECTIONS}
     raise unknown_name("option", key, [f"--{name}" for name in known])
 
