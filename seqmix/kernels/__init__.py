@@ -6,16 +6,22 @@ order, S sequences (B, or the number of packed sequences).
 
 from seqmix.kernels.block_scan import block_scan, gated_block_scan
 from seqmix.kernels.causal_conv1d import causal_conv1d
+from seqmix.kernels.delta_rule import delta_rule
 from seqmix.kernels.diagonal_scan import diagonal_scan
+from seqmix.kernels.gated_linear_attention import gated_linear_attention
 from seqmix.kernels.higher_order_scan import gated_higher_order_scan, higher_order_scan
+from seqmix.kernels.selective_rotary import selective_rotary
 from seqmix.kernels.selective_scan import selective_scan
 
 __all__ = [
     "block_scan",
     "causal_conv1d",
+    "delta_rule",
     "diagonal_scan",
     "gated_block_scan",
     "gated_higher_order_scan",
+    "gated_linear_attention",
     "higher_order_scan",
+    "selective_rotary",
     "selective_scan",
 ]

@@ -1,0 +1,277 @@
+"""Numba kernels for the delta rule: the state of one head stays in the cache while time goes by.
+
+The matrix form of a chunk (the inverse of a triangular matrix, Yang et al. 2024, section 3) exists for the sake of
+matrix units; on a CPU the recurrence costs as few multiplications, keeps their order, and has no inverse that could
+lose digits. The forward pass walks the state (K, V) four keys at a time and keeps it before every `CHUNK`-th step
+(the borders); the backward pass recomputes the others from there, transposed to (V, K), one value after another.
+Letters: L rows of all sequences, S sequences, H heads, K and V widths, G = 1 or 0 decays for each head.
+"""
+
+import numpy as np
+import torch
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from seqmix.kernels._numba import jit
+from seqmix.kernels._sequences import offsets, rows
+from seqmix.kernels._threads import run
+
+OP = "delta_rule"
+CHUNK = 32
+
+
+@intrinsic
+def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
+    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, at half the speed."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
+            set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@jit()
+def _copy(source, target):  # type: ignore[no-untyped-def]
+    # A loop: Numba's own assignment to a slice costs ten times as much for vectors this short.
+    for i in range(len(source)):
+        target[i] = source[i]
+
+
+@jit()
+def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o, final, borders):  # type: ignore[no-untyped-def]
+    _use_wide_vectors()  # type: ignore[call-arg]
+    keys, values = initial.shape[2:]
+    padded = (keys + 3) // 4 * 4
+    state = np.zeros((padded, values), q.dtype)
+    column = np.zeros((2, padded), q.dtype)  # k, q
+    write = np.zeros(values, q.dtype)
+    one = q.dtype.type(1)
+    for item in range(first, last):
+        s, h = item // heads, item % heads
+        start = bounds[s]
+        state[:keys] = initial[s, h]
+        for t in range(start, bounds[s + 1]):
+            if t > start and (t - start) % CHUNK == 0:
+                borders[slots[s] + (t - start) // CHUNK - 1, h] = state[:keys]
+            a = decay[t, h, 0] if decay.shape[2] else one
+            b = beta[t, h]
+            _copy(k[t, h], column[0])
+            _copy(q[t, h], column[1])
+            v_t, o_t = v[t, h], o[t, h]
+            for d in range(values):
+                write[d] = 0
+                o_t[d] = 0
+            for c in range(0, padded, 4):
+                k0, k1, k2, k3 = column[0, c], column[0, c + 1], column[0, c + 2], column[0, c + 3]
+                s0, s1, s2, s3 = state[c], state[c + 1], state[c + 2], state[c + 3]
+                for d in range(values):
+                    write[d] += (k0 * s0[d] + k1 * s1[d]) + (k2 * s2[d] + k3 * s3[d])
+            for d in range(values):
+                write[d] = b * (v_t[d] - a * write[d])
+            for c in range(0, padded, 4):
+                k0, k1, k2, k3 = column[0, c], column[0, c + 1], column[0, c + 2], column[0, c + 3]
+                q0, q1, q2, q3 = column[1, c], column[1, c + 1], column[1, c + 2], column[1, c + 3]
+                s0, s1, s2, s3 = state[c], state[c + 1], state[c + 2], state[c + 3]
+                for d in range(values):
+                    x = write[d]
+                    s0[d] = a * s0[d] + k0 * x
+                    s1[d] = a * s1[d] + k1 * x
+                    s2[d] = a * s2[d] + k2 * x
+                    s3[d] = a * s3[d] + k3 * x
+                    o_t[d] += (q0 * s0[d] + q1 * s1[d]) + (q2 * s2[d] + q3 * s3[d])
+        final[s, h] = state[:keys]
+
+
+@jit("reassoc")
+def _recompute(a, b, k, v_t, do_t, before, here, read, write, dq):  # type: ignore[no-untyped-def]
+    """One step of the transposed state (V, K), what was read and written, and dq = S do."""
+    _use_wide_vectors()  # type: ignore[call-arg]
+    for c in range(len(dq)):
+        dq[c] = 0
+    zero = a - a
+    for d in range(0, len(v_t), 2):
+        p0, p1 = before[d], before[d + 1]
+        s0, s1 = here[d], here[d + 1]
+        u0, u1 = do_t[d], do_t[d + 1]
+        sum0, sum1 = zero, zero
+        for c in range(len(dq)):
+            sum0 += p0[c] * k[c]
+            sum1 += p1[c] * k[c]
+        read[d], read[d + 1] = a * sum0, a * sum1
+        w0, w1 = b * (v_t[d] - read[d]), b * (v_t[d + 1] - read[d + 1])
+        write[d], write[d + 1] = w0, w1
+        for c in range(len(dq)):
+            x0 = a * p0[c] + w0 * k[c]
+            x1 = a * p1[c] + w1 * k[c]
+            s0[c] = x0
+            s1[c] = x1
+            dq[c] += x0 * u0 + x1 * u1
+
+
+@jit("reassoc")
+def _adjoint(a, b, k, q, v_t, do_t, before, read, write, Z, dk, dv, dpart):  # type: ignore[no-untyped-def]
+    """One step back: Z comes in as the gradient of S_t from later steps and goes out as that of S_{t-1}.
+
+    With P = a S_{t-1}: dwrite = Z^T k, dP = Z - beta k dwrite^T, dk = Z write - beta P dwrite. Returns the gradient
+    of beta; `dpart` (K,) receives the parts of that of log a, the sum of dP P.
+    """
+    _use_wide_vectors()  # type: ignore[call-arg]
+    for c in range(len(k)):
+        dk[c] = 0
+        dpart[c] = 0
+    zero = a - a
+    dbeta = zero
+    for d in range(0, len(v_t), 2):
+        z0, z1 = Z[d], Z[d + 1]
+        p0, p1 = before[d], before[d + 1]
+        u0, u1 = do_t[d], do_t[d + 1]
+        w0, w1 = write[d], write[d + 1]
+        sum0, sum1 = zero, zero
+        for c in range(len(k)):
+            x0 = z0[c] + u0 * q[c]
+            x1 = z1[c] + u1 * q[c]
+            z0[c] = x0
+            z1[c] = x1
+            sum0 += x0 * k[c]
+            sum1 += x1 * k[c]
+        dbeta += sum0 * (v_t[d] - read[d]) + sum1 * (v_t[d + 1] - read[d + 1])
+        e0, e1 = b * sum0, b * sum1
+        dv[d], dv[d + 1] = e0, e1
+        f0, f1 = a * e0, a * e1
+        for c in range(len(k)):
+            x0 = z0[c] - e0 * k[c]
+            x1 = z1[c] - e1 * k[c]
+            dk[c] += (z0[c] * w0 - p0[c] * f0) + (z1[c] * w1 - p1[c] * f1)
+            dpart[c] += x0 * p0[c] + x1 * p1[c]
+            z0[c] = a * x0
+            z1[c] = a * x1
+    return dbeta
+
+
+@jit()
+def _backward(  # type: ignore[no-untyped-def]
+    first, last, heads, bounds, slots,
+    q, k, v, beta, decay, initial, borders, do, dfinal, dq, dk, dv, dbeta, dlog, dinitial,
+):  # fmt: skip
+    keys, values = initial.shape[2:]
+    padded = (values + 1) // 2 * 2
+    path = np.zeros((CHUNK + 1, padded, keys), q.dtype)  # path[i + 1] is the state after step i of a chunk
+    moved = np.zeros((CHUNK, 2, padded), q.dtype)  # what each step read and wrote
+    Z = np.zeros((padded, keys), q.dtype)
+    line = np.zeros((3, padded), q.dtype)  # v, do, dv
+    dpart = np.zeros(keys, q.dtype)
+    one = q.dtype.type(1)
+    for item in range(first, last):
+        s, h = item // heads, item % heads
+        start, end = bounds[s], bounds[s + 1]
+        Z[:values] = dfinal[s, h].T
+        for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
+            t0 = start + chunk * CHUNK
+            count = min(CHUNK, end - t0)
+            border = borders[slots[s] + chunk - 1, h] if chunk > 0 else initial[s, h]
+            for d in range(values):
+                for c in range(keys):
+                    path[0, d, c] = border[c, d]
+            for i in range(count):
+                t = t0 + i
+                a = decay[t, h, 0] if decay.shape[2] else one
+                _copy(v[t, h], line[0])
+                _copy(do[t, h], line[1])
+                read, write = moved[i, 0], moved[i, 1]
+                _recompute(a, beta[t, h], k[t, h], line[0], line[1], path[i], path[i + 1], read, write, dq[t, h])
+            for i in range(count - 1, -1, -1):
+                t = t0 + i
+                a = decay[t, h, 0] if decay.shape[2] else one
+                _copy(v[t, h], line[0])
+                _copy(do[t, h], line[1])
+                dbeta[t, h] = _adjoint(
+                    a, beta[t, h], k[t, h], q[t, h], line[0], line[1], path[i], moved[i, 0], moved[i, 1], Z, dk[t, h],
+                    line[2], dpart,
+                )  # fmt: skip
+                for d in range(values):
+                    dv[t, h, d] = line[2, d]
+                if decay.shape[2]:
+                    dlog[t, h, 0] = a * dpart.sum()
+        dinitial[s, h] = Z[:values].T
+
+
+def border_slots(batch: int, length: int) -> int:
+    """How many borders there is room for, packed sequences included.
+
+    Two are never used: `torch.compile` makes a graph of its own for every size that can be zero or one.
+    """
+    return batch * (length // CHUNK) + 2
+
+
+def _first_slots(bounds: np.ndarray) -> np.ndarray:
+    counts = np.maximum(np.diff(bounds) - 1, 0) // CHUNK
+    return np.cumsum(counts) - counts
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_g: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """o (B, T, H, V), the final state (S, H, K, V) and the borders (slots, H, K, V); all of one type."""
+    bounds = offsets(OP, q, cu_seqlens)
+    heads = q.shape[2]
+    o = torch.empty_like(v, memory_format=torch.contiguous_format)
+    final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    first_slots = _first_slots(bounds)
+    borders = q.new_empty(border_slots(q.shape[0], q.shape[1]), *initial_state.shape[1:])
+    borders[int(first_slots[-1] + max(bounds[-1] - bounds[-2] - 1, 0) // CHUNK) :] = 0
+    run(
+        _forward,
+        (len(bounds) - 1) * heads,
+        8 * q.numel() * v.shape[3],
+        heads,
+        bounds,
+        first_slots,
+        *(rows(t) for t in (q, k, v, beta, log_g.exp())),
+        _array(initial_state),
+        o.flatten(0, 1).numpy(),
+        final.numpy(),
+        borders.numpy(),
+    )
+    return o, final, borders
+
+
+def backward(
+    do: Tensor,
+    dfinal: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    log_g: Tensor,
+    initial_state: Tensor,
+    borders: Tensor,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Gradients of q, k, v, beta, log_g and the initial state; the adjoint of the recurrence, step by step."""
+    bounds = offsets(OP, q, cu_seqlens)
+    heads = q.shape[2]
+    inputs = (q, k, v, beta, log_g, initial_state)
+    *gradients, dinitial = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
+    run(
+        _backward,
+        (len(bounds) - 1) * heads,
+        24 * q.numel() * v.shape[3],
+        heads,
+        bounds,
+        _first_slots(bounds),
+        *(rows(t) for t in (q, k, v, beta, log_g.exp())),
+        _array(initial_state),
+        _array(borders),
+        rows(do),
+        _array(dfinal),
+        *(t.flatten(0, 1).numpy() for t in gradients),
+        dinitial.numpy(),
+    )
+    return *gradients, dinitial

@@ -1,0 +1,272 @@
+"""Numba kernels for gated linear attention: the state of one head stays in the cache while time goes by.
+
+On a CPU the recurrence is its own best form: with chunks of 64 the matrix form needs as many multiplications for
+K = V = 64 and gains nothing by them, and it cannot take decays per channel without splitting the chunk again. The
+forward pass walks the state (K, V) four keys at a time and keeps it before every `CHUNK`-th step (the borders); the
+backward pass recomputes the others from there, transposed to (V, K), so that sums over values fill whole vectors.
+Letters: L rows of all sequences, S sequences, H heads, K and V widths, G = K, 1 or 0 decays for each head.
+"""
+
+import numpy as np
+import torch
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from seqmix.kernels._numba import jit
+from seqmix.kernels._sequences import offsets, rows
+from seqmix.kernels._threads import run
+
+OP = "gated_linear_attention"
+CHUNK = 32
+
+
+@intrinsic
+def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
+    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, at half the speed."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
+            set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@jit()
+def _copy(source, target):  # type: ignore[no-untyped-def]
+    # A loop: Numba's own assignment to a slice costs ten times as much for vectors this short.
+    for i in range(len(source)):
+        target[i] = source[i]
+
+
+@jit()
+def _load(decay, t, h, out):  # type: ignore[no-untyped-def]
+    """The decays of one step, one for each key; `out` holds ones and keeps them where nothing decays."""
+    gates = decay.shape[2]
+    if gates == 1:
+        for c in range(len(out)):
+            out[c] = decay[t, h, 0]
+    elif gates > 1:
+        for c in range(gates):
+            out[c] = decay[t, h, c]
+
+
+@jit()
+def _forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final, borders):  # type: ignore[no-untyped-def]
+    _use_wide_vectors()  # type: ignore[call-arg]
+    keys, values = initial.shape[2:]
+    padded = (keys + 3) // 4 * 4
+    state = np.zeros((padded, values), q.dtype)
+    column = np.zeros((3, padded), q.dtype)  # decay, k, q
+    column[0] = 1
+    for item in range(first, last):
+        s, h = item // heads, item % heads
+        start = bounds[s]
+        state[:keys] = initial[s, h]
+        for t in range(start, bounds[s + 1]):
+            if t > start and (t - start) % CHUNK == 0:
+                borders[slots[s] + (t - start) // CHUNK - 1, h] = state[:keys]
+            _load(decay, t, h, column[0])
+            _copy(k[t, h], column[1])
+            _copy(q[t, h], column[2])
+            v_t, o_t = v[t, h], o[t, h]
+            for d in range(values):
+                o_t[d] = 0
+            for c in range(0, padded, 4):
+                a0, a1, a2, a3 = column[0, c], column[0, c + 1], column[0, c + 2], column[0, c + 3]
+                k0, k1, k2, k3 = column[1, c], column[1, c + 1], column[1, c + 2], column[1, c + 3]
+                q0, q1, q2, q3 = column[2, c], column[2, c + 1], column[2, c + 2], column[2, c + 3]
+                s0, s1, s2, s3 = state[c], state[c + 1], state[c + 2], state[c + 3]
+                for d in range(values):
+                    x = v_t[d]
+                    s0[d] = a0 * s0[d] + k0 * x
+                    s1[d] = a1 * s1[d] + k1 * x
+                    s2[d] = a2 * s2[d] + k2 * x
+                    s3[d] = a3 * s3[d] + k3 * x
+                    o_t[d] += (q0 * s0[d] + q1 * s1[d]) + (q2 * s2[d] + q3 * s3[d])
+        final[s, h] = state[:keys]
+
+
+@jit()
+def _recompute(v_t, do_t, column, before, here, dq):  # type: ignore[no-untyped-def]
+    """One step of the transposed state (V, K), and dq = S do. column: decay, k."""
+    _use_wide_vectors()  # type: ignore[call-arg]
+    a, k = column[0], column[1]
+    for c in range(len(dq)):
+        dq[c] = 0
+    # Two rows at a time: with four, LLVM counts too many pointers that may overlap, and gives up.
+    for d in range(0, len(v_t), 2):
+        v0, v1 = v_t[d], v_t[d + 1]
+        u0, u1 = do_t[d], do_t[d + 1]
+        p0, p1 = before[d], before[d + 1]
+        s0, s1 = here[d], here[d + 1]
+        for c in range(len(dq)):
+            x0 = a[c] * p0[c] + k[c] * v0
+            x1 = a[c] * p1[c] + k[c] * v1
+            s0[c] = x0
+            s1[c] = x1
+            dq[c] += x0 * u0 + x1 * u1
+
+
+@jit("reassoc")
+def _adjoint(v_t, do_t, column, before, Z, dv, grads):  # type: ignore[no-untyped-def]
+    """One step back. column: decay, k, q. Z comes in as the gradient of S_t from later steps, goes out of S_{t-1}.
+
+    grads: dk = Z v, and the sum over values of Z S_{t-1}, which is the gradient of the decay.
+    """
+    _use_wide_vectors()  # type: ignore[call-arg]
+    a, k, q = column[0], column[1], column[2]
+    dk, da = grads[0], grads[1]
+    for c in range(len(a)):
+        dk[c] = 0
+        da[c] = 0
+    zero = v_t[0] - v_t[0]
+    for d in range(0, len(v_t), 2):
+        v0, v1 = v_t[d], v_t[d + 1]
+        u0, u1 = do_t[d], do_t[d + 1]
+        z0, z1 = Z[d], Z[d + 1]
+        p0, p1 = before[d], before[d + 1]
+        sum0, sum1 = zero, zero
+        for c in range(len(a)):
+            x0 = z0[c] + u0 * q[c]
+            x1 = z1[c] + u1 * q[c]
+            sum0 += x0 * k[c]
+            sum1 += x1 * k[c]
+            dk[c] += x0 * v0 + x1 * v1
+            da[c] += x0 * p0[c] + x1 * p1[c]
+            z0[c] = a[c] * x0
+            z1[c] = a[c] * x1
+        dv[d] = sum0
+        dv[d + 1] = sum1
+
+
+@jit()
+def _backward(  # type: ignore[no-untyped-def]
+    first, last, heads, bounds, slots,
+    q, k, v, decay, initial, borders, do, dfinal, dq, dk, dv, ddecay, dinitial,
+):  # fmt: skip
+    keys, values = initial.shape[2:]
+    gates = decay.shape[2]
+    padded = (values + 1) // 2 * 2
+    path = np.zeros((CHUNK + 1, padded, keys), q.dtype)  # path[i + 1] is the state after step i of a chunk
+    Z = np.zeros((padded, keys), q.dtype)
+    column = np.ones((3, keys), q.dtype)  # decay, k, q
+    line = np.zeros((2, padded), q.dtype)  # v, do
+    dline = np.zeros(padded, q.dtype)
+    grads = np.zeros((2, keys), q.dtype)
+    for item in range(first, last):
+        s, h = item // heads, item % heads
+        start, end = bounds[s], bounds[s + 1]
+        Z[:values] = dfinal[s, h].T
+        for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
+            t0 = start + chunk * CHUNK
+            count = min(CHUNK, end - t0)
+            border = borders[slots[s] + chunk - 1, h] if chunk > 0 else initial[s, h]
+            for d in range(values):
+                for c in range(keys):
+                    path[0, d, c] = border[c, d]
+            for i in range(count):
+                _load(decay, t0 + i, h, column[0])
+                _copy(k[t0 + i, h], column[1])
+                _copy(v[t0 + i, h], line[0])
+                _copy(do[t0 + i, h], line[1])
+                _recompute(line[0], line[1], column, path[i], path[i + 1], dq[t0 + i, h])
+            for i in range(count - 1, -1, -1):
+                t = t0 + i
+                _load(decay, t, h, column[0])
+                _copy(k[t, h], column[1])
+                _copy(q[t, h], column[2])
+                _copy(v[t, h], line[0])
+                _copy(do[t, h], line[1])
+                _adjoint(line[0], line[1], column, path[i], Z, dline, grads)
+                _copy(grads[0], dk[t, h])
+                _copy(dline[:values], dv[t, h])
+                if gates == 1:
+                    ddecay[t, h, 0] = grads[1].sum()
+                elif gates > 1:
+                    _copy(grads[1], ddecay[t, h])
+        dinitial[s, h] = Z[:values].T
+
+
+def border_slots(batch: int, length: int) -> int:
+    """How many borders there is room for, packed sequences included.
+
+    Two are never used: `torch.compile` makes a graph of its own for every size that can be zero or one.
+    """
+    return batch * (length // CHUNK) + 2
+
+
+def _first_slots(bounds: np.ndarray) -> np.ndarray:
+    counts = np.maximum(np.diff(bounds) - 1, 0) // CHUNK
+    return np.cumsum(counts) - counts
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """o (B, T, H, V), the final state (S, H, K, V) and the borders (slots, H, K, V); all of one type."""
+    bounds = offsets(OP, q, cu_seqlens)
+    heads = q.shape[2]
+    o = torch.empty_like(v, memory_format=torch.contiguous_format)
+    final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    first_slots = _first_slots(bounds)
+    borders = q.new_empty(border_slots(q.shape[0], q.shape[1]), *initial_state.shape[1:])
+    borders[int(first_slots[-1] + max(bounds[-1] - bounds[-2] - 1, 0) // CHUNK) :] = 0
+    run(
+        _forward,
+        (len(bounds) - 1) * heads,
+        5 * q.numel() * v.shape[3],
+        heads,
+        bounds,
+        first_slots,
+        *(rows(t) for t in (q, k, v, log_g.exp())),
+        _array(initial_state),
+        o.flatten(0, 1).numpy(),
+        final.numpy(),
+        borders.numpy(),
+    )
+    return o, final, borders
+
+
+def backward(
+    do: Tensor,
+    dfinal: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_g: Tensor,
+    initial_state: Tensor,
+    borders: Tensor,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Gradients of q, k, v, log_g and the initial state.
+
+    With Z_t = q_t do_t^T + e^{g_{t+1}} Z_{t+1}: dq_t = S_t do_t, dk_t = Z_t v_t, dv_t = Z_t^T k_t, and
+    dg_t = e^{g_t} times the row sums of Z_t S_{t-1}. The shorter q dq - k dk, summed back over time, cancels.
+    """
+    bounds = offsets(OP, q, cu_seqlens)
+    heads = q.shape[2]
+    decay = log_g.exp()
+    inputs = (q, k, v, log_g, initial_state)
+    dq, dk, dv, ddecay, dinitial = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
+    run(
+        _backward,
+        (len(bounds) - 1) * heads,
+        16 * q.numel() * v.shape[3],
+        heads,
+        bounds,
+        _first_slots(bounds),
+        *(rows(t) for t in (q, k, v, decay)),
+        _array(initial_state),
+        _array(borders),
+        rows(do),
+        _array(dfinal),
+        *(t.flatten(0, 1).numpy() for t in (dq, dk, dv, ddecay)),
+        dinitial.numpy(),
+    )
+    return dq, dk, dv, ddecay.mul_(decay), dinitial

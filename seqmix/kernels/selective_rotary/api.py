@@ -1,0 +1,126 @@
+"""`selective_rotary`: rotary positions whose angle grows by an amount that each token chooses."""
+
+import torch
+from torch import Tensor
+
+from seqmix.kernels import _checks as checks
+from seqmix.kernels._backend import load_kernels, refuse_double_backward
+from seqmix.kernels._prepare import prepare
+from seqmix.kernels._sequences import over_sequences
+from seqmix.kernels.selective_rotary import reference
+
+OP = "selective_rotary"
+
+
+def selective_rotary(
+    q: Tensor,
+    k: Tensor,
+    increment: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Theta_t = Theta_{t-1} + omega_t; the pairs (x0, x1) = (x_i, x_{i+K/2}) of q_t and k_t become
+    (x0 cos Theta_t - x1 sin Theta_t, x0 sin Theta_t + x1 cos Theta_t).
+
+    Scores q_t . k_j then depend on the increments between j and t only. The running angle is summed in double
+    precision modulo one turn, so it does not drift; temperature, gate and bias belong into the increments.
+
+    Args:
+        q, k: queries and keys (B, T, H, K), K even.
+        increment: omega in radians (B, T, H, K/2); may be float32 beside low-precision q and k.
+        initial_state: Theta_0 (S, H, K/2), zeros if None; S is B, or the number of packed sequences.
+        cu_seqlens: int32 offsets (S + 1,) of sequences packed along T; B must be 1.
+        backend: None (by device), `"reference"`, `"cpu"` or `"triton"`.
+
+    Returns:
+        (q, k), both turned, each in its own type, and the final angle (S, H, K/2) in [-pi, pi], float32 or, for
+        double input, float64.
+
+    Raises:
+        ValueError: a wrong rank, shape, type or device, an odd K, T = 0, or offsets that are not valid.
+
+    Source: Movahedi et al. 2025 (2511.17388), section 3; constant increments are RoPE (2104.09864).
+
+    Example:
+        >>> import torch
+        >>> from seqmix.kernels import selective_rotary
+        >>> x = torch.tensor([1.0, 0.0]).expand(1, 2, 1, 2)
+        >>> (q, _), angle = selective_rotary(x, x, torch.full((1, 2, 1, 1), torch.pi / 2))
+        >>> q.round().flatten().tolist()  # a quarter turn, then a half
+        [0.0, 1.0, -1.0, -0.0]
+    """
+    checks.check_tensor(OP, "q", q, "B T H K")
+    checks.check_tensor(OP, "k", k, "B T H K")
+    checks.check_tensor(OP, "increment", increment, "B T H K/2")
+    checks.check_shape(OP, "k", k, q.shape, "as q")
+    heads, width = q.shape[2:]
+    if heads == 0 or width == 0 or width % 2:
+        raise ValueError(f"{OP}: q must hold at least one head of an even width K, got shape {tuple(q.shape)}")
+    checks.check_shape(OP, "increment", increment, (*q.shape[:3], width // 2), "as q, one angle for each pair")
+    types = q.dtype, k.dtype
+    given = {"q": q, "k": k, "increment": increment}
+    backend, (q, k, increment), theta = prepare(
+        OP, __package__, given, "S H K/2", (heads, width // 2), initial_state, cu_seqlens, backend
+    )
+    if backend == "reference":
+
+        def recurrence(q: Tensor, k: Tensor, increment: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+            (q, k), theta = reference.selective_rotary(q, k, increment, initial_state=theta)
+            return torch.stack((q, k), dim=-1), theta
+
+        both, final = over_sequences(OP, recurrence, (q, k, increment), theta, cu_seqlens)
+        # Copies: views of one tensor would be outputs that alias each other.
+        q, k = (part.contiguous() for part in both.unbind(-1))
+    else:
+        q, k, final, _ = _selective_rotary(q, k, increment, theta, cu_seqlens, backend)
+    return (q.to(types[0]), k.to(types[1])), final
+
+
+@torch.library.custom_op("seqmix::selective_rotary", mutates_args=())
+def _selective_rotary(
+    q: Tensor, k: Tensor, increment: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return load_kernels(__package__, backend).forward(q, k, increment, initial_state, cu_seqlens)
+
+
+@torch.library.custom_op("seqmix::selective_rotary_backward", mutates_args=())
+def _selective_rotary_backward(
+    dq: Tensor,
+    dk: Tensor,
+    dfinal: Tensor,
+    q: Tensor,
+    k: Tensor,
+    increment: Tensor,
+    last: Tensor,
+    cu_seqlens: Tensor | None,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return load_kernels(__package__, backend).backward(dq, dk, dfinal, q, k, increment, last, cu_seqlens)
+
+
+@_selective_rotary.register_fake
+def _(q, k, increment, initial_state, cu_seqlens, backend):  # type: ignore[no-untyped-def]
+    outputs = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, initial_state)]
+    return *outputs, torch.empty_like(outputs[2], dtype=torch.float64)
+
+
+@_selective_rotary_backward.register_fake
+def _(dq, dk, dfinal, q, k, increment, last, cu_seqlens, backend):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, increment, dfinal))
+
+
+def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    q, k, increment, _, cu_seqlens, ctx.backend = inputs
+    # The final angle in double precision is all that is kept: the backward pass walks back from it.
+    ctx.save_for_backward(q, k, increment, output[3], cu_seqlens)
+
+
+def _backward(ctx, dq, dk, dfinal, _):  # type: ignore[no-untyped-def]
+    grads = _selective_rotary_backward(dq, dk, dfinal, *ctx.saved_tensors, ctx.backend)
+    return *grads, None, None
+
+
+_selective_rotary.register_autograd(_backward, setup_context=_setup_context)
+_selective_rotary_backward.register_autograd(refuse_double_backward(OP))

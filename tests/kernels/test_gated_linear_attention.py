@@ -1,0 +1,106 @@
+"""`gated_linear_attention` keeps the kernel contract with decays per channel, per head and without."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqmix.kernels import gated_linear_attention
+from seqmix.kernels.gated_linear_attention import reference
+from tests.kernels.harness import KernelContract, OpCase, compare
+
+
+def make(heads: int, keys: int, values: int, gates: str | None, strongest: float = 1e-3):
+    def build(batch: int, length: int) -> dict[str, Tensor]:
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(batch, length, heads, *shape, dtype=torch.float64)
+
+        inputs = {"q": normal(keys), "k": normal(keys) / keys**0.5, "v": normal(values)}
+        if gates is not None:
+            # Decays in [e^-strongest, 1]: near one, so that a lost carry shows, unless asked otherwise.
+            shape = (batch, length, heads, keys)[: 4 if gates == "channel" else 3]
+            inputs["log_g"] = -strongest * torch.rand(shape, dtype=torch.float64)
+        return inputs
+
+    return build
+
+
+def case(name: str, heads: int, keys: int, values: int, gates: str | None, strongest: float = 1e-3) -> OpCase:
+    return OpCase(
+        name,
+        gated_linear_attention,
+        reference.gated_linear_attention,
+        make(heads, keys, values, gates, strongest),
+        (heads, keys, values),
+        custom_op="gated_linear_attention",
+    )
+
+
+class TestGatedLinearAttention(KernelContract):
+    cases = [
+        case("per channel", 2, 5, 7, "channel"),
+        case("per head", 3, 4, 2, "head"),
+        case("no decay", 2, 6, 3, None),
+        case("strong decay", 2, 5, 4, "channel", 20.0),
+        case("width one", 1, 1, 1, "head"),
+    ]
+
+
+@pytest.mark.parametrize("gates", ["channel", "head"])
+@pytest.mark.parametrize("strongest", [1e-3, 0.1, 20.0])
+def test_error_rule_at_full_size(gates: str, strongest: float) -> None:
+    full = case("full size", 2, 64, 64, gates, strongest)
+    compare(full, full.make(1, 1024), full.state(1), torch.float32)
+
+
+def test_rare_strong_decays() -> None:
+    """A step of e^-20 between steps without decay: differences of cumulative sums would lose the weak ones."""
+    full = case("full size", 2, 64, 64, "channel")
+    inputs = full.make(1, 300)
+    log_g = inputs["log_g"]
+    inputs["log_g"] = torch.where(torch.rand_like(log_g) < 0.05, torch.full_like(log_g, -20.0), log_g)
+    compare(full, inputs, full.state(1), torch.float32)
+
+
+def test_total_forgetting() -> None:
+    """log_g = -inf: the state is what this step writes, and no gradient is NaN."""
+    inputs = {n: t.requires_grad_() for n, t in make(2, 3, 4, "head")(1, 6).items()}
+    gone = torch.full_like(inputs["log_g"], -torch.inf).requires_grad_()
+    o, _ = gated_linear_attention(inputs["q"], inputs["k"], inputs["v"], gone)
+    expected = (inputs["q"] * inputs["k"]).sum(-1, keepdim=True) * inputs["v"]
+    torch.testing.assert_close(o, expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.grad(o.sum(), gone)[0].eq(0).all()
+
+
+def test_without_decay_it_is_causal_linear_attention() -> None:
+    inputs = make(2, 5, 3, None)(2, 90)
+    o, final = gated_linear_attention(**inputs)
+    scores = torch.einsum("bthk,bjhk->bhtj", inputs["q"], inputs["k"]).tril()
+    torch.testing.assert_close(o, torch.einsum("bhtj,bjhv->bthv", scores, inputs["v"]), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(final, torch.einsum("bthk,bthv->bhkv", inputs["k"], inputs["v"]))
+
+
+def test_backward_keeps_only_borders() -> None:
+    batch, length, heads, keys, values = 2, 256, 2, 16, 16
+    saved: list[int] = []
+    inputs = {n: t.float().requires_grad_() for n, t in make(heads, keys, values, "head")(batch, length).items()}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        gated_linear_attention(**inputs)
+    assert max(saved) <= batch * length * heads * keys * values // 16
+
+
+def test_mixed_types_and_bad_input() -> None:
+    inputs = make(2, 4, 3, "channel")(2, 5)
+    half = {n: t.float() if n == "log_g" else t.bfloat16() for n, t in inputs.items()}
+    o, final = gated_linear_attention(**half)
+    assert (o.dtype, final.dtype) == (torch.bfloat16, torch.float32)
+    for name, bad, match in (
+        ("k", inputs["k"][..., :-1], r"k must have shape \(2, 5, 2, 4\)"),
+        ("v", inputs["v"][:, :-1], r"v must have shape \(2, 5, 2, 3\)"),
+        ("v", inputs["v"][..., :0], "v must hold at least one head of width 1"),
+        ("log_g", inputs["log_g"][..., :-1], r"log_g must have shape \(2, 5, 2, 4\)"),
+        ("log_g", inputs["log_g"][..., :-1, 0], r"log_g must have shape \(2, 5, 2\)"),
+        ("log_g", -1.0, r"log_g must be a tensor of shape \(B, T, H, K\)"),
+        ("log_g", inputs["log_g"].float(), "log_g cannot be mixed with v"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            gated_linear_attention(**(inputs | {name: bad}))
