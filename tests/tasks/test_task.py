@@ -1,0 +1,147 @@
+"""Tasks as data modules: batches for any number of ranks and workers, fixed sets, resuming, errors."""
+
+from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from seqmix.tasks import create_task, get_task, list_tasks, register_task
+
+
+def task(**kwargs):
+    return create_task("word-problem", **({"group": "S3", "train_length": 8, "batch_size": 12} | kwargs))
+
+
+def on_rank(rank: int, world_size: int, **kwargs):
+    result = task(**kwargs)
+    kwargs = {"rank": rank, "num_replicas": world_size}
+    result.trainer = SimpleNamespace(strategy=SimpleNamespace(distributed_sampler_kwargs=kwargs))
+    return result
+
+
+def take(loader, n: int) -> list[torch.Tensor]:
+    return [batch["tokens"] for batch in islice(loader, n)]
+
+
+@pytest.mark.parametrize("train_size", [None, 30])
+def test_ranks_share_the_global_batch(train_size) -> None:
+    whole = take(task(train_size=train_size, min_length=2).train_dataloader(), 4)
+    parts = [take(on_rank(r, 3, train_size=train_size, min_length=2).train_dataloader(), 4) for r in range(3)]
+    for index, batch in enumerate(whole):
+        assert (torch.cat([part[index] for part in parts]) == batch).all()
+    assert len({batch.shape[1] for batch in whole}) > 1
+
+
+def test_workers_change_nothing() -> None:
+    without = take(task(min_length=3).train_dataloader(), 5)
+    loader = task(min_length=3, num_workers=2).train_dataloader()
+    batches = iter(loader)
+    with_workers = [next(batches)["tokens"] for _ in range(5)]
+    for a, b in zip(without, with_workers, strict=True):
+        assert torch.equal(a, b)
+    assert loader.state_dict() == {"position": 5}, "what workers made ahead does not count"
+
+
+@pytest.mark.parametrize("train_size", [None, 30])
+def test_resuming_continues_the_stream(train_size) -> None:
+    whole = take(task(train_size=train_size).train_dataloader(), 9 if train_size is None else 2)
+    first = task(train_size=train_size).train_dataloader()
+    take(first, 1)
+    second = task(train_size=train_size).train_dataloader()
+    second.load_state_dict(first.state_dict())
+    for a, b in zip(whole[1:], take(second, len(whole) - 1), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_finite_set_repeats_in_another_order() -> None:
+    small = task(train_size=24)
+    loader = small.train_dataloader()
+    assert len(loader) == 2
+    epochs = [torch.cat(take(loader, 2)) for _ in range(3)]
+    rows = [sorted(map(tuple, epoch.tolist())) for epoch in epochs]
+    assert rows[0] == rows[1] == rows[2] and not torch.equal(epochs[0], epochs[1])
+
+
+def test_a_curriculum_shortens_examples_to_prefixes() -> None:
+    grown, full = task(), task()
+    grown.current_length = 3
+    loader = grown.train_dataloader()
+    batches, reference = iter(loader), iter(full.train_dataloader())
+    for length in (3, 5, 8):
+        grown.current_length = length
+        short, long = next(batches), next(reference)
+        assert short["tokens"].shape[1] == length + 1
+        for name in short:
+            assert torch.equal(short[name], long[name][:, : length + 1])
+
+
+def test_evaluation_sets_are_fixed_and_apart_from_training() -> None:
+    sets = {}
+    for seed in (0, 1):
+        data = task(seed=seed, eval_lengths=(8, 30), eval_size=10)
+        sets[seed] = [torch.cat(take(loader, 99)) for loader in (*data.val_dataloader(), *data.test_dataloader())]
+        assert [s.shape for s in sets[seed]] == [(10, 9), (10, 9), (10, 31)]
+    for a, b in zip(sets[0], sets[1], strict=True):
+        assert torch.equal(a, b)
+    validation, test, _ = sets[0]
+    train = torch.cat(take(task(train_length=16).train_dataloader(), 1))[:10, :9]
+    for a, b in ((validation, test), (validation, train), (test, train)):
+        assert (a != b).any(1).all()
+    other = task(eval_seed=1, eval_lengths=(8, 30), eval_size=10)
+    assert not torch.equal(torch.cat(take(other.test_dataloader()[0], 9)), test)
+
+
+def test_every_rank_runs_as_many_evaluation_batches_and_counts_each_example_once() -> None:
+    whole = next(iter(task(eval_lengths=(8,), eval_size=11).test_dataloader()[0]))
+    parts = [list(on_rank(r, 3, eval_lengths=(8,), eval_size=11).test_dataloader()[0]) for r in range(3)]
+    assert len({len(part) for part in parts}) == 1
+    batches = [batch for part in parts for batch in part]
+    tokens = torch.cat([b["tokens"][(b["targets"] != -100).any(1)] for b in batches])
+    assert torch.equal(tokens, whole["tokens"][:11]) and (whole["targets"][:11, 1:] != -100).all()
+
+
+def test_version_pins_the_test_sets() -> None:
+    assert task().version() == task(seed=5, batch_size=3, train_length=4).version() == "9c061509e0200c64"
+    assert len({task().version(), task(group="Z6").version(), task(eval_lengths=(8,)).version()}) == 3
+    assert create_task("parity").version() == "7b5343d9ca5eac0f"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"group": "A55"}, "A55"), ({"train_length": 0}, "train_length must be a positive integer, got 0")]
+    + [
+        ({"min_length": 9}, "min_length must be at most train_length = 8, got 9"),
+        ({"eval_lengths": []}, "eval_lengths"),
+    ]
+    + [
+        ({"batch_size": "x"}, "batch_size .* 'x'"),
+        ({"num_workers": -1}, "num_workers"),
+        ({"eval_size": 0}, "eval_size"),
+    ]
+    + [
+        ({"train_size": 0}, "train_size"),
+        ({"grupp": "S3"}, "unknown argument of task .*'grupp'; did you mean 'group'"),
+    ],
+)
+def test_bad_arguments(arguments, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        task(**arguments)
+
+
+def test_lengths_and_ranks_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="current_length must be in"):
+        task().current_length = 9
+    with pytest.raises(ValueError, match="num_workers must be 0 for a curriculum"):
+        task(num_workers=2).current_length = 4
+    with pytest.raises(ValueError, match="multiple of their number 5, got 12"):
+        on_rank(0, 5).train_dataloader()
+
+
+def test_registry() -> None:
+    assert {"parity", "word-problem"} <= set(list_tasks()) and list_tasks("par*") == ["parity"]
+    assert get_task("parity").class_path == "seqmix.tasks.state_tracking.Parity"
+    with pytest.raises(ValueError, match="unknown task 'partiy'; did you mean 'parity'"):
+        create_task("partiy")
+    with pytest.raises(ValueError, match="taken"):
+        register_task("parity", "x:Y", description="")
