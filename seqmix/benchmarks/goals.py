@@ -31,7 +31,7 @@ class Goal:
         medians = {
             row["contestant"]: row["median_ms"]
             for row in rows
-            if (row["case"], row["pass"], row.get("threads")) == (self.case, self.kind, self.threads)
+            if (row["case"], row["pass"], row["threads"]) == (self.case, self.kind, self.threads)
         }
         own, other = medians.get("seqmix"), medians.get(self.versus)
         if own is None or other is None:

@@ -55,7 +55,7 @@ def run_case(case: Case, settings: Settings, progress: Progress) -> list[Row]:
         with threads(count):
             told = partial(_prefixed, progress, f"{count} thread{'s' * (count > 1)}: ")
             for row in _run(case, inputs, contestants, gate, settings, told):
-                rows.append(base | {"threads": count} | row)
+                rows.append(base | row | {"threads": count})
     return rows
 
 
@@ -152,6 +152,7 @@ def _row(
     """One result. `status` is ok, wrong, error, missing or skipped; only ok has times."""
     checked = verdict if isinstance(verdict, Verdict) else None
     return {
+        "threads": None,
         "contestant": contestant,
         "role": role,
         "pass": kind,

@@ -13,7 +13,14 @@ from seqmix.benchmarks.timing import NO_TIMES
 
 Row = dict[str, Any]
 
-_PEERS = ("plain loop", "associative_scan", "associative_scan compiled", "mambapy", "accelerated-scan ref")
+_PEERS = (
+    "plain loop",
+    "associative_scan",
+    "associative_scan compiled",
+    "mambapy",
+    "accelerated-scan ref",
+    "torch conv1d",
+)
 _MARKERS = {"copy": "|", "copy to fresh memory": "s", "product": "D", "diagonal_scan": "v"}
 _INTRODUCTION = """# Benchmarks
 
@@ -100,7 +107,13 @@ def kernel_summary(rows: list[Row]) -> Table:
             continue
         same = {row["contestant"]: row for row in rows if all(row[k] == own[k] for k in ("case", "pass", "threads"))}
         sizes = f"{own['case']} ({views.sizes_text(own['sizes'])})"
-        line = [sizes, own["pass"] or "-", str(own["threads"]), views.times_text(own), percent(own["copy_fraction"])]
+        line = [
+            sizes,
+            own["pass"] or "-",
+            str(own["threads"] or "-"),
+            views.times_text(own),
+            percent(own["copy_fraction"]),
+        ]
         table.rows.append([*line, *(_ratio(same.get(name)) for name in peers)])
     return table
 
@@ -137,7 +150,8 @@ def _figure(entry: Record) -> str:
         axes.set_xscale("log")
         axes.set_yticks(range(len(cases)), cases)
         axes.invert_yaxis()
-        axes.set_xlabel(f"time over seqmix's, forward and backward, {fewest} thread{'s' * (fewest > 1)}")
+        where = f"forward and backward, {fewest} thread{'s' * (fewest > 1)}"
+        axes.set_xlabel(f"time over seqmix's (right of 1: slower than seqmix), {where}")
         axes.grid(axis="x", alpha=0.3)
         if cases:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")

@@ -26,7 +26,7 @@ def times_text(row: Row) -> str:
 def case_table(rows: list[Row]) -> Table:
     """One case at one thread count, in full: a line for every contestant."""
     first = rows[0]
-    threads = first.get("threads")
+    threads = first["threads"]
     title = f"{first['case']} ({sizes_text(first['sizes'])}) {first['dtype']}"
     if threads is not None:
         title += f", {threads} thread{'s' * (threads > 1)}"

@@ -147,6 +147,12 @@ def test_an_op_that_raises_fails_the_run_and_a_peer_that_raises_does_not(monkeyp
     assert any(kernels.is_failure(row) for row in kernels.run_case(case, QUICK, lambda text: None))
 
 
+def test_complex_numbers_are_skipped_in_low_precision(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "kernels", "--quick", "--only", "*complex,causal*", "--dtype", "bfloat16")
+    assert status == 0
+    assert "complex numbers have no low-precision type" in out
+
+
 def test_moved_bytes_by_hand() -> None:
     case = case_named("diagonal_scan")
     inputs = case.inputs(case.quick, torch.float32, torch.device("cpu"))
