@@ -4,6 +4,7 @@ from seqmix.mixers.attention import Attention
 from seqmix.mixers.base import TokenMixer
 from seqmix.mixers.bd_lru import BDLRU
 from seqmix.mixers.dense import DenseRNN
+from seqmix.mixers.fixed_point import FixedPointRNN
 from seqmix.mixers.h_lru import HLRU
 from seqmix.mixers.lru import LRU
 from seqmix.mixers.lstm import LSTM
@@ -17,6 +18,7 @@ __all__ = [
     "LSTM",
     "Attention",
     "DenseRNN",
+    "FixedPointRNN",
     "Mamba",
     "TokenMixer",
     "create_mixer",

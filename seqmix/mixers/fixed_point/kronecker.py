@@ -1,0 +1,122 @@
+"""Mixing by a Kronecker product: Q = I - K with K = strength * K_1 (x) K_2, each factor symmetric and positive.
+
+    R_i = sigmoid(.) * normalise_rows(triu(.))        (n_i, n_i), with n_1 n_2 = width, the two nearest factors
+    K_i = R_i R_i^T / max(1, its largest eigenvalue)
+
+As in the released code the rows of a triangular factor are normalised and gated, and the strength is 2. That code
+divides by 16 steps of power iteration in one of its layers and not in the other; here the eigenvalue is exact, and
+a factor that is small already stays small.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_EPS = 1e-6
+
+
+class KroneckerFactors(NamedTuple):
+    k1: Tensor  # (..., n1, n1), the strength included
+    k2: Tensor  # (..., n2, n2)
+
+
+class _Saved(NamedTuple):
+    """What one factor K_i is made of, for its derivative."""
+
+    rows: Tensor  # (n, n), unit rows
+    inverse: Tensor  # (n, 1), one over the length of each row
+    gate: Tensor  # (n, 1)
+    gram: Tensor  # R R^T
+    top: Tensor  # its largest eigenvalue, at least one
+    vector: Tensor  # the eigenvector, or zeros where the eigenvalue is below one
+
+
+class Kronecker:
+    """K = strength * K_1 (x) K_2 for every token.
+
+    Args:
+        width: n_1 n_2.
+        strength: bound on the norm of K.
+
+    Source: Movahedi et al. 2025 (2503.10799), section 3 and appendix.
+    """
+
+    def __init__(self, width: int, strength: float) -> None:
+        n1 = next(n for n in range(math.isqrt(width), 0, -1) if width % n == 0)
+        self.width, self.strength, self.sides = width, strength, (n1, width // n1)
+        self.size = sum(n * (n + 1) // 2 + n for n in self.sides)
+
+    def factors(self, pre: Tensor) -> KroneckerFactors:
+        """The factors from `size` numbers a token, pre (..., size)."""
+        k1, k2 = (saved.gram / saved.top for saved in self._saved(pre))
+        return KroneckerFactors(self.strength * k1, k2)
+
+    def _saved(self, pre: Tensor) -> list[_Saved]:
+        saved = []
+        for n, part in zip(self.sides, pre.split([n * (n + 1) // 2 + n for n in self.sides], -1), strict=True):
+            raw = part.new_zeros(*part.shape[:-1], n * n)
+            raw[..., _triangle(n, part.device)] = part[..., : n * (n + 1) // 2]
+            raw = raw.unflatten(-1, (n, n))
+            inverse = (raw.square().sum(-1, keepdim=True) + _EPS).rsqrt()
+            gate = part[..., n * (n + 1) // 2 :].sigmoid().unsqueeze(-1)
+            r = gate * raw * inverse
+            gram = r @ r.mT
+            # NaN and infinity, which eigh refuses, pass through the division by one.
+            finite = gram.isfinite().all(-1).all(-1)[..., None, None]
+            values, vectors = torch.linalg.eigh(torch.where(finite, gram, 0))
+            top, vector = values[..., -1, None, None], vectors[..., -1:]
+            saved.append(_Saved(raw * inverse, inverse, gate, gram, top.clamp_min(1), torch.where(top > 1, vector, 0)))
+        return saved
+
+    def apply(self, f: KroneckerFactors, v: Tensor) -> Tensor:
+        """K v for v (..., width)."""
+        return (f.k1 @ v.unflatten(-1, self.sides) @ f.k2).flatten(-2)
+
+    def apply_transposed(self, f: KroneckerFactors, v: Tensor) -> Tensor:
+        """K^T v, and K is symmetric."""
+        return self.apply(f, v)
+
+    def solve(self, f: KroneckerFactors, scale: Tensor, y: Tensor) -> Tensor:
+        """(I - diag(scale) K)^-1 y by elimination, O(width^3)."""
+        eye = torch.eye(self.width, dtype=y.dtype, device=y.device)
+        return torch.linalg.solve_ex(eye - scale.unsqueeze(-1) * self.dense(f), y)[0]
+
+    def solve_transposed(self, f: KroneckerFactors, scale: Tensor, y: Tensor) -> Tensor:
+        """(I - K^T diag(scale))^-1 y."""
+        eye = torch.eye(self.width, dtype=y.dtype, device=y.device)
+        return torch.linalg.solve_ex(eye - self.dense(f) * scale.unsqueeze(-2), y)[0]
+
+    def vjp(self, pre: Tensor, f: KroneckerFactors, w: Tensor, e: Tensor) -> Tensor:
+        """The gradient of w^T K e in `pre`."""
+        w, e = w.unflatten(-1, self.sides), e.unflatten(-1, self.sides)
+        dk1, dk2 = self.strength * (w @ f.k2 @ e.mT), w.mT @ f.k1 @ e
+        parts = []
+        for n, saved, dk in zip(self.sides, self._saved(pre), (dk1, dk2), strict=True):
+            dtop = -(dk * saved.gram).sum((-2, -1), keepdim=True) / saved.top.square()
+            dgram = dk / saved.top + dtop * saved.vector @ saved.vector.mT
+            r = saved.gate * saved.rows
+            dr = (dgram + dgram.mT) @ r
+            dgate = (dr * saved.rows).sum(-1) * (saved.gate * (1 - saved.gate)).squeeze(-1)
+            drows = saved.gate * dr
+            draw = saved.inverse * (drows - saved.rows * (saved.rows * drows).sum(-1, keepdim=True))
+            parts += [draw.flatten(-2)[..., _triangle(n, pre.device)], dgate]
+        return torch.cat(parts, -1)
+
+    def dense(self, f: KroneckerFactors) -> Tensor:
+        """K (..., width, width)."""
+        product = f.k1[..., :, None, :, None] * f.k2[..., None, :, None, :]
+        return product.flatten(-2).flatten(-3, -2)
+
+    def radius(self, f: KroneckerFactors, scale: Tensor) -> Tensor:
+        """The spectral radius of diag(scale) K, (...)."""
+        # Similar to the symmetric K^(1/2) diag(scale) K^(1/2); scale is not negative.
+        root = scale.clamp_min(0).sqrt()
+        return torch.linalg.eigvalsh(root.unsqueeze(-1) * self.dense(f) * root.unsqueeze(-2)).amax(-1)
+
+
+def _triangle(n: int, device: torch.device) -> Tensor:
+    """Flat positions of the upper triangle of an n x n matrix."""
+    row, column = torch.triu_indices(n, n, device=device)
+    return row * n + column

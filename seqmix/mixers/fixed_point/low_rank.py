@@ -1,0 +1,136 @@
+"""Mixing matrices of low rank: Q = I - K with K = U^T S U, a product of r Householder factors or their sum (DPLR).
+
+    u_i = normalise(silu(.)),  alpha_i = strength * sigmoid(.)            i = 1..r, from r (width + 1) numbers
+    householder:  Q = (I - alpha_1 u_1 u_1^T) ... (I - alpha_r u_r u_r^T)     S^-1 = diag(1/alpha) + striu(U U^T)
+    dplr:         Q = I - sum_i alpha_i u_i u_i^T                             S^-1 = diag(1/alpha)
+
+S is the triangular factor of the compact WY form, so both are one formula; nothing divides by alpha. The strength is 2
+as in the released code (the paper writes alpha without it): with less, no factor is a reflection.
+Methods take any leading axes: one token of every sequence, or all tokens at once.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+_EPS = 1e-6
+
+
+class LowRankFactors(NamedTuple):
+    u: Tensor  # (..., r, width), rows of unit length
+    alpha: Tensor  # (..., r)
+    upper: Tensor  # (..., r, r), striu(U U^T), or zeros for a sum
+
+
+def silu_grad(x: Tensor) -> Tensor:
+    """The derivative of silu."""
+    gate = x.sigmoid()
+    return gate * (1 + x * (1 - gate))
+
+
+class LowRank:
+    """K of rank r for every token.
+
+    Args:
+        width: size of Q.
+        rank: r.
+        strength: largest alpha; 2 is a reflection.
+        product: a product of Householder factors, else their sum.
+
+    Source: Movahedi et al. 2025 (2503.10799), section 3; compact WY form: Schreiber and Van Loan 1989.
+    """
+
+    def __init__(self, width: int, rank: int, strength: float, product: bool) -> None:
+        self.width, self.rank, self.strength, self.product = width, rank, strength, product
+        self.size = rank * (width + 1)  # numbers that make one K
+
+    def factors(self, pre: Tensor) -> LowRankFactors:
+        """The factors from `size` numbers a token, pre (..., size)."""
+        raw = silu(pre[..., : self.rank * self.width]).unflatten(-1, (self.rank, self.width))
+        u = raw * (raw.square().sum(-1, keepdim=True) + _EPS).rsqrt()
+        gram = u @ u.mT
+        upper = gram.triu(1) if self.product else torch.zeros_like(gram)
+        return LowRankFactors(u, self.strength * pre[..., self.rank * self.width :].sigmoid(), upper)
+
+    def coefficients(self, f: LowRankFactors, v: Tensor) -> Tensor:
+        """S U v (..., r), by back substitution."""
+        c, omega = _rows(f.u, v), list[Tensor]()
+        for i in reversed(range(self.rank)):
+            later = sum(f.upper[..., i, i + 1 + j] * w for j, w in enumerate(omega))
+            omega.insert(0, f.alpha[..., i] * (c[..., i] - later))
+        return torch.stack(omega, -1)
+
+    def transposed_coefficients(self, f: LowRankFactors, v: Tensor) -> Tensor:
+        """S^T U v (..., r), by forward substitution."""
+        c, eta = _rows(f.u, v), list[Tensor]()
+        for i in range(self.rank):
+            eta.append(f.alpha[..., i] * (c[..., i] - sum(f.upper[..., j, i] * w for j, w in enumerate(eta))))
+        return torch.stack(eta, -1)
+
+    def apply(self, f: LowRankFactors, v: Tensor) -> Tensor:
+        """K v for v (..., width)."""
+        return _combine(f.u, self.coefficients(f, v))
+
+    def apply_transposed(self, f: LowRankFactors, v: Tensor) -> Tensor:
+        """K^T v."""
+        return _combine(f.u, self.transposed_coefficients(f, v))
+
+    def core(self, f: LowRankFactors, scale: Tensor) -> Tensor:
+        """I + alpha (striu(U U^T) - U diag(scale) U^T), (..., r, r): what a solve with I - diag(scale) K inverts."""
+        gram = (f.u * scale.unsqueeze(-2)) @ f.u.mT
+        return torch.eye(self.rank, dtype=gram.dtype, device=gram.device) + f.alpha.unsqueeze(-1) * (f.upper - gram)
+
+    def gain(self, f: LowRankFactors, scale: Tensor) -> Tensor:
+        """E (..., r, r) with (I - diag(scale) K)^-1 = I + diag(scale) U^T E U (Woodbury)."""
+        return torch.linalg.solve_ex(self.core(f, scale), torch.diag_embed(f.alpha))[0]
+
+    def solve(self, f: LowRankFactors, scale: Tensor, y: Tensor) -> Tensor:
+        """(I - diag(scale) K)^-1 y by Woodbury, O(r width + r^3)."""
+        omega, _ = torch.linalg.solve_ex(self.core(f, scale), f.alpha * _rows(f.u, y))
+        return y + scale * _combine(f.u, omega)
+
+    def solve_transposed(self, f: LowRankFactors, scale: Tensor, y: Tensor) -> Tensor:
+        """(I - K^T diag(scale))^-1 y."""
+        eta, _ = torch.linalg.solve_ex(self.core(f, scale).mT, _rows(f.u, scale * y))
+        return y + _combine(f.u, f.alpha * eta)
+
+    def vjp(self, pre: Tensor, f: LowRankFactors, w: Tensor, e: Tensor) -> Tensor:
+        """The gradient of w^T K e in `pre`."""
+        omega, eta = self.coefficients(f, e), self.transposed_coefficients(f, w)
+        du = omega.unsqueeze(-1) * w.unsqueeze(-2) + eta.unsqueeze(-1) * e.unsqueeze(-2)
+        # d(a^T S c) = -eta^T d(S^-1) omega for fixed a = U w and c = U e.
+        within = eta.unsqueeze(-1) * omega.unsqueeze(-2)
+        dalpha = (_rows(f.u, w) - (f.upper.mT @ eta.unsqueeze(-1)).squeeze(-1)) * (
+            _rows(f.u, e) - (f.upper @ omega.unsqueeze(-1)).squeeze(-1)
+        )
+        if self.product:
+            within = within.triu(1)
+            du = du - (within + within.mT) @ f.u
+        x = pre[..., : self.rank * self.width].unflatten(-1, (self.rank, self.width))
+        raw = silu(x)
+        inverse = (raw.square().sum(-1, keepdim=True) + _EPS).rsqrt()
+        draw = inverse * (du - f.u * (f.u * du).sum(-1, keepdim=True))
+        gate = f.alpha / self.strength
+        return torch.cat(((draw * silu_grad(x)).flatten(-2), dalpha * f.alpha * (1 - gate)), -1)
+
+    def dense(self, f: LowRankFactors) -> Tensor:
+        """K (..., width, width)."""
+        eye = torch.eye(self.width, dtype=f.u.dtype, device=f.u.device)
+        return self.apply(LowRankFactors(*(t.unsqueeze(f.alpha.ndim - 1) for t in f)), eye).mT
+
+    def radius(self, f: LowRankFactors, scale: Tensor) -> Tensor:
+        """The spectral radius of diag(scale) K, (...): a sweep contracts at a token where it is below one."""
+        gram = (f.u * scale.unsqueeze(-2)) @ f.u.mT
+        eye = torch.eye(self.rank, dtype=gram.dtype, device=gram.device)
+        s, _ = torch.linalg.solve_ex(eye + f.alpha.unsqueeze(-1) * f.upper, torch.diag_embed(f.alpha))
+        return torch.linalg.eigvals(gram @ s).abs().amax(-1)
+
+
+def _rows(u: Tensor, v: Tensor) -> Tensor:
+    return (u @ v.unsqueeze(-1)).squeeze(-1)
+
+
+def _combine(u: Tensor, weights: Tensor) -> Tensor:
+    return (weights.unsqueeze(-2) @ u).squeeze(-2)

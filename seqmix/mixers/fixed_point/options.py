@@ -1,0 +1,68 @@
+"""Arguments that both fixed-point layers take, checked."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from seqmix.mixers.base import one_of, positive
+
+MIXINGS = ("householder", "dplr", "kronecker")
+
+
+class SolverOptions(NamedTuple):
+    """When sweeps stop, how far they step, and how gradients pass the fixed point."""
+
+    max_iterations: int | None
+    tolerance: float | None
+    damping: float
+    fallback: bool
+    gradient: str
+
+    @classmethod
+    def checked(
+        cls, owner: str, max_iterations: Any, tolerance: Any, damping: Any, fallback: Any, gradient: Any
+    ) -> "SolverOptions":
+        """Raises `ValueError` by name, also for a tolerance of 0 with no cap, which would never end."""
+        if max_iterations is not None:
+            positive(owner, "max_iterations", max_iterations)
+        if tolerance is not None and not (isinstance(tolerance, int | float) and 0 <= tolerance < math.inf):
+            raise ValueError(f"{owner}: tolerance must be None or a finite number of at least 0, got {tolerance!r}")
+        if tolerance == 0 and max_iterations is None:
+            raise ValueError(f"{owner}: tolerance must be above 0 where max_iterations is None, got {tolerance!r}")
+        if not (isinstance(damping, int | float) and 0 < damping <= 1):
+            raise ValueError(f"{owner}: damping must be in (0, 1], got {damping!r}")
+        one_of(owner, "fallback", fallback, (True, False))
+        one_of(owner, "gradient", gradient, ("implicit", "phantom"))
+        chosen = None if tolerance is None else float(tolerance)
+        return cls(max_iterations, chosen, float(damping), bool(fallback), gradient)
+
+    def arguments(self, dtype: torch.dtype) -> dict[str, Any]:
+        """What an op takes; it has 0 for no cap."""
+        return self._asdict() | {
+            "max_iterations": self.max_iterations or 0,
+            "tolerance": self.tolerance_for(dtype),
+        }
+
+    def tolerance_for(self, dtype: torch.dtype) -> float:
+        """The tolerance in a type: 16 rounding errors where none was given."""
+        return 16 * torch.finfo(dtype).eps if self.tolerance is None else self.tolerance
+
+
+def names_of(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """`value` as a tuple of different names among `choices`, in their order."""
+    given = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else None
+    if given is None or any(item not in choices for item in given):
+        raise ValueError(f"{owner}: {name} must be names among {', '.join(map(repr, choices))}, got {value!r}")
+    return tuple(choice for choice in choices if choice in given)
+
+
+def strength_of(owner: str, mixing: str, rank: int, max_radius: Any) -> float:
+    """The strength of K: 2, or what keeps its norm below `max_radius`, alpha by alpha."""
+    if max_radius is None:
+        return 2.0
+    if not (isinstance(max_radius, int | float) and 0 < max_radius < 1):
+        raise ValueError(f"{owner}: max_radius must be None or in (0, 1), got {max_radius!r}")
+    # |I - Q_1 Q_2| <= |I - Q_1| + |I - Q_2| while both are contractions.
+    return float(max_radius) if mixing == "kronecker" else max_radius / rank

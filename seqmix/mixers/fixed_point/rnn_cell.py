@@ -1,0 +1,108 @@
+"""One token of the fixed-point RNN and its derivatives, for any leading axes.
+
+    lambda = sigmoid(.), b = silu(.), Q = I - K from the pre-activations p_t + W rms(h_{t-1})
+    h_t = lambda h_{t-1} + (1 - lambda) (b + K (h_t - b))
+
+which is M h_t = lambda h_{t-1} + (1 - lambda) Q b with M = I - (1 - lambda) K. Every gradient is written out, because
+the solvers run inside a custom op, where autograd does not.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from seqmix.mixers.fixed_point.kronecker import Kronecker
+from seqmix.mixers.fixed_point.low_rank import LowRank, silu_grad
+
+EPS = 1e-5
+PARTS = ("lambda", "b", "mixing")  # in the order of the pre-activations
+Mixing = LowRank | Kronecker
+
+
+class Gates(NamedTuple):
+    pre: Tensor  # (..., M)
+    decay: Tensor  # lambda (..., N)
+    write: Tensor  # 1 - lambda
+    b: Tensor  # (..., N)
+    factors: tuple[Tensor, ...]  # of K
+
+
+class Cell:
+    """The equations above with N = `mixing.width` channels; `hidden` names the parts that see rms(h_{t-1})."""
+
+    def __init__(self, mixing: Mixing, hidden: tuple[str, ...]) -> None:
+        self.mixing, self.hidden = mixing, hidden
+        n = mixing.width
+        sizes = {"lambda": n, "b": n, "mixing": mixing.size}
+        self.size = sum(sizes.values())  # M
+        ends = torch.tensor([*sizes.values()]).cumsum(0).tolist()
+        spans = {part: slice(end - sizes[part], end) for part, end in zip(PARTS, ends, strict=True)}
+        self.spans = [spans[part] for part in PARTS if part in hidden]
+        self.recurrent = sum(sizes[part] for part in hidden)  # rows of W
+
+    def gates(self, p: Tensor, weight: Tensor, h_prev: Tensor) -> Gates:
+        """The gates for p (..., M), W (recurrent, N) and h_{t-1} (..., N)."""
+        pre = p
+        if self.spans:
+            pre, more = p.clone(), rms(h_prev) @ weight.mT
+            for span, part in zip(self.spans, self._split(more), strict=True):
+                pre[..., span] += part
+        n = self.mixing.width
+        decay = pre[..., :n].sigmoid()
+        # 1 - lambda would lose the small digits of a long memory.
+        return Gates(pre, decay, (-pre[..., :n]).sigmoid(), silu(pre[..., n : 2 * n]), self._factors(pre))
+
+    def _factors(self, pre: Tensor) -> tuple[Tensor, ...]:
+        return self.mixing.factors(pre[..., 2 * self.mixing.width :])
+
+    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return rows.split([span.stop - span.start for span in self.spans], -1)
+
+    def solve(self, g: Gates, h_prev: Tensor) -> Tensor:
+        """h_t, exactly."""
+        # In h - b: M (h - b) = lambda (h_prev - b), which has no cancelling terms.
+        return g.b + self.mixing.solve(g.factors, g.write, g.decay * (h_prev - g.b))  # type: ignore[arg-type]
+
+    def target(self, g: Gates, h: Tensor) -> Tensor:
+        """b + K (h - b): what a sweep writes."""
+        return g.b + self.mixing.apply(g.factors, h - g.b)  # type: ignore[arg-type]
+
+    def solve_transposed(self, g: Gates, cotangent: Tensor) -> Tensor:
+        """v = M^-T of the cotangent of h_t."""
+        return self.mixing.solve_transposed(g.factors, g.write, cotangent)  # type: ignore[arg-type]
+
+    def mixed_back(self, g: Gates, v: Tensor) -> Tensor:
+        """K^T (1 - lambda) v: what a sweep of the adjoint adds within a token."""
+        return self.mixing.apply_transposed(g.factors, g.write * v)  # type: ignore[arg-type]
+
+    def vjp(self, g: Gates, h_prev: Tensor, h: Tensor, v: Tensor) -> Tensor:
+        """The gradient in p_t, (..., M), from v = M^-T of the cotangent of h_t."""
+        n, f, w = self.mixing.width, g.factors, g.write * v
+        ddecay = v * (h_prev - self.target(g, h))
+        db = w - self.mixing.apply_transposed(f, w)  # type: ignore[arg-type]
+        dmixing = self.mixing.vjp(g.pre[..., 2 * n :], f, w, h - g.b)  # type: ignore[arg-type]
+        return torch.cat((ddecay * g.decay * g.write, db * silu_grad(g.pre[..., n : 2 * n]), dmixing), -1)
+
+    def hidden_vjp(self, dpre: Tensor, weight: Tensor, h_prev: Tensor) -> Tensor | int:
+        """The gradient that reaches h_{t-1} through the gates."""
+        if not self.spans:
+            return 0
+        return rms_vjp(h_prev, self.recurrent_rows(dpre) @ weight)
+
+    def recurrent_rows(self, dpre: Tensor) -> Tensor:
+        """The columns of dpre that belong to the rows of W, (..., recurrent)."""
+        return torch.cat([dpre[..., span] for span in self.spans], -1)
+
+
+def rms(h: Tensor) -> Tensor:
+    """h over its root mean square."""
+    return h * (h.square().mean(-1, keepdim=True) + EPS).rsqrt()
+
+
+def rms_vjp(h: Tensor, ds: Tensor) -> Tensor:
+    """The gradient in h from that of rms(h)."""
+    inverse = (h.square().mean(-1, keepdim=True) + EPS).rsqrt()
+    s = h * inverse
+    return inverse * (ds - s * (s * ds).mean(-1, keepdim=True))

@@ -1,0 +1,233 @@
+"""Numba kernels for the fixed-point RNN with a mixing of low rank: one pass over time, every token solved exactly.
+
+A work item is one sequence. The letters and formulas are those of `rnn_cell` and `low_rank`; nothing but h is stored,
+the backward pass forms the gates again. L rows of all sequences, N channels, r rank, M = 2 N + r (N + 1).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqmix.kernels._numba import jit
+from seqmix.kernels._threads import run
+
+EPS_RMS = 1e-5
+EPS_UNIT = 1e-6
+
+
+@jit("reassoc")
+def _dot(x, y):  # type: ignore[no-untyped-def]
+    total = x[0] * y[0]
+    for n in range(1, x.shape[0]):
+        total += x[n] * y[n]
+    return total
+
+
+@jit()
+def _eliminate(a, x):  # type: ignore[no-untyped-def]
+    """x <- a^-1 x with row exchanges; a is overwritten."""
+    r = x.shape[0]
+    for i in range(r):
+        best = i
+        for k in range(i + 1, r):
+            if abs(a[k, i]) > abs(a[best, i]):
+                best = k
+        if best != i:
+            for j in range(i, r):
+                a[i, j], a[best, j] = a[best, j], a[i, j]
+            x[i], x[best] = x[best], x[i]
+        for k in range(i + 1, r):
+            factor = a[k, i] / a[i, i]
+            for j in range(i + 1, r):
+                a[k, j] -= factor * a[i, j]
+            x[k] -= factor * x[i]
+    for i in range(r - 1, -1, -1):
+        for j in range(i + 1, r):
+            x[i] -= a[i, j] * x[j]
+        x[i] /= a[i, i]
+
+
+@jit("reassoc")
+def _gates(p_t, weight, h, strength, product, pre, s, channel, u, small, upper, core):  # type: ignore[no-untyped-def]
+    # channel: lambda, 1 - lambda, b; small: alpha, 1 / |raw|. weight is (N, M), or (0, M) without hidden dependence.
+    rank, width = u.shape
+    one = strength / strength
+    for m in range(pre.shape[0]):
+        pre[m] = p_t[m]
+    if weight.shape[0]:
+        inverse = one / np.sqrt(_dot(h, h) / width + p_t.dtype.type(EPS_RMS))
+        for n in range(width):
+            s[n] = h[n] * inverse
+            row, factor = weight[n], s[n]
+            for m in range(pre.shape[0]):
+                pre[m] += factor * row[m]
+    for n in range(width):
+        channel[0, n] = one / (one + np.exp(-pre[n]))
+        channel[1, n] = one / (one + np.exp(pre[n]))
+        channel[2, n] = pre[width + n] / (one + np.exp(-pre[width + n]))
+    for i in range(rank):
+        row, raw = u[i], pre[(2 + i) * width : (3 + i) * width]
+        for n in range(width):
+            row[n] = raw[n] / (one + np.exp(-raw[n]))
+        small[1, i] = one / np.sqrt(_dot(row, row) + p_t.dtype.type(EPS_UNIT))
+        for n in range(width):
+            row[n] *= small[1, i]
+        small[0, i] = strength / (one + np.exp(-pre[(2 + rank) * width + i]))
+    for i in range(rank):
+        for j in range(i, rank):
+            gram, total = one - one, one - one
+            for n in range(width):
+                total += u[i, n] * u[j, n]
+                gram += u[i, n] * channel[1, n] * u[j, n]
+            upper[i, j] = total if product and j > i else one - one
+            core[i, j] = small[0, i] * (upper[i, j] - gram)
+            if j > i:
+                core[j, i] = -small[0, j] * gram
+        core[i, i] += one
+
+
+@jit()
+def _forward(first, last, bounds, p, weight, strength, product, rank, initial, h, final):  # type: ignore[no-untyped-def]
+    width, size = initial.shape[1], p.shape[1]
+    pre, s, d = np.empty(size, p.dtype), np.empty(width, p.dtype), np.empty(width, p.dtype)
+    channel, u = np.empty((3, width), p.dtype), np.empty((rank, width), p.dtype)
+    small, upper, core = np.empty((3, rank), p.dtype), np.empty((rank, rank), p.dtype), np.empty((rank, rank), p.dtype)
+    for q in range(first, last):
+        state = final[q]
+        state[:] = initial[q]
+        for t in range(bounds[q], bounds[q + 1]):
+            _gates(p[t], weight, state, strength, product, pre, s, channel, u, small, upper, core)
+            for n in range(width):
+                d[n] = channel[0, n] * (state[n] - channel[2, n])
+            for i in range(rank):
+                small[2, i] = small[0, i] * _dot(u[i], d)
+            _eliminate(core, small[2])
+            for n in range(width):
+                mixed = small[2, 0] * u[0, n]
+                for i in range(1, rank):
+                    mixed += small[2, i] * u[i, n]
+                state[n] = channel[2, n] + d[n] + channel[1, n] * mixed
+            h[t] = state
+
+
+@jit("reassoc")
+def _backward(  # type: ignore[no-untyped-def]
+    first, last, bounds, p, weight, strength, product, rank, initial, h, dh, dfinal, dp, dinitial
+):
+    width, size = initial.shape[1], p.shape[1]
+    one = strength / strength
+    pre, s, v = np.empty(size, p.dtype), np.empty(width, p.dtype), np.empty(width, p.dtype)
+    channel, u = np.empty((3, width), p.dtype), np.empty((rank, width), p.dtype)
+    small, upper, core = np.empty((2, rank), p.dtype), np.empty((rank, rank), p.dtype), np.empty((rank, rank), p.dtype)
+    # eta, omega, U w less what it owes, U e less what it owes
+    inner, turned = np.empty((4, rank), p.dtype), np.empty((rank, rank), p.dtype)
+    w, e, du = np.empty(width, p.dtype), np.empty(width, p.dtype), np.empty(width, p.dtype)
+    for q in range(first, last):
+        carry = dinitial[q]
+        carry[:] = dfinal[q]
+        for t in range(bounds[q + 1] - 1, bounds[q] - 1, -1):
+            before = initial[q] if t == bounds[q] else h[t - 1]
+            _gates(p[t], weight, before, strength, product, pre, s, channel, u, small, upper, core)
+            for n in range(width):
+                v[n] = dh[t, n] + carry[n]
+                w[n] = channel[1, n] * v[n]
+                e[n] = h[t, n] - channel[2, n]
+            for i in range(rank):
+                inner[0, i] = _dot(u[i], w)
+                for j in range(rank):
+                    turned[i, j] = core[j, i]
+            _eliminate(turned, inner[0])
+            for i in range(rank):
+                inner[0, i] *= small[0, i]
+                for n in range(width):
+                    v[n] += inner[0, i] * u[i, n]
+            for n in range(width):
+                w[n] = channel[1, n] * v[n]
+            for i in range(rank):
+                inner[2, i], inner[3, i] = _dot(u[i], w), _dot(u[i], e)
+            for i in range(rank):
+                for j in range(i):
+                    inner[2, i] -= upper[j, i] * inner[0, j]
+                inner[0, i] = small[0, i] * inner[2, i]
+            for i in range(rank - 1, -1, -1):
+                for j in range(i + 1, rank):
+                    inner[3, i] -= upper[i, j] * inner[1, j]
+                inner[1, i] = small[0, i] * inner[3, i]
+            dp_t = dp[t]
+            for n in range(width):
+                back, target = inner[0, 0] * u[0, n], inner[1, 0] * u[0, n]
+                for i in range(1, rank):
+                    back += inner[0, i] * u[i, n]
+                    target += inner[1, i] * u[i, n]
+                ddecay = v[n] * (before[n] - channel[2, n] - target)
+                dp_t[n] = ddecay * channel[0, n] * channel[1, n]
+                x = pre[width + n]
+                gate = one / (one + np.exp(-x))
+                dp_t[width + n] = (w[n] - back) * gate * (one + x * (one - gate))
+            for i in range(rank):
+                for n in range(width):
+                    du[n] = inner[1, i] * w[n] + inner[0, i] * e[n]
+                if product:
+                    for j in range(rank):
+                        if j != i:
+                            both = inner[0, i] * inner[1, j] if j > i else inner[0, j] * inner[1, i]
+                            for n in range(width):
+                                du[n] -= both * u[j, n]
+                along = _dot(u[i], du)
+                for n in range(width):
+                    x = pre[(2 + i) * width + n]
+                    gate = one / (one + np.exp(-x))
+                    draw = small[1, i] * (du[n] - u[i, n] * along)
+                    dp_t[(2 + i) * width + n] = draw * gate * (one + x * (one - gate))
+                alpha = small[0, i]
+                dp_t[(2 + rank) * width + i] = inner[2, i] * inner[3, i] * alpha * (one - alpha / strength)
+            for n in range(width):
+                carry[n] = channel[0, n] * v[n]
+            if weight.shape[0]:
+                # Back through s = h / rms(h).
+                inverse = one / np.sqrt(_dot(before, before) / width + p.dtype.type(EPS_RMS))
+                for n in range(width):
+                    du[n] = _dot(weight[n], dp_t)
+                mean = _dot(s, du) / width
+                for n in range(width):
+                    carry[n] += inverse * (du[n] - s[n] * mean)
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().numpy()
+
+
+def forward(
+    p: Tensor, weight: Tensor, initial: Tensor, bounds: Tensor, rank: int, strength: float, product: bool
+) -> tuple[Tensor, Tensor]:
+    """h (L, N) and the final states (S, N) from p (L, M), the full recurrent weight (N, M) or (0, M), and h_0."""
+    h, final = p.new_empty(len(p), initial.shape[1]), torch.empty_like(initial, memory_format=torch.contiguous_format)
+    one = _array(p).dtype.type(strength)
+    inputs = (bounds.numpy(), _array(p), _array(weight), one, product, rank, _array(initial))
+    run(_forward, len(initial), _work(p, weight), *inputs, h.numpy(), final.numpy())
+    return h, final
+
+
+def backward(
+    dh: Tensor,
+    dfinal: Tensor,
+    p: Tensor,
+    weight: Tensor,
+    initial: Tensor,
+    h: Tensor,
+    bounds: Tensor,
+    rank: int,
+    strength: float,
+    product: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of p (L, M) and of the initial states (S, N)."""
+    dp, dinitial = torch.empty_like(p), torch.empty_like(initial, memory_format=torch.contiguous_format)
+    one = _array(p).dtype.type(strength)
+    inputs = (bounds.numpy(), _array(p), _array(weight), one, product, rank, _array(initial))
+    outputs = (dp.numpy(), dinitial.numpy())
+    run(_backward, len(initial), 2 * _work(p, weight), *inputs, _array(h), _array(dh), _array(dfinal), *outputs)
+    return dp, dinitial
+
+
+def _work(p: Tensor, weight: Tensor) -> int:
+    return p.numel() * (8 + len(weight))

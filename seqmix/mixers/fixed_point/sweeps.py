@@ -1,0 +1,92 @@
+"""Fixed points over whole sequences by sweeps y <- F(y), each sequence stopped on its own."""
+
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from seqmix.mixers.fixed_point.rows import Rows
+
+_CHECK_EVERY = 64  # sweeps between looks for divergence where there is no cap
+
+P = TypeVar("P", bound="Problem")
+
+
+class Problem(Protocol):
+    """Something with a fixed point y (L, D) in every sequence."""
+
+    rows: Rows
+
+    def sweep(self, y: Tensor) -> Tensor:
+        """F(y), for all tokens at once."""
+
+    def select(self: P, ids: Tensor) -> P:
+        """The same for some of the sequences."""
+
+    def radius(self, y: Tensor) -> Tensor:
+        """The spectral radius (L,) of a sweep at each token: the iteration there contracts below one."""
+
+
+class Solved(NamedTuple):
+    """One solve, by sequence: these four are the columns of a layer's report."""
+
+    iterations: Tensor  # (S,) sweeps that the sequence took part in, 0 where none were needed
+    residual: Tensor  # (S,) max |F(y) - y| / max |y| over its tokens
+    converged: Tensor  # (S,) residual <= tolerance
+    sequential: Tensor  # (S,) solved one token after the other, by choice or because sweeps diverged
+
+    def stack(self, dtype: torch.dtype) -> Tensor:
+        """(S, 4)."""
+        return torch.stack([column.to(dtype) for column in self], 1)
+
+
+class Stop(NamedTuple):
+    """When to stop: a residual, a number of sweeps (0 for no limit), the size of a step, and what comes after."""
+
+    tolerance: float
+    cap: int
+    damping: float
+    fallback: bool = True  # sequences that diverge are solved otherwise
+
+
+def solve(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved, Tensor]:
+    """y (L, D) after sweeps from `y`, the record, and the sequences (ids) whose sweeps diverge.
+
+    A sequence leaves as soon as its residual is within the tolerance, and costs nothing from there on. One that is
+    not done at the cap diverges if a token of it has a radius of one or more (or numbers that are not finite); else
+    it is only slow, keeps its last iterate and is reported as not converged.
+    """
+    rows, solution = problem.rows, y.clone()
+    ids = torch.arange(rows.sequences, device=y.device)[rows.lengths > 0]
+    iterations = torch.zeros(rows.sequences, dtype=torch.long, device=y.device)
+    residual = y.new_zeros(rows.sequences)
+    diverging: list[Tensor] = []
+    where, current, count = slice(None), problem, 0
+    if len(ids) < rows.sequences:
+        where, _ = rows.select(ids)  # type: ignore[assignment]
+        current, y = problem.select(ids), y[where]
+    while len(ids):
+        new = current.sweep(y)
+        change = current.rows.largest(new - y)
+        new = new if stop.damping == 1 else torch.lerp(y, new, stop.damping)
+        ratio = (change / current.rows.largest(new).clamp_min(1e-30)).nan_to_num(nan=torch.inf)
+        count += 1
+        iterations[ids], residual[ids] = count, ratio
+        solution[where], y = new, new
+        done = (ratio <= stop.tolerance) | ratio.isinf()
+        if count == stop.cap:
+            done = torch.ones_like(done)
+        if bool(done.any()) or (stop.cap == 0 and count % _CHECK_EVERY == 0):
+            failed = ratio > stop.tolerance
+            if bool(failed.any()):
+                wild = failed & (current.rows.largest(current.radius(y).unsqueeze(1)) >= 1)
+                diverging.append(ids[wild])
+                done = done | wild
+            ids, kept = ids[~done], (~done).nonzero().squeeze(1)
+            if len(ids):
+                inner, _ = current.rows.select(kept)
+                current, y = current.select(kept), y[inner]
+                where, _ = rows.select(ids)  # type: ignore[assignment]
+    wild = torch.cat(diverging) if diverging else ids[:0]
+    report = Solved(iterations, residual, residual <= stop.tolerance, torch.zeros_like(residual))
+    return solution, report, wild
