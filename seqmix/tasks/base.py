@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from seqmix._extras import require
@@ -216,7 +217,7 @@ class Task(LightningDataModule):
         batches = _EvalBatches(
             self.examples, self.eval_seed, f"{split} {length}", length, self.eval_size, batch_size, rank, world_size
         )
-        return DataLoader(FixedBatches(batches, len(batches)), batch_size=None, shuffle=False)
+        return DataLoader(FixedBatches(batches, len(batches)), batch_size=None, generator=torch.Generator())
 
     def _rank(self) -> tuple[int, int]:
         trainer = getattr(self, "trainer", None)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 __all__ = ["Batch", "FixedBatches", "StreamLoader"]
@@ -61,7 +61,9 @@ class StreamLoader:
             return
         dataset = FixedBatches(self.make, end)
         sampler = _From(self.position, end)
-        for batch in DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.num_workers):
+        # A generator of its own: loaders draw a seed for their workers, which must not move the model's dropout.
+        options: dict[str, Any] = {"num_workers": self.num_workers, "generator": Generator()}
+        for batch in DataLoader(dataset, batch_size=None, sampler=sampler, **options):
             self.position += 1
             yield batch
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -51,10 +51,20 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
-        text = yaml.safe_dump({key: config[key] for key in _KEPT if key in config}, sort_keys=False)
+        # Nulls are kept: they are not everywhere the default.
+        text = yaml.safe_dump({key: _plain(self.config[key]) for key in _KEPT if key in self.config}, sort_keys=False)
         Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
         write_whole(Path(trainer.default_root_dir) / "config.yaml", lambda path: path.write_text(text))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 class CommandLine(LightningCLI):
@@ -137,6 +147,11 @@ class CommandLine(LightningCLI):
         self._requested = Path(paths["run_dir"]) if paths["run_dir"] else run
         if run is not None and not paths["config"]:
             self.name = run.parent.name
+        if self.checkpoint is None and self._requested and any(self._requested.glob("checkpoints/*.ckpt")):
+            raise ValueError(
+                f"run_dir: {self._requested} has checkpoints; --ckpt_path last continues that run, a new one needs "
+                "another folder"
+            )
 
     def _parse_ckpt_path(self) -> None:
         """Overrides Lightning: configs come from config files, never half from a checkpoint."""

@@ -75,9 +75,17 @@ def test_generators_generate_and_are_few(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("a5", "unknown group 'a5'; did you mean .*'A5'"), ("A5x", "unknown group"), ("B3", "unknown group 'B3'")]
-    + [("Z0", "unknown group"), ("S7", "more than 2,048 elements"), ("A9999", "more than"), ("Z50xZ50", "more than")]
-    + [("", "name must be a string"), (5, "name must be a string, got 5|such as 'A5'")],
+    [
+        ("a5", "unknown group 'a5'; did you mean .*'A5'"),
+        ("A5x", "unknown group"),
+        ("B3", "unknown group 'B3'"),
+        ("Z0", "unknown group"),
+        ("S7", "more than 2,048 elements"),
+        ("A9999", "more than"),
+        ("Z50xZ50", "more than"),
+        ("", "name must be a string"),
+        (5, "name must be a string, got 5|such as 'A5'"),
+    ],
 )
 def test_bad_names(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -109,17 +109,14 @@ def test_version_pins_the_test_sets() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"group": "A55"}, "A55"), ({"train_length": 0}, "train_length must be a positive integer, got 0")]
-    + [
+    [
+        ({"group": "A55"}, "A55"),
+        ({"train_length": 0}, "train_length must be a positive integer, got 0"),
         ({"min_length": 9}, "min_length must be at most train_length = 8, got 9"),
         ({"eval_lengths": []}, "eval_lengths"),
-    ]
-    + [
         ({"batch_size": "x"}, "batch_size .* 'x'"),
         ({"num_workers": -1}, "num_workers"),
         ({"eval_size": 0}, "eval_size"),
-    ]
-    + [
         ({"train_size": 0}, "train_size"),
         ({"grupp": "S3"}, "unknown argument of task .*'grupp'; did you mean 'group'"),
     ],

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import warnings
 from typing import Any
 
 import torch
@@ -52,7 +53,10 @@ class Checkpoints(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.dirpath is None:
             self.dirpath = f"{trainer.default_root_dir}/checkpoints"
-        super().setup(trainer, pl_module, stage)
+        with warnings.catch_warnings():
+            # A folder with checkpoints is where a resumed run belongs.
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+            super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -4,23 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from seqmix.training.callbacks.accuracy_table import write_whole
 
 __all__ = ["PredictionFiles"]
 
 
-class PredictionFiles(BasePredictionWriter):
+class PredictionFiles(Callback):
     """After `predict`: one `predictions-LENGTH.npz` per test set with `tokens`, `targets`, `predictions` (N, T)."""
 
-    def __init__(self) -> None:
-        super().__init__(write_interval="epoch")
-
-    def write_on_epoch_end(
-        self, trainer: Trainer, pl_module: LightningModule, predictions: Any, batch_indices: Any
-    ) -> None:
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        predictions: Any = trainer.predict_loop.predictions
+        if not predictions:
+            return
         lengths = getattr(trainer.datamodule, "eval_lengths", None)  # type: ignore[attr-defined]
         loaders = predictions if isinstance(predictions[0], list) else [predictions]
         folder = Path(trainer.default_root_dir)

@@ -1,0 +1,215 @@
+"""Callbacks: growth of the lengths, gate penalty, guard, checkpoints, table, progress."""
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from seqmix.tasks import create_task
+from seqmix.training import SequenceLearner
+from seqmix.training.callbacks import (
+    AccuracyTable,
+    Checkpoints,
+    GateEntropyPenalty,
+    LengthCurriculum,
+    NonFiniteGuard,
+    NonFiniteLossError,
+    PredictionFiles,
+    StepProgress,
+    TrainingInterrupted,
+)
+from seqmix.training.callbacks.gate_entropy import gate_entropy
+
+
+def task(**kwargs):
+    return create_task("parity", **{"train_length": 8, "min_length": None, "batch_size": 8, "eval_size": 5} | kwargs)
+
+
+def learner(mixer="bd-lru", **kwargs) -> SequenceLearner:
+    torch.manual_seed(0)
+    return SequenceLearner(mixer, 3, 8, **{"optimizer": {"name": "adamw", "lr": 1e-2}} | kwargs)
+
+
+def trainer(path: Path, *callbacks: Callback, **kwargs) -> Trainer:
+    arguments = {"max_steps": 6, "logger": False, "accelerator": "cpu", "limit_val_batches": 0}
+    arguments |= {"enable_progress_bar": False, "enable_model_summary": False}
+    arguments["enable_checkpointing"] = any(isinstance(callback, Checkpoints) for callback in callbacks)
+    return Trainer(default_root_dir=path, callbacks=list(callbacks), **arguments | kwargs)
+
+
+class Lengths(Callback):
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.seen.append(batch["tokens"].shape[1] - 1)
+
+
+class AlwaysRight(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        pl_module.last_counts = torch.tensor([1, 1])
+
+
+def test_lengths_grow_by_one_then_by_a_quarter() -> None:
+    curriculum = LengthCurriculum(start=2, end=30)
+    lengths = [2]
+    while lengths[-1] < 30:
+        lengths.append(curriculum.grown(lengths[-1]))
+    assert lengths == [2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 27, 30]
+
+
+def test_the_batch_after_a_decision_has_the_new_length(tmp_path: Path) -> None:
+    lengths = Lengths()
+    curriculum = LengthCurriculum(start=2, smoothing=0.0)
+    trainer(tmp_path, AlwaysRight(), lengths, curriculum, max_steps=9).fit(learner("lstm"), datamodule=task())
+    assert lengths.seen == [2, 3, 4, 5, 6, 7, 8, 8, 8] and curriculum.finished
+    lengths, curriculum = Lengths(), LengthCurriculum(start=2, smoothing=0.0, every_n_steps=3)
+    trainer(tmp_path, AlwaysRight(), lengths, curriculum, max_steps=9).fit(learner("lstm"), datamodule=task())
+    assert lengths.seen == [2, 2, 2, 3, 3, 3, 4, 4, 4]
+    lengths, curriculum = Lengths(), LengthCurriculum(start=2)
+    trainer(tmp_path, AlwaysRight(), lengths, curriculum, max_steps=24).fit(learner("lstm"), datamodule=task())
+    assert lengths.seen == [2] * 22 + [3] * 2, "the running accuracy has to build up"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"start": 0}, "start must be a positive integer"),
+        ({"start": 5, "end": 4}, "end must be an integer of at least start = 5, got 4"),
+        ({"threshold": 1.0}, "threshold"),
+        ({"smoothing": 1}, "smoothing"),
+    ],
+)
+def test_bad_curriculum(arguments, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LengthCurriculum(**arguments)
+
+
+def test_curriculum_that_does_not_fit_the_task(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="num_workers must be 0"):
+        trainer(tmp_path, LengthCurriculum()).fit(learner(), datamodule=task(num_workers=1))
+    with pytest.raises(ValueError, match="train_length = 8 must hold"):
+        trainer(tmp_path, LengthCurriculum(start=9)).fit(learner(), datamodule=task())
+
+
+def test_gate_entropy_by_hand() -> None:
+    gates = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], requires_grad=True)
+    entropy = gate_entropy(gates)
+    assert entropy.item() == pytest.approx(0.5 * torch.tensor(2.0).log().item())
+    entropy.backward()
+    assert gates.grad is not None and gates.grad.isfinite().all()
+
+
+class Terms(Callback):
+    def __init__(self) -> None:
+        self.weights: list[float] = []
+
+    def on_before_backward(self, trainer, pl_module, loss) -> None:
+        self.weights.append(next(c._current for c in trainer.callbacks if isinstance(c, GateEntropyPenalty)))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_penalty_ramps_up_and_sharpens_gates(tmp_path: Path, checkpointing: bool) -> None:
+    terms, penalty, data = Terms(), GateEntropyPenalty(weight=0.4, ramp_steps=4), task()
+    model = learner(activation_checkpointing=checkpointing, schedule="constant")
+    x = torch.randn(4, 8, 8)
+    before = gate_entropy(model.model.blocks[0].mixer.gates(x)).item()
+    trainer(tmp_path, penalty, terms, max_steps=60).fit(model, datamodule=data)
+    assert terms.weights[:6] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.4])
+    assert gate_entropy(model.model.blocks[0].mixer.gates(x)).item() < 0.8 * before
+    assert not model.loss_terms, "nothing is left behind"
+
+
+def test_penalty_waits_for_the_curriculum(tmp_path: Path) -> None:
+    penalty = GateEntropyPenalty()
+    curriculum = LengthCurriculum(start=2, end=5, smoothing=0.0)
+    trainer(tmp_path, AlwaysRight(), penalty, curriculum).fit(learner("h-lru"), datamodule=task())
+    assert penalty.started_at == 3
+
+
+def test_penalty_needs_gates(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mixers with gates"):
+        trainer(tmp_path, GateEntropyPenalty()).fit(learner("lstm"), datamodule=task())
+
+
+class Poison(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            with torch.no_grad():
+                pl_module.model.norm.weight.fill_(float("nan"))
+
+
+def test_a_loss_that_is_no_number_stops_training(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"step 3 \(learning rate 0\.01.*no checkpoint was written"):
+        trainer(tmp_path, NonFiniteGuard(), Poison(3)).fit(learner(schedule="constant"), datamodule=task())
+    with pytest.raises(NonFiniteLossError, match=r"step 5 .*last good checkpoint is .*last\.ckpt"):
+        run = trainer(tmp_path, NonFiniteGuard(), Poison(5), Checkpoints(every_n_steps=2))
+        run.fit(learner(), datamodule=task())
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 4 and all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+def test_last_and_best_are_written(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(every_n_steps=100)
+    run = trainer(tmp_path, checkpoints, limit_val_batches=1.0, val_check_interval=4, check_val_every_n_epoch=None)
+    run.fit(learner(), datamodule=task())
+    steps = {name: torch.load(tmp_path / "checkpoints" / f"{name}.ckpt")["global_step"] for name in ("last", "best")}
+    assert steps == {"last": 6, "best": 4}
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["best.ckpt", "last.ckpt"]
+    restored = SequenceLearner.load_from_checkpoint(checkpoints.last_model_path)
+    assert restored.model.config["mixer"] == [{"name": "bd-lru"}]
+
+
+class Kill(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), self.signal)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint(tmp_path: Path, number: int) -> None:
+    before, kill = signal.getsignal(number), Kill()
+    kill.signal = number
+    with pytest.raises(
+        TrainingInterrupted, match=rf"{signal.Signals(number).name} after step 4; --ckpt_path .*last\.ckpt"
+    ):
+        trainer(tmp_path, Checkpoints(), kill).fit(learner(), datamodule=task())
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert signal.getsignal(number) is before
+
+
+def test_table_figure_and_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, model = task(eval_lengths=(8, 20), eval_size=7), learner()
+    run = trainer(tmp_path, AccuracyTable(), PredictionFiles())
+    run.test(model, datamodule=data, verbose=False)
+    printed = capsys.readouterr().out
+    assert "chance 0.500" in printed and "whole sequence" in printed and "(training length)" in printed
+    with (tmp_path / "accuracy.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["length"] for row in rows] == ["8", "20"]
+    assert float(rows[1]["token_accuracy"]) == run.callback_metrics["test/token_accuracy/20"].item()
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    run.predict(model, datamodule=data)
+    import numpy as np
+
+    answers = np.load(tmp_path / "predictions-20.npz")
+    assert answers["predictions"].shape == answers["targets"].shape == (7, 21)
+    right = (answers["predictions"] == answers["targets"])[:, 1:].mean()
+    assert right == pytest.approx(float(rows[1]["token_accuracy"]))
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")], "no parts of files are left"
+
+
+def test_progress_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer(tmp_path, StepProgress(lines_every=0.0), LengthCurriculum(), enable_progress_bar=True).fit(
+        learner(), datamodule=task()
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("step 1/6  loss ") and "length 2" in lines[0] and "steps/s" not in lines[0]
+    assert "steps/s" in lines[3] and "left" in lines[3] and lines[-1].startswith("trained 6 steps in 0:0")

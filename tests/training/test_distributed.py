@@ -1,0 +1,83 @@
+"""Two gloo processes follow one process at the same global batch, with DDP and with sharded parameters."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = ["--config", "s3", "--trainer.accelerator", "cpu", "--seed_everything", "1", "--model.d_model", "32"]
+OPTIONS += [
+    "--model.n_layers",
+    "2",
+    "--data.eval_lengths",
+    "[16, 32]",
+    "--data.eval_size",
+    "65",
+    "--optimizer.weight_decay",
+]
+OPTIONS += [
+    "0.1",
+    "--gate_entropy.ramp_steps",
+    "5",
+    "--curriculum.threshold",
+    "0.2",
+    "--trainer.val_check_interval",
+    "10",
+]
+
+
+def seqmix(folder: Path, *arguments: str) -> str:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SEQMIX", "LOCAL_RANK"))}
+    result = subprocess.run(
+        [sys.executable, "-m", "seqmix", *arguments],
+        cwd=folder,
+        env=env | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+def table(folder: Path) -> list[list[float]]:
+    _, *rows = (folder / "accuracy.csv").read_text().split()
+    return [[float(value) for value in row.split(",")] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    seqmix(folder, "fit", *OPTIONS, "--trainer.max_steps", "20", "--run_dir", "one")
+    return folder / "one"
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fully_shard"])
+def test_two_processes_follow_one(strategy: str, alone: Path, tmp_path: Path) -> None:
+    two = ["--trainer.strategy", strategy, "--trainer.devices", "2"]
+    printed = seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "20", "--run_dir", "two")
+    assert printed.count("whole sequence") == 1, "one process prints"
+    one = weights(alone)
+    for name, value in weights(tmp_path / "two").items():
+        torch.testing.assert_close(
+            value, one[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    for ours, theirs in zip(table(tmp_path / "two"), table(alone), strict=True):
+        assert ours == pytest.approx(theirs, abs=0.02), "each test example counts once"
+
+    seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "10", "--run_dir", "part", "--schedule", "constant")
+    seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "20", "--run_dir", "part", "--schedule", "constant",
+           "--ckpt_path", "last")  # fmt: skip
+    seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "20", "--run_dir", "full", "--schedule", "constant")
+    whole = weights(tmp_path / "full")
+    for name, value in weights(tmp_path / "part").items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=1e-6)

@@ -1,0 +1,148 @@
+"""The learner: loss, measures, optimizer and schedule; and that the contrast that everything is about shows."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.nn import functional as F
+
+from seqmix.optim import create_optimizer, create_schedule
+from seqmix.tasks import create_task
+from seqmix.training import SequenceLearner
+from seqmix.training.callbacks import AccuracyTable, LengthCurriculum
+from seqmix.training.metrics import Counts
+from seqmix.training.module import cross_entropy
+
+
+class OneProcess:
+    def reduce(self, tensor: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        return tensor
+
+
+def trainer(path: Path, **kwargs) -> Trainer:
+    arguments = {"max_steps": 3, "logger": False, "accelerator": "cpu", "enable_checkpointing": False}
+    arguments |= {"enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    return Trainer(default_root_dir=path, **arguments | kwargs)
+
+
+def test_counts_by_hand() -> None:
+    targets = torch.tensor([[-100, 0, 1], [-100, 1, -100], [-100, 1, 1], [-100, -100, -100]])
+    answers = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 0]])
+    logits = F.one_hot(answers, 2) * 2.0
+    counts = Counts(torch.device("cpu"))
+    counts.add(logits[:2], targets[:2])
+    counts.add(logits[2:], targets[2:])
+    rates = {name: value.item() for name, value in counts.rates(OneProcess()).items()}
+    wrong, right = torch.tensor([[0.0, 2.0]]).log_softmax(-1)[0].neg().tolist()
+    expected = {"token_accuracy": 4 / 5, "last_accuracy": 2 / 3, "sequence_accuracy": 2 / 3}
+    assert rates == pytest.approx(expected | {"loss": (4 * right + wrong) / 5})
+
+
+def test_loss_is_float32_and_skips_what_has_no_target() -> None:
+    logits, targets = torch.randn(2, 3, 5, dtype=torch.bfloat16), torch.tensor([[-100, 1, 2], [-100, -100, 4]])
+    loss = cross_entropy(logits, targets)
+    picked = logits.float().log_softmax(-1)[[0, 0, 1], [1, 2, 2], [1, 2, 4]]
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(-picked.mean().item())
+
+
+def test_schedule() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=2.0)
+    schedule = create_schedule("cosine", optimizer, 10, warmup=2, final=0.1)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:3] == [1.0, 2.0, 2.0] and rates == [rates[0], *sorted(rates[1:], reverse=True)]
+    assert rates[6] == pytest.approx(2 * (0.1 + 0.9 / 2)) and optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+    create_schedule("cosine", optimizer, 1, warmup=50)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mixer": "bdlru"}, "unknown mixer 'bdlru'; did you mean 'bd-lru'"),
+        ({"optimizer": "adam"}, "unknown optimizer"),
+        ({"mixer": {"name": "bd-lru", "blocksize": 2}}, "did you mean 'block_size'"),
+        (
+            {"optimizer": {"name": "adamw", "learning_rate": 1}},
+            "unknown argument of optimizer 'adamw': 'learning_rate'",
+        ),
+        ({"optimizer": {"lr": 1}}, "optimizer: expected a name"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"schedule": {"name": "cosine", "warmup": -1}}, "warmup"),
+        ({"schedule": {"name": "cosine", "warm": 1}}, "warmup"),
+        ({"schedule": {"name": "cosine", "final": 2}}, "final"),
+        ({"d_model": 0}, "d_model"),
+        ({"n_layers": 0}, "n_layers"),
+    ],
+)
+def test_bad_arguments(arguments, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SequenceLearner(**{"mixer": "lstm", "vocab_size": 5, "d_model": 8} | arguments)
+
+
+def test_optimizer_sees_groups_and_arguments() -> None:
+    learner = SequenceLearner("lru", 5, 8)
+    optimizer = create_optimizer("adamw", learner.model, lr=1e-2, betas=[0.8, 0.9], weight_decay=0.1)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.1}
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(learner.model.parameters()))
+
+
+def test_a_cosine_needs_an_end(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs trainer\.max_steps"):
+        trainer(tmp_path, max_steps=-1, max_epochs=-1).fit(
+            SequenceLearner("lstm", 3, 8), datamodule=create_task("parity", train_length=3)
+        )
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
+def test_precision_flags(precision: str, tmp_path: Path) -> None:
+    task = create_task("parity", train_length=4, batch_size=8, eval_lengths=(4,), eval_size=4)
+    learner = SequenceLearner(["bd-lru", "attention"], task.vocab_size, 8, 2)
+    run = trainer(tmp_path, precision=precision)
+    run.fit(learner, datamodule=task)
+    run.test(learner, datamodule=task, verbose=False)
+    assert run.callback_metrics["test/loss/4"].isfinite()
+    wanted = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
+    assert learner.model.norm.weight.dtype == wanted
+
+
+def test_activation_checkpointing_changes_no_number(tmp_path: Path) -> None:
+    results = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        task = create_task("parity", train_length=6, batch_size=8)
+        learner = SequenceLearner("bd-lru", task.vocab_size, 8, 2, activation_checkpointing=checkpointing)
+        trainer(tmp_path).fit(learner, datamodule=task)
+        results.append(torch.cat([p.detach().flatten() for p in learner.parameters()]))
+    torch.testing.assert_close(*results)
+
+
+def parity(mixer: dict, path: Path, *, train_length: int = 12, steps: int = 400, lr: float = 1e-2) -> dict[int, float]:
+    """Last-position accuracy at once and twice the training length after a short run."""
+    torch.manual_seed(0)
+    lengths = (train_length, 2 * train_length)
+    task = create_task("parity", train_length=train_length, min_length=2, batch_size=64, eval_lengths=lengths)
+    learner = SequenceLearner(
+        mixer,
+        task.vocab_size,
+        32,
+        mlp_ratio=2,
+        optimizer={"name": "adamw", "lr": lr, "betas": [0.9, 0.98]},
+        schedule={"name": "cosine", "warmup": 20},
+    )
+    callbacks = [LengthCurriculum(start=2), AccuracyTable(figure=False)]
+    run = trainer(path, max_steps=steps, callbacks=callbacks, gradient_clip_val=1.0)
+    run.fit(learner, datamodule=task)
+    run.test(learner, datamodule=task, verbose=False)
+    return {length: run.callback_metrics[f"test/last_accuracy/{length}"].item() for length in lengths}
+
+
+def test_blocks_of_two_solve_parity_and_blocks_of_one_do_not(tmp_path: Path) -> None:
+    assert parity({"name": "bd-lru", "block_size": 2, "d_state": 32}, tmp_path)[24] >= 0.95
+    assert parity({"name": "bd-lru", "block_size": 1, "d_state": 32}, tmp_path)[24] <= 0.65
+    # The same layer and code learn what needs no state beyond two tokens.
+    assert parity({"name": "bd-lru", "block_size": 1, "d_state": 32}, tmp_path, train_length=2, steps=100)[2] >= 0.99
