@@ -6,11 +6,11 @@ L rows of all sequences, S sequences, N blocks, m block size.
 """
 
 import numpy as np
-import torch
 from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from seqmix.kernels._memory import empty_like
 from seqmix.kernels._numba import jit
 from seqmix.kernels._sequences import offsets, rows
 from seqmix.kernels._threads import channel_chunks, run
@@ -214,8 +214,8 @@ def _flat_state(state: Tensor) -> np.ndarray:
 def _forward(op: str, kernel, gates: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None):  # type: ignore[no-untyped-def]
     bounds = offsets(op, x, cu_seqlens)
     blocks, m = x.shape[2:]
-    h = torch.empty_like(x, memory_format=torch.contiguous_format)
-    final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    h = empty_like(x)
+    final = empty_like(initial_state)
     chunks, width = channel_chunks(len(bounds) - 1, blocks, multiple=4)
     inputs = (_flat(gates), _flat(x), _flat_state(initial_state), _flat(h), _flat_state(final))
     run(kernel, (len(bounds) - 1) * chunks, gates.numel(), chunks, width, _template(m), bounds, *inputs)
@@ -227,9 +227,9 @@ def _backward(op: str, kernel, saved: tuple[Tensor, ...], initial_state, dh, dfi
     gates, h = saved[0], saved[-1]
     bounds = offsets(op, h, cu_seqlens)
     blocks, m = h.shape[2:]
-    dgates = torch.empty_like(gates, memory_format=torch.contiguous_format)
-    dx = torch.empty_like(h)
-    dinitial = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    dgates = empty_like(gates)
+    dx = empty_like(h)
+    dinitial = empty_like(initial_state)
     chunks, width = channel_chunks(len(bounds) - 1, blocks, multiple=4)
     arrays = (
         *map(_flat, saved),

@@ -11,6 +11,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from seqmix.kernels._memory import empty_like
 from seqmix.kernels._numba import jit
 from seqmix.kernels._sequences import offsets, rows
 from seqmix.kernels._threads import channel_chunks, run
@@ -170,8 +171,8 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """y (B, T, D) and the last W - 1 inputs (S, W - 1, D); all inputs of one type."""
     bounds = offsets(OP, x, cu_seqlens)
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    y = empty_like(x)
+    final = empty_like(initial_state)
     chunks, width = channel_chunks(len(bounds) - 1, x.shape[2])
     run(
         _forward,

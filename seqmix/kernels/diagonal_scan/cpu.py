@@ -5,9 +5,9 @@ cost is the bytes moved. Letters: L rows of all sequences, S sequences, D channe
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from seqmix.kernels._memory import empty_like
 from seqmix.kernels._numba import jit
 from seqmix.kernels._sequences import offsets, rows
 from seqmix.kernels._threads import channel_chunks, run
@@ -66,8 +66,8 @@ def _backward(first, last, chunks, width, bounds, a, a_step, h, initial, dh, dfi
 def forward(a: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
     """h (B, T, D) and the final state (S, D); all inputs of one type, a (B, T, D) or (D,)."""
     bounds = offsets(OP, x, cu_seqlens)
-    h = torch.empty_like(x, memory_format=torch.contiguous_format)
-    final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    h = empty_like(x)
+    final = empty_like(initial_state)
     chunks, width = channel_chunks(len(bounds) - 1, x.shape[2])
     gates = a.detach().contiguous()
     run(
@@ -94,9 +94,9 @@ def backward(
     bounds = offsets(OP, h, cu_seqlens)
     sequences, channels = len(bounds) - 1, h.shape[2]
     varying = a.ndim == 3
-    da = torch.empty_like(a, memory_format=torch.contiguous_format) if varying else a.new_zeros(sequences, channels)
-    dx = torch.empty_like(h)
-    dinitial = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    da = empty_like(a) if varying else a.new_zeros(sequences, channels)
+    dx = empty_like(h)
+    dinitial = empty_like(initial_state)
     chunks, width = channel_chunks(sequences, channels)
     run(
         _backward,

@@ -6,11 +6,11 @@ argument, which Numba's typing makes a constant. Letters: L rows of all sequence
 """
 
 import numpy as np
-import torch
 from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from seqmix.kernels._memory import empty_like
 from seqmix.kernels._numba import jit
 from seqmix.kernels._sequences import offsets, rows
 from seqmix.kernels._threads import channel_chunks, run
@@ -200,8 +200,8 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """h (B, T, N) and the last m values (S, N, m), newest first; `a` holds coefficients, or logits where `gated`."""
     bounds = offsets(_op(gated), x, cu_seqlens)
-    h = torch.empty_like(x, memory_format=torch.contiguous_format)
-    final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    h = empty_like(x)
+    final = empty_like(initial_state)
     chunks, width = channel_chunks(len(bounds) - 1, x.shape[2])
     arrays = (_flat(a), _flat(x), _flat_state(initial_state), _flat(h), _flat_state(final))
     template = _template(initial_state.shape[2])
@@ -221,9 +221,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `a` (coefficients or logits), x (or v) and the initial state."""
     bounds = offsets(_op(gated), h, cu_seqlens)
-    da = torch.empty_like(a, memory_format=torch.contiguous_format)
-    dx = torch.empty_like(h)
-    dinitial = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    da = empty_like(a)
+    dx = empty_like(h)
+    dinitial = empty_like(initial_state)
     chunks, width = channel_chunks(len(bounds) - 1, h.shape[2])
     arrays = (
         *map(_flat, (a, x, h)),

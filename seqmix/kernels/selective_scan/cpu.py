@@ -12,6 +12,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from seqmix.kernels._memory import empty_like
 from seqmix.kernels._numba import jit
 from seqmix.kernels._sequences import offsets, rows
 from seqmix.kernels._threads import run
@@ -270,8 +271,8 @@ def forward(
     bounds = offsets(OP, x, cu_seqlens)
     channels, states = A.shape
     blocks = -(-channels // WIDTH)
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    y = empty_like(x)
+    final = empty_like(initial_state)
     borders = x.new_zeros(border_slots(x.shape[0], x.shape[1]), states, channels)
     run(
         _forward,
@@ -316,7 +317,7 @@ def backward(
     threads = torch.get_num_threads()
     groups = min(blocks, threads)
     sequence_groups = min(sequences, -(-threads // groups))
-    dx, ddt, dinitial = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, dt, initial_state))
+    dx, ddt, dinitial = (empty_like(t) for t in (x, dt, initial_state))
     dA, dD = x.new_zeros(sequence_groups, channels, states), x.new_zeros(sequence_groups, channels)
     dB, dC = x.new_zeros(groups, length, states), x.new_zeros(groups, length, states)
     run(
