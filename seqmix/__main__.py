@@ -13,6 +13,7 @@ _COMMANDS = {
     "predict": "write a checkpoint's answers on the test data to files",
     "list": "what there is: mixers, tasks, configs, optimizers",
     "bench": "time kernels and layers on this machine",
+    "leaderboard": "run configs with many seeds and learning rates, and make tables of the records",
 }
 _LISTS = ("mixers", "tasks", "configs", "optimizers")
 
@@ -21,7 +22,7 @@ _HELP = f"""usage: seqmix COMMAND [options]
 Token mixers for sequence models: train them, test them, time them.
 
 commands:
-{chr(10).join(f"  {name:<10}{text}" for name, text in _COMMANDS.items())}
+{chr(10).join(f"  {name:<13}{text}" for name, text in _COMMANDS.items())}
 
   seqmix fit --config a5                        train and test; results in runs/a5/1
   seqmix fit --config a5 --mixer mamba          the same with another mixer
@@ -66,6 +67,10 @@ def _run(argv: list[str]) -> int:
         from seqmix.benchmarks.cli import main as bench
 
         return bench(rest) or 0
+    if command == "leaderboard":
+        from seqmix.leaderboard.cli import main as leaderboard
+
+        return leaderboard(rest)
     if command not in _COMMANDS:
         from seqmix._suggest import unknown_name
 

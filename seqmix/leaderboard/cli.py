@@ -1,0 +1,196 @@
+"""The command line of `seqmix leaderboard`."""
+
+import argparse
+import importlib.util
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+_EPILOG = """examples:
+  seqmix leaderboard run a5 --seeds 0 1 2 3 4 --store boards/a5.jsonl
+  seqmix leaderboard report boards/a5.jsonl --kind seeds --solved 16:0.99 64:0.6 --write README.md --section a5
+  seqmix leaderboard run parity parity-mamba --lr 1e-3 3e-3 1e-2 --store boards/parity.jsonl --jobs 2
+  seqmix leaderboard report boards/parity.jsonl --kind summary --solved 2x:0.95
+  seqmix leaderboard validate boards/*.jsonl
+
+A sweep that was stopped continues when it is started again. What a record holds: seqmix/leaderboard/schema.py"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `seqmix leaderboard` with these arguments; returns the exit status.
+
+    0: done; 1: a run has failed, or a file has lines that are no records; 2: a mistake in the arguments; 130: stopped.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            from seqmix.leaderboard.runs import TornLineWarning
+
+            warnings.filterwarnings("always", category=TornLineWarning)
+            warnings.showwarning = _show_warning
+            return arguments.action(arguments, argv)
+    except BrokenPipeError:
+        # Whoever read the table has seen enough; the interpreter must not write the rest when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, ImportError, OSError) as error:
+        if isinstance(error, ImportError) and "pip install" not in str(error):
+            raise
+        print(f"seqmix leaderboard: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "seqmix leaderboard",
+        description="Run configs with many seeds and learning rates, record every run, and make tables of them.",
+        epilog=_EPILOG,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    text = "do every (config, learning rate, seed) that a file has no record of yet"
+    run = commands.add_parser("run", help=text, description=text, allow_abbrev=False)
+    run.add_argument("configs", nargs="+", metavar="CONFIG", help="names of shipped configs, or files")
+    run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default 0")
+    run.add_argument("--lr", nargs="+", type=float, metavar="RATE", help="learning rates; default each config's own")
+    run.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="on top of every config, as options of seqmix fit: trainer.max_steps=500 mixer.block_size=4",
+    )
+    run.add_argument("--store", type=Path, required=True, metavar="FILE.jsonl", help="where records go")
+    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time, default 1")
+    run.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of each run, default 1")
+    run.add_argument("--retry-failed", action="store_true", help="try again what has failed twice")
+    run.add_argument("--dry-run", action="store_true", help="print the runs as command lines, and do none")
+    run.set_defaults(action=_run)
+
+    text = "a Markdown table of runs"
+    report = commands.add_parser("report", help=text, description=text, allow_abbrev=False)
+    report.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
+    report.add_argument(
+        "--kind",
+        choices=("seeds", "summary"),
+        default="summary",
+        help="seeds: a row for each seed, and the median; summary (default): a row for each config",
+    )
+    report.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="shell patterns of config names")
+    report.add_argument(
+        "--solved",
+        nargs="+",
+        default=["1x:0.99"],
+        metavar="LENGTH:ACCURACY",
+        help="when a run is solved: 16:0.99 64:0.6 for both, 2x:0.95 in training lengths, last:80:0.95 by another "
+        "measure (last, seq, tok) than the task's own; default 1x:0.99",
+    )
+    report.add_argument(
+        "--lengths", nargs="+", type=_positive, metavar="T", help="columns; default all that were tested"
+    )
+    report.add_argument("--write", type=Path, metavar="FILE.md", help="write into this file; default the terminal")
+    report.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")
+    report.set_defaults(action=_report)
+
+    text = "check that every line of files is a record"
+    validate = commands.add_parser("validate", help=text, description=text, allow_abbrev=False)
+    validate.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
+    validate.set_defaults(action=_validate)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
+
+
+def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix._extras import require
+    from seqmix.leaderboard.local import LocalProcesses
+    from seqmix.leaderboard.plan import plan_runs
+    from seqmix.leaderboard.runs import RunStore
+    from seqmix.leaderboard.sweep import sweep
+
+    # Not Lightning itself, which takes seconds: the runs import it.
+    for module in ("lightning", "jsonargparse"):
+        if importlib.util.find_spec(module) is None:
+            require(module, extra="train", owner="seqmix leaderboard run")
+    runs = plan_runs(arguments.configs, arguments.seeds, arguments.lr, arguments.set)
+    if arguments.dry_run:
+        print("\n".join(run.command for run in runs))
+        return 0
+    if not arguments.store.parent.is_dir() or arguments.store.is_dir():
+        raise ValueError(f"--store: expected a file in a folder that exists, got {str(arguments.store)!r}")
+    store = RunStore(arguments.store)
+    store.refresh()
+    _tell(store.problems)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="seqmix-runs-") as folder:
+            runner = LocalProcesses(Path(folder), arguments.threads, arguments.jobs)
+            failed = sweep(runs, store, runner, jobs=arguments.jobs, retry_failed=arguments.retry_failed)
+    except KeyboardInterrupt:
+        print("seqmix leaderboard: stopped; the same command continues", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 1 if failed or store.problems else 0
+
+
+def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.leaderboard.report import collect, render, write_section
+    from seqmix.leaderboard.statistics import Criterion
+
+    if (arguments.write is None) != (arguments.section is None):
+        raise ValueError("--write and --section: expected both or none, got one")
+    try:
+        criteria = [Criterion.parse(text) for text in arguments.solved]
+    except ValueError as error:
+        raise ValueError(f"--solved: {error}") from None
+    records, problems = collect(arguments.files, arguments.only)
+    _tell(problems)
+    text = render(records, arguments.kind, criteria=criteria, lengths=arguments.lengths)
+    if arguments.write is None:
+        print(text)
+    else:
+        text += f"\n\nWritten by `{shlex.join(['seqmix', 'leaderboard', *argv])}`."
+        changed = write_section(arguments.write, arguments.section, text)
+        print(f"{arguments.write}: section {arguments.section} {'written' if changed else 'says so already'}")
+    return 1 if problems else 0
+
+
+def _validate(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.leaderboard.runs import scan_runs
+
+    wrong = 0
+    for path in arguments.files:
+        records, problems = scan_runs(path)
+        _tell(problems)
+        wrong += len(problems)
+        print(f"{path}: {len(records)} records, {len(problems)} problems")
+    return 1 if wrong else 0
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _tell(problems: list[str]) -> None:
+    for problem in problems:
+        print(f"seqmix leaderboard: {problem}", file=sys.stderr)
+
+
+def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    print(f"seqmix leaderboard: warning: {message}", file=sys.stderr)

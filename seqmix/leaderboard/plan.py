@@ -1,0 +1,98 @@
+"""From configs, learning rates and seeds to a list of runs, each with an id that says what it is."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqmix.leaderboard.schema import plain
+from seqmix.training.config_files import load_config, parse_value, set_by_path
+
+__all__ = ["Run", "plan_run", "plan_runs"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run before it is started.
+
+    Attributes:
+        config: name of a shipped config, or a file.
+        overrides: KEY=VALUE on top of it, the learning rate last.
+        seed: of weights and training stream.
+        settings: the config with its bases, the overrides and the seed.
+        id: hash of name, settings and seed.
+    """
+
+    config: str
+    overrides: tuple[str, ...]
+    seed: int
+    settings: dict[str, Any] = field(compare=False, repr=False)
+    id: str = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the config."""
+        return Path(self.config).stem
+
+    @property
+    def options(self) -> list[str]:
+        """Options of `seqmix fit`."""
+        return ["--config", self.config, "--seed_everything", str(self.seed), *(f"--{text}" for text in self.overrides)]
+
+    @property
+    def command(self) -> str:
+        """The command line that runs it."""
+        return shlex.join(["seqmix", "fit", *self.options])
+
+    def __str__(self) -> str:
+        rates = [text.partition("=")[2] for text in self.overrides if text.startswith("optimizer.lr=")]
+        return ", ".join([self.name, *(f"learning rate {rate}" for rate in rates[-1:]), f"seed {self.seed}"])
+
+
+def plan_run(config: str, overrides: Sequence[str], seed: int) -> Run:
+    """The run of a config with overrides and a seed.
+
+    Raises:
+        ValueError: an unknown config (with the nearest names), an override that is not KEY=VALUE, a negative seed.
+    """
+    if seed < 0:
+        raise ValueError(f"--seeds: expected integers of at least 0, got {seed}")
+    settings = load_config(config)
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not key or not equals or key.startswith("-"):
+            raise ValueError(f"--set: expected KEY=VALUE such as trainer.max_steps=500, got {text!r}")
+        settings = set_by_path(settings, key, parse_value(value))
+    settings = plain(set_by_path(settings, "seed_everything", seed))
+    content = {"config": Path(config).stem, "settings": settings, "seed": seed}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Run(config, tuple(overrides), seed, settings, digest[:16])
+
+
+def plan_runs(
+    configs: Sequence[str], seeds: Sequence[int], rates: Sequence[float] | None, overrides: Sequence[str]
+) -> list[Run]:
+    """Every (config, learning rate, seed): the first seed of everything, then the second, so that a sweep that is cut
+    short has something of each. Without `rates` each config keeps its own.
+
+    Raises:
+        ValueError: see `plan_run`; also two files with one name, or a learning rate that is not positive.
+    """
+    names: dict[str, str] = {}
+    for config in dict.fromkeys(configs):
+        other = names.setdefault(Path(config).stem, config)
+        if other != config:
+            raise ValueError(f"CONFIG: records know configs by name, got {other!r} and {config!r}")
+    for rate in rates or ():
+        if not 0 < rate < float("inf"):
+            raise ValueError(f"--lr: expected positive numbers, got {rate!r}")
+    changes = [(f"optimizer.lr={rate!r}",) for rate in dict.fromkeys(rates)] if rates else [()]
+    return [
+        plan_run(config, (*overrides, *change), seed)
+        for seed in dict.fromkeys(seeds)
+        for config in names.values()
+        for change in changes
+    ]

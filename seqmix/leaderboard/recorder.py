@@ -1,0 +1,176 @@
+"""A callback that leaves what a run was, and what came of it, in one JSON file of its folder."""
+
+import json
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from seqmix.leaderboard.schema import plain
+from seqmix.training.callbacks.accuracy_table import write_whole
+from seqmix.training.callbacks.curriculum import LengthCurriculum
+from seqmix.training.callbacks.non_finite import NonFiniteLossError
+
+__all__ = ["RunRecorder"]
+
+_MEASURES = {"last": "last_accuracy", "seq": "sequence_accuracy", "tok": "token_accuracy", "loss": "loss"}
+
+
+class RunRecorder(Callback):
+    """Writes `results.json` in the run's folder when training ends, and again, with accuracies, after the test.
+
+    The file has the sections of a leaderboard record that only the run itself knows: `identity`, `size`, `training`,
+    `result` and `cost` (`seqmix.leaderboard.schema` says what is in them). A run whose loss stops being a number leaves
+    one too, marked as diverged. Seconds and tokens go on counting in a resumed run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds, self.tokens = 0.0, 0
+        self.curve: list[dict[str, float | None]] = []
+        self._since: float | None = None
+        self._trained = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since, self._trained = time.monotonic(), True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.tokens += batch["tokens"].numel() * trainer.world_size
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not self._trained:
+            return
+        metrics = trainer.callback_metrics
+        losses = [float(value) for name, value in metrics.items() if name.startswith("val/loss")]
+        accuracy = float(metrics.get("val/accuracy", math.nan))
+        self.curve.append({"step": trainer.global_step, "accuracy": accuracy, "loss": losses[-1] if losses else None})
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds, self._since = self._seconds(), None
+        self._write(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._trained:
+            self._write(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, NonFiniteLossError) and self._trained:
+            self._write(trainer, pl_module, reason=str(exception))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self._seconds(), "tokens": self.tokens, "curve": list(self.curve)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.tokens = state_dict["seconds"], state_dict["tokens"]
+        self.curve = list(state_dict["curve"])
+
+    def _seconds(self) -> float:
+        return self.seconds + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def _write(self, trainer: Trainer, learner: Any, reason: str | None = None) -> None:
+        task: Any = trainer.datamodule  # type: ignore[attr-defined]
+        model = learner.model
+        lengths = list(getattr(task, "eval_lengths", []))
+        metrics = _metrics(trainer, task, lengths)
+        diverged = reason is not None or any(
+            not math.isfinite(value) for row in metrics.values() for value in row.values()
+        )
+        results = {
+            "identity": {**_mixer(model.config["mixer"]), **_task(task), "n_layers": model.n_layers}
+            | {"d_model": model.d_model},
+            "size": {
+                "params_total": model.num_parameters(),
+                "params_non_embedding": model.num_parameters(non_embedding=True),
+                "params_mixer": sum(p.numel() for mixer in model.mixers for p in mixer.parameters()),
+                "state_size": {str(length): model.state_size(length) for length in lengths},
+            },
+            "training": _training(trainer, learner, task) | {"tokens": self.tokens},
+            "result": {
+                "metric": getattr(task, "metric", None),
+                "chance": getattr(task, "chance", None),
+                "train_length": getattr(task, "train_length", None),
+                "metrics": metrics,
+                "curve": self.curve,
+                **_progress(trainer),
+                "diverged": diverged,
+            },
+            "cost": {"train_seconds": round(self._seconds(), 3), "threads": torch.get_num_threads()}
+            | {"device": _device(trainer), "peak_memory_bytes": _peak_memory()},
+            "reason": reason or ("a test loss is not finite" if diverged else None),
+        }
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(plain(results), indent=1, allow_nan=False) + "\n"
+            write_whole(folder / "results.json", lambda path: path.write_text(text))
+
+
+def _metrics(trainer: Trainer, task: Any, lengths: list[int]) -> dict[str, dict[str, float]]:
+    rows: dict[str, dict[str, float]] = {}
+    for length in lengths:
+        names = {short: f"test/{name}/{length}" for short, name in _MEASURES.items()}
+        if all(name in trainer.callback_metrics for name in names.values()):
+            row = {short: float(trainer.callback_metrics[name]) for short, name in names.items()}
+            rows[str(length)] = row | {"n": task.eval_size}
+    return rows
+
+
+def _mixer(specs: list[Any]) -> dict[str, Any]:
+    # One mixer in every layer is one mixer; a hybrid is named by all of them.
+    named = [spec if isinstance(spec, dict) else {"name": repr(spec)} for spec in specs]
+    arguments = [{key: value for key, value in spec.items() if key != "name"} for spec in named]
+    if all(spec == named[0] for spec in named):
+        return {"mixer": named[0]["name"], "mixer_kwargs": arguments[0]}
+    return {"mixer": "+".join(spec["name"] for spec in named), "mixer_kwargs": arguments}
+
+
+def _task(task: Any) -> dict[str, Any]:
+    from seqmix.tasks.registry import get_task, list_tasks
+
+    path = f"{type(task).__module__}.{type(task).__qualname__}"
+    names = {get_task(name).class_path: name for name in list_tasks()}
+    version = task.version() if callable(getattr(task, "version", None)) else None
+    arguments = {key: value for key, value in task.hparams.items() if key != "seed"}
+    return {
+        "task": names.get(path, path),
+        "task_kwargs": arguments,
+        "task_version": version,
+        "data_seed": getattr(task, "seed", None),
+    }
+
+
+def _training(trainer: Trainer, learner: Any, task: Any) -> dict[str, Any]:
+    return {
+        "optimizer": learner.optimizer,
+        "lr": trainer.optimizers[0].defaults.get("lr") if trainer.optimizers else learner.optimizer.get("lr"),
+        "schedule": learner.schedule,
+        "batch_size": getattr(task, "batch_size", None),
+        "steps": trainer.global_step,
+        "max_steps": trainer.max_steps,
+        "precision": str(trainer.precision),
+        "clip": trainer.gradient_clip_val,
+    }
+
+
+def _progress(trainer: Trainer) -> dict[str, Any]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    lengths = [callback.length for callback in callbacks if isinstance(callback, LengthCurriculum)]
+    restarts = [callback.restarts for callback in callbacks if hasattr(callback, "restarts")]
+    return {"final_length": max(lengths, default=None), "restarts": sum(restarts) if restarts else None}
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _peak_memory() -> int:
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

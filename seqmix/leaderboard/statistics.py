@@ -1,0 +1,173 @@
+"""What can be said about a handful of runs."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from seqmix.leaderboard.schema import Record
+
+__all__ = [
+    "Criterion",
+    "Spread",
+    "accuracy",
+    "best_learning_rate",
+    "bootstrap_interval",
+    "solved",
+    "spread",
+    "wilson_interval",
+]
+
+MEASURES = {"last_accuracy": "last", "sequence_accuracy": "seq", "token_accuracy": "tok"}
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """The score interval of a proportion, 95 % by default (Wilson 1927); (0, 1) of no trials.
+
+    Example:
+        >>> [round(bound, 3) for bound in wilson_interval(3, 3)]
+        [0.439, 1.0]
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"wilson_interval: successes must be in [0, trials = {trials}], got {successes}")
+    if trials == 0:
+        return 0.0, 1.0
+    share, z2 = successes / trials, z * z
+    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = z / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials))
+    # At 0 and at n the formula is exact, its rounding is not.
+    return (0.0 if successes == 0 else middle - half), (1.0 if successes == trials else middle + half)
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    statistic: Callable[..., np.ndarray] = np.median,
+    *,
+    draws: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of `statistic(array, axis=1)` over `values`; the same at every call."""
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or data.size == 0 or not np.isfinite(data).all():
+        raise ValueError(f"bootstrap_interval: values must be one or more finite numbers, got {values!r:.80}")
+    if not 0 < level < 1:
+        raise ValueError(f"bootstrap_interval: level must be in (0, 1), got {level!r}")
+    rows = np.random.default_rng(seed).integers(data.size, size=(draws, data.size))
+    low, high = np.quantile(statistic(data[rows], axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and range of n values, with the bootstrap interval of the median."""
+
+    n: int
+    median: float
+    low: float
+    high: float
+    interval: tuple[float, float]
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """`Spread` of one or more finite numbers."""
+    data = [float(value) for value in values]
+    interval = bootstrap_interval(data)
+    return Spread(len(data), float(np.median(data)), min(data), max(data), interval)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """When a run counts as solved: `16:0.99` at length 16, `2x:0.95` at twice the training length.
+
+    `measure` is `last`, `seq` or `tok`; None for the one that decides the task.
+    """
+
+    length: int
+    threshold: float
+    relative: bool = False
+    measure: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Criterion":
+        """From `LENGTH:THRESHOLD`, with `x` after a length in training lengths and `last:`, `seq:` or `tok:` before."""
+        match = re.fullmatch(r"(?:(last|seq|tok):)?([1-9]\d*)(x?):(\d*\.?\d+)", text)
+        if match is None or not 0 < float(match[4]) <= 1:
+            raise ValueError(f"expected LENGTH:ACCURACY such as 16:0.99, 2x:0.95 or last:80:0.95, got {text!r}")
+        return cls(int(match[2]), float(match[4]), bool(match[3]), match[1])
+
+    def length_of(self, record: Record) -> int:
+        """The length that it is about, for this record's task."""
+        trained = record["result"]["train_length"]
+        if self.relative and trained is None:
+            raise ValueError(f"criterion {self}: task {record['identity']['task']!r} has no training length")
+        return self.length * trained if self.relative else self.length
+
+    def met_by(self, record: Record) -> bool:
+        """Whether the run got there; a diverged or failed one did not.
+
+        Raises:
+            ValueError: the run was not tested at this length.
+        """
+        if record["status"] != "ok" or record["result"]["diverged"]:
+            return False
+        length = self.length_of(record)
+        value = accuracy(record, length, self.measure)
+        if value is None:
+            tested = ", ".join(sorted(record["result"]["metrics"], key=int))
+            raise ValueError(f"criterion {self}: run {record['id']} was tested at {tested}, not at length {length}")
+        return value >= self.threshold
+
+    def __str__(self) -> str:
+        measure = f"{self.measure}:" if self.measure else ""
+        return f"{measure}{self.length}{'x' * self.relative}:{self.threshold:g}"
+
+
+def accuracy(record: Record, length: int, measure: str | None = None) -> float | None:
+    """Test accuracy of a run at a length by `last`, `seq` or `tok`, by default the one that decides its task.
+
+    Diverged and failed runs stay in every statistic, with accuracy 0; None where a run was not tested.
+    """
+    if record["status"] != "ok" or record["result"]["diverged"]:
+        return 0.0
+    row = record["result"]["metrics"].get(str(length))
+    return None if row is None else float(row[measure or MEASURES[record["result"]["metric"]]])
+
+
+def solved(records: Sequence[Record], criteria: Sequence[Criterion]) -> tuple[int, tuple[float, float]]:
+    """How many runs meet all criteria, and the Wilson interval of their share."""
+    count = sum(all(criterion.met_by(record) for criterion in criteria) for record in records)
+    return count, wilson_interval(count, len(records))
+
+
+def best_learning_rate(rates: dict[float, list[Record]]) -> float:
+    """The rate with the best median of the last validation accuracy over its runs; test data is not looked at.
+
+    Ties go to the smaller median of the last validation loss, then to the smaller rate.
+
+    Raises:
+        ValueError: there are several rates, and a run that was never validated.
+    """
+    if len(rates) == 1:
+        return next(iter(rates))
+
+    def score(rate: float) -> tuple[float, float, float]:
+        accuracies, losses = zip(*(_validation(record) for record in rates[rate]), strict=True)
+        return -float(np.median(accuracies)), float(np.median(losses)), rate
+
+    return min(rates, key=score)
+
+
+def _validation(record: Record) -> tuple[float, float]:
+    if record["status"] != "ok" or record["result"]["diverged"]:
+        return 0.0, math.inf
+    curve = record["result"]["curve"]
+    if not curve:
+        raise ValueError(
+            f"run {record['id']} ({record['identity']['config']}) was never validated, so that no learning rate can be "
+            "chosen; set trainer.val_check_interval to at most the number of steps"
+        )
+    loss = curve[-1]["loss"]
+    return float(curve[-1]["accuracy"]), math.inf if loss is None else float(loss)

@@ -1,0 +1,231 @@
+"""Markdown tables of runs: one row for each seed, or one row for each config."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seqmix.leaderboard.runs import latest
+from seqmix.leaderboard.schema import Record
+from seqmix.leaderboard.statistics import Criterion, accuracy, best_learning_rate, solved, spread
+
+__all__ = ["KINDS", "Group", "group_runs", "seeds_table", "summary_table"]
+
+_RATE = "optimizer.lr="
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but learning rate and seed."""
+
+    label: str
+    runs: tuple[Record, ...]
+
+    @property
+    def rates(self) -> dict[float, list[Record]]:
+        """Runs by learning rate, smallest first."""
+        found: dict[float, list[Record]] = {}
+        for run in sorted(self.runs, key=lambda run: (_rate_of(run), run["identity"]["seed"])):
+            found.setdefault(_rate_of(run), []).append(run)
+        return found
+
+
+def group_runs(records: Sequence[Record]) -> list[Group]:
+    """Groups in the order in which their first records stand; of a run that was tried again the last attempt.
+
+    A config that was edited between two sweeps is two groups, told apart by numbers.
+    """
+    groups: dict[str, tuple[str, list[Record]]] = {}
+    for record in latest(records):
+        identity = record["identity"]
+        overrides = [text for text in identity["overrides"] if not text.startswith(_RATE)]
+        label = " ".join([identity["config"], *overrides])
+        _, runs = groups.setdefault(repr((label, _without_rate_and_seed(identity["settings"]))), (label, []))
+        runs.append(record)
+    labels = [label for label, _ in groups.values()]
+    numbered: list[Group] = []
+    for index, (label, runs) in enumerate(groups.values()):
+        number = f" ({labels[: index + 1].count(label)})" if labels.count(label) > 1 else ""
+        numbered.append(Group(label + number, tuple(runs)))
+    return numbered
+
+
+def seeds_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths: Sequence[int] | None) -> str:
+    """For each group and learning rate a table with a row for each seed, one of medians, and how many are solved."""
+    parts = []
+    for group in groups:
+        for rate, runs in group.rates.items():
+            columns = list(lengths or _lengths(runs))
+            restarted = any(run["result"]["restarts"] is not None for run in runs)
+            rows = [[str(run["identity"]["seed"]), *_result(run, columns), *_cost(run, restarted)] for run in runs]
+            medians = [_number(_median([accuracy(run, length) for run in runs])) for length in columns]
+            steps, seconds = _median_cost(runs, "training", "steps"), _median_cost(runs, "cost", "train_seconds")
+            rows.append(["median", *medians, _count(steps), *[""] * restarted, _seconds(seconds)])
+            header = ["seed", *(f"{length:,}" for length in columns), "steps", *["restarts"] * restarted, "training, s"]
+            parts.append(
+                f"**{group.label}**: {_mixer(runs[0])}, learning rate {rate:g}. {_measure(runs)} at each length."
+            )
+            parts.append(_markdown(header, rows))
+            parts.append(_solved_line(runs, criteria))
+    return "\n\n".join(parts)
+
+
+def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths: Sequence[int] | None) -> str:
+    """One row for each group: its learning rates, the best on validation data, and test results at that one."""
+    rows, chosen = [], []
+    columns = list(lengths or _lengths([run for group in groups for run in group.runs]))
+    for group in groups:
+        rates = group.rates
+        best = best_learning_rate(rates)
+        runs = rates[best]
+        chosen += runs
+        row = [
+            group.label,
+            _mixer(runs[0]),
+            ", ".join(f"{rate:g}" for rate in rates),
+            f"{best:g}",
+            _solved(runs, criteria),
+        ]
+        row += [_range([accuracy(run, length) for run in runs]) for length in columns]
+        sizes = [run["size"]["params_total"] for run in runs if run["status"] == "ok"]
+        row += [_seconds(_median_cost(runs, "cost", "train_seconds")), _count(sizes[0] if sizes else None)]
+        rows.append(row)
+    header = ["config", "mixer", "learning rates", "best", "solved", *(f"{length:,}" for length in columns)]
+    table = _markdown([*header, "training, s", "parameters"], rows, left=2)
+    return (
+        f"{table}\n\nSolved: {_criteria(criteria)}, runs at the best learning rate, with Wilson 95 % intervals. The "
+        "learning rate is chosen by the median validation accuracy at training length. "
+        f"{_measure(chosen)} at each length of the test data: median over the seeds (range). {_circumstances(chosen)}"
+    )
+
+
+KINDS: dict[str, Callable[..., str]] = {"seeds": seeds_table, "summary": summary_table}
+
+
+def _rate_of(record: Record) -> float:
+    training = record["training"]["lr"]
+    if training is not None:
+        return float(training)
+    # A run that failed has no training section.
+    entry = record["identity"]["settings"].get("optimizer")
+    return float(entry["lr"]) if isinstance(entry, dict) and isinstance(entry.get("lr"), int | float) else 0.0
+
+
+def _without_rate_and_seed(settings: dict[str, Any]) -> str:
+    rest = {key: value for key, value in settings.items() if key != "seed_everything"}
+    if isinstance(rest.get("optimizer"), dict):
+        rest["optimizer"] = {key: value for key, value in rest["optimizer"].items() if key != "lr"}
+    return repr(sorted(rest.items()))
+
+
+def _lengths(runs: Sequence[Record]) -> list[int]:
+    # A run that diverged was not tested, but knows where it would have been.
+    return sorted({int(length) for run in runs for length in (run["size"]["state_size"] or {})})
+
+
+def _result(run: Record, lengths: Sequence[int]) -> list[str]:
+    if run["status"] == "failed":
+        return ["failed"] * len(lengths)
+    if run["result"]["diverged"]:
+        return ["diverged"] * len(lengths)
+    return [_number(accuracy(run, length)) for length in lengths]
+
+
+def _cost(run: Record, restarted: bool) -> list[str]:
+    restarts = [_count(run["result"]["restarts"])] * restarted
+    return [_count(run["training"]["steps"]), *restarts, _seconds(run["cost"]["train_seconds"])]
+
+
+def _median_cost(runs: Sequence[Record], section: str, name: str) -> float | None:
+    return _median([run[section][name] for run in runs])
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def _number(value: float | None) -> str:
+    # 0.9998 is not 1: what rounds up to it is cut off.
+    if value is None:
+        return ""
+    return f"{value:.3f}" if value == 1 or value < 0.9995 else "0.999"
+
+
+def _range(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    if len(known) == 1:
+        return _number(known[0])
+    summary = spread(known)
+    return f"{_number(summary.median)} ({_number(summary.low)} to {_number(summary.high)})"
+
+
+def _mixer(run: Record) -> str:
+    identity = run["identity"]
+    arguments = identity["mixer_kwargs"]
+    text = ", ".join(f"{name}={value}" for name, value in arguments.items()) if isinstance(arguments, dict) else ""
+    return f"{identity['mixer']}({text})" if text else str(identity["mixer"])
+
+
+def _measure(runs: Sequence[Record]) -> str:
+    names = {"last_accuracy": "last-position", "sequence_accuracy": "whole-sequence", "token_accuracy": "per-position"}
+    found = dict.fromkeys(names[run["result"]["metric"]] for run in runs if run["status"] == "ok")
+    return " ".join([*" or ".join(found).split(), "accuracy"]).capitalize()
+
+
+def _criteria(criteria: Sequence[Criterion]) -> str:
+    parts = []
+    for criterion in criteria:
+        length = f"{criterion.length} times the training length" if criterion.relative else f"length {criterion.length}"
+        length = "the training length" if criterion.relative and criterion.length == 1 else length
+        measure = f" ({criterion.measure})" if criterion.measure else ""
+        parts.append(f"at least {criterion.threshold:g} at {length}{measure}")
+    return " and ".join(parts)
+
+
+def _solved(runs: Sequence[Record], criteria: Sequence[Criterion]) -> str:
+    count, (low, high) = solved(runs, criteria)
+    return f"{count} of {len(runs)} ({low:.2f} to {high:.2f})"
+
+
+def _solved_line(runs: Sequence[Record], criteria: Sequence[Criterion]) -> str:
+    count, (low, high) = solved(runs, criteria)
+    return (
+        f"Solved, {_criteria(criteria)}: {count} of {len(runs)} seeds (Wilson 95 % interval {low:.2f} to {high:.2f}). "
+        + _circumstances(runs)
+    )
+
+
+def _circumstances(runs: Sequence[Record]) -> str:
+    def listed(values: Sequence[Any]) -> str:
+        return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
+
+    threads = listed([run["cost"]["threads"] for run in runs])
+    repro = [run["repro"] for run in runs]
+    commits = listed([r["commit"][:10] + (" with changes" if r["dirty"] else "") for r in repro if r["commit"]])
+    devices = [run["cost"]["device"] for run in runs]
+    machine = [r["processor"] if d in (None, "cpu") else d for r, d in zip(repro, devices, strict=True)]
+    broken = any(run["status"] == "failed" or run["result"]["diverged"] for run in runs)
+    return ("Diverged and failed runs count, with accuracy 0. " if broken else "") + (
+        f"{listed(machine)}, {threads} thread{'' if threads == '1' else 's'} a run; "
+        f"torch {listed([r['torch'] for r in repro])}" + (f", commit {commits}" if commits else "") + "."
+    )
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = "|" + "---|" * left + "---:|" * (len(header) - left)
+    return "\n".join([line(header), rule, *map(line, rows)])

@@ -1,0 +1,166 @@
+"""Tables and the sections that they are written into."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqmix.leaderboard.cli import main
+from seqmix.leaderboard.report import collect, render, write_section
+from seqmix.leaderboard.runs import RunStore
+from tests.leaderboard.records import make_record
+
+README = "# Mine\n\n<!-- seqmix:a5 -->\nold\n<!-- /seqmix:a5 -->\n\nmine too\n"
+
+
+def store(path: Path, *records: dict[str, Any]) -> Path:
+    for record in records:
+        RunStore(path).append(record)
+    return path
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> Path:
+    values = [1.0, 1.0, 0.875, 0.9998, 1.0]
+    return store(
+        tmp_path / "a5.jsonl", *(make_record(seed=k, accuracies={16: 1.0, 64: v}) for k, v in enumerate(values))
+    )
+
+
+def test_seeds(five: Path) -> None:
+    text = render(collect([five])[0], "seeds")
+    assert text.splitlines()[2:] == [
+        "| seed | 16 | 64 | steps | restarts | training, s |",
+        "|---|---:|---:|---:|---:|---:|",
+        "| 0 | 1.000 | 1.000 | 2,000 | 0 | 60 |",
+        "| 1 | 1.000 | 1.000 | 2,001 | 0 | 61 |",
+        "| 2 | 1.000 | 0.875 | 2,002 | 0 | 62 |",
+        "| 3 | 1.000 | 0.999 | 2,003 | 0 | 63 |",
+        "| 4 | 1.000 | 1.000 | 2,004 | 0 | 64 |",
+        "| median | 1.000 | 1.000 | 2,002 |  | 62 |",
+        "",
+        "Solved, at least 0.99 at the training length: 5 of 5 seeds (Wilson 95 % interval 0.57 to 1.00). A processor, "
+        "1 thread a run; torch 2.13.0, commit c0ffeec0ff.",
+    ]
+    assert text.startswith("**a5**: bd-lru(block_size=5), learning rate 0.002. Whole-sequence accuracy at each length.")
+
+
+def test_summary(tmp_path: Path) -> None:
+    path = store(
+        tmp_path / "runs.jsonl",
+        make_record(lr=1e-3, validation=0.5, accuracies={16: 0.5, 64: 0.1}),
+        *(make_record(seed=k, validation=0.9, accuracies={16: a, 64: 0.2}) for k, a in enumerate([1.0, 0.9, 0.8])),
+        make_record("a5-mamba", accuracies={16: 0.25, 64: 0.0}),
+        make_record("a5-mamba", 1, diverged=True),
+        make_record("a5-mamba", 2, failed=True),
+    )
+    lines = render(collect([path])[0], "summary").splitlines()
+    assert lines[0] == "| config | mixer | learning rates | best | solved | 16 | 64 | training, s | parameters |"
+    assert lines[2].split(" | ")[2:] == [
+        "0.001, 0.002", "0.002", "1 of 3 (0.06 to 0.79)", "0.900 (0.800 to 1.000)", "0.200 (0.200 to 0.200)", "61",
+        "147,552 |",
+    ]  # fmt: skip
+    assert "| 0.002 | 0.002 | 0 of 3 (0.00 to 0.56) | 0.000 (0.000 to 0.250) | 0.000 (0.000 to 0.000) |" in lines[3]
+    assert "Diverged and failed runs count, with accuracy 0." in lines[5]
+    assert [*collect([path], ["a5"])[0]] == collect([path])[0][:4]
+    with pytest.raises(ValueError, match="no runs to report: s5"):
+        collect([path], ["s5"])
+
+
+def test_second_attempt_replaces_the_first_and_failures_show(tmp_path: Path) -> None:
+    path = store(
+        tmp_path / "runs.jsonl",
+        make_record(seed=0, failed=True),
+        make_record(seed=0, attempt=2),
+        make_record(seed=1, failed=True),
+        make_record(seed=2, diverged=True),
+    )
+    rows = [line for line in render(collect([path])[0], "seeds").splitlines() if line.startswith("| ")][1:]
+    assert [row.split(" | ")[:3] for row in rows] == [
+        ["| 0", "1.000", "0.750"],
+        ["| 1", "failed", "failed"],
+        ["| 2", "diverged", "diverged"],
+        ["| median", "0.000", "0.000"],
+    ]
+
+
+def test_edited_config_is_another_row(tmp_path: Path) -> None:
+    path = store(tmp_path / "runs.jsonl", make_record(seed=0), make_record(seed=1, model={"d_model": 64}))
+    text = render(collect([path])[0], "summary")
+    assert "| a5 (1) |" in text and "| a5 (2) |" in text
+
+
+def test_written_twice_is_written_once(five: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    argv = ["report", str(five), "--kind", "seeds", "--solved", "16:0.99", "64:0.6", "--write", str(readme)]
+    argv += ["--section", "a5"]
+    assert main(argv) == 0
+    first, stamp = readme.read_text(), readme.stat().st_mtime_ns
+    assert first.startswith("# Mine\n\n<!-- seqmix:a5 -->\n**a5**") and first.endswith("-->\n\nmine too\n")
+    assert "old" not in first and "Written by `seqmix leaderboard report" in first
+    assert main(argv) == 0
+    assert (readme.read_text(), readme.stat().st_mtime_ns) == (first, stamp)
+    assert "says so already" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "a5.jsonl"]
+
+
+def test_line_ends_and_links_stay(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.md", tmp_path / "link.md"
+    target.write_bytes(README.replace("\n", "\r\n").encode())
+    target.chmod(0o600)
+    link.symlink_to(target)
+    assert write_section(link, "a5", "| a |\n|---|")
+    assert not write_section(link, "a5", "| a |\n|---|")
+    assert link.is_symlink() and target.stat().st_mode & 0o777 == 0o600
+    assert b"<!-- seqmix:a5 -->\r\n| a |\r\n|---|\r\n<!-- /seqmix:a5 -->\r\n" in target.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "message"),
+    [
+        (README, "s5", "must have the lines <!-- seqmix:s5 --> and <!-- /seqmix:s5 -->"),
+        (README + README, "a5", "it has them 2 and 2 times"),
+        ("<!-- /seqmix:a5 --><!-- seqmix:a5 -->", "a5", "in this order"),
+        (README, "A 5", "--section: expected letters a-z"),
+    ],
+)
+def test_markers_must_be_right(tmp_path: Path, text: str, section: str, message: str) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(ValueError) as error:
+        write_section(readme, section, "table")
+    assert message in str(error.value)
+    assert readme.read_text() == text
+
+
+def test_bad_lines_are_told_and_the_rest_is_reported(five: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = five.read_text().splitlines(keepends=True)
+    five.write_text("".join([lines[0], "{}\n", *lines[1:], lines[4], lines[0][:50]]))
+    assert main(["report", str(five), "--kind", "seeds"]) == 1
+    out, err = capsys.readouterr()
+    assert "5 of 5 seeds" in out
+    assert f"{five}:2: schema_version" in err and f"{five}:7: id" in err
+    assert f"warning: {five}:8: the last line is the beginning of a record" in err
+    assert main(["validate", str(five)]) == 1
+    assert "5 records, 2 problems" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["report", "/nowhere.jsonl"], "/nowhere.jsonl: expected a file of records, cannot read it"),
+        (["report", "FILE", "--solved", "much"], "--solved: expected LENGTH:ACCURACY"),
+        (["report", "FILE", "--solved", "8:0.5"], "was tested at 16, 64, not at length 8"),
+        (["report", "FILE", "--section", "a5"], "--write and --section: expected both or none"),
+        (["report", "FILE", "--write", "/nowhere.md", "--section", "a5"], "cannot read /nowhere.md"),
+        (["run", "a6", "--store", "x.jsonl"], "unknown config 'a6'; did you mean 'a5'"),
+        (["run", "a5", "--set", "d_model", "--store", "x.jsonl"], "--set: expected KEY=VALUE"),
+        (["run", "a5", "--seeds", "-1", "--store", "x.jsonl"], "--seeds: expected integers of at least 0, got -1"),
+        (["run", "a5", "--lr", "0", "--store", "x.jsonl"], "--lr: expected positive numbers, got 0.0"),
+        (["run", "a5", "--store", "/nowhere/x.jsonl"], "--store: expected a file in a folder that exists"),
+    ],
+)
+def test_mistakes_are_named(five: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+    assert main([str(five) if word == "FILE" else word for word in argv]) == 2
+    assert message in capsys.readouterr().err
