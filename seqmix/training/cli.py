@@ -205,6 +205,8 @@ class CommandLine(LightningCLI):
             return
         callback: Any = self.trainer.checkpoint_callback
         path = getattr(callback, "best_model_path", "") if which == "best" else None
+        if path == "" and runs.is_main_process():
+            print("no validation chose a best checkpoint: testing the last weights", flush=True)
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path or None, verbose=False)
 
     def test(self, **kwargs: Any) -> None:
