@@ -3,23 +3,35 @@
 from seqmix.mixers.attention import Attention
 from seqmix.mixers.base import TokenMixer
 from seqmix.mixers.bd_lru import BDLRU
+from seqmix.mixers.deltanet import DeltaNet
 from seqmix.mixers.dense import DenseRNN
 from seqmix.mixers.fixed_point import FixedPointRNN
+from seqmix.mixers.gla import GatedLinearAttention
 from seqmix.mixers.h_lru import HLRU
 from seqmix.mixers.lru import LRU
 from seqmix.mixers.lstm import LSTM
 from seqmix.mixers.mamba import Mamba
+from seqmix.mixers.mamba2 import Mamba2
+from seqmix.mixers.mamba3 import Mamba3
 from seqmix.mixers.registry import create_mixer, list_mixers, register_mixer
+from seqmix.mixers.rg_lru import RGLRU
+from seqmix.mixers.selective_rope import SelectiveRoPE
 
 __all__ = [
     "BDLRU",
     "HLRU",
     "LRU",
     "LSTM",
+    "RGLRU",
     "Attention",
+    "DeltaNet",
     "DenseRNN",
     "FixedPointRNN",
+    "GatedLinearAttention",
     "Mamba",
+    "Mamba2",
+    "Mamba3",
+    "SelectiveRoPE",
     "TokenMixer",
     "create_mixer",
     "list_mixers",

@@ -2,12 +2,14 @@
 
 For each head, with K = d_model / n_heads:
 
-    q_t, k_t, v_t = W x_t                      with rope, the pairs (i, i + K/2) of q_t and k_t turned by
-                                               the angle t base^{-2i/K}
-    o_t = sum_{j <= t} softmax_j(q_t . k_j / sqrt(K)) v_j,    t - window < j where there is a window
+    q_t, k_t, v_t = W x_t                      convolved over time, depthwise, where d_conv is given
+    q_t, k_t turned in pairs (i, i + K/2)      by t base^{-2i/K} (rope), or by Selective RoPE's angle (2511.17388)
+    b_tj = sum_{j < s <= t} logsigmoid(w . x_s + c)       forget gate (Lin et al. 2025, 2503.02130), or 0
+    o_t = sum_{j <= t} softmax_j(q_t . k_j / sqrt(K) + b_tj) v_j,    t - window < j where there is a window
     y_t = W_out o_t
 
-State: the keys (already turned) and values that a later token may still see, in the type of the activations.
+State: the keys (already turned) and values that a later token may still see, in the type of the activations, with what
+has been forgotten of each, and the windows and angle in use.
 """
 
 import math
@@ -17,9 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqmix.kernels import causal_conv1d
 from seqmix.kernels._checks import check_offsets, describe
+from seqmix.mixers._heads import init_taps
 from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
+from seqmix.mixers.selective_rope import make_position
 from seqmix.mixers.state import mixer_state
 
 __all__ = ["Attention", "AttentionState"]
@@ -34,11 +39,15 @@ class AttentionState(NamedTuple):
     v: Tensor
     position: Tensor
     length: Tensor
+    forget: Tensor  # (S, M, H), the log forget gates after each key, summed; float32 or float64, (S, M, 0) without
+    conv: Tensor  # (S, d_conv - 1, 3 d_model), in the type of the activations, empty without
+    window: Tensor  # (S, W - 1, H K/2) of Selective RoPE's convolution, empty without
+    angle: Tensor  # (S, H, K/2) of Selective RoPE, empty without
 
 
 @register_mixer(
     "attention",
-    description="Causal softmax attention, rotary positions and window optional; the state grows with the sequence.",
+    description="Causal softmax attention: positions, window, forget gate optional; its state grows with the sequence.",
     source="Vaswani et al. 2017, 1706.03762",
 )
 class Attention(TokenMixer):
@@ -50,11 +59,16 @@ class Attention(TokenMixer):
     Args:
         d_model: width of input and output.
         n_heads: number of heads, a divisor of `d_model`.
-        position: `None`, or `"rope"` for rotary positions (K must be even).
+        position: `None`, `"rope"` for rotary positions, or `"selective-rope"` (K must be even for both).
         window: each token sees itself and the `window - 1` before it; `None` for all.
+        d_conv: width of a depthwise causal convolution on q, k and v; `None` for none.
+        forget_gate: whether scores lose the forget gates between key and query; their biases start at 3 to 6 over the
+            heads, half-lives of 14 to 280 tokens.
         rope_base: wavelengths reach from 2 pi to nearly `2 pi rope_base` tokens.
+        rope_options: arguments of `SelectiveRoPE`, with that position.
 
-    Shapes: x and y (B, T, d_model); state k and v (S, M, H, K), M at most `window - 1`, position and length (S,).
+    Shapes: x and y (B, T, d_model); state k and v (S, M, H, K), M at most `window - 1`, position and length (S,), and
+    small ones.
 
     Raises:
         ValueError: `n_heads` that does not divide `d_model`, an odd K with rope, an unknown `position`, a window or
@@ -69,6 +83,8 @@ class Attention(TokenMixer):
     """
 
     State = AttentionState
+    _no_weight_decay = ("conv_weight",)
+    conv_weight: Tensor | None
 
     def __init__(
         self,
@@ -77,7 +93,10 @@ class Attention(TokenMixer):
         *,
         position: str | None = None,
         window: int | None = None,
+        d_conv: int | None = None,
+        forget_gate: bool = False,
         rope_base: float = 10_000.0,
+        rope_options: dict[str, Any] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -86,26 +105,62 @@ class Attention(TokenMixer):
         if d_model % n_heads:
             raise ValueError(f"Attention: n_heads must divide d_model = {d_model}, got {n_heads}")
         self.d_head = d_model // n_heads
-        self.position = one_of("Attention", "position", position, (None, "rope"))
-        if position == "rope" and self.d_head % 2:
-            raise ValueError(f"Attention: position='rope' needs an even d_model / n_heads, got {self.d_head}")
+        self.position = one_of("Attention", "position", position, (None, "rope", "selective-rope"))
+        if position is not None and self.d_head % 2:
+            raise ValueError(f"Attention: position={position!r} needs an even d_model / n_heads, got {self.d_head}")
         self.window = None if window is None else positive("Attention", "window", window)
         if not rope_base > 1 or math.isinf(rope_base):
             raise ValueError(f"Attention: rope_base must be a finite number above 1, got {rope_base!r}")
         self.rope_base = float(rope_base)
-        self.qkv_proj = nn.Linear(d_model, 3 * d_model, bias=False, device=device, dtype=dtype)
-        self.out_proj = nn.Linear(d_model, d_model, bias=False, device=device, dtype=dtype)
+        if rope_options and position != "selective-rope":
+            raise ValueError(f"Attention: rope_options go with position='selective-rope', got {position!r}")
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        # Plain rotary positions are exact tables from a counter; only chosen angles need a state.
+        chosen = position if position == "selective-rope" else None
+        self.rotary = make_position("Attention", chosen, d_model, n_heads, self.d_head, rope_options, **where)
+        self.d_conv = 1 if d_conv is None else positive("Attention", "d_conv", d_conv)
+        self.forget_gate = bool(forget_gate)
+        self.qkv_proj = nn.Linear(d_model, 3 * d_model, bias=False, **where)
+        conv_weight = nn.Parameter(torch.empty(3 * d_model, self.d_conv, **where)) if self.d_conv > 1 else None
+        self.register_parameter("conv_weight", conv_weight)
+        self.forget_proj = nn.Linear(d_model, n_heads, **where) if forget_gate else None
+        self.out_proj = nn.Linear(d_model, d_model, bias=False, **where)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Linear maps as in `nn.Linear`, the convolution near identity; forget gates start open."""
+        self.qkv_proj.reset_parameters()
+        self.out_proj.reset_parameters()
+        if self.conv_weight is not None:
+            init_taps(self.conv_weight)
+        if self.forget_proj is not None:
+            self.forget_proj.reset_parameters()
+            self.forget_proj.bias.copy_(torch.linspace(3, 6, self.n_heads, dtype=torch.float64))
 
     def mix(self, x: Tensor, state: AttentionState, cu_seqlens: Tensor | None) -> tuple[Tensor, AttentionState]:
-        q, k, v = self.qkv_proj(x).unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
+        qkv, conv = self.qkv_proj(x), state.conv
+        if self.conv_weight is not None:
+            qkv, conv = causal_conv1d(qkv, self.conv_weight, initial_state=conv, cu_seqlens=cu_seqlens)
+        q, k, v = qkv.unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
+        (q, k), window, angle = self.rotary.rotate(x, (q, k), (state.window, state.angle), cu_seqlens)
+        log_f = self._log_forget(x)
         if cu_seqlens is None:
-            o, state = self._attend(q, k, v, state, padded=True)
+            o, state = self._attend(q, k, v, log_f, state, padded=True)
         else:
-            o, state = self._attend_packed(q, k, v, state, cu_seqlens)
-        return self.out_proj(o.flatten(2)), state
+            o, state = self._attend_packed(q, k, v, log_f, state, cu_seqlens)
+        return self.out_proj(o.flatten(2)), state._replace(conv=conv, window=window, angle=angle)
+
+    def _log_forget(self, x: Tensor) -> Tensor:
+        """Logarithm of the forget gates (B, T, H), or (B, T, 0) without; at least float32."""
+        real = recurrent_dtype(x.dtype)
+        if self.forget_proj is None:
+            return x.new_zeros(*x.shape[:2], 0, dtype=real)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.logsigmoid(F.linear(x.to(real), self.forget_proj.weight.to(real), self.forget_proj.bias.to(real)))
 
     def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: AttentionState, *, padded: bool
+        self, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: AttentionState, *, padded: bool
     ) -> tuple[Tensor, AttentionState]:
         """o (B, T, H, K) for a batch; `padded` where cached rows before the last `state.length` must be hidden."""
         length, cached = q.shape[1], state.k.shape[1]
@@ -115,7 +170,7 @@ class Attention(TokenMixer):
         keys = torch.cat((state.k.to(k.dtype), k), dim=1)
         values = torch.cat((state.v.to(v.dtype), v), dim=1)
         mask = None
-        if cached or self.window is not None:
+        if cached or self.window is not None or self.forget_gate:
             key = torch.arange(cached + length, device=q.device)
             query = key[cached:, None]
             mask = key <= query
@@ -123,43 +178,60 @@ class Attention(TokenMixer):
                 mask = mask & (key > query - self.window)
             if cached and padded:
                 mask = mask & (key >= cached - state.length[:, None, None, None])
+        # Summed in double precision: differences of long sums are what counts.
+        sums = log_f.to(torch.float32 if q.device.type == "mps" else torch.float64).cumsum(1)
+        forget = torch.cat((state.forget.to(sums.dtype), -sums), dim=1)
+        wide = log_f.dtype if self.forget_gate else q.dtype
+        if self.forget_gate and mask is not None:
+            bias = (sums[:, :, None] + forget[:, None]).permute(0, 3, 1, 2).to(wide)
+            mask = bias.masked_fill(~mask, -math.inf)
         o = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            keys.transpose(1, 2),
-            values.transpose(1, 2),
+            q.transpose(1, 2).to(wide),
+            keys.transpose(1, 2).to(wide),
+            values.transpose(1, 2).to(wide),
             attn_mask=mask,
             is_causal=mask is None,
         ).transpose(1, 2)
+        forget = (forget + sums[:, -1:]).to(log_f.dtype)
         seen = state.length + length
         if self.window is not None:
             # sym_max and a gather: a slice would compile one graph for each side of the window.
             first = torch.sym_max(cached + length - (self.window - 1), 0)
             kept = torch.arange(first, cached + length, device=q.device)
-            keys, values = keys.index_select(1, kept), values.index_select(1, kept)
+            keys, values, forget = (rows.index_select(1, kept) for rows in (keys, values, forget))
             seen = seen.clamp(max=self.window - 1)
-        return o, AttentionState(keys, values, state.position + length, seen)
+        return o.to(q.dtype), state._replace(
+            k=keys, v=values, position=state.position + length, length=seen, forget=forget
+        )
 
     def _attend_packed(
-        self, q: Tensor, k: Tensor, v: Tensor, state: AttentionState, cu_seqlens: Tensor
+        self, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: AttentionState, cu_seqlens: Tensor
     ) -> tuple[Tensor, AttentionState]:
         check_offsets("Attention", cu_seqlens, q.shape[1])
         bounds, cached = cu_seqlens.tolist(), state.k.shape[1]
         outputs, states = [], []
         for s, count in enumerate(state.length.tolist()):
             row = state.select(slice(s, s + 1))  # type: ignore[attr-defined]
-            row = row._replace(k=row.k[:, cached - count :], v=row.v[:, cached - count :])
+            row = row._replace(**{name: getattr(row, name)[:, cached - count :] for name in ("k", "v", "forget")})
             if bounds[s + 1] > bounds[s]:
                 part = slice(bounds[s], bounds[s + 1])
-                o, row = self._attend(q[:, part], k[:, part], v[:, part], row, padded=False)
+                o, row = self._attend(q[:, part], k[:, part], v[:, part], log_f[:, part], row, padded=False)
                 outputs.append(o)
             states.append(row)
         longest = max(row.k.shape[1] for row in states)
-        k, v = (
-            torch.cat([F.pad(rows, (0, 0, 0, 0, longest - rows.shape[1], 0)).to(q.dtype) for rows in every])
-            for every in ([row.k for row in states], [row.v for row in states])
+
+        def aligned(name: str, dtype: torch.dtype) -> Tensor:
+            every = [getattr(row, name) for row in states]
+            before = (0, 0) * (every[0].ndim - 2)
+            return torch.cat([F.pad(rows, (*before, longest - rows.shape[1], 0)).to(dtype) for rows in every])
+
+        return torch.cat(outputs, dim=1), state._replace(
+            k=aligned("k", q.dtype),
+            v=aligned("v", q.dtype),
+            position=torch.cat([row.position for row in states]),
+            length=torch.cat([row.length for row in states]),
+            forget=aligned("forget", log_f.dtype),
         )
-        position, length = (torch.cat(every) for every in zip(*(row[2:] for row in states), strict=True))
-        return torch.cat(outputs, dim=1), AttentionState(k, v, position, length)
 
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -170,11 +242,21 @@ class Attention(TokenMixer):
             torch.empty(batch_size, 0, self.n_heads, self.d_head, device=device, dtype=dtype) for _ in range(2)
         )
         position, length = (torch.zeros(batch_size, device=device, dtype=torch.int64) for _ in range(2))
-        return AttentionState(keys, values, position, length)
+        real, forgotten = recurrent_dtype(dtype), self.n_heads if self.forget_gate else 0
+        return AttentionState(
+            keys,
+            values,
+            position,
+            length,
+            torch.zeros(batch_size, 0, forgotten, device=device, dtype=real),
+            torch.zeros(batch_size, self.d_conv - 1, 3 * self.d_model, device=device, dtype=dtype),
+            *self.rotary.init_state(batch_size, device, dtype),
+        )
 
     def state_size(self, sequence_length: int = 1) -> int:
         kept = sequence_length if self.window is None else min(sequence_length, self.window - 1)
-        return 2 * self.d_model * kept
+        rows = (2 * self.d_model + (self.n_heads if self.forget_gate else 0)) * kept
+        return rows + (self.d_conv - 1) * 3 * self.d_model + self.rotary.state_size()
 
     def extra_repr(self) -> str:
         return f"{self.d_model}, n_heads={self.n_heads}, position={self.position!r}, window={self.window}"
@@ -188,6 +270,9 @@ class Attention(TokenMixer):
                     f"Attention: state.{name} must have shape (S, M, {self.n_heads}, {self.d_head}) on {device}, "
                     f"got {describe(rows)}"
                 )
+        forget = (*state.k.shape[:2], self.n_heads if self.forget_gate else 0)
+        if state.forget.shape != forget:
+            raise ValueError(f"Attention: state.forget must have shape {forget}, got {tuple(state.forget.shape)}")
         if state.k.shape != state.v.shape:
             raise ValueError(
                 f"Attention: state.v must have the shape of state.k, {tuple(state.k.shape)}, got {tuple(state.v.shape)}"

@@ -107,6 +107,83 @@ def test_cache_takes_the_type_of_the_activations():
     assert state.k.dtype == torch.bfloat16 and state.k.shape[1] == 10
 
 
+def test_selective_rope_turns_by_chosen_angles():
+    layer, x = build(16, 2, position="selective-rope"), tokens(2, 9)
+    q, k, v = (part.unflatten(-1, (2, 8)) for part in (x @ layer.qkv_proj.weight.T).chunk(3, -1))
+    omega, _ = layer.rotary.increments(x, layer.init_state(2).window, None)
+    angle = torch.polar(torch.ones_like(omega), omega.cumsum(1))
+    q, k = (torch.complex(*part.chunk(2, -1)) * angle for part in (q, k))
+    scores = torch.einsum("bthk,bjhk->bhtj", q, k.conj()).real / math.sqrt(8)
+    scores = scores.masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf)
+    o = torch.einsum("bhtj,bjhv->bthv", scores.softmax(-1), v)
+    torch.testing.assert_close(layer(x)[0], o.flatten(2) @ layer.out_proj.weight.T, rtol=1e-9, atol=1e-11)
+
+
+def test_forget_gate_equals_the_definition():
+    layer, x = build(16, 2, forget_gate=True), 3 * tokens(2, 9)
+    q, k, v = (part.unflatten(-1, (2, 8)) for part in (x @ layer.qkv_proj.weight.T).chunk(3, -1))
+    log_f = (x @ layer.forget_proj.weight.T + layer.forget_proj.bias).sigmoid().log()
+    o = torch.zeros_like(q)
+    for t in range(9):
+        scores = [(q[:, t] * k[:, j]).sum(-1) / math.sqrt(8) + log_f[:, j + 1 : t + 1].sum(1) for j in range(t + 1)]
+        o[:, t] = (torch.stack(scores, 1).softmax(1)[..., None] * v[:, : t + 1]).sum(1)
+    torch.testing.assert_close(layer(x)[0], o.flatten(2) @ layer.out_proj.weight.T, rtol=1e-9, atol=1e-11)
+
+
+OPTIONS = [
+    {"forget_gate": True},
+    {"forget_gate": True, "window": 4, "position": "rope"},
+    {"position": "selective-rope", "window": 5},
+    {"d_conv": 4},
+    {"d_conv": 3, "forget_gate": True, "position": "selective-rope", "window": 3},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options_agree_over_chunks_steps_and_packing(options):
+    layer, x = build(16, 2, **options), tokens(1, 12)
+    state, ys = None, []
+    whole, end = layer(x)
+    for part in x.split([5, 1, 1, 5], dim=1):
+        y, state = layer(part, state)
+        ys.append(y)
+    torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=1e-9, atol=1e-11)
+    for a, b in zip(state, end, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+    assert layer.state_size(12) == sum(leaf[0].numel() for leaf in end if leaf.is_floating_point())
+    packed, state = layer(x, cu_seqlens=torch.tensor([0, 2, 2, 12], dtype=torch.int32))
+    torch.testing.assert_close(packed[:, :2], layer(x[:, :2])[0], rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(packed[:, 2:], layer(x[:, 2:])[0], rtol=1e-9, atol=1e-11)
+    more = tokens(3, 4)
+    y, _ = layer(more, state)
+    for s, (first, last) in enumerate(((0, 2), (2, 2), (2, 12))):
+        expected, _ = layer(torch.cat((x[:, first:last], more[s : s + 1]), dim=1))
+        torch.testing.assert_close(y[s : s + 1], expected[:, last - first :], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options_compile_to_four_graphs_and_run_in_bfloat16(options):
+    graphs = []
+
+    def counting(graph, example_inputs):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    layer = build(16, 2, **options)
+    compiled = torch.compile(layer, backend=counting, fullgraph=True)
+    for length in (1, 64, 65, 130, 17):
+        x = tokens(2, length)
+        y, state = compiled(x)
+        torch.testing.assert_close(y, layer(x)[0], rtol=1e-9, atol=1e-11)
+        state = state.detach()
+        torch.testing.assert_close(compiled(x, state)[0], layer(x, state)[0], rtol=1e-9, atol=1e-11)
+    assert len(graphs) <= 4
+    torch._dynamo.reset()
+    y, _ = layer.bfloat16()(tokens(2, 70).bfloat16())
+    assert y.dtype == torch.bfloat16 and y.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -114,6 +191,10 @@ def test_cache_takes_the_type_of_the_activations():
         ({"n_heads": 0}, "n_heads must be a positive integer"),
         ({"n_heads": 16, "position": "rope"}, "position='rope' needs an even"),
         ({"position": "alibi"}, "position must be one of"),
+        ({"n_heads": 16, "position": "selective-rope"}, "position='selective-rope' needs an even"),
+        ({"position": "rope", "rope_options": {"theta": 2}}, "rope_options go with position='selective-rope'"),
+        ({"position": "selective-rope", "rope_options": {"thta": 2}}, "did you mean 'theta'"),
+        ({"d_conv": 0}, "d_conv must be a positive integer"),
         ({"window": 0}, "window must be a positive integer"),
         ({"rope_base": 1}, "rope_base must be"),
     ],

@@ -8,11 +8,11 @@ Letters: L rows of all sequences, S sequences, H heads, K and V widths, G = K, 1
 """
 
 import numpy as np
-import torch
 from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from seqmix.kernels._memory import empty_like
 from seqmix.kernels._numba import jit
 from seqmix.kernels._sequences import offsets, rows
 from seqmix.kernels._threads import run
@@ -212,8 +212,8 @@ def forward(
     """o (B, T, H, V), the final state (S, H, K, V) and the borders (slots, H, K, V); all of one type."""
     bounds = offsets(OP, q, cu_seqlens)
     heads = q.shape[2]
-    o = torch.empty_like(v, memory_format=torch.contiguous_format)
-    final = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    o = empty_like(v)
+    final = empty_like(initial_state)
     first_slots = _first_slots(bounds)
     borders = q.new_empty(border_slots(q.shape[0], q.shape[1]), *initial_state.shape[1:])
     borders[int(first_slots[-1] + max(bounds[-1] - bounds[-2] - 1, 0) // CHUNK) :] = 0
@@ -253,7 +253,7 @@ def backward(
     heads = q.shape[2]
     decay = log_g.exp()
     inputs = (q, k, v, log_g, initial_state)
-    dq, dk, dv, ddecay, dinitial = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
+    dq, dk, dv, ddecay, dinitial = (empty_like(t) for t in inputs)
     run(
         _backward,
         (len(bounds) - 1) * heads,

@@ -14,6 +14,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from seqmix.kernels._memory import empty_like
 from seqmix.kernels._numba import jit
 from seqmix.kernels._sequences import offsets, rows
 from seqmix.kernels._threads import channel_chunks, run
@@ -193,7 +194,7 @@ def forward(
     """q and k turned, the final angle (S, H, K/2), and the same in float64; all inputs of one type."""
     bounds = offsets(OP, q, cu_seqlens)
     inputs = (q, k, initial_state)
-    turned_q, turned_k, final = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
+    turned_q, turned_k, final = (empty_like(t) for t in inputs)
     end_angle = torch.empty_like(final, dtype=torch.float64)
     chunks, width = channel_chunks(len(bounds) - 1, q.shape[2], multiple=1)
     run(
@@ -229,7 +230,7 @@ def backward(
     """
     bounds = offsets(OP, q, cu_seqlens)
     inputs = (q, k, increment, dfinal)
-    dq, dk, domega, dinitial = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
+    dq, dk, domega, dinitial = (empty_like(t) for t in inputs)
     chunks, width = channel_chunks(len(bounds) - 1, q.shape[2], multiple=1)
     run(
         _backward,

@@ -1,0 +1,178 @@
+"""Mamba-3: trapezoidal steps and data-dependent rotations (Lahoti et al. 2026, 2603.15569), one input a head (SISO).
+
+    z_t, u_t, B_t, C_t, r_t, a_t, l_t, w_t = W_in x_t    u of H heads of P channels; B, C (N,), w (N/2,) for all heads
+    dt_t = softplus(r_t + b), A_t = -f(a_t)              f(a) = 1 + a for a >= 0, 1 / (1 - a) below
+    Theta_t = Theta_{t-1} + pi tanh(w_t) dt_t            (H, N/2), modulo one turn
+    k_t, q_t = R(Theta_t) (rmsnorm(B_t) + b_B), R(Theta_t) (rmsnorm(C_t) + b_C)
+    S_t = alpha_t S_{t-1} + beta_t k_{t-1} u_{t-1}^T + gamma_t k_t u_t^T
+          alpha = e^{dt A}, beta = (1 - lambda) dt alpha, gamma = lambda dt, lambda = sigmoid(l_t)
+    y_t = W_out ((S_t^T q_t + D u_t) * silu(z_t))
+
+lambda = 1 is Mamba-2's step, 1/2 the trapezoidal rule. The rotation is that of Selective RoPE, with angles through
+tanh and dt instead of a convolution. Both writes of a token are two steps of one linear attention, the first of which
+is not read. State: S, the angle, and the last k and u.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import sigmoid, silu, softplus
+
+from seqmix.kernels import causal_conv1d, gated_linear_attention, selective_rotary
+from seqmix.mixers._heads import rms_norm
+from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
+from seqmix.mixers.registry import register_mixer
+from seqmix.mixers.state import mixer_state
+
+
+@mixer_state
+class Mamba3State(NamedTuple):
+    ssm: Tensor  # (S, H, N, P), float32 or float64
+    angle: Tensor  # (S, H, N/2), in [-pi, pi]
+    last: Tensor  # (S, 1, H (N + P)), the last k (turned) and u, float32 or float64
+
+
+@register_mixer("mamba-3", description="Trapezoidal state space with data-dependent rotations.", source="2603.15569")
+class Mamba3(TokenMixer):
+    """Mamba-3's mixer.
+
+    Args:
+        d_model: width of input and output.
+        d_state: N, width of B and C, even.
+        expand: d_inner over d_model.
+        n_heads: H, a divisor of d_inner; heads of 64 channels if None, or a single one where that does not divide.
+        dt_min, dt_max: range of the steps at initialisation, log-uniform.
+
+    Shapes: x (B, T, d_model), y (B, T, d_model), state ssm (S, H, N, P), angle (S, H, N/2), last (S, 1, H (N + P)).
+
+    Raises:
+        ValueError: a size below one, an odd `d_state`, heads that do not divide, steps out of order.
+
+    Example:
+        >>> import torch
+        >>> from seqmix import Mamba3
+        >>> y, state = Mamba3(d_model=64, d_state=32)(torch.randn(2, 10, 64))
+        >>> y.shape, state.ssm.shape, state.angle.shape
+        (torch.Size([2, 10, 64]), torch.Size([2, 2, 32, 64]), torch.Size([2, 2, 16]))
+    """
+
+    State = Mamba3State
+    _no_weight_decay = ("B_bias", "C_bias", "D", "dt_bias", "B_weight", "C_weight")
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 128,
+        expand: int = 2,
+        n_heads: int | None = None,
+        *,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(d_model)
+        self.d_state = positive("Mamba3", "d_state", d_state)
+        if d_state % 2:
+            raise ValueError(f"Mamba3: d_state must be even, its halves turn together, got {d_state}")
+        self.expand = positive("Mamba3", "expand", expand)
+        self.d_inner = expand * d_model
+        default = self.d_inner // 64 if self.d_inner % 64 == 0 else 1
+        self.n_heads = positive("Mamba3", "n_heads", default if n_heads is None else n_heads)
+        if self.d_inner % self.n_heads:
+            raise ValueError(f"Mamba3: n_heads must divide d_inner = {self.d_inner}, got {n_heads}")
+        if not 0 < dt_min <= dt_max:
+            raise ValueError(f"Mamba3: dt_min and dt_max must obey 0 < dt_min <= dt_max, got {dt_min} and {dt_max}")
+        self.dt_min, self.dt_max = dt_min, dt_max
+        H, N = self.n_heads, d_state
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        self._widths = (self.d_inner, self.d_inner, N, N, H, H, H, N // 2)
+        self.in_proj = nn.Linear(d_model, sum(self._widths), bias=False, **where)
+        self.B_weight, self.C_weight = (nn.Parameter(torch.empty(N, **where)) for _ in range(2))
+        self.B_bias, self.C_bias = (nn.Parameter(torch.empty(H, N, **where)) for _ in range(2))
+        self.dt_bias = nn.Parameter(torch.empty(H, **where))
+        self.D = nn.Parameter(torch.empty(H, **where))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False, **where)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Steps log-uniform in [dt_min, dt_max]; D, and the biases of B and C, are one."""
+        self.in_proj.reset_parameters()
+        self.out_proj.reset_parameters()
+        u = torch.rand(self.n_heads, dtype=torch.float64, device=self.D.device)
+        dt = (math.log(self.dt_min) + u * math.log(self.dt_max / self.dt_min)).exp().clamp_min(1e-4)
+        self.dt_bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+        for parameter in (self.D, self.B_weight, self.C_weight, self.B_bias, self.C_bias):
+            nn.init.ones_(parameter)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """z, u, q and k before they turn, then in at least float32 dt, dt A, lambda (B, T, H) and omega."""
+        z, u, B, C, r, a, trapezoid, w = self.in_proj(x).split(self._widths, dim=-1)
+        real = recurrent_dtype(x.dtype)
+        # Outside autocast: decays above 0.99 do not survive bf16.
+        with torch.autocast(x.device.type, enabled=False):
+            dt = softplus(r.to(real) + self.dt_bias.to(real))
+            a = a.to(real)
+            # clamp keeps the branch that is not taken finite: its gradient would be 0 times infinity.
+            rate = torch.where(a >= 0, 1 + a, 1 / (1 - a.clamp_max(0))).clamp_min(1e-4)
+            omega = math.pi * dt[..., None] * w.to(real).tanh()[:, :, None]
+            k = rms_norm(B.to(real), self.B_weight)[:, :, None] + self.B_bias.to(real)
+            q = rms_norm(C.to(real), self.C_weight)[:, :, None] + self.C_bias.to(real)
+            return z, u, q, k, dt, -dt * rate, sigmoid(trapezoid.to(real)), omega
+
+    def mix(self, x: Tensor, state: Mamba3State, cu_seqlens: Tensor | None) -> tuple[Tensor, Mamba3State]:
+        z, u, q, k, dt, log_alpha, trapezoid, omega = self._project(x)
+        (q, k), angle = selective_rotary(q, k, omega, initial_state=state.angle, cu_seqlens=cu_seqlens)
+        # The token before: a convolution with taps (1, 0), which knows about states and packing.
+        H, N = self.n_heads, self.d_state
+        pair = torch.cat((k.flatten(2), u.to(k.dtype)), dim=-1)
+        delay = torch.zeros(pair.shape[-1], 2, device=x.device, dtype=k.dtype)
+        delay[:, 0] = 1
+        before, last = causal_conv1d(pair, delay, initial_state=state.last, cu_seqlens=cu_seqlens)
+        k_before, u_before = before.split((H * N, self.d_inner), dim=-1)
+        u_heads = u.to(k.dtype).unflatten(-1, (H, -1))
+
+        def both(first: Tensor, second: Tensor) -> Tensor:
+            """The two steps of every token, (B, 2 T, H, ...)."""
+            return torch.stack((first, second), dim=2).flatten(1, 2)
+
+        # beta = (1 - lambda) dt alpha: written before the decay, and therefore decayed with the state.
+        earlier, now = ((share * dt)[..., None] for share in (1 - trapezoid, trapezoid))
+        o, s = gated_linear_attention(
+            both(torch.zeros_like(q), q),
+            both(k_before.unflatten(-1, (H, -1)), k),
+            both(earlier * u_before.unflatten(-1, (H, -1)), now * u_heads),
+            both(torch.zeros_like(log_alpha), log_alpha),
+            initial_state=state.ssm,
+            cu_seqlens=None if cu_seqlens is None else cu_seqlens * 2,
+        )
+        o = o.unflatten(1, (x.shape[1], 2))[:, :, 1] + self.D.to(k.dtype)[:, None] * u_heads
+        return self.out_proj(o.flatten(2).to(z.dtype) * silu(z)), Mamba3State(s, angle, last)
+
+    def init_state(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Mamba3State:
+        """Zeros."""
+        device, dtype = self._like(device, dtype)
+        H, N, P = self.n_heads, self.d_state, self.d_inner // self.n_heads
+        shapes = ((H, N, P), (H, N // 2), (1, H * (N + P)))
+        return Mamba3State(
+            *(torch.zeros(batch_size, *shape, device=device, dtype=recurrent_dtype(dtype)) for shape in shapes)
+        )
+
+    def state_size(self, sequence_length: int = 1) -> int:
+        """d_inner N, H N/2 angles, H N and d_inner of the last token."""
+        return self.d_inner * self.d_state + self.n_heads * (self.d_state // 2 + self.d_state) + self.d_inner
+
+    def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
+        """`eigenvalues` (B, T, H, N) of the transitions, complex, and `steps` dt and `trapezoid` lambda (B, T, H)."""
+        *_, dt, log_alpha, trapezoid, omega = self._project(x)
+        turn = torch.cat((omega, -omega), dim=-1)
+        decay = log_alpha.exp()[..., None].expand_as(turn)
+        return {"eigenvalues": torch.polar(decay, turn), "steps": dt, "trapezoid": trapezoid}
+
+    def extra_repr(self) -> str:
+        return f"d_state={self.d_state}, n_heads={self.n_heads}"

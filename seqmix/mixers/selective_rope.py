@@ -1,0 +1,297 @@
+"""Rotary positions for attention-like mixers: none, RoPE, and Selective RoPE (Movahedi et al. 2025, 2511.17388).
+
+Selective RoPE turns the pairs (i, i + K/2) of q_t and k_t by an angle that grows by what each token asks for:
+
+    phi_t = conv(W (x_t / |x_t|))_t                    length one for each head's part of x_t
+    omega_t = tau * sigmoid(gate_t) * (phi_t + exp(b)) (H, K/2); without gate or bias those factors are absent
+    Theta_t = Theta_{t-1} + omega_t                    modulo one turn
+
+tau is a ladder of temperatures over the K/2 pairs. Temperature, gate and bias multiply the increments, before the sum:
+the angle itself may be wrapped only when nothing scales it afterwards. At phi = 0, b = 0 this is RoPE. State: the last
+inputs of the convolution and Theta, both float32, since an increment that is rounded stays wrong for ever.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+
+from seqmix._suggest import unknown_name
+from seqmix.kernels import causal_conv1d, selective_rotary
+from seqmix.mixers.base import one_of, positive, recurrent_dtype
+from seqmix.mixers.state import mixer_state
+
+__all__ = ["NoPosition", "RoPE", "SelectiveRoPE", "SelectiveRoPEState", "make_position"]
+
+
+@mixer_state
+class SelectiveRoPEState(NamedTuple):
+    window: Tensor  # (S, d_conv - 1, H K/2), the convolution's last inputs, oldest first
+    angle: Tensor  # (S, H, K/2), in [-pi, pi]
+
+
+class NoPosition(nn.Module):
+    """Leaves queries and keys as they are; the base of the others, which say by how much each token turns."""
+
+    def __init__(self, n_heads: int, d_head: int) -> None:
+        super().__init__()
+        self.n_heads, self.d_head = n_heads, d_head
+        self.window_shape, self.n_angles = (0, 0), 0
+
+    def increments(self, x: Tensor, window: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+        """omega (B, T, H, K/2) in radians for x (B, T, d_model), and the new window."""
+        return x.new_zeros(*x.shape[:2], self.n_heads, self.n_angles), window
+
+    def rotate(
+        self, x: Tensor, tensors: Sequence[Tensor], state: tuple[Tensor, Tensor], cu_seqlens: Tensor | None
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Every one of `tensors` (B, T, H, K) turned by the same angles, then the new window and angle."""
+        window, angle = state
+        if not self.n_angles:
+            return list(tensors), window, angle
+        omega, window = self.increments(x, window, cu_seqlens)
+        turned: list[Tensor] = []
+        final = angle
+        for i in range(0, len(tensors), 2):
+            pair = (tensors[i], tensors[min(i + 1, len(tensors) - 1)])
+            both, final = selective_rotary(*pair, omega, initial_state=angle, cu_seqlens=cu_seqlens)
+            turned += both
+        return turned[: len(tensors)], window, final
+
+    def init_state(self, batch_size: int, device: Any, dtype: torch.dtype) -> SelectiveRoPEState:
+        """Zeros; `dtype` is the activations'."""
+        real = recurrent_dtype(dtype)
+        return SelectiveRoPEState(
+            torch.zeros(batch_size, *self.window_shape, device=device, dtype=real),
+            torch.zeros(batch_size, self.n_heads, self.n_angles, device=device, dtype=real),
+        )
+
+    def state_size(self) -> int:
+        """Numbers in window and angle."""
+        return math.prod(self.window_shape) + self.n_heads * self.n_angles
+
+
+class RoPE(NoPosition):
+    """Angles that grow alike for every token, base^{-2i/K} for pair i (Su et al. 2021, 2104.09864)."""
+
+    def __init__(self, n_heads: int, d_head: int, base: float = 10_000.0) -> None:
+        super().__init__(n_heads, d_head)
+        if not base >= 1 or math.isinf(base):
+            raise ValueError(f"RoPE: base must be a finite number of at least 1, got {base!r}")
+        self.n_angles, self.base = _pairs("RoPE", d_head), float(base)
+
+    def increments(self, x: Tensor, window: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+        pairs = torch.arange(self.n_angles, device=x.device, dtype=recurrent_dtype(x.dtype))
+        omega = self.base ** (-pairs / self.n_angles)
+        return omega.expand(*x.shape[:2], self.n_heads, self.n_angles), window
+
+
+class SelectiveRoPE(NoPosition):
+    """Rotary positions whose angles depend on the tokens.
+
+    Args:
+        d_model: width of the input that chooses the angles.
+        n_heads: H, a divisor of `d_model`.
+        d_head: K, width of a query or key, even.
+        rank: of the projection, 16 or d_model if None; `"full"`: for each head a linear map of its own part of x,
+            weight-normalised, with one learned scale.
+        d_conv: width of the causal convolution over increments; 1 for none.
+        activation: of the convolution, None or `"silu"`.
+        bias: whether exp(b) is added, b learned and 0 at first.
+        gate: None, `"standard"` (one for each head), `"low-rank"` (the same through `gate_rank`) or `"gla"`
+            (one for each angle through that rank).
+        temperature: `"rope"`, maximum * theta^{-2i/K}, or `"rfa"`, tan(w_i / 2) scaled to the maximum, with w_i evenly
+            spaced in [0, theta pi], theta < 1.
+        theta: of that ladder; theta = 1 with `"rope"` gives every pair the maximum, which state tracking wants;
+            5e5 is the paper's choice for language.
+        temperature_max: the maximum.
+
+    Raises:
+        ValueError: `n_heads` that does not divide `d_model`, an odd `d_head`, a rank above the width, an unknown
+            `gate`, `activation` or `temperature`, a theta or maximum out of range.
+
+    Example:
+        >>> import torch
+        >>> from seqmix import SelectiveRoPE
+        >>> rope = SelectiveRoPE(d_model=16, n_heads=2, d_head=4)
+        >>> q, k = torch.randn(2, 3, 7, 2, 4)
+        >>> (q, k), state = rope(torch.randn(3, 7, 16), q, k)
+        >>> q.shape, state.angle.shape
+        (torch.Size([3, 7, 2, 4]), torch.Size([3, 2, 2]))
+    """
+
+    State = SelectiveRoPEState
+    _no_weight_decay = ("scale", "bias", "conv_weight")
+    conv_weight: Tensor | None
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        d_head: int,
+        *,
+        rank: int | str | None = None,
+        d_conv: int = 4,
+        activation: str | None = None,
+        bias: bool = True,
+        gate: str | None = None,
+        gate_rank: int | None = None,
+        temperature: str = "rope",
+        theta: float | None = None,
+        temperature_max: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        name = "SelectiveRoPE"
+        super().__init__(positive(name, "n_heads", n_heads), positive(name, "d_head", d_head))
+        self.d_model, self.n_angles = positive(name, "d_model", d_model), _pairs(name, d_head)
+        if d_model % n_heads:
+            raise ValueError(f"{name}: n_heads must divide d_model = {d_model}, got {n_heads}")
+        self.rank: Any = rank if rank == "full" else _rank("rank", rank, d_model)
+        self.d_conv = positive(name, "d_conv", d_conv)
+        self.activation = one_of(name, "activation", activation, (None, "silu"))
+        self.gate = one_of(name, "gate", gate, (None, "standard", "low-rank", "gla"))
+        self.temperature = one_of(name, "temperature", temperature, ("rope", "rfa"))
+        self.theta = (1.0 if temperature == "rope" else 0.9999) if theta is None else float(theta)
+        if not (self.theta >= 1 if temperature == "rope" else 0 < self.theta < 1) or math.isinf(self.theta):
+            bounds = "at least 1" if temperature == "rope" else "between 0 and 1"
+            raise ValueError(f"{name}: theta must be {bounds} with temperature={temperature!r}, got {theta!r}")
+        if not 0 < temperature_max < math.inf:
+            raise ValueError(f"{name}: temperature_max must be positive and finite, got {temperature_max!r}")
+        self.temperature_max = float(temperature_max)
+        angles = n_heads * self.n_angles
+        self.window_shape = (d_conv - 1, angles)
+
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        if self.rank == "full":
+            self.weight = nn.Parameter(torch.empty(n_heads, self.n_angles, d_model // n_heads, **where))
+            self.scale = nn.Parameter(torch.empty(n_heads, **where))
+        else:
+            self.down_proj = nn.Linear(d_model, int(self.rank), bias=False, **where)
+            self.up_proj = nn.Linear(int(self.rank), angles, bias=False, **where)
+            self.register_parameter("scale", None)
+        conv_weight = nn.Parameter(torch.empty(angles, d_conv, **where)) if d_conv > 1 else None
+        self.register_parameter("conv_weight", conv_weight)
+        self.register_parameter("bias", nn.Parameter(torch.empty(n_heads, self.n_angles, **where)) if bias else None)
+        if gate is not None:
+            outputs = angles if gate == "gla" else n_heads
+            inner = d_model if gate == "standard" else _rank("gate_rank", gate_rank, d_model)
+            self.gate_down = None if gate == "standard" else nn.Linear(d_model, inner, bias=False, **where)
+            self.gate_proj = nn.Linear(inner, outputs, **where)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Linear maps as in `nn.Linear`, scale 1, b = 0: at first nearly RoPE with the same temperatures."""
+        for module in self.children():
+            module.reset_parameters()  # type: ignore[operator]
+        if self.rank == "full":
+            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+            nn.init.ones_(self.scale)
+        if self.conv_weight is not None:
+            nn.init.uniform_(self.conv_weight, -(self.d_conv**-0.5), self.d_conv**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def ladder(self, device: Any, dtype: torch.dtype) -> Tensor:
+        """The temperatures (K/2,)."""
+        i = torch.arange(self.n_angles, device=device, dtype=dtype)
+        if self.temperature == "rope":
+            return self.temperature_max * self.theta ** (-i / self.n_angles)
+        last = self.theta * math.pi / 2
+        # The largest is tan(last); a single pair gets it.
+        steps = i / (self.n_angles - 1) if self.n_angles > 1 else torch.ones_like(i)
+        return self.temperature_max * (last * steps).tan() / math.tan(last)
+
+    def increments(self, x: Tensor, window: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+        real = recurrent_dtype(x.dtype)
+        heads = (self.n_heads, self.n_angles)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(real)
+            units = normalize(x.unflatten(-1, (self.n_heads, -1)), dim=-1)
+            if self.rank == "full":
+                weight = self.scale.to(real)[:, None, None] * normalize(self.weight.to(real), dim=-1)
+                phi = torch.einsum("bthd,had->btha", units, weight).flatten(2)
+            else:
+                phi = _apply(self.up_proj, _apply(self.down_proj, units.flatten(2)))
+            if self.conv_weight is not None:
+                phi, window = causal_conv1d(
+                    phi, self.conv_weight.to(real), None, self.activation, initial_state=window, cu_seqlens=cu_seqlens
+                )
+            omega = phi.unflatten(-1, heads)
+            if self.bias is not None:
+                omega = omega + self.bias.to(real).exp()
+            if self.gate is not None:
+                inner = x if self.gate_down is None else _apply(self.gate_down, x)
+                omega = omega * _apply(self.gate_proj, inner).sigmoid().unflatten(-1, (self.n_heads, -1))
+            return omega * self.ladder(x.device, real), window
+
+    def forward(
+        self,
+        x: Tensor,
+        q: Tensor,
+        k: Tensor,
+        state: SelectiveRoPEState | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[tuple[Tensor, Tensor], SelectiveRoPEState]:
+        """(q, k) (B, T, H, K) turned by what x (B, T, d_model) asks for, and the state after the last token."""
+        if state is None:
+            sequences = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+            state = self.init_state(sequences, x.device, x.dtype)
+        (q, k), window, angle = self.rotate(x, (q, k), (state.window, state.angle), cu_seqlens)
+        return (q, k), SelectiveRoPEState(window, angle)
+
+    def extra_repr(self) -> str:
+        return f"rank={self.rank}, gate={self.gate!r}, temperature={self.temperature!r}, theta={self.theta:g}"
+
+
+def make_position(
+    owner: str,
+    position: str | None,
+    d_model: int,
+    n_heads: int,
+    d_head: int,
+    options: dict[str, Any] | None,
+    **where: Any,
+) -> NoPosition:
+    """The module for `position`: None, `"rope"` or `"selective-rope"`, with its `options`."""
+    one_of(owner, "position", position, (None, "rope", "selective-rope"))
+    known = {
+        None: (),
+        "rope": ("base",),
+        "selective-rope": tuple(key for key in SelectiveRoPE.__init__.__kwdefaults__ or () if key not in where),
+    }[position]
+    for key in options or {}:
+        if key not in known:
+            raise unknown_name(f"entry of {owner}'s rope_options for position={position!r}:", key, known)
+    if position is not None and d_head % 2:
+        raise ValueError(f"{owner}: position={position!r} needs an even width of keys in each head, got {d_head}")
+    if position == "rope":
+        return RoPE(n_heads, d_head, **(options or {}))
+    if position == "selective-rope":
+        return SelectiveRoPE(d_model, n_heads, d_head, **(options or {}), **where)
+    return NoPosition(n_heads, d_head)
+
+
+def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`layer` in the type of x, whatever the type of its parameters."""
+    return linear(x, layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype))
+
+
+def _pairs(owner: str, d_head: int) -> int:
+    if d_head % 2:
+        raise ValueError(f"{owner}: d_head must be even, its halves turn together, got {d_head}")
+    return d_head // 2
+
+
+def _rank(name: str, value: Any, d_model: int) -> int:
+    if value is None:
+        return min(16, d_model)
+    if positive("SelectiveRoPE", name, value) > d_model:
+        raise ValueError(f"SelectiveRoPE: {name} must be at most d_model = {d_model}, got {value}")
+    return value
