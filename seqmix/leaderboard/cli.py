@@ -4,7 +4,6 @@ import argparse
 import importlib.util
 import os
 import shlex
-import signal
 import sys
 import tempfile
 import warnings
@@ -136,7 +135,6 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     store = RunStore(arguments.store)
     store.refresh()
     _tell(store.problems)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="seqmix-runs-") as folder:
             runner = LocalProcesses(Path(folder), arguments.threads, arguments.jobs)
@@ -144,8 +142,6 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("seqmix leaderboard: stopped; the same command continues", file=sys.stderr)
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     return 1 if failed or store.problems else 0
 
 
@@ -181,10 +177,6 @@ def _validate(arguments: argparse.Namespace, argv: list[str]) -> int:
         wrong += len(problems)
         print(f"{path}: {len(records)} records, {len(problems)} problems")
     return 1 if wrong else 0
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _tell(problems: list[str]) -> None:

@@ -1,9 +1,12 @@
 """Does every run of a plan that a file of records does not have yet."""
 
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from seqmix.leaderboard.claims import Claims
 from seqmix.leaderboard.plan import Run
@@ -42,8 +45,8 @@ def sweep(runs: Sequence[Run], store: RunStore, runner: Runner, *, jobs: int = 1
     """Do the runs that `store` has no finished record of, `jobs` at a time; returns how many have failed for good.
 
     Each result is appended as it comes. A run that failed is recorded, and tried once more; one that another sweep on
-    this file is doing is left to it. Interrupted, by Ctrl-C or a signal, the sweep records what has finished and stops
-    the rest, which the next sweep starts again.
+    this file is doing is left to it. Ctrl-C and SIGTERM stop it with a `KeyboardInterrupt`: what has finished is
+    recorded, what is running is stopped, and the next sweep starts it again.
 
     Args:
         runs: the plan.
@@ -64,38 +67,62 @@ def sweep(runs: Sequence[Run], store: RunStore, runner: Runner, *, jobs: int = 1
             waiting.append(run)
     claims = Claims(store.path)
     try:
-        while waiting or active:
-            while waiting and len(active) < jobs:
-                run = waiting.popleft()
-                if not claims.take(run.id):
-                    elsewhere += 1
-                    continue
-                # Another sweep may have done it before this one claimed it.
-                tried = _attempts(store.refresh()).get(run.id, [])
-                if _settled(tried, limits[run.id], progress):
-                    claims.drop(run.id)
-                else:
-                    active.append(runner.start(run, len(tried) + 1))
-            for job in [job for job in active if job.finished()]:
-                again = _finish(job, store, progress, limits[job.run.id])
-                active.remove(job)
-                claims.drop(job.run.id)
-                if again:
-                    waiting.appendleft(job.run)
-            now = time.monotonic()
-            progress.show([run.name for run in waiting], [(j.run.name, str(j.run), now - j.began) for j in active])
-            if active:
-                time.sleep(_POLL)
+        with _stop_signals() as stopped:
+            while waiting or active:
+                while waiting and len(active) < jobs and not stopped:
+                    run = waiting.popleft()
+                    if not claims.take(run.id):
+                        elsewhere += 1
+                        continue
+                    # Another sweep may have done it before this one claimed it.
+                    tried = _attempts(store.refresh()).get(run.id, [])
+                    if _settled(tried, limits[run.id], progress):
+                        claims.drop(run.id)
+                    else:
+                        active.append(runner.start(run, len(tried) + 1))
+                for job in [job for job in active if job.finished()]:
+                    active.remove(job)
+                    if _finish(job, store, progress, limits[job.run.id]):
+                        waiting.appendleft(job.run)
+                    claims.drop(job.run.id)
+                if stopped:
+                    raise KeyboardInterrupt
+                now = time.monotonic()
+                progress.show([run.name for run in waiting], [(j.run.name, str(j.run), now - j.began) for j in active])
+                if active:
+                    time.sleep(_POLL)
     finally:
         for job in active:
-            # A run that is done while the sweep is being stopped is not thrown away.
-            if job.finished():
-                _finish(job, store, progress, limits[job.run.id])
-            else:
-                job.stop()
+            job.stop()
         claims.close()
         progress.tell(progress.text(None) + (f", {elsewhere} left to another sweep" if elsewhere else ""))
     return progress.failed
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM are noted in the list, so that they never come between a run and its record.
+
+    A second one acts at once.
+    """
+    noted: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def restore() -> None:
+        while previous:
+            signal.signal(*previous.popitem())
+
+    def note(number: int, frame: Any) -> None:
+        noted.append(number)
+        restore()
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()
 
 
 def _attempts(records: Sequence[Record]) -> dict[str, list[str]]:
