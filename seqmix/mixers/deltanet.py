@@ -157,8 +157,7 @@ class DeltaNet(TokenMixer):
         if self.conv_weight is not None:
             qkv, conv = causal_conv1d(qkv, self.conv_weight, None, "silu", initial_state=conv, cu_seqlens=cu_seqlens)
         else:
-            q, k, v = qkv.split(self._widths, dim=-1)
-            qkv = torch.cat((silu(q), silu(k), v), dim=-1)
+            qkv = silu(qkv)
         q, k, v = qkv.split(self._widths, dim=-1)
         heads = (self.n_heads, -1)
         keys = [part.unflatten(-1, heads) for part in k.chunk(self.n_householder, dim=-1)]

@@ -1,6 +1,6 @@
-"""Rotary positions for attention-like mixers: none, RoPE, and Selective RoPE (Movahedi et al. 2025, 2511.17388).
+"""Selective RoPE: rotary positions that depend on the tokens (Movahedi et al. 2025, 2511.17388).
 
-Selective RoPE turns the pairs (i, i + K/2) of q_t and k_t by an angle that grows by what each token asks for:
+It turns the pairs (i, i + K/2) of q_t and k_t by an angle that grows by what each token asks for:
 
     phi_t = conv(W (x_t / |x_t|))_t                    length one for each head's part of x_t
     omega_t = tau * sigmoid(gate_t) * (phi_t + exp(b)) (H, K/2); without gate or bias those factors are absent
@@ -12,81 +12,18 @@ inputs of the convolution and Theta, both float32, since an increment that is ro
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
 from seqmix._suggest import unknown_name
-from seqmix.kernels import causal_conv1d, selective_rotary
+from seqmix.kernels import causal_conv1d
+from seqmix.mixers._positions import NoPosition, RoPE, SelectiveRoPEState, pairs_of
 from seqmix.mixers.base import one_of, positive, recurrent_dtype
-from seqmix.mixers.state import mixer_state
 
 __all__ = ["NoPosition", "RoPE", "SelectiveRoPE", "SelectiveRoPEState", "make_position"]
-
-
-@mixer_state
-class SelectiveRoPEState(NamedTuple):
-    window: Tensor  # (S, d_conv - 1, H K/2), the convolution's last inputs, oldest first
-    angle: Tensor  # (S, H, K/2), in [-pi, pi]
-
-
-class NoPosition(nn.Module):
-    """Leaves queries and keys as they are; the base of the others, which say by how much each token turns."""
-
-    def __init__(self, n_heads: int, d_head: int) -> None:
-        super().__init__()
-        self.n_heads, self.d_head = n_heads, d_head
-        self.window_shape, self.n_angles = (0, 0), 0
-
-    def increments(self, x: Tensor, window: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
-        """omega (B, T, H, K/2) in radians for x (B, T, d_model), and the new window."""
-        return x.new_zeros(*x.shape[:2], self.n_heads, self.n_angles), window
-
-    def rotate(
-        self, x: Tensor, tensors: Sequence[Tensor], state: tuple[Tensor, Tensor], cu_seqlens: Tensor | None
-    ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Every one of `tensors` (B, T, H, K) turned by the same angles, then the new window and angle."""
-        window, angle = state
-        if not self.n_angles:
-            return list(tensors), window, angle
-        omega, window = self.increments(x, window, cu_seqlens)
-        turned: list[Tensor] = []
-        final = angle
-        for i in range(0, len(tensors), 2):
-            pair = (tensors[i], tensors[min(i + 1, len(tensors) - 1)])
-            both, final = selective_rotary(*pair, omega, initial_state=angle, cu_seqlens=cu_seqlens)
-            turned += both
-        return turned[: len(tensors)], window, final
-
-    def init_state(self, batch_size: int, device: Any, dtype: torch.dtype) -> SelectiveRoPEState:
-        """Zeros; `dtype` is the activations'."""
-        real = recurrent_dtype(dtype)
-        return SelectiveRoPEState(
-            torch.zeros(batch_size, *self.window_shape, device=device, dtype=real),
-            torch.zeros(batch_size, self.n_heads, self.n_angles, device=device, dtype=real),
-        )
-
-    def state_size(self) -> int:
-        """Numbers in window and angle."""
-        return math.prod(self.window_shape) + self.n_heads * self.n_angles
-
-
-class RoPE(NoPosition):
-    """Angles that grow alike for every token, base^{-2i/K} for pair i (Su et al. 2021, 2104.09864)."""
-
-    def __init__(self, n_heads: int, d_head: int, base: float = 10_000.0) -> None:
-        super().__init__(n_heads, d_head)
-        if not base >= 1 or math.isinf(base):
-            raise ValueError(f"RoPE: base must be a finite number of at least 1, got {base!r}")
-        self.n_angles, self.base = _pairs("RoPE", d_head), float(base)
-
-    def increments(self, x: Tensor, window: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
-        pairs = torch.arange(self.n_angles, device=x.device, dtype=recurrent_dtype(x.dtype))
-        omega = self.base ** (-pairs / self.n_angles)
-        return omega.expand(*x.shape[:2], self.n_heads, self.n_angles), window
 
 
 class SelectiveRoPE(NoPosition):
@@ -148,7 +85,7 @@ class SelectiveRoPE(NoPosition):
     ) -> None:
         name = "SelectiveRoPE"
         super().__init__(positive(name, "n_heads", n_heads), positive(name, "d_head", d_head))
-        self.d_model, self.n_angles = positive(name, "d_model", d_model), _pairs(name, d_head)
+        self.d_model, self.n_angles = positive(name, "d_model", d_model), pairs_of(name, d_head)
         if d_model % n_heads:
             raise ValueError(f"{name}: n_heads must divide d_model = {d_model}, got {n_heads}")
         self.rank: Any = rank if rank == "full" else _rank("rank", rank, d_model)
@@ -281,12 +218,6 @@ def make_position(
 def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
     """`layer` in the type of x, whatever the type of its parameters."""
     return linear(x, layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype))
-
-
-def _pairs(owner: str, d_head: int) -> int:
-    if d_head % 2:
-        raise ValueError(f"{owner}: d_head must be even, its halves turn together, got {d_head}")
-    return d_head // 2
 
 
 def _rank(name: str, value: Any, d_model: int) -> int:

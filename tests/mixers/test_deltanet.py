@@ -36,9 +36,9 @@ def test_equals_the_equations(options):
     if layer.d_conv > 1:
         channels = qkv.shape[-1]
         qkv = silu(conv1d(pad(qkv.mT, (3, 0)), layer.conv_weight[:, None], groups=channels).mT)
+    else:
+        qkv = silu(qkv)
     q, k, v = qkv.split((8, 8 * n, 2 * wide * n), dim=-1)
-    if layer.d_conv == 1:
-        q, k = silu(q), silu(k)
     k, v = k.unflatten(-1, (n, 2, 4)), v.unflatten(-1, (n, 2, wide))
     q = q.unflatten(-1, (2, 4))
     if layer.position_name:

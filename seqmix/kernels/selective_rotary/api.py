@@ -47,9 +47,9 @@ def selective_rotary(
         >>> import torch
         >>> from seqmix.kernels import selective_rotary
         >>> x = torch.tensor([1.0, 0.0]).expand(1, 2, 1, 2)
-        >>> (q, _), angle = selective_rotary(x, x, torch.full((1, 2, 1, 1), torch.pi / 2))
-        >>> q.round().flatten().tolist()  # a quarter turn, then a half
-        [0.0, 1.0, -1.0, -0.0]
+        >>> (q, _), angle = selective_rotary(x, x, torch.full((1, 2, 1, 1), torch.pi / 4))
+        >>> [round(value, 4) for value in q[0, 0, 0].tolist()], round(angle.item(), 4)
+        ([0.7071, 0.7071], 1.5708)
     """
     checks.check_tensor(OP, "q", q, "B T H K")
     checks.check_tensor(OP, "k", k, "B T H K")

@@ -1,0 +1,135 @@
+"""Published layouts: small random weights in, and what a loop over tokens says they should give out."""
+
+import pytest
+import torch
+from torch.nn.functional import conv1d, logsigmoid, normalize, pad, silu, softplus
+
+from seqmix.mixers import LSTM, DeltaNet, GatedLinearAttention, Mamba, Mamba2
+from seqmix.mixers.convert import load_published
+
+D, T = 8, 12
+
+
+def weights(**shapes):
+    g = torch.Generator().manual_seed(0)
+    return {
+        name.replace("__", "."): torch.randn(shape, generator=g, dtype=torch.float64) / shape[-1] ** 0.5
+        for name, shape in shapes.items()
+    }
+
+
+def tokens():
+    return torch.randn(2, T, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def shift(x, weight, bias=None):
+    """The published convolutions: depthwise, causal, silu."""
+    return silu(conv1d(pad(x.mT, (weight.shape[-1] - 1, 0)), weight, bias, groups=len(weight)).mT)
+
+
+def rms(x, weight):
+    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+
+def check(layer, published, expected):
+    prefixed = {f"model.layers.3.mixer.{n}": t for n, t in published.items()} | {"model.norm.weight": torch.ones(D)}
+    assert load_published(layer, prefixed, prefix="model.layers.3.mixer.") is layer
+    torch.testing.assert_close(layer(tokens())[0], expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("conv", [False, True])
+@pytest.mark.parametrize("norm", ["g_norm_swish_gate__weight", "g_norm__weight"])
+def test_gla(conv, norm):
+    shapes = {"q_proj__weight": (4, D), "k_proj__weight": (4, D), "v_proj__weight": (D, D), "g_proj__weight": (D, D)}
+    shapes |= {"gk_proj__0__weight": (6, D), "gk_proj__1__weight": (4, 6), "gk_proj__1__bias": (4,)}
+    shapes |= {norm: (4,), "o_proj__weight": (D, D)}
+    if conv:
+        shapes |= {"q_conv1d__weight": (4, 1, 4), "k_conv1d__weight": (4, 1, 4), "v_conv1d__weight": (D, 1, 4)}
+    w, x = weights(**shapes), tokens()
+    q, k, v = (x @ w[f"{name}_proj.weight"].T for name in "qkv")
+    if conv:
+        q, k, v = (shift(t, w[f"{name}_conv1d.weight"]) for t, name in ((q, "q"), (k, "k"), (v, "v")))
+    g = logsigmoid(x @ w["gk_proj.0.weight"].T @ w["gk_proj.1.weight"].T + w["gk_proj.1.bias"]) / 16
+    q, k, v, g = (t.unflatten(-1, (2, -1)) for t in (q, k, v, g))
+    S, outputs = torch.zeros(2, 2, 2, 4, dtype=torch.float64), []
+    for t in range(T):
+        S = S * g[:, t].exp()[..., None] + k[:, t, :, :, None] * v[:, t, :, None]
+        o = rms(torch.einsum("bhkv,bhk->bhv", S, q[:, t]) * 2**-0.5, w[norm.replace("__", ".")])
+        outputs.append((o.flatten(1) * silu(x[:, t] @ w["g_proj.weight"].T)) @ w["o_proj.weight"].T)
+    layer = GatedLinearAttention(D, 2, decay_rank=6, d_conv=4 if conv else None, dtype=torch.float64)
+    check(layer, w, torch.stack(outputs, 1))
+
+
+@pytest.mark.parametrize("options", [{}, {"d_conv": 1}, {"output_gate": True, "eigenvalues": "signed"}], ids=str)
+def test_deltanet(options):
+    shapes = {f"{name}_proj__weight": (D, D) for name in "qkvo"} | {"b_proj__weight": (2, D), "o_norm__weight": (4,)}
+    if "d_conv" not in options:
+        shapes |= {f"{name}_conv1d__weight": (D, 1, 4) for name in "qkv"}
+    if "output_gate" in options:
+        shapes["g_proj__weight"] = (D, D)
+    w, x = weights(**shapes), tokens()
+    parts = []
+    for name in "qkv":
+        part = x @ w[f"{name}_proj.weight"].T
+        part = silu(part) if "d_conv" in options else shift(part, w[f"{name}_conv1d.weight"])
+        parts.append(part.unflatten(-1, (2, 4)))
+    q, k, v = normalize(parts[0], dim=-1) / 2, normalize(parts[1], dim=-1), parts[2]
+    beta = (x @ w["b_proj.weight"].T).sigmoid() * (2 if "eigenvalues" in options else 1)
+    S, outputs = torch.zeros(2, 2, 4, 4, dtype=torch.float64), []
+    for t in range(T):
+        read = torch.einsum("bhkv,bhk->bhv", S, k[:, t])
+        S = S + k[:, t, :, :, None] * (beta[:, t, :, None] * (v[:, t] - read))[:, :, None]
+        o = rms(torch.einsum("bhkv,bhk->bhv", S, q[:, t]), w["o_norm.weight"])
+        if "output_gate" in options:
+            o = o * silu(x[:, t] @ w["g_proj.weight"].T).unflatten(-1, (2, 4))
+        outputs.append(o.flatten(1) @ w["o_proj.weight"].T)
+    check(DeltaNet(D, 2, **options, dtype=torch.float64), w, torch.stack(outputs, 1))
+
+
+def test_mamba():
+    w = weights(
+        in_proj__weight=(32, D), conv1d__weight=(16, 1, 4), conv1d__bias=(16,), x_proj__weight=(1 + 6, 16),
+        dt_proj__weight=(16, 1), dt_proj__bias=(16,), A_log=(16, 3), D=(16,), out_proj__weight=(D, 16),
+    )  # fmt: skip
+    u, z = (tokens() @ w["in_proj.weight"].T).chunk(2, -1)
+    u = shift(u, w["conv1d.weight"], w["conv1d.bias"])
+    r, b, c = (u @ w["x_proj.weight"].T).split((1, 3, 3), -1)
+    dt = softplus(r @ w["dt_proj.weight"].T + w["dt_proj.bias"])
+    s, outputs = torch.zeros(2, 16, 3, dtype=torch.float64), []
+    for t in range(T):
+        s = s * torch.exp(-dt[:, t, :, None] * w["A_log"].exp()) + (dt * u)[:, t, :, None] * b[:, t, None]
+        y = (s * c[:, t, None]).sum(-1) + w["D"] * u[:, t]
+        outputs.append((y * silu(z[:, t])) @ w["out_proj.weight"].T)
+    check(Mamba(D, 3, dtype=torch.float64), w, torch.stack(outputs, 1))
+
+
+def test_mamba2():
+    w = weights(
+        in_proj__weight=(16 + 16 + 6 + 4, D), conv1d__weight=(22, 1, 4), conv1d__bias=(22,), dt_bias=(4,), A_log=(4,),
+        D=(4,), norm__weight=(16,), out_proj__weight=(D, 16),
+    )  # fmt: skip
+    z, ubc, r = (tokens() @ w["in_proj.weight"].T).split((16, 22, 4), -1)
+    u, b, c = shift(ubc, w["conv1d.weight"], w["conv1d.bias"]).split((16, 3, 3), -1)
+    u, dt = u.unflatten(-1, (4, 4)), softplus(r + w["dt_bias"])
+    s, outputs = torch.zeros(2, 4, 4, 3, dtype=torch.float64), []  # (heads, channels, states), as published
+    for t in range(T):
+        decay = torch.exp(-dt[:, t] * w["A_log"].exp())
+        s = s * decay[..., None, None] + (dt[..., None] * u)[:, t, :, :, None] * b[:, t, None, None]
+        y = (s * c[:, t, None, None]).sum(-1) + w["D"][:, None] * u[:, t]
+        outputs.append(rms(y.flatten(1) * silu(z[:, t]), w["norm.weight"]) @ w["out_proj.weight"].T)
+    check(Mamba2(D, 3, n_heads=4, dtype=torch.float64), w, torch.stack(outputs, 1))
+
+
+def test_what_does_not_fit_is_named():
+    w = {name: torch.zeros_like(t) for name, t in Mamba(D, 3).state_dict().items()}
+    for layer, published, prefix, match in (
+        (Mamba(D, 3), {n: t for n, t in w.items() if n != "D"}, "", "Mamba needs D under prefix ''"),
+        (Mamba(D, 3), w, "layer.", r"Mamba needs A_log, .* under prefix 'layer.', found nothing"),
+        (Mamba(D, 3), w | {"norm.weight": torch.ones(D)}, "", "no place for norm.weight"),
+        (Mamba(D, 4), w, "", r"Mamba.A_log has shape \(16, 4\), but A_log has \(16, 3\)"),
+        (LSTM(D), w, "", "layer must be one of Mamba, .*, got LSTM"),
+        (GatedLinearAttention(D, 2, "rope"), {}, "", "published GatedLinearAttention has no positions, tie_decay"),
+        (DeltaNet(D, 2, 2, gated=True), {}, "", "published DeltaNet has no gated, n_householder"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            load_published(layer, published, prefix)
