@@ -27,6 +27,8 @@ MODEL_ENTRIES = ("mixer", "optimizer", "schedule")
 SECTIONS: dict[str, tuple[str, Config | None]] = {
     "curriculum": ("seqmix.training.callbacks.LengthCurriculum", None),
     "gate_entropy": ("seqmix.training.callbacks.GateEntropyPenalty", None),
+    "volume_restart": ("seqmix.training.callbacks.VolumeRestart", None),
+    "stop_when_solved": ("seqmix.training.callbacks.StopWhenSolved", None),
     "non_finite": ("seqmix.training.callbacks.NonFiniteGuard", {}),
     "progress": ("seqmix.training.callbacks.StepProgress", {}),
     "accuracy_table": ("seqmix.training.callbacks.AccuracyTable", {}),

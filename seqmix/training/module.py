@@ -69,22 +69,18 @@ class SequenceLearner(LightningModule):
         self.optimizer, self.schedule = entry("optimizer", optimizer), entry("schedule", schedule)
         check_optimizer(**self.optimizer)
         check_schedule(**self.schedule)
-        self.model = SequenceModel(
-            mixer,
-            vocab_size,
-            d_model,
-            n_layers,
-            mlp_ratio=mlp_ratio,
-            dropout=dropout,
-            tie_embeddings=tie_embeddings,
-            activation_checkpointing=activation_checkpointing,
-        )
+        self.model = self.build_model()
         # Callbacks add terms to the loss: functions called after the forward pass of each training step.
         self.loss_terms: dict[str, Callable[[], Tensor | None]] = {}
         # Right answers and answers of the last training step (2,), for callbacks, on the device.
         self.last_counts: Tensor | None = None
         self._counts: dict[int, Counts] = {}
         self._sharded = False
+
+    def build_model(self) -> SequenceModel:
+        """A `SequenceModel` of this learner's arguments, with new weights."""
+        own = ("optimizer", "schedule")
+        return SequenceModel(**{name: value for name, value in self.hparams.items() if name not in own})
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, vocab_size) for tokens (B, T)."""

@@ -7,6 +7,8 @@ from seqmix.training.callbacks.gate_entropy import GateEntropyPenalty
 from seqmix.training.callbacks.non_finite import NonFiniteGuard, NonFiniteLossError
 from seqmix.training.callbacks.predictions import PredictionFiles
 from seqmix.training.callbacks.progress import StepProgress
+from seqmix.training.callbacks.stop_when_solved import StopWhenSolved
+from seqmix.training.callbacks.volume_restart import VolumeRestart
 
 __all__ = [
     "AccuracyTable",
@@ -17,5 +19,7 @@ __all__ = [
     "NonFiniteLossError",
     "PredictionFiles",
     "StepProgress",
+    "StopWhenSolved",
     "TrainingInterrupted",
+    "VolumeRestart",
 ]

@@ -102,6 +102,12 @@ class LengthCurriculum(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics({"train/length": float(self.length)}, step=trainer.global_step)
 
+    def start_again(self) -> None:
+        """Return to the first length, for new weights."""
+        self.length, self.accuracy, self._counts = self.start, 0.0, None
+        if self._task is not None:
+            self._task.current_length = self.length
+
     def state_dict(self) -> dict[str, Any]:
         counts = None if self._counts is None else self._counts.cpu()
         return {"length": self.length, "accuracy": self.accuracy, "end": self.end, "counts": counts}

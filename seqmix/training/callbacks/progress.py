@@ -35,6 +35,11 @@ class StepProgress(ProgressBar):
     def enable(self) -> None:
         self._enabled = True
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether a line is drawn; Lightning asks before it prints through the bar."""
+        return self._enabled
+
     def print(self, *args: Any, **kwargs: Any) -> None:
         self._clear()
         print(*args, **kwargs)

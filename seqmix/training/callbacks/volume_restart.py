@@ -1,0 +1,121 @@
+"""New weights for a model whose transitions forget."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from seqmix.training.callbacks.curriculum import LengthCurriculum
+
+__all__ = ["VolumeRestart", "largest_volume"]
+
+
+class VolumeRestart(Callback):
+    """Starts again with new weights if no block keeps volume once the sequences have grown, or if they do not grow.
+
+    A group acts by invertible maps, so a block that tracks one for every length has transitions of |det A_t| = 1;
+    the volume here is the median of |det A_t|^(1/m) over tokens. Stochastic 5 x 5 blocks can also carry
+    the three-dimensional representations of A5, but only by shrinking them to about 0.6 a step: that passes at
+    training length, never sharpens and fails on longer words. Which of the two forms is settled within the first
+    lengths, by chance, and shows as a volume of about 0.55 or above 0.85. Only training data is looked at.
+
+    The curriculum and the gate penalty begin anew with the weights; the step count and the schedule go on.
+
+    Args:
+        length: curriculum length at which the volume is measured.
+        min_volume: smallest median of |det|^(1/m) with which the best block of the model may go on.
+        max_steps: steps within which a start has to reach `length`.
+
+    Raises:
+        ValueError: numbers out of range, no `LengthCurriculum`, or sharded parameters, which cannot be drawn anew.
+    """
+
+    def __init__(self, length: int = 12, min_volume: float = 0.7, max_steps: int = 1200) -> None:
+        super().__init__()
+        for name, value in (("length", length), ("max_steps", max_steps)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"VolumeRestart: {name} must be a positive integer, got {value!r}")
+        if not 0 < min_volume < 1:
+            raise ValueError(f"VolumeRestart: min_volume must be in (0, 1), got {min_volume!r}")
+        self.length, self.min_volume, self.max_steps = length, min_volume, max_steps
+        self.restarts, self.started_at, self.settled = 0, 0, False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if not any(isinstance(callback, LengthCurriculum) for callback in _callbacks(trainer)):
+            raise ValueError("VolumeRestart: needs a LengthCurriculum; `--volume_restart null` leaves it out")
+        if getattr(pl_module, "device_mesh", None) is not None:
+            raise ValueError("VolumeRestart: parameters must not be sharded (`--trainer.strategy fully_shard`)")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.settled:
+            return
+        length = max(c.length for c in _callbacks(trainer) if isinstance(c, LengthCurriculum))
+        if length >= self.length:
+            volume = trainer.strategy.reduce(largest_volume(pl_module, batch["tokens"][:4]), reduce_op="mean")
+            self.settled = float(volume) >= self.min_volume
+            reason = f"the largest volume is {float(volume):.2f} at length {length}"
+        elif trainer.global_step - self.started_at >= self.max_steps:
+            reason = f"length {length} after {trainer.global_step - self.started_at} steps"
+        else:
+            return
+        if not self.settled:
+            pl_module.print(f"step {trainer.global_step}: {reason}; starting again with new weights")
+            self._restart(trainer, pl_module)
+
+    def _restart(self, trainer: Trainer, pl_module: Any) -> None:
+        self.restarts += 1
+        self.started_at = trainer.global_step
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed() + self.restarts)
+            pl_module.model.load_state_dict(pl_module.build_model().state_dict())
+        for optimizer in trainer.optimizers:
+            optimizer.state.clear()
+        for callback in _callbacks(trainer):
+            if hasattr(callback, "start_again"):
+                callback.start_again()
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/restarts": float(self.restarts)}, step=trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"restarts": self.restarts, "started_at": self.started_at, "settled": self.settled}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.restarts, self.started_at = state_dict["restarts"], state_dict["started_at"]
+        self.settled = state_dict["settled"]
+
+
+@torch.no_grad()
+def largest_volume(module: torch.nn.Module, tokens: Tensor) -> Tensor:
+    """The best block's median |det A_t|^(1/m), over all mixers of `module` with eigenvalues, on tokens (B, T).
+
+    The median, because a token that starts a word may well wipe the state.
+    """
+    volumes: list[Tensor] = []
+
+    def look(mixer: Any, args: tuple[Any, ...]) -> None:
+        eigenvalues = mixer.diagnostics(args[0]).get("eigenvalues")
+        if eigenvalues is not None:
+            # (B, T, N, m), or (B, T, n) for a single block.
+            blocks = eigenvalues if eigenvalues.ndim == 4 else eigenvalues.unsqueeze(2)
+            volume = blocks.abs().clamp_min(1e-12).log().mean(-1).exp()
+            volumes.append(volume.flatten(0, 1).median(0).values.max())
+
+    mixers = [m for m in module.modules() if callable(getattr(m, "diagnostics", None))]
+    hooks = [mixer.register_forward_pre_hook(look) for mixer in mixers]
+    try:
+        module(tokens)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not volumes:
+        raise ValueError("VolumeRestart: the model must have a mixer with eigenvalues in its diagnostics, it has none")
+    return torch.stack(volumes).max()
+
+
+def _callbacks(trainer: Trainer) -> list[Any]:
+    return trainer.callbacks  # type: ignore[attr-defined]
