@@ -5,7 +5,7 @@ from seqmix.mixers.base import TokenMixer
 from seqmix.mixers.bd_lru import BDLRU
 from seqmix.mixers.deltanet import DeltaNet
 from seqmix.mixers.dense import DenseRNN
-from seqmix.mixers.fixed_point import FixedPointRNN
+from seqmix.mixers.fixed_point import FixedPointMamba, FixedPointRNN
 from seqmix.mixers.gla import GatedLinearAttention
 from seqmix.mixers.h_lru import HLRU
 from seqmix.mixers.lru import LRU
@@ -26,6 +26,7 @@ __all__ = [
     "Attention",
     "DeltaNet",
     "DenseRNN",
+    "FixedPointMamba",
     "FixedPointRNN",
     "GatedLinearAttention",
     "Mamba",

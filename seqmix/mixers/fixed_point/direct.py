@@ -31,7 +31,7 @@ def forward(problem: Forward) -> Tensor:
         return _dense_scan(inverse * g.decay.unsqueeze(-2), source, problem.h0, problem.rows)
     u = g.factors[0]
     left = u * g.write.unsqueeze(-2)
-    right = mixing.gain(g.factors, g.write) @ u * g.decay.unsqueeze(-2)  # type: ignore[arg-type]
+    right = mixing.gain(g.factors, left @ u.mT) @ u * g.decay.unsqueeze(-2)  # type: ignore[arg-type]
     source = g.write * g.b - _twice(left, right, g.b)
     return low_rank_scan(g.decay, source, left, right, problem.h0, problem.rows)
 
@@ -50,7 +50,7 @@ def adjoint(problem: Adjoint) -> Tensor:
         q = _dense_scan(reverse(g.decay.unsqueeze(-1) * inverse), problem.cotangent.flip(0), zeros, backward).flip(0)
         return (inverse @ q.unsqueeze(-1)).squeeze(-1)
     u = g.factors[0]
-    right = mixing.gain(g.factors, g.write).mT @ u * g.write.unsqueeze(-2)  # type: ignore[arg-type]
+    right = mixing.gain(g.factors, (u * g.write.unsqueeze(-2)) @ u.mT).mT @ u * g.write.unsqueeze(-2)  # type: ignore[arg-type]
     left = u * g.decay.unsqueeze(-2)
     q = low_rank_scan(reverse(g.decay), problem.cotangent.flip(0), reverse(left), reverse(right), zeros, backward)
     q = q.flip(0)

@@ -214,7 +214,7 @@ class FixedPointRNN(TokenMixer):
             "residual": torch.maximum(report[:, 1], error / h.abs().amax((1, 2)).clamp_min(1e-30)),
             "converged": report[:, 2].bool(),
             "sequential": report[:, 3].bool(),
-            "radius": self.cell.mixing.radius(g.factors, g.write),  # type: ignore[arg-type]
+            "radius": self.cell.radius(g),
             "eigenvalues": torch.linalg.eigvals(inverse * g.decay.unsqueeze(-2)),
         }
 

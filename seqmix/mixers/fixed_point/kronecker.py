@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seqmix.mixers.fixed_point.low_rank import Linear
+
 _EPS = 1e-6
 
 
@@ -78,15 +80,15 @@ class Kronecker:
         """K^T v, and K is symmetric."""
         return self.apply(f, v)
 
-    def solve(self, f: KroneckerFactors, scale: Tensor, y: Tensor) -> Tensor:
-        """(I - diag(scale) K)^-1 y by elimination, O(width^3)."""
-        eye = torch.eye(self.width, dtype=y.dtype, device=y.device)
-        return torch.linalg.solve_ex(eye - scale.unsqueeze(-1) * self.dense(f), y)[0]
+    def solve(self, f: KroneckerFactors, b: Linear, y: Tensor) -> Tensor:
+        """(I - B K)^-1 y by elimination, O(width^3); `b` maps (..., k, width), k vectors at once."""
+        k = self.dense(f)
+        return torch.linalg.solve_ex(_eye(k) - b(k).mT, y)[0]  # K is symmetric: rows of b(K) are columns of B K
 
-    def solve_transposed(self, f: KroneckerFactors, scale: Tensor, y: Tensor) -> Tensor:
-        """(I - K^T diag(scale))^-1 y."""
-        eye = torch.eye(self.width, dtype=y.dtype, device=y.device)
-        return torch.linalg.solve_ex(eye - self.dense(f) * scale.unsqueeze(-2), y)[0]
+    def solve_transposed(self, f: KroneckerFactors, b: Linear, y: Tensor) -> Tensor:
+        """(I - K^T B)^-1 y."""
+        k = self.dense(f)
+        return torch.linalg.solve_ex(_eye(k) - k @ b(_eye(k).expand_as(k)).mT, y)[0]
 
     def vjp(self, pre: Tensor, f: KroneckerFactors, w: Tensor, e: Tensor) -> Tensor:
         """The gradient of w^T K e in `pre`."""
@@ -104,16 +106,23 @@ class Kronecker:
             parts += [draw.flatten(-2)[..., _triangle(n, pre.device)], dgate]
         return torch.cat(parts, -1)
 
+    def as_product(self, f: KroneckerFactors) -> tuple[Tensor, Tensor]:
+        """I and K: there is no lower rank."""
+        k = self.dense(f)
+        return _eye(k).expand_as(k), k
+
     def dense(self, f: KroneckerFactors) -> Tensor:
         """K (..., width, width)."""
         product = f.k1[..., :, None, :, None] * f.k2[..., None, :, None, :]
         return product.flatten(-2).flatten(-3, -2)
 
-    def radius(self, f: KroneckerFactors, scale: Tensor) -> Tensor:
-        """The spectral radius of diag(scale) K, (...)."""
-        # Similar to the symmetric K^(1/2) diag(scale) K^(1/2); scale is not negative.
-        root = scale.clamp_min(0).sqrt()
-        return torch.linalg.eigvalsh(root.unsqueeze(-1) * self.dense(f) * root.unsqueeze(-2)).amax(-1)
+    def radius(self, f: KroneckerFactors, b: Linear) -> Tensor:
+        """The spectral radius of B K, (...)."""
+        return torch.linalg.eigvals(b(self.dense(f))).abs().amax(-1)
+
+
+def _eye(k: Tensor) -> Tensor:
+    return torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
 
 
 def _triangle(n: int, device: torch.device) -> Tensor:

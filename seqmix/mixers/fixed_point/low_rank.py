@@ -9,6 +9,7 @@ as in the released code (the paper writes alpha without it): with less, no facto
 Methods take any leading axes: one token of every sequence, or all tokens at once.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 _EPS = 1e-6
+
+Linear = Callable[[Tensor], Tensor]  # a linear map of vectors (..., k, width)
 
 
 class LowRankFactors(NamedTuple):
@@ -77,24 +80,25 @@ class LowRank:
         """K^T v."""
         return _combine(f.u, self.transposed_coefficients(f, v))
 
-    def core(self, f: LowRankFactors, scale: Tensor) -> Tensor:
-        """I + alpha (striu(U U^T) - U diag(scale) U^T), (..., r, r): what a solve with I - diag(scale) K inverts."""
-        gram = (f.u * scale.unsqueeze(-2)) @ f.u.mT
-        return torch.eye(self.rank, dtype=gram.dtype, device=gram.device) + f.alpha.unsqueeze(-1) * (f.upper - gram)
+    def gain(self, f: LowRankFactors, gram: Tensor) -> Tensor:
+        """E (..., r, r) with (I - B K)^-1 = I + B U^T E U, where gram = U B U^T (Woodbury)."""
+        return torch.linalg.solve_ex(self._core(f, gram), torch.diag_embed(f.alpha))[0]
 
-    def gain(self, f: LowRankFactors, scale: Tensor) -> Tensor:
-        """E (..., r, r) with (I - diag(scale) K)^-1 = I + diag(scale) U^T E U (Woodbury)."""
-        return torch.linalg.solve_ex(self.core(f, scale), torch.diag_embed(f.alpha))[0]
+    def _core(self, f: LowRankFactors, gram: Tensor) -> Tensor:
+        eye = torch.eye(self.rank, dtype=gram.dtype, device=gram.device)
+        return eye + f.alpha.unsqueeze(-1) * (f.upper - gram)
 
-    def solve(self, f: LowRankFactors, scale: Tensor, y: Tensor) -> Tensor:
-        """(I - diag(scale) K)^-1 y by Woodbury, O(r width + r^3)."""
-        omega, _ = torch.linalg.solve_ex(self.core(f, scale), f.alpha * _rows(f.u, y))
-        return y + scale * _combine(f.u, omega)
+    def solve(self, f: LowRankFactors, b: Linear, y: Tensor) -> Tensor:
+        """(I - B K)^-1 y, one system of size r; `b` maps (..., k, width), k vectors at once."""
+        columns = b(f.u)
+        omega, _ = torch.linalg.solve_ex(self._core(f, f.u @ columns.mT), f.alpha * _rows(f.u, y))
+        return y + _combine(columns, omega)
 
-    def solve_transposed(self, f: LowRankFactors, scale: Tensor, y: Tensor) -> Tensor:
-        """(I - K^T diag(scale))^-1 y."""
-        eta, _ = torch.linalg.solve_ex(self.core(f, scale).mT, _rows(f.u, scale * y))
-        return y + _combine(f.u, f.alpha * eta)
+    def solve_transposed(self, f: LowRankFactors, b: Linear, y: Tensor) -> Tensor:
+        """(I - K^T B)^-1 y."""
+        core = self._core(f._replace(upper=f.upper.mT), f.u @ b(f.u).mT)
+        eta, _ = torch.linalg.solve_ex(core, f.alpha * _rows(f.u, b(y.unsqueeze(-2)).squeeze(-2)))
+        return y + _combine(f.u, eta)
 
     def vjp(self, pre: Tensor, f: LowRankFactors, w: Tensor, e: Tensor) -> Tensor:
         """The gradient of w^T K e in `pre`."""
@@ -115,17 +119,19 @@ class LowRank:
         gate = f.alpha / self.strength
         return torch.cat(((draw * silu_grad(x)).flatten(-2), dalpha * f.alpha * (1 - gate)), -1)
 
+    def as_product(self, f: LowRankFactors) -> tuple[Tensor, Tensor]:
+        """U (..., r, width) and S (..., r, r) with K = U^T S U."""
+        return f.u, self.gain(f, torch.zeros_like(f.upper))
+
     def dense(self, f: LowRankFactors) -> Tensor:
         """K (..., width, width)."""
         eye = torch.eye(self.width, dtype=f.u.dtype, device=f.u.device)
         return self.apply(LowRankFactors(*(t.unsqueeze(f.alpha.ndim - 1) for t in f)), eye).mT
 
-    def radius(self, f: LowRankFactors, scale: Tensor) -> Tensor:
-        """The spectral radius of diag(scale) K, (...): a sweep contracts at a token where it is below one."""
-        gram = (f.u * scale.unsqueeze(-2)) @ f.u.mT
-        eye = torch.eye(self.rank, dtype=gram.dtype, device=gram.device)
-        s, _ = torch.linalg.solve_ex(eye + f.alpha.unsqueeze(-1) * f.upper, torch.diag_embed(f.alpha))
-        return torch.linalg.eigvals(gram @ s).abs().amax(-1)
+    def radius(self, f: LowRankFactors, b: Linear) -> Tensor:
+        """The spectral radius of B K, (...)."""
+        gram = f.u @ b(f.u).mT
+        return torch.linalg.eigvals(gram @ self.as_product(f)[1]).abs().amax(-1)
 
 
 def _rows(u: Tensor, v: Tensor) -> Tensor:

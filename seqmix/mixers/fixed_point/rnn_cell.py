@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from seqmix.mixers.fixed_point.kronecker import Kronecker
-from seqmix.mixers.fixed_point.low_rank import LowRank, silu_grad
+from seqmix.mixers.fixed_point.low_rank import Linear, LowRank, silu_grad
 
 EPS = 1e-5
 PARTS = ("lambda", "b", "mixing")  # in the order of the pre-activations
@@ -63,7 +63,7 @@ class Cell:
     def solve(self, g: Gates, h_prev: Tensor) -> Tensor:
         """h_t, exactly."""
         # In h - b: M (h - b) = lambda (h_prev - b), which has no cancelling terms.
-        return g.b + self.mixing.solve(g.factors, g.write, g.decay * (h_prev - g.b))  # type: ignore[arg-type]
+        return g.b + self.mixing.solve(g.factors, scaled(g.write), g.decay * (h_prev - g.b))  # type: ignore[arg-type]
 
     def target(self, g: Gates, h: Tensor) -> Tensor:
         """b + K (h - b): what a sweep writes."""
@@ -71,7 +71,11 @@ class Cell:
 
     def solve_transposed(self, g: Gates, cotangent: Tensor) -> Tensor:
         """v = M^-T of the cotangent of h_t."""
-        return self.mixing.solve_transposed(g.factors, g.write, cotangent)  # type: ignore[arg-type]
+        return self.mixing.solve_transposed(g.factors, scaled(g.write), cotangent)  # type: ignore[arg-type]
+
+    def radius(self, g: Gates) -> Tensor:
+        """The spectral radius of (I - Lambda)(I - Q), (...): a sweep contracts at a token where it is below one."""
+        return self.mixing.radius(g.factors, scaled(g.write))  # type: ignore[arg-type]
 
     def mixed_back(self, g: Gates, v: Tensor) -> Tensor:
         """K^T (1 - lambda) v: what a sweep of the adjoint adds within a token."""
@@ -94,6 +98,11 @@ class Cell:
     def recurrent_rows(self, dpre: Tensor) -> Tensor:
         """The columns of dpre that belong to the rows of W, (..., recurrent)."""
         return torch.cat([dpre[..., span] for span in self.spans], -1)
+
+
+def scaled(d: Tensor) -> Linear:
+    """diag(d) as a map of vectors (..., k, N)."""
+    return lambda v: d.unsqueeze(-2) * v
 
 
 def rms(h: Tensor) -> Tensor:

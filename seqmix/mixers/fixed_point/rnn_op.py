@@ -12,9 +12,9 @@ from seqmix.mixers.fixed_point import direct
 from seqmix.mixers.fixed_point.kronecker import Kronecker
 from seqmix.mixers.fixed_point.low_rank import LowRank
 from seqmix.mixers.fixed_point.rnn_cell import PARTS, Cell, Mixing, rms
-from seqmix.mixers.fixed_point.rnn_solvers import Adjoint, Forward, by_sweeps
+from seqmix.mixers.fixed_point.rnn_solvers import Adjoint, Forward
 from seqmix.mixers.fixed_point.rows import Rows
-from seqmix.mixers.fixed_point.sweeps import Solved, Stop
+from seqmix.mixers.fixed_point.sweeps import Solved, Stop, by_sweeps
 
 OP = "fixed_point_scan"
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None

@@ -13,7 +13,6 @@ from torch import Tensor
 from seqmix.kernels import diagonal_scan
 from seqmix.mixers.fixed_point.rnn_cell import Cell, Gates
 from seqmix.mixers.fixed_point.rows import Rows
-from seqmix.mixers.fixed_point.sweeps import Solved, Stop, solve
 
 
 class Forward:
@@ -44,7 +43,10 @@ class Forward:
     def radius(self, y: Tensor) -> Tensor:
         finite = y.isfinite().all(-1)
         g = self.gates(torch.where(finite.unsqueeze(-1), y, 0))
-        return torch.where(finite, self.cell.mixing.radius(g.factors, g.write), torch.inf)  # type: ignore[arg-type]
+        return torch.where(finite, self.cell.radius(g), torch.inf)
+
+    def astray(self, y: Tensor) -> None:
+        return None
 
     def one_by_one(self) -> Tensor:
         """The exact answer, each token solved in closed form from the state before it."""
@@ -54,12 +56,6 @@ class Forward:
             g = self.cell.gates(self.p[token], self.weight, before)
             state[alive] = h[token] = self.cell.solve(g, before)
         return h
-
-    def residual(self, h: Tensor) -> Tensor:
-        """max |F(h) - h| / max |h| in each sequence, of one token's equation."""
-        g, before = self.gates(h), self.rows.previous(h, self.h0)
-        error = g.decay * before + g.write * self.cell.target(g, h) - h
-        return self.rows.largest(error) / self.rows.largest(h).clamp_min(1e-30)
 
 
 class Adjoint:
@@ -98,6 +94,9 @@ class Adjoint:
     def radius(self, y: Tensor) -> Tensor:
         return self.forward.radius(self.h)
 
+    def astray(self, y: Tensor) -> None:
+        return None
+
     def one_by_one(self) -> Tensor:
         """The exact answer, from the last token to the first."""
         v, carry = torch.empty_like(self.h), torch.zeros_like(self.forward.h0)
@@ -116,17 +115,3 @@ class Adjoint:
 def _at(g: Gates, token: Tensor) -> Gates:
     factors = type(g.factors)(*(f[token] for f in g.factors))  # type: ignore[call-arg]
     return Gates(g.pre[token], g.decay[token], g.write[token], g.b[token], factors)
-
-
-def by_sweeps(problem: Forward | Adjoint, start: Tensor, stop: Stop) -> tuple[Tensor, Solved]:
-    """Sweeps, and one token after the other for the sequences whose sweeps diverge."""
-    y, report, wild = solve(problem, start, stop)
-    if len(wild) and stop.fallback:
-        where, _ = problem.rows.select(wild)
-        part = problem.select(wild)
-        y[where] = exact = part.one_by_one()
-        report.sequential[wild] = 1
-        if isinstance(part, Forward):
-            report.residual[wild] = part.residual(exact)
-            report.converged[wild] = exact.new_tensor(True, dtype=torch.bool) & report.residual[wild].isfinite()
-    return y, report

@@ -26,6 +26,12 @@ class Problem(Protocol):
     def radius(self, y: Tensor) -> Tensor:
         """The spectral radius (L,) of a sweep at each token: the iteration there contracts below one."""
 
+    def astray(self, y: Tensor) -> Tensor | None:
+        """The tokens (L,) that sit on another fixed point than `one_by_one` finds; None where there is only one."""
+
+    def one_by_one(self) -> Tensor:
+        """The fixed point, one token after the other."""
+
 
 class Solved(NamedTuple):
     """One solve, by sequence: these four are the columns of a layer's report."""
@@ -50,7 +56,7 @@ class Stop(NamedTuple):
 
 
 def solve(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved, Tensor]:
-    """y (L, D) after sweeps from `y`, the record, and the sequences (ids) whose sweeps diverge.
+    """y (L, D) after sweeps from `y`, the record, and the sequences (ids) whose sweeps diverge or go astray.
 
     A sequence leaves as soon as its residual is within the tolerance, and costs nothing from there on. One that is
     not done at the cap diverges if a token of it has a radius of one or more (or numbers that are not finite); else
@@ -82,6 +88,11 @@ def solve(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved, Tens
                 wild = failed & (current.rows.largest(current.radius(y).unsqueeze(1)) >= 1)
                 diverging.append(ids[wild])
                 done = done | wild
+            elsewhere = current.astray(y)
+            if elsewhere is not None:
+                diverging.append(
+                    ids[(ratio <= stop.tolerance) & (current.rows.largest(elsewhere.to(y.dtype)[:, None]) > 0)]
+                )
             ids, kept = ids[~done], (~done).nonzero().squeeze(1)
             if len(ids):
                 inner, _ = current.rows.select(kept)
@@ -90,3 +101,24 @@ def solve(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved, Tens
     wild = torch.cat(diverging) if diverging else ids[:0]
     report = Solved(iterations, residual, residual <= stop.tolerance, torch.zeros_like(residual))
     return solution, report, wild
+
+
+def residual(problem: Problem, y: Tensor) -> Tensor:
+    """max |F(y) - y| / max |y| in each sequence, by one sweep."""
+    change = problem.rows.largest(problem.sweep(y) - y)
+    return (change / problem.rows.largest(y).clamp_min(1e-30)).nan_to_num(nan=torch.inf)
+
+
+def by_sweeps(problem: Problem, start: Tensor, stop: Stop) -> tuple[Tensor, Solved]:
+    """Sweeps, and one token after the other for the sequences whose sweeps diverge or go astray."""
+    y, report, wild = solve(problem, start, stop)
+    report.converged[wild] = False
+    if len(wild) and stop.fallback:
+        where, _ = problem.rows.select(wild)
+        part = problem.select(wild)
+        y[where] = exact = part.one_by_one()
+        report.sequential[wild] = 1
+        report.residual[wild] = left = residual(part, exact)
+        # A solve near a pole of M^-1 is as exact as the type allows, and no more.
+        report.converged[wild] = left <= max(stop.tolerance, torch.finfo(y.dtype).eps ** 0.5)
+    return y, report

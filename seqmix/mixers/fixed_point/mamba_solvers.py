@@ -1,0 +1,183 @@
+"""The fixed-point Mamba over whole sequences in plain torch: sweeps, one token after the other, and their adjoints.
+
+All take rows (L, ...) of S sequences. The adjoint zeta_t is the whole gradient that reaches y_t. With
+o'_t = norm'^T zeta_t, the states' gradient S_t = o'_t c_t^T + decay_{t+1} S_{t+1} and x'_t = D o'_t + dt_t S_t b_t,
+
+    zeta_t = dy_t + K_t^T x'_t + (what reaches y_t through the gates of token t + 1)
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from seqmix.kernels import diagonal_scan, selective_scan
+from seqmix.mixers.fixed_point.mamba_cell import Cell, Gates, Normed, norm
+from seqmix.mixers.fixed_point.rows import Rows
+from seqmix.mixers.fixed_point.sweeps import Stop
+
+
+class Inputs(NamedTuple):
+    """What the recurrence sees of every token, and its parameters."""
+
+    u: Tensor  # (L, D)
+    dt: Tensor  # (L, D)
+    p: Tensor  # (L, M)
+    A: Tensor  # (D, N)
+    D: Tensor  # (D,)
+    weight: Tensor  # W (R, D)
+    norm: Tensor  # (D,)
+
+    def at(self, where: Tensor | slice) -> "Inputs":
+        return Inputs(self.u[where], self.dt[where], self.p[where], *self[3:])
+
+
+class Forward:
+    """y^l = norm(selective_scan(u + K (y^{l-1} - u))), gates from y^{l-1} of the token before."""
+
+    def __init__(self, cell: Cell, inputs: Inputs, s0: Tensor, y0: Tensor, rows: Rows, stop: Stop) -> None:
+        self.cell, self.inputs, self.s0, self.y0, self.rows, self.stop = cell, inputs, s0, y0, rows, stop
+        self.steps = torch.zeros(rows.sequences, dtype=torch.long, device=s0.device)
+
+    def gates(self, y: Tensor) -> Gates:
+        return self.cell.gates(self.inputs.p, self.inputs.weight, self.rows.previous(y, self.y0))
+
+    def scan(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """o (L, D) and the final states (S, D, N) for inputs mixed with y."""
+        g, i = self.gates(y), self.inputs
+        x, dt, b, c = (t.unsqueeze(0) for t in (self.cell.mixed(g, i.u, y), i.dt, g.b, g.c))
+        bounds = self.rows.cu_seqlens
+        o, final = selective_scan(x, dt, i.A, b, c, i.D, initial_state=self.s0, cu_seqlens=bounds)
+        return o.squeeze(0), final
+
+    def sweep(self, y: Tensor) -> Tensor:
+        return norm(self.scan(y)[0], self.inputs.norm).y
+
+    def select(self, ids: Tensor) -> "Forward":
+        where, rows = self.rows.select(ids)
+        return Forward(self.cell, self.inputs.at(where), self.s0[ids], self.y0[ids], rows, self.stop)
+
+    def radius(self, y: Tensor) -> Tensor:
+        finite = y.isfinite().all(-1, keepdim=True)
+        y = torch.where(finite, y, 0)
+        g, i = self.gates(y), self.inputs
+        radius = self.cell.radius(g, norm(self.scan(y)[0], i.norm), self.cell.gain(g, i.dt, i.D))
+        return torch.where(finite.squeeze(-1), radius, torch.inf)
+
+    def astray(self, y: Tensor) -> Tensor:
+        g, i = self.gates(y), self.inputs
+        return self.cell.beyond_pole(g, norm(self.scan(y)[0], i.norm), self.cell.gain(g, i.dt, i.D))
+
+    def one_by_one(self) -> Tensor:
+        """Each token iterated to its own fixed point; `steps` keeps the most that a token took."""
+        y, state, before = torch.empty_like(self.inputs.u), self.s0.clone(), self.y0.clone()
+        for alive, token in self.rows.walk():
+            y_t, state[alive], steps = self._token(self.inputs.at(token), state[alive], before[alive])
+            y[token] = before[alive] = y_t
+            self.steps[alive] = torch.maximum(self.steps[alive], steps)
+        return y
+
+    def _token(self, i: Inputs, s: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """y_t, s_t and the steps taken."""
+        g = self.cell.gates(i.p, i.weight, before)
+        kept = (i.dt.unsqueeze(-1) * i.A).exp() * s
+        offset, gain = (kept * g.c.unsqueeze(-2)).sum(-1), self.cell.gain(g, i.dt, i.D)
+        y, steps = self.cell.solve(
+            g, offset + gain * self.cell.mixed(g, i.u, torch.zeros_like(i.u)), gain, i.norm, self.stop
+        )
+        written = i.dt * self.cell.mixed(g, i.u, y)
+        return y, kept + written.unsqueeze(-1) * g.b.unsqueeze(-2), steps
+
+
+class Adjoint:
+    """Sweeps of zeta for given y, cotangents dy (L, D) and those of the final states, ds (S, D, N).
+
+    The cotangent of the last y of a sequence, which is part of its state, belongs into dy.
+    """
+
+    def __init__(self, forward: Forward, y: Tensor, dy: Tensor, ds: Tensor) -> None:
+        self.forward, self.rows, self.cell = forward, forward.rows, forward.cell
+        self.y, self.dy, self.ds = y, dy, ds
+        i = forward.inputs
+        self.before = self.rows.previous(y, forward.y0)
+        self.gates = forward.gates(y)
+        self.x = self.cell.mixed(self.gates, i.u, y)
+        self.decay = (i.dt.unsqueeze(-1) * i.A).exp()
+        written = (i.dt * self.x).unsqueeze(-1) * self.gates.b.unsqueeze(-2)
+        states, _ = diagonal_scan(
+            self.decay.flatten(1).unsqueeze(0),
+            written.flatten(1).unsqueeze(0),
+            initial_state=forward.s0.flatten(1),
+            cu_seqlens=self.rows.cu_seqlens,
+        )
+        self.states = states.squeeze(0).view_as(written)  # (L, D, N)
+        o = (self.states * self.gates.c.unsqueeze(-2)).sum(-1) + i.D * self.x
+        self.normed, self.gain = norm(o, i.norm), self.cell.gain(self.gates, i.dt, i.D)
+
+    def states_back(self, do: Tensor) -> Tensor:
+        """S_t = o'_t c_t^T + decay_{t+1} S_{t+1} (L, D, N)."""
+        source = do.unsqueeze(-1) * self.gates.c.unsqueeze(-2)
+        source[self.rows.last] += self.ds[self.rows.sequence[self.rows.last]]
+        following = self.rows.following(self.decay)
+        bounds = (self.rows.bounds[-1] - self.rows.bounds).flip(0).int()
+        back, _ = diagonal_scan(
+            following.flip(0).flatten(1).unsqueeze(0), source.flip(0).flatten(1).unsqueeze(0), cu_seqlens=bounds
+        )
+        return back.squeeze(0).flip(0).view_as(source)
+
+    def dx(self, do: Tensor, back: Tensor) -> Tensor:
+        i = self.forward.inputs
+        return i.D * do + i.dt * (back * self.gates.b.unsqueeze(-2)).sum(-1)
+
+    def dpre(self, do: Tensor, back: Tensor, dx: Tensor, at: Tensor | slice = slice(None)) -> Tensor:
+        """The gradient in p of the tokens `at`, all arguments being theirs."""
+        i = self.forward.inputs
+        db = (back * (i.dt[at] * self.x[at]).unsqueeze(-1)).sum(-2)
+        dc = (do.unsqueeze(-1) * self.states[at]).sum(-2)
+        return self.cell.vjp(_at(self.gates, at), db, dc, dx, self.y[at] - i.u[at])
+
+    def through_gates(self, dpre: Tensor) -> Tensor | int:
+        """What dpre sends to y of the token before."""
+        return self.cell.recurrent_rows(dpre) @ self.forward.inputs.weight if self.cell.spans else 0
+
+    def sweep(self, y: Tensor) -> Tensor:
+        do = self.normed.back(y)
+        back = self.states_back(do)
+        dx = self.dx(do, back)
+        new = self.dy + self.cell.mixed_back(self.gates, dx)
+        if self.cell.spans:
+            new = new + self.rows.following(self.through_gates(self.dpre(do, back, dx)))  # type: ignore[arg-type]
+        return new
+
+    def select(self, ids: Tensor) -> "Adjoint":
+        where, _ = self.rows.select(ids)
+        return Adjoint(self.forward.select(ids), self.y[where], self.dy[where], self.ds[ids])
+
+    def radius(self, y: Tensor) -> Tensor:
+        return self.forward.radius(self.y)
+
+    def astray(self, y: Tensor) -> None:
+        return None
+
+    def one_by_one(self) -> Tensor:
+        """The exact answer, from the last token to the first."""
+        i, cell = self.forward.inputs, self.cell
+        zeta, states, carry = torch.empty_like(self.y), self.ds.clone(), torch.zeros_like(self.forward.y0)
+        for alive, token in self.rows.walk(backward=True):
+            g, later = _at(self.gates, token), states[alive]
+            normed = Normed(self.normed.unit[token], self.normed.inverse[token], i.norm)
+            dt, b = i.dt[token], g.b.unsqueeze(-2)
+            known = self.dy[token] + carry[alive] + cell.mixed_back(g, dt * (later * b).sum(-1))
+            zeta[token] = z = cell.adjoint(g, normed, self.gain[token], known)
+            do = normed.back(z)
+            later = later + do.unsqueeze(-1) * g.c.unsqueeze(-2)
+            if cell.spans:
+                dx = i.D * do + dt * (later * b).sum(-1)
+                carry[alive] = self.through_gates(self.dpre(do, later, dx, token))  # type: ignore[assignment]
+            states[alive] = self.decay[token] * later
+        return zeta
+
+
+def _at(g: Gates, at: Tensor | slice) -> Gates:
+    factors = type(g.factors)(*(f[at] for f in g.factors))  # type: ignore[call-arg]
+    return Gates(g.pre[at], g.b[at], g.c[at], factors)
