@@ -3,6 +3,7 @@
 from seqmix.training.callbacks.accuracy_table import AccuracyTable
 from seqmix.training.callbacks.checkpoints import Checkpoints, TrainingInterrupted
 from seqmix.training.callbacks.curriculum import LengthCurriculum
+from seqmix.training.callbacks.fixed_point_log import FixedPointLog
 from seqmix.training.callbacks.gate_entropy import GateEntropyPenalty
 from seqmix.training.callbacks.non_finite import NonFiniteGuard, NonFiniteLossError
 from seqmix.training.callbacks.predictions import PredictionFiles
@@ -13,6 +14,7 @@ from seqmix.training.callbacks.volume_restart import VolumeRestart
 __all__ = [
     "AccuracyTable",
     "Checkpoints",
+    "FixedPointLog",
     "GateEntropyPenalty",
     "LengthCurriculum",
     "NonFiniteGuard",
