@@ -79,3 +79,24 @@ def pairs_of(owner: str, d_head: int) -> int:
     if d_head % 2:
         raise ValueError(f"{owner}: d_head must be even, its halves turn together, got {d_head}")
     return d_head // 2
+
+
+def table(position: Tensor, length: int, width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin (S, T, 1, K/2) of the angles at `position` (S,) and the `length` - 1 after it.
+
+    Angles are formed in double precision, where the device has it: float32 loses 0.004 rad by token 65,536.
+    """
+    precise = torch.float32 if position.device.type == "mps" else torch.float64
+    exponents = torch.arange(0, width, 2, device=position.device, dtype=precise) / width
+    frequencies = base**-exponents
+    # Angle addition: a table over the chunk and one over the sequences, instead of one over both.
+    start = position.to(precise)[:, None, None, None] * frequencies
+    steps = torch.arange(length, device=position.device, dtype=precise)[None, :, None, None] * frequencies
+    (cos_p, sin_p), (cos_t, sin_t) = ((a.cos().to(dtype), a.sin().to(dtype)) for a in (start, steps))
+    return cos_p * cos_t - sin_p * sin_t, sin_p * cos_t + cos_p * sin_t
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The pairs (i, i + K/2) of x (B, T, H, K) turned by the angles of a table."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from seqmix.kernels import causal_conv1d
 from seqmix.kernels._checks import check_offsets, describe
 from seqmix.mixers._heads import init_taps
+from seqmix.mixers._positions import table, turn
 from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.selective_rope import make_position
@@ -165,8 +166,8 @@ class Attention(TokenMixer):
         """o (B, T, H, K) for a batch; `padded` where cached rows before the last `state.length` must be hidden."""
         length, cached = q.shape[1], state.k.shape[1]
         if self.position == "rope":
-            cos, sin = _rotation(state.position, length, self.d_head, self.rope_base, recurrent_dtype(q.dtype))
-            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+            cos, sin = table(state.position, length, self.d_head, self.rope_base, recurrent_dtype(q.dtype))
+            q, k = turn(q, cos, sin), turn(k, cos, sin)
         keys = torch.cat((state.k.to(k.dtype), k), dim=1)
         values = torch.cat((state.v.to(v.dtype), v), dim=1)
         mask = None
@@ -277,23 +278,3 @@ class Attention(TokenMixer):
             raise ValueError(
                 f"Attention: state.v must have the shape of state.k, {tuple(state.k.shape)}, got {tuple(state.v.shape)}"
             )
-
-
-def _rotation(position: Tensor, length: int, width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin (S, T, 1, K/2) of the angles at `position` (S,) and the `length` - 1 after it.
-
-    Angles are formed in double precision, where the device has it: float32 loses 0.004 rad by token 65,536.
-    """
-    precise = torch.float32 if position.device.type == "mps" else torch.float64
-    exponents = torch.arange(0, width, 2, device=position.device, dtype=precise) / width
-    frequencies = base**-exponents
-    # Angle addition: a table over the chunk and one over the sequences, instead of one over both.
-    start = position.to(precise)[:, None, None, None] * frequencies
-    steps = torch.arange(length, device=position.device, dtype=precise)[None, :, None, None] * frequencies
-    (cos_p, sin_p), (cos_t, sin_t) = ((a.cos().to(dtype), a.sin().to(dtype)) for a in (start, steps))
-    return cos_p * cos_t - sin_p * sin_t, sin_p * cos_t + cos_p * sin_t
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)

@@ -23,7 +23,7 @@ CHUNK = 32
 
 @intrinsic
 def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
-    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, at half the speed."""
+    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, which costs speed."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
@@ -92,23 +92,18 @@ def _recompute(a, b, k, v_t, do_t, before, here, read, write, dq):  # type: igno
     for c in range(len(dq)):
         dq[c] = 0
     zero = a - a
-    for d in range(0, len(v_t), 2):
-        p0, p1 = before[d], before[d + 1]
-        s0, s1 = here[d], here[d + 1]
-        u0, u1 = do_t[d], do_t[d + 1]
-        sum0, sum1 = zero, zero
+    for d in range(len(v_t)):
+        p, s, u = before[d], here[d], do_t[d]
+        total = zero
         for c in range(len(dq)):
-            sum0 += p0[c] * k[c]
-            sum1 += p1[c] * k[c]
-        read[d], read[d + 1] = a * sum0, a * sum1
-        w0, w1 = b * (v_t[d] - read[d]), b * (v_t[d + 1] - read[d + 1])
-        write[d], write[d + 1] = w0, w1
+            total += p[c] * k[c]
+        read[d] = a * total
+        w = b * (v_t[d] - read[d])
+        write[d] = w
         for c in range(len(dq)):
-            x0 = a * p0[c] + w0 * k[c]
-            x1 = a * p1[c] + w1 * k[c]
-            s0[c] = x0
-            s1[c] = x1
-            dq[c] += x0 * u0 + x1 * u1
+            x = a * p[c] + w * k[c]
+            s[c] = x
+            dq[c] += x * u
 
 
 @jit("reassoc")
@@ -124,30 +119,23 @@ def _adjoint(a, b, k, q, v_t, do_t, before, read, write, Z, dk, dv, dpart):  # t
         dpart[c] = 0
     zero = a - a
     dbeta = zero
-    for d in range(0, len(v_t), 2):
-        z0, z1 = Z[d], Z[d + 1]
-        p0, p1 = before[d], before[d + 1]
-        u0, u1 = do_t[d], do_t[d + 1]
-        w0, w1 = write[d], write[d + 1]
-        sum0, sum1 = zero, zero
+    # One row at a time: LLVM guards every pair of pointers that may overlap, and more rows cost more than they save.
+    for d in range(len(v_t)):
+        z, p, u, w = Z[d], before[d], do_t[d], write[d]
+        total = zero
         for c in range(len(k)):
-            x0 = z0[c] + u0 * q[c]
-            x1 = z1[c] + u1 * q[c]
-            z0[c] = x0
-            z1[c] = x1
-            sum0 += x0 * k[c]
-            sum1 += x1 * k[c]
-        dbeta += sum0 * (v_t[d] - read[d]) + sum1 * (v_t[d + 1] - read[d + 1])
-        e0, e1 = b * sum0, b * sum1
-        dv[d], dv[d + 1] = e0, e1
-        f0, f1 = a * e0, a * e1
+            g = z[c] + u * q[c]
+            z[c] = g
+            total += g * k[c]
+        dbeta += total * (v_t[d] - read[d])
+        e = b * total
+        dv[d] = e
+        f = a * e
         for c in range(len(k)):
-            x0 = z0[c] - e0 * k[c]
-            x1 = z1[c] - e1 * k[c]
-            dk[c] += (z0[c] * w0 - p0[c] * f0) + (z1[c] * w1 - p1[c] * f1)
-            dpart[c] += x0 * p0[c] + x1 * p1[c]
-            z0[c] = a * x0
-            z1[c] = a * x1
+            g = z[c] - e * k[c]
+            dk[c] += z[c] * w - p[c] * f
+            dpart[c] += g * p[c]
+            z[c] = a * g
     return dbeta
 
 
@@ -157,17 +145,15 @@ def _backward(  # type: ignore[no-untyped-def]
     q, k, v, beta, decay, initial, borders, do, dfinal, dq, dk, dv, dbeta, dlog, dinitial,
 ):  # fmt: skip
     keys, values = initial.shape[2:]
-    padded = (values + 1) // 2 * 2
-    path = np.zeros((CHUNK + 1, padded, keys), q.dtype)  # path[i + 1] is the state after step i of a chunk
-    moved = np.zeros((CHUNK, 2, padded), q.dtype)  # what each step read and wrote
-    Z = np.zeros((padded, keys), q.dtype)
-    line = np.zeros((3, padded), q.dtype)  # v, do, dv
+    path = np.zeros((CHUNK + 1, values, keys), q.dtype)  # path[i + 1] is the state after step i of a chunk
+    moved = np.zeros((CHUNK, 2, values), q.dtype)  # what each step read and wrote
+    Z = np.zeros((values, keys), q.dtype)
     dpart = np.zeros(keys, q.dtype)
     one = q.dtype.type(1)
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
-        Z[:values] = dfinal[s, h].T
+        Z[:] = dfinal[s, h].T
         for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
             t0 = start + chunk * CHUNK
             count = min(CHUNK, end - t0)
@@ -178,24 +164,18 @@ def _backward(  # type: ignore[no-untyped-def]
             for i in range(count):
                 t = t0 + i
                 a = decay[t, h, 0] if decay.shape[2] else one
-                _copy(v[t, h], line[0])
-                _copy(do[t, h], line[1])
                 read, write = moved[i, 0], moved[i, 1]
-                _recompute(a, beta[t, h], k[t, h], line[0], line[1], path[i], path[i + 1], read, write, dq[t, h])
+                _recompute(a, beta[t, h], k[t, h], v[t, h], do[t, h], path[i], path[i + 1], read, write, dq[t, h])
             for i in range(count - 1, -1, -1):
                 t = t0 + i
                 a = decay[t, h, 0] if decay.shape[2] else one
-                _copy(v[t, h], line[0])
-                _copy(do[t, h], line[1])
                 dbeta[t, h] = _adjoint(
-                    a, beta[t, h], k[t, h], q[t, h], line[0], line[1], path[i], moved[i, 0], moved[i, 1], Z, dk[t, h],
-                    line[2], dpart,
+                    a, beta[t, h], k[t, h], q[t, h], v[t, h], do[t, h], path[i], moved[i, 0], moved[i, 1], Z, dk[t, h],
+                    dv[t, h], dpart,
                 )  # fmt: skip
-                for d in range(values):
-                    dv[t, h, d] = line[2, d]
                 if decay.shape[2]:
                     dlog[t, h, 0] = a * dpart.sum()
-        dinitial[s, h] = Z[:values].T
+        dinitial[s, h] = Z.T
 
 
 def border_slots(batch: int, length: int) -> int:

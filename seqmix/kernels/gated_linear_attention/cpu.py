@@ -23,7 +23,7 @@ CHUNK = 32
 
 @intrinsic
 def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
-    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, at half the speed."""
+    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, which costs speed."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
@@ -89,56 +89,46 @@ def _forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, fina
 
 
 @jit()
-def _recompute(v_t, do_t, column, before, here, dq):  # type: ignore[no-untyped-def]
-    """One step of the transposed state (V, K), and dq = S do. column: decay, k."""
+def _recompute(v_t, column, before, here):  # type: ignore[no-untyped-def]
+    """One step of the transposed state (V, K). column: decay, k."""
     _use_wide_vectors()  # type: ignore[call-arg]
     a, k = column[0], column[1]
-    for c in range(len(dq)):
-        dq[c] = 0
-    # Two rows at a time: with four, LLVM counts too many pointers that may overlap, and gives up.
-    for d in range(0, len(v_t), 2):
-        v0, v1 = v_t[d], v_t[d + 1]
-        u0, u1 = do_t[d], do_t[d + 1]
-        p0, p1 = before[d], before[d + 1]
-        s0, s1 = here[d], here[d + 1]
-        for c in range(len(dq)):
-            x0 = a[c] * p0[c] + k[c] * v0
-            x1 = a[c] * p1[c] + k[c] * v1
-            s0[c] = x0
-            s1[c] = x1
-            dq[c] += x0 * u0 + x1 * u1
+    for d in range(len(v_t)):
+        x, p, s = v_t[d], before[d], here[d]
+        for c in range(len(a)):
+            s[c] = a[c] * p[c] + k[c] * x
 
 
 @jit("reassoc")
 def _adjoint(v_t, do_t, column, before, Z, dv, grads):  # type: ignore[no-untyped-def]
     """One step back. column: decay, k, q. Z comes in as the gradient of S_t from later steps, goes out of S_{t-1}.
 
-    grads: dk = Z v, and the sum over values of Z S_{t-1}, which is the gradient of the decay.
+    grads: dk = Z v; the sum over values of Z S_{t-1}, which is the gradient of the decay; dq = S_t do.
     """
     _use_wide_vectors()  # type: ignore[call-arg]
     a, k, q = column[0], column[1], column[2]
-    dk, da = grads[0], grads[1]
+    dk, da, dq = grads[0], grads[1], grads[2]
     for c in range(len(a)):
         dk[c] = 0
         da[c] = 0
+        dq[c] = 0
     zero = v_t[0] - v_t[0]
-    for d in range(0, len(v_t), 2):
-        v0, v1 = v_t[d], v_t[d + 1]
-        u0, u1 = do_t[d], do_t[d + 1]
-        z0, z1 = Z[d], Z[d + 1]
-        p0, p1 = before[d], before[d + 1]
-        sum0, sum1 = zero, zero
+    written = zero
+    # One row at a time: LLVM guards every pair of pointers that may overlap, and more rows cost more than they save.
+    for d in range(len(v_t)):
+        x, u, z, p = v_t[d], do_t[d], Z[d], before[d]
+        total = zero
+        written += x * u
         for c in range(len(a)):
-            x0 = z0[c] + u0 * q[c]
-            x1 = z1[c] + u1 * q[c]
-            sum0 += x0 * k[c]
-            sum1 += x1 * k[c]
-            dk[c] += x0 * v0 + x1 * v1
-            da[c] += x0 * p0[c] + x1 * p1[c]
-            z0[c] = a[c] * x0
-            z1[c] = a[c] * x1
-        dv[d] = sum0
-        dv[d + 1] = sum1
+            g = z[c] + u * q[c]
+            total += g * k[c]
+            dk[c] += g * x
+            da[c] += g * p[c]
+            dq[c] += p[c] * u
+            z[c] = a[c] * g
+        dv[d] = total
+    for c in range(len(a)):
+        dq[c] = a[c] * dq[c] + k[c] * written
 
 
 @jit()
@@ -148,17 +138,14 @@ def _backward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     keys, values = initial.shape[2:]
     gates = decay.shape[2]
-    padded = (values + 1) // 2 * 2
-    path = np.zeros((CHUNK + 1, padded, keys), q.dtype)  # path[i + 1] is the state after step i of a chunk
-    Z = np.zeros((padded, keys), q.dtype)
+    path = np.zeros((CHUNK, values, keys), q.dtype)  # the states before each step of a chunk
+    Z = np.zeros((values, keys), q.dtype)
     column = np.ones((3, keys), q.dtype)  # decay, k, q
-    line = np.zeros((2, padded), q.dtype)  # v, do
-    dline = np.zeros(padded, q.dtype)
-    grads = np.zeros((2, keys), q.dtype)
+    grads = np.zeros((3, keys), q.dtype)
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
-        Z[:values] = dfinal[s, h].T
+        Z[:] = dfinal[s, h].T
         for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
             t0 = start + chunk * CHUNK
             count = min(CHUNK, end - t0)
@@ -166,27 +153,23 @@ def _backward(  # type: ignore[no-untyped-def]
             for d in range(values):
                 for c in range(keys):
                     path[0, d, c] = border[c, d]
-            for i in range(count):
+            for i in range(count - 1):
                 _load(decay, t0 + i, h, column[0])
                 _copy(k[t0 + i, h], column[1])
-                _copy(v[t0 + i, h], line[0])
-                _copy(do[t0 + i, h], line[1])
-                _recompute(line[0], line[1], column, path[i], path[i + 1], dq[t0 + i, h])
+                _recompute(v[t0 + i, h], column, path[i], path[i + 1])
             for i in range(count - 1, -1, -1):
                 t = t0 + i
                 _load(decay, t, h, column[0])
                 _copy(k[t, h], column[1])
                 _copy(q[t, h], column[2])
-                _copy(v[t, h], line[0])
-                _copy(do[t, h], line[1])
-                _adjoint(line[0], line[1], column, path[i], Z, dline, grads)
+                _adjoint(v[t, h], do[t, h], column, path[i], Z, dv[t, h], grads)
                 _copy(grads[0], dk[t, h])
-                _copy(dline[:values], dv[t, h])
+                _copy(grads[2], dq[t, h])
                 if gates == 1:
                     ddecay[t, h, 0] = grads[1].sum()
                 elif gates > 1:
                     _copy(grads[1], ddecay[t, h])
-        dinitial[s, h] = Z[:values].T
+        dinitial[s, h] = Z.T
 
 
 def border_slots(batch: int, length: int) -> int:

@@ -63,7 +63,7 @@ def _cos_quarter_for(x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
-    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, at half the speed."""
+    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, which costs speed."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
