@@ -15,10 +15,10 @@ class VolumeRestart(Callback):
     """Starts again with new weights if no block keeps volume once the sequences have grown, or if they do not grow.
 
     A group acts by invertible maps, so a block that tracks one for every length has transitions of |det A_t| = 1;
-    the volume here is the median of |det A_t|^(1/m) over tokens. Stochastic 5 x 5 blocks can also carry
-    the three-dimensional representations of A5, but only by shrinking them to about 0.6 a step: that passes at
-    training length, never sharpens and fails on longer words. Which of the two forms is settled within the first
-    lengths, by chance, and shows as a volume of about 0.55 or above 0.85. Only training data is looked at.
+    the volume here is the median of |det A_t|^(1/m) over tokens. Stochastic 5 x 5 blocks can also carry the
+    three-dimensional representations of A5, but only by shrinking them at every step: that passes at training length,
+    never sharpens and fails on longer words. Which of the two forms is settled within the first lengths, by chance
+    (docs/a5.md). Only training data is looked at.
 
     The curriculum and the gate penalty begin anew with the weights; the step count and the schedule go on.
 
