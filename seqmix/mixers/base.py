@@ -50,9 +50,7 @@ class TokenMixer(nn.Module):
         """What can be looked at inside the layer for x (B, T, d_model): `eigenvalues` where they exist."""
         return {}
 
-    def forward(
-        self, x: Tensor, state: Any | None = None, *, cu_seqlens: Tensor | None = None
-    ) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, state: Any | None = None, *, cu_seqlens: Tensor | None = None) -> tuple[Tensor, Any]:
         """y (B, T, d_model) and the state after the last token of each sequence.
 
         Raises `ValueError` for an x, a state or offsets that do not fit this layer.
