@@ -25,7 +25,7 @@ commands:
 {chr(10).join(f"  {name:<13}{text}" for name, text in _COMMANDS.items())}
 
   seqmix fit --config a5                        train and test; results in runs/a5/1
-  seqmix fit --config a5 --mixer mamba          the same with another mixer
+  seqmix fit --config parity --mixer lstm       the same with another mixer
   seqmix fit --config a5 --mixer.block_size 4 --optimizer.lr 1e-3 --data.group S4 --trainer.max_steps 500
   seqmix fit --config a5 --ckpt_path last       continue the newest run as if it had never stopped
   seqmix test --ckpt_path runs/a5/1/checkpoints/best.ckpt

@@ -2,6 +2,9 @@
 
 Letters: B batch, T time, D channels, H heads, K key width, V value width, N blocks or state size, m block size or
 order, S sequences (B, or the number of packed sequences).
+
+A function has the name of its folder, so a reference is reached as
+`from seqmix.kernels.diagonal_scan import reference`.
 """
 
 from seqmix.kernels.block_scan import block_scan, gated_block_scan

@@ -48,12 +48,20 @@ def choose_backend(op: str, package: str, backend: str | None, *tensors: Tensor 
         raise ValueError(f"{op}: backend {backend!r} cannot run tensors on {device}")
     if (package, backend) not in _AVAILABLE:
         raise NotImplementedError(f"{op}: no {backend!r} kernels here; use backend='reference'")
-    # The level is -1 outside forward-mode AD, so ordinary calls pay one comparison.
-    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
-        for tensor in tensors:
-            if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
-                raise NotImplementedError(f"{op}: forward-mode AD needs backend='reference', got {backend!r}")
+    if has_tangents(*tensors):
+        raise NotImplementedError(f"{op}: forward-mode AD needs backend='reference', got {backend!r}")
     return backend
+
+
+def has_tangents(*tensors: Tensor | None) -> bool:
+    """Whether forward-mode AD runs through any of `tensors`; an op without a rule for it would drop the tangents."""
+    # The level is -1 outside forward-mode AD, so ordinary calls pay one comparison.
+    if forward_ad._current_level < 0:
+        return False
+    # torch.compile cannot look at tangents; inside a dual level it has to assume that there are some.
+    return torch.compiler.is_compiling() or any(
+        tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
+    )
 
 
 def refuse_double_backward(op: str):  # type: ignore[no-untyped-def]

@@ -88,7 +88,8 @@ class TokenMixer(nn.Module):
         if parameters[0].device != x.device:
             raise ValueError(f"{name}: x must be on {parameters[0].device} like the parameters, got {x.device}")
         # Some mixers keep a few parameters in float32 beside low precision; autocast mixes types on purpose.
-        if all(p.dtype != x.dtype for p in parameters) and not torch.is_autocast_enabled(x.device.type):
+        mixed = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+        if all(p.dtype != x.dtype for p in parameters) and not mixed:
             raise ValueError(f"{name}: x must be {parameters[0].dtype} like the parameters, got {x.dtype}")
 
     def _check_state(self, state: Any, sequences: int) -> None:
@@ -96,6 +97,8 @@ class TokenMixer(nn.Module):
         if not isinstance(state, self.State):
             raise ValueError(f"{name}: state must be a {self.State.__name__}, got a {type(state).__name__}")
         for field, leaf in zip(state._fields, state, strict=True):
+            if not isinstance(leaf, Tensor) or leaf.ndim == 0:
+                raise ValueError(f"{name}: state.{field} must be a tensor, sequences first, got {describe(leaf)}")
             if leaf.shape[0] != sequences:
                 raise ValueError(
                     f"{name}: state.{field} must hold {sequences} sequences, got {leaf.shape[0]} "

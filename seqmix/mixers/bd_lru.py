@@ -40,6 +40,9 @@ class BDLRU(TokenMixer):
 
     Shapes: x (B, T, d_model), y (B, T, d_model), state h (S, N, m).
 
+    Raises:
+        ValueError: a size below one, a `d_state` that `block_size` does not divide, an unknown normalization.
+
     Example:
         >>> import torch
         >>> from seqmix import BDLRU
@@ -85,10 +88,13 @@ class BDLRU(TokenMixer):
     def gates(self, x: Tensor) -> Tensor:
         """[A_t, a0_t] (B, T, N, m, m + 1) for x (B, T, d_model)."""
         logits = self.logits(x)
-        if self.normalization == "softmax":
-            return logits.softmax(-1)
-        # A row of exact zeros stays zero instead of becoming 0 / 0.
-        return logits / logits.abs().sum(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
+        # In float32 at least, also under autocast: decays above 0.99 do not survive bf16.
+        logits = logits.to(recurrent_dtype(logits.dtype))
+        with torch.autocast(x.device.type, enabled=False):
+            if self.normalization == "softmax":
+                return logits.softmax(-1)
+            # A row of exact zeros stays zero instead of becoming 0 / 0.
+            return logits / logits.abs().sum(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
 
     def mix(self, x: Tensor, state: BDLRUState, cu_seqlens: Tensor | None) -> tuple[Tensor, BDLRUState]:
         v = self.proj_v(x).unflatten(-1, (self.n_blocks, self.block_size))
@@ -98,6 +104,7 @@ class BDLRU(TokenMixer):
             gates = self.gates(x)
             a, a0 = gates[..., :-1], gates[..., -1]
             h, final = block_scan(a, a0 * v, initial_state=state.h, cu_seqlens=cu_seqlens)
+            h = h.to(v.dtype)
         return self.proj_out(h.flatten(2)), BDLRUState(final)
 
     def init_state(

@@ -39,6 +39,9 @@ class HLRU(TokenMixer):
 
     Shapes: x (B, T, d_model), y (B, T, d_model), state lags (S, N, m).
 
+    Raises:
+        ValueError: a size or an order below one.
+
     Example:
         >>> import torch
         >>> from seqmix import HLRU
@@ -78,7 +81,9 @@ class HLRU(TokenMixer):
 
     def gates(self, x: Tensor) -> Tensor:
         """(a_{t,1}, ..., a_{t,m}, a_{t,0}) (B, T, N, m + 1) for x (B, T, d_model)."""
-        return self.logits(x).softmax(-1)
+        logits = self.logits(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return logits.to(recurrent_dtype(logits.dtype)).softmax(-1)
 
     def mix(self, x: Tensor, state: HLRUState, cu_seqlens: Tensor | None) -> tuple[Tensor, HLRUState]:
         h, final = gated_higher_order_scan(

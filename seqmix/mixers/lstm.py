@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from seqmix.kernels import diagonal_scan
+from seqmix.kernels._backend import has_tangents
 from seqmix.kernels._checks import check_offsets, describe
 from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
@@ -84,10 +84,10 @@ class LSTM(TokenMixer):
             self.bias[self.d_state : 2 * self.d_state] = 1
 
     def mix(self, x: Tensor, state: LSTMState, cu_seqlens: Tensor | None) -> tuple[Tensor, LSTMState]:
-        if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
-            raise NotImplementedError("LSTM: forward-mode AD is not available")
         dtype = recurrent_dtype(x.dtype)
         operands = (x, state.h, state.c, self.weight_ih, self.weight_hh, self.bias)
+        if has_tangents(*operands):
+            raise NotImplementedError("LSTM: forward-mode AD is not available")
         h, last_h, last_c = _lstm(*(operand.to(dtype) for operand in operands), cu_seqlens)
         return self.out_proj(h.to(x.dtype)), LSTMState(last_h, last_c)
 

@@ -46,7 +46,7 @@ def register_mixer(
 
 def get_mixer(name: str) -> MixerEntry:
     """The entry of one mixer; an unknown name raises `ValueError` with the nearest ones."""
-    if name not in _ENTRIES:
+    if not isinstance(name, str) or name not in _ENTRIES:
         raise unknown_name("mixer", name, _ENTRIES)
     return _ENTRIES[name]
 

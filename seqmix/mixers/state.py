@@ -4,7 +4,8 @@ A state is a value: no mixer changes one in place. Being a NamedTuple it is a py
 `torch.compile` and `torch.func` walk through it.
 """
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -27,16 +28,18 @@ def detach(state: State) -> State:
     return map_state(Tensor.detach, state)
 
 
-def select(state: State, index: Tensor | slice | list[int] | int) -> State:
-    """The state of some sequences: `index` picks along the batch axis, an int keeps that axis with size one."""
-    if isinstance(index, int):
-        index = [index]
-    if isinstance(index, list):
-        index = torch.tensor(index)
-    if isinstance(index, Tensor) and index.dtype != torch.bool:
-        positions = index
-        return map_state(lambda leaf: leaf.index_select(0, positions.to(leaf.device)), state)
-    return map_state(lambda leaf: leaf[index], state)
+def select(state: State, index: Tensor | slice | Sequence[int] | int) -> State:
+    """The state of some sequences, picked along the batch axis; a single number keeps that axis with size one.
+
+    `index` is a number, a slice, numbers in a list or tensor, or a boolean mask; negative numbers count from the end.
+    """
+    if isinstance(index, slice):
+        return map_state(lambda leaf: leaf[index], state)
+    if not isinstance(index, Tensor):
+        numbers = index if isinstance(index, Sequence) else [index]
+        index = torch.tensor([operator.index(number) for number in numbers], dtype=torch.long)
+    rows = index.reshape(-1) if index.ndim == 0 else index
+    return map_state(lambda leaf: leaf[rows.to(leaf.device)], state)
 
 
 def mixer_state(cls: type[T]) -> type[T]:

@@ -98,7 +98,7 @@ class SequenceModel(nn.Module):
             "activation_checkpointing": activation_checkpointing,
         }
         like: dict[str, Any] = {"device": device, "dtype": dtype}
-        d_hidden = 8 * math.ceil(round(mlp_ratio * d_model) / 8)
+        d_hidden = 8 * math.ceil(round(mlp_ratio * d_model, 6) / 8)
         self.embedding = nn.Embedding(vocab_size, d_model, **like)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
@@ -232,6 +232,8 @@ def _spec_of(spec: Any) -> Any:
 def _build(spec: Any, d_model: int, **like: Any) -> TokenMixer:
     if isinstance(spec, dict):
         arguments = {key: value for key, value in spec.items() if key != "name"}
+        if "d_model" in arguments:
+            raise ValueError(f"SequenceModel: a mixer has the model's d_model = {d_model}, got {spec!r}")
         return create_mixer(spec["name"], d_model, **(like | arguments))
     mixer = spec(d_model)
     if not isinstance(mixer, TokenMixer) or mixer.d_model != d_model:

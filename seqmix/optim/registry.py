@@ -56,6 +56,9 @@ def check_optimizer(name: str, **kwargs: Any) -> None:
     for key in kwargs:
         if key not in known:
             raise unknown_name(f"argument of optimizer {name!r}:", key, set(known) - {"params"})
+    for key in ("lr", "weight_decay"):
+        if key in kwargs and (isinstance(kwargs[key], bool) or not isinstance(kwargs[key], int | float)):
+            raise ValueError(f"optimizer {name!r}: {key} must be a number, got {kwargs[key]!r}")
 
 
 def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwargs: Any) -> torch.optim.Optimizer:

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from seqmix.tasks.registry import list_tasks
 from seqmix.training import config_files, runs, strategies
@@ -48,9 +49,14 @@ class SaveConfig(SaveConfigCallback):
     def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False, **kwargs)
 
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Left to `on_train_start`: until a checkpoint has loaded, the config of its run must stay."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        if stage != "fit":
-            return
         # Nulls are kept: they are not everywhere the default.
         text = yaml.safe_dump({key: _plain(self.config[key]) for key in _KEPT if key in self.config}, sort_keys=False)
         Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
@@ -73,23 +79,28 @@ class CommandLine(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         self.name = "run"
         self.run_dir: Path | None = None
+        self._requested: Path | None = None
         strategies.register()
-        super().__init__(
-            SequenceLearner,
-            LightningDataModule,
-            subclass_mode_data=True,
-            trainer_defaults=_TRAINER,
-            seed_everything_default=0,
-            save_config_callback=SaveConfig,
-            parser_kwargs={
-                "exit_on_error": False,
-                "prog": "seqmix",
-                **{name: dict(_HELP) for name in self.subcommands()},
-            },
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-        )
+        try:
+            super().__init__(
+                SequenceLearner,
+                LightningDataModule,
+                subclass_mode_data=True,
+                trainer_defaults=_TRAINER,
+                seed_everything_default=0,
+                save_config_callback=SaveConfig,
+                parser_kwargs={
+                    "exit_on_error": False,
+                    "prog": "seqmix",
+                    **{name: dict(_HELP) for name in self.subcommands()},
+                },
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,
+            )
+        except Exception:
+            self.discard_run()
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
@@ -114,12 +125,15 @@ class CommandLine(LightningCLI):
             self.config = parser.parse_args(args)
             return
         subparser = self._subcommand_parsers[subcommand]
-        config, rest, paths = read_options(options, subparser)
+        config, changes, rest, paths = read_options(options, subparser)
         self._locate(subcommand, paths)
-        if self.checkpoint is not None and not paths["config"]:
+        if self.checkpoint is not None and (not paths["config"] or paths["ckpt_path"] in (None, "last", "best")):
+            # A run goes on with what it was made with: `--config NAME` then says which run, options change it.
             run = runs.run_of(self.checkpoint)
             if run is not None and (run / "config.yaml").is_file():
-                config = config_files.merge(config_files.load_config(str(run / "config.yaml")), config)
+                config = config_files.load_config(str(run / "config.yaml"))
+        for path, value in changes:
+            config = config_files.set_by_path(config, path, value)
         if "data" not in config and "--print_config" not in rest:
             raise ValueError(f"data: expected a task ({', '.join(list_tasks())}) or a --config that has one, got none")
         if subcommand != "fit":
@@ -227,6 +241,8 @@ def main(argv: list[str]) -> int:
         command = CommandLine(argv)
     except ArgumentError as error:
         raise ValueError(_shortened(str(error))) from None
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from None
     try:
         command.execute()
     except TrainingInterrupted as stop:
@@ -234,12 +250,19 @@ def main(argv: list[str]) -> int:
         return 130
     except NonFiniteLossError:
         raise
-    except ValueError:
+    except (ValueError, MisconfigurationException) as error:
         if not command.started:
             command.discard_run()
-            raise
+            raise ValueError(" ".join(str(error).split())) from None
         traceback.print_exc()
         return 1
+    except RuntimeError as error:
+        if command.started or "loading state_dict" not in str(error):
+            raise
+        command.discard_run()
+        raise ValueError(
+            f"ckpt_path: {command.checkpoint} does not fit this model: {' '.join(str(error).split())}"
+        ) from None
     return 0
 
 

@@ -15,14 +15,15 @@ from seqmix.training.config_files import (
     load_config,
     merge,
     parse_value,
-    set_by_path,
 )
 
 __all__ = ["check_classes", "check_keys", "read_options"]
 
 
-def read_options(options: list[str], parser: LightningArgumentParser) -> tuple[Config, list[str], dict[str, Any]]:
-    """What options say: the config, the options left for Lightning's parser, and the files and folders named."""
+def read_options(
+    options: list[str], parser: LightningArgumentParser
+) -> tuple[Config, list[tuple[str, Any]], list[str], dict[str, Any]]:
+    """What options say: the configs named, changes to them by path, options left for Lightning's parser, and paths."""
     config: Config = {}
     changes: list[tuple[str, Any]] = []
     rest: list[str] = []
@@ -57,9 +58,7 @@ def read_options(options: list[str], parser: LightningArgumentParser) -> tuple[C
             paths[path] = value
         else:
             changes.append((path, parse_value(value)))
-    for path, value in changes:
-        config = set_by_path(config, path, value)
-    return config, rest, paths
+    return config, changes, rest, paths
 
 
 def _leaves(parser: LightningArgumentParser) -> set[str]:
@@ -109,4 +108,7 @@ def check_classes(config: Config) -> None:
         for argument in arguments:
             if argument not in known:
                 raise unknown_name(f"argument of {owner}:", argument, known)
-        constructor(**arguments)
+        try:
+            constructor(**arguments)
+        except TypeError as error:
+            raise ValueError(f"{owner}: {error}, got {arguments}") from None

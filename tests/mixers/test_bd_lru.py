@@ -116,3 +116,18 @@ def test_bad_arguments() -> None:
         BDLRU(8, 8, 3)
     with pytest.raises(ValueError, match="normalization must be one of 'softmax', 'l1', got 'tanh'"):
         BDLRU(8, normalization="tanh")
+
+
+def test_decays_survive_bfloat16() -> None:
+    """A signed gate of 0.9967 is 1 in bf16; formed in float32 it still forgets, in bf16 weights and under autocast."""
+    layer = BDLRU(16, block_size=2, normalization="l1")
+    with torch.no_grad():
+        layer.proj_gates.weight.zero_()
+        layer.proj_gates.bias.copy_(torch.tensor([300.0, 0, 1, 0, 300, 1]).repeat(8))
+    x = torch.randn(1, 2000, 16).bfloat16()
+    expected = layer(x.float())[1].h
+    low = BDLRU(16, block_size=2, normalization="l1").bfloat16()
+    low.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(low(x)[1].h, expected, rtol=0.02, atol=0.02 * expected.abs().max().item())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.gates(x.float()).dtype == torch.float32

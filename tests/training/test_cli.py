@@ -161,3 +161,39 @@ def test_a_missing_package_is_told_in_one_line(module: str) -> None:
             "import sys; sys.modules['lightning'] = None; from seqmix.tasks import create_task; create_task('parity')"
         )
         assert "seqmix.tasks.Task needs lightning: pip install 'seqmix[train]'" in python(code).stderr
+
+
+SMALL = ("--trainer.max_steps", "3", "--data.eval_size", "8", "--data.eval_lengths", "[16]")
+
+
+def test_a_run_goes_on_with_what_it_was_made_with(tmp_path, monkeypatch, capsys) -> None:
+    """Options of the first command need not be said again, and a failed attempt leaves the run as it was."""
+    monkeypatch.chdir(tmp_path)
+    made = ("--mixer.block_size", "4", "--mixer.d_state", "80", "--seed_everything", "3", "--optimizer.lr", "1e-4")
+    assert run("fit", "--config", "a5", *SMALL, *made) == 0
+    before = yaml.safe_load(Path("runs/a5/1/config.yaml").read_text())
+    assert run("test", "--config", "a5") == 0
+    assert run("fit", "--config", "a5", "--ckpt_path", "last", "--mixer.block_size", "5") == 2
+    assert "does not fit this model" in capsys.readouterr().err
+    assert yaml.safe_load(Path("runs/a5/1/config.yaml").read_text()) == before
+    assert run("fit", "--config", "a5", "--ckpt_path", "last", "--trainer.max_steps", "5") == 0
+    after = yaml.safe_load(Path("runs/a5/1/config.yaml").read_text())
+    assert after["seed_everything"] == 3 and after["model"]["optimizer"]["lr"] == 1e-4
+    assert after["model"]["mixer"]["block_size"] == 4 and after["trainer"]["max_steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--optimizer.lr", "abc"), "lr must be a number, got 'abc'"),
+        (("--gate_entropy.weight", "abc"), "gate_entropy"),
+        (("--data.eval_lengths", "16"), "word-problem"),
+        (("--trainer.devices", "0"), "0"),
+    ],
+)
+def test_values_of_the_wrong_type_are_one_line(tmp_path, monkeypatch, capsys, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("fit", "--config", "a5", *SMALL, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+    assert not Path("runs/a5/1").exists(), "a run that never began leaves no folder"

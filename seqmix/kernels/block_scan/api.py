@@ -157,4 +157,4 @@ def _backward(ctx, dh, dfinal):  # type: ignore[no-untyped-def]
 
 
 _block_scan.register_autograd(_backward, setup_context=_setup_context)
-_block_scan_backward.register_autograd(refuse_double_backward("block_scan"))
+_block_scan_backward.register_autograd(refuse_double_backward("block_scan and gated_block_scan"))

@@ -156,4 +156,4 @@ def _backward(ctx, dh, dfinal):  # type: ignore[no-untyped-def]
 
 
 _higher_order_scan.register_autograd(_backward, setup_context=_setup_context)
-_higher_order_scan_backward.register_autograd(refuse_double_backward("higher_order_scan"))
+_higher_order_scan_backward.register_autograd(refuse_double_backward("higher_order_scan and gated_higher_order_scan"))

@@ -56,7 +56,8 @@ def _exp_for(x):  # type: ignore[no-untyped-def]
             p = p * r + np.float32(5.0000001201e-1)
             p = p * r * r + r + np.float32(1.0)
             bits = np.int32((np.int32(n) + np.int32(127)) << np.int32(23))
-            return p * _as_float32(bits)  # type: ignore[call-arg]
+            result = p * _as_float32(bits)  # type: ignore[call-arg]
+            return np.float32(0.0) if x < np.float32(-87.0) else result
 
         return exp_float32
     return lambda x: np.exp(x)
@@ -182,8 +183,7 @@ def _backward(first, last, chunks, width, template, gated, bounds, a, x, h, init
 
 def _flat(x: Tensor) -> np.ndarray:
     """(B, T, ...) as (B * T, everything else)."""
-    array = rows(x)
-    return array.reshape(len(array), -1)
+    return rows(x.flatten(2))
 
 
 def _flat_state(state: Tensor) -> np.ndarray:

@@ -102,6 +102,9 @@ class Checkpoints(ModelCheckpoint):
     def _write_last(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        # What cannot be gone on with must not replace what can.
+        if not all(bool(torch.isfinite(p).all()) for p in trainer.lightning_module.parameters()):
+            return
         self._last_written = trainer.global_step
         self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
