@@ -132,8 +132,8 @@ class CommandLine(LightningCLI):
             run = runs.run_of(self.checkpoint)
             if run is not None and (run / "config.yaml").is_file():
                 config = config_files.load_config(str(run / "config.yaml"))
-        for path, value in changes:
-            config = config_files.set_by_path(config, path, value)
+        for key, value in changes:
+            config = config_files.set_by_path(config, key, value)
         if "data" not in config and "--print_config" not in rest:
             raise ValueError(f"data: expected a task ({', '.join(list_tasks())}) or a --config that has one, got none")
         if subcommand != "fit":
