@@ -1,8 +1,8 @@
 """Numba kernels for h_t = sum_i a_{t,i} h_{t-i} + x_t: m multiplies a step, never an m x m companion product.
 
-A work item is one sequence times one chunk of channels, walked in order of time and vectorised over channels. The
-lags sit in a ring of m rows, so nothing is shifted. The order m is compiled in: it is the length of a tuple
-argument, which Numba's typing makes a constant. Letters: L rows of all sequences, S sequences, N channels.
+A work item is one sequence times one chunk of channels, walked in order of time and vectorised over channels. Lags are
+read where they were written, so nothing is shifted. The order m is compiled in: it is the length of a tuple argument,
+which Numba's typing makes a constant. Letters: L rows of all sequences, S sequences, N channels.
 """
 
 import numpy as np
@@ -88,43 +88,47 @@ def _softmax_rows(logits, slots, first, count, gates):  # type: ignore[no-untype
 
 @jit()
 def _forward(first, last, chunks, width, template, gated, bounds, a, x, initial, h, final):  # type: ignore[no-untyped-def]
-    # a has m slots a channel, or m + 1 logits where gated; lag i of step t lies in ring row (t - i) mod m.
+    # a has m slots a channel, or m + 1 logits where gated. Past values are read from h itself, those before the
+    # first step from the state: its slot j is the value j + 1 steps before the first.
     m = len(template)
     slots = m + gated
     channels = x.shape[1]
-    ring = np.empty((m, width), x.dtype)
+    flat = h.reshape(-1)
     gates = np.empty(width * slots, x.dtype)
     for item in range(first, last):
         s = item // chunks
         n0 = (item % chunks) * width
         count = min(width, channels - n0)
         start, end = bounds[s], bounds[s + 1]
-        for i in range(m):
-            for n in range(count):
-                ring[(-1 - i) % m, n] = initial[s, (n0 + n) * m + i]
         for t in range(start, end):
-            step = t - start
-            newest = ring[step % m]
+            x_t, h_t = x[t, n0:], h[t, n0:]
             if gated:
                 _softmax_rows(a[t], slots, n0, count, gates)
                 a_t = gates
-                for n in range(count):
-                    newest[n] = a_t[n * slots + m] * x[t, n0 + n] + a_t[n * slots + m - 1] * newest[n]
             else:
                 a_t = a[t, n0 * m :]
+            if t - start >= m:
                 for n in range(count):
-                    newest[n] = x[t, n0 + n] + a_t[n * slots + m - 1] * newest[n]
-            # The oldest lag was read from the row that h_t now takes; the others follow.
-            for i in range(m - 1):
-                lag = ring[(step - 1 - i) % m]
+                    value = x_t[n] * a_t[n * slots + m] if gated else x_t[n]
+                    for i in range(m):
+                        value += a_t[n * slots + i] * flat[(t - 1 - i) * channels + n0 + n]
+                    h_t[n] = value
+            else:
                 for n in range(count):
-                    newest[n] += a_t[n * slots + i] * lag[n]
-            for n in range(count):
-                h[t, n0 + n] = newest[n]
-        for i in range(m):
-            lag = ring[(end - start - 1 - i) % m]
-            for n in range(count):
-                final[s, (n0 + n) * m + i] = lag[n]
+                    value = x_t[n] * a_t[n * slots + m] if gated else x_t[n]
+                    for i in range(m):
+                        if t - 1 - i >= start:
+                            lag = flat[(t - 1 - i) * channels + n0 + n]
+                        else:
+                            lag = initial[s, (n0 + n) * m + start - t + i]
+                        value += a_t[n * slots + i] * lag
+                    h_t[n] = value
+        for n in range(count):
+            for i in range(m):
+                if end - 1 - i >= start:
+                    final[s, (n0 + n) * m + i] = flat[(end - 1 - i) * channels + n0 + n]
+                else:
+                    final[s, (n0 + n) * m + i] = initial[s, (n0 + n) * m + start - end + i]
 
 
 @jit()
