@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import seqmix
+from seqmix._files import write_text_whole
 
 SCHEMA = 1
 _PACKAGES = ("torch", "numba", "numpy", "triton", "mambapy", "accelerated-scan")
@@ -119,25 +120,10 @@ def check_writable(path: Path) -> None:
         raise ValueError(f"--out must name a file, got the folder {str(path)!r}")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` beside `path` and rename: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp's files are for their owner alone
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
 def save(path: Path, record: Record) -> None:
     """`record` as JSON, written whole; numbers that JSON does not have become null."""
-    write_whole(path, json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_whole(path, json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from seqmix._extras import require
+from seqmix._files import write_text_whole
 from seqmix.benchmarks import goals, views
 from seqmix.benchmarks.kernels import BOTH
-from seqmix.benchmarks.record import Record, write_whole
+from seqmix.benchmarks.record import Record
 from seqmix.benchmarks.tables import Table, number, percent
 from seqmix.benchmarks.timing import NO_TIMES
 
@@ -46,12 +47,14 @@ def write(records: list[Record], docs: Path) -> list[Path]:
             parts.append(_heading(entry))
             if entry["bench"] == "kernels":
                 figure = docs.with_name(f"{docs.stem}-{device}{f'-{index}' * (index > 0)}.svg")
-                write_whole(figure, _figure(entry))
+                figure.parent.mkdir(parents=True, exist_ok=True)
+                write_text_whole(figure, _figure(entry))
                 written.append(figure)
                 parts.append(f"![time of every implementation over seqmix's]({figure.name})")
             parts += _tables(entry)
         text = _replace(text, device, "\n\n".join(parts))
-    write_whole(docs, text)
+    docs.parent.mkdir(parents=True, exist_ok=True)
+    write_text_whole(docs, text)
     return [docs, *written]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from seqmix._files import write_whole
 from seqmix.leaderboard.schema import plain
-from seqmix.training.callbacks.accuracy_table import write_whole
 from seqmix.training.callbacks.curriculum import LengthCurriculum
 from seqmix.training.callbacks.non_finite import NonFiniteLossError
 

@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from seqmix._files import write_whole
 
 if TYPE_CHECKING:
     from seqmix.models.sequence_model import SequenceModel
@@ -39,8 +40,8 @@ def save_pretrained(model: "SequenceModel", folder: str | os.PathLike[str]) -> N
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    _write_whole(folder / _WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
-    _write_whole(folder / _CONFIG, lambda path: path.write_text(text))
+    write_whole(folder / _WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
+    write_whole(folder / _CONFIG, lambda path: path.write_text(text))
 
 
 def from_pretrained(cls: type[M], folder: str | os.PathLike[str], *, device: torch.device | str | None = None) -> M:
@@ -85,12 +86,3 @@ def _safetensors(owner: str) -> Any:
     except ImportError:
         raise ImportError(f"{owner} needs safetensors: pip install 'seqmix[train]'") from None
     return safetensors.torch
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -15,10 +15,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from seqmix._files import write_whole
 from seqmix.tasks.registry import list_tasks
 from seqmix.training import config_files, runs, strategies
 from seqmix.training.callbacks import NonFiniteLossError, TrainingInterrupted
-from seqmix.training.callbacks.accuracy_table import write_whole
 from seqmix.training.module import SequenceLearner
 from seqmix.training.options import check_classes, check_keys, read_options
 

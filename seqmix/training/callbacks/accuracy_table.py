@@ -1,12 +1,12 @@
 """What a model can do at each length: a table on the terminal, a CSV and a figure in the folder of the run."""
 
 import csv
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from seqmix._files import write_whole
 
 __all__ = ["AccuracyTable"]
 
@@ -45,16 +45,6 @@ class AccuracyTable(Callback):
             writer = csv.DictWriter(file, fieldnames=["length", "loss", *_COLUMNS])
             writer.writeheader()
             writer.writerows(self.rows)
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that it appears whole or not at all."""
-    part = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _rows(metrics: dict[str, Any]) -> list[dict[str, float]]:

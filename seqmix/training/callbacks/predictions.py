@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seqmix.training.callbacks.accuracy_table import write_whole
+from seqmix._files import write_whole
 
 __all__ = ["PredictionFiles"]
 
