@@ -114,7 +114,7 @@ def _rows(kind: str) -> dict[str, str]:
     if kind == "optimizers":
         from seqmix.optim.registry import get_optimizer, list_optimizers
 
-        return {name: get_optimizer(name).description for name in list_optimizers()}
+        return {name: get_optimizer(name).line for name in list_optimizers()}
     from seqmix.mixers.registry import get_mixer, list_mixers
 
     return {name: get_mixer(name).description for name in list_mixers()}

@@ -1,16 +1,97 @@
-"""Which parameters decay and how fast each learns, read from what the modules declare."""
+"""Which parameters decay, how fast each learns and which are matrices, read from what the modules declare.
 
+The rule for matrices, which Muon and its kin orthogonalise: a parameter with exactly two axes that decays and lies in
+no output head. Embeddings, heads, norms, biases, vectors, parameters with three axes or more and everything that a
+module declares in `_no_weight_decay` are the rest, which AdamW takes. Regular expressions overrule it.
+"""
+
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-__all__ = ["parameter_groups"]
+__all__ = ["HEADS", "ParameterFacts", "describe_parameters", "parameter_groups"]
 
+HEADS = ("head", "lm_head", "output_head", "classifier")
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
-def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class ParameterFacts:
+    """What the optimizer is told about one parameter: `kind` is `"matrix"` or `"rest"`, `reason` says why."""
+
+    name: str
+    parameter: nn.Parameter
+    decays: bool
+    factor: float
+    kind: str
+    reason: str
+
+
+def describe_parameters(
+    model: nn.Module, *, matrices: str | None = None, rest: str | None = None
+) -> list[ParameterFacts]:
+    """Every trainable parameter of a model once, in order, with what its optimizer will do to it.
+
+    Args:
+        model: any module; the declarations of all its submodules are read.
+        matrices: regular expression, searched for in the full name; what it finds is a matrix whatever the rule says.
+        rest: regular expression of what is none; it goes before `matrices`.
+
+    Raises:
+        ValueError: a model without trainable parameters, a declaration that names no parameter of its module, a
+            factor that is not positive, two factors for one shared parameter, a regular expression that is none or
+            finds nothing, or `matrices` finding a parameter that has not two axes.
+    """
+    patterns = {"matrices": _compile("matrices", matrices), "rest": _compile("rest", rest)}
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
+    if not trainable:
+        raise ValueError(f"parameter_groups: model must have trainable parameters, {type(model).__name__} has none")
+    fixed: dict[int, str] = {}
+    heads: set[int] = set()
+    factors: dict[int, float] = {}
+    for owner, module in model.named_modules():
+        own = module._parameters
+        for name in _declared(module, owner, "_no_weight_decay"):
+            fixed.setdefault(id(own[name]), f"declared by {type(module).__name__}")
+        for name, p in own.items():
+            if p is not None and (reason := _never_decays(module, name, p)):
+                fixed.setdefault(id(p), reason)
+        if owner.rpartition(".")[2] in HEADS:
+            heads.update(id(p) for p in module.parameters())
+        scales = getattr(module, "_lr_scale", {})
+        for name in _declared(module, owner, "_lr_scale"):
+            factor = scales[name]
+            if not factor > 0:
+                raise ValueError(f"parameter_groups: _lr_scale of {owner}.{name} must be positive, got {factor!r}")
+            if factors.setdefault(id(own[name]), factor) != factor:
+                raise ValueError(
+                    f"parameter_groups: {owner}.{name} is shared and has two _lr_scale factors, "
+                    f"{factors[id(own[name])]} and {factor}"
+                )
+    facts = []
+    for name, p in model.named_parameters():
+        if id(p) in trainable:
+            kind, reason = _kind(name, p, fixed.get(id(p)), id(p) in heads, patterns)
+            facts.append(ParameterFacts(name, p, id(p) not in fixed, factors.get(id(p), 1.0), kind, reason))
+    for argument, pattern in patterns.items():
+        if pattern and not any(pattern.search(fact.name) for fact in facts):
+            names = ", ".join(fact.name for fact in facts[:6])
+            raise ValueError(f"{argument} must find a trainable parameter, {pattern.pattern!r} finds none of {names}")
+    return facts
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    split: bool = False,
+    matrices: str | None = None,
+    rest: str | None = None,
+) -> list[dict[str, Any]]:
     """Parameter groups for any torch optimizer, one for each combination of decay and learning-rate factor.
 
     A module declares by name what its own parameters need: `_no_weight_decay`, a tuple of names, and `_lr_scale`, a
@@ -21,13 +102,14 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> lis
         model: any module; the declarations of all its submodules are read.
         lr: learning rate of parameters without a factor.
         weight_decay: decay of the parameters that decay.
+        split: also part matrices from the rest; each group then has a `kind`, `"matrix"` or `"rest"`.
+        matrices, rest: with `split`, regular expressions that overrule which is which (`describe_parameters`).
 
     Returns:
         Dicts with `name`, `params`, `lr` and `weight_decay`; together they hold every trainable parameter once.
 
     Raises:
-        ValueError: a negative `lr` or `weight_decay`, a model without trainable parameters, a declaration that names
-            no parameter of its module, a factor that is not positive, or two factors for one shared parameter.
+        ValueError: a negative `lr` or `weight_decay`, patterns without `split`, or what `describe_parameters` raises.
 
     Example:
         >>> import torch
@@ -39,42 +121,47 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> lis
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
         if not value >= 0:
             raise ValueError(f"parameter_groups: {name} must be at least 0, got {value!r}")
-    trainable = {id(p): p for p in model.parameters() if p.requires_grad}
-    if not trainable:
-        raise ValueError(f"parameter_groups: model must have trainable parameters, {type(model).__name__} has none")
-    fixed: set[int] = set()
-    factors: dict[int, float] = {}
-    for owner, module in model.named_modules():
-        own = module._parameters
-        for name in _declared(module, owner, "_no_weight_decay"):
-            fixed.add(id(own[name]))
-        fixed.update(id(p) for name, p in own.items() if p is not None and _never_decays(module, name, p))
-        scales = getattr(module, "_lr_scale", {})
-        for name in _declared(module, owner, "_lr_scale"):
-            factor = scales[name]
-            if not factor > 0:
-                raise ValueError(f"parameter_groups: _lr_scale of {owner}.{name} must be positive, got {factor!r}")
-            if factors.setdefault(id(own[name]), factor) != factor:
-                raise ValueError(
-                    f"parameter_groups: {owner}.{name} is shared and has two _lr_scale factors, "
-                    f"{factors[id(own[name])]} and {factor}"
-                )
-    groups: dict[tuple[bool, float], dict[str, Any]] = {}
-    for key, parameter in trainable.items():
-        decays, factor = key not in fixed, factors.get(key, 1.0)
-        group = groups.setdefault(
-            (decays, factor),
-            {
-                "name": ("decay" if decays else "no decay") + (f", lr x {factor:g}" if factor != 1 else ""),
+    if not split and (matrices or rest):
+        raise ValueError("parameter_groups: matrices and rest need split=True")
+    facts = describe_parameters(model, matrices=matrices, rest=rest)
+    groups: dict[tuple[str, bool, float], dict[str, Any]] = {}
+    for fact in facts:
+        kind = fact.kind if split else ""
+        if (kind, fact.decays, fact.factor) not in groups:
+            name = ("decay" if fact.decays else "no decay") + (f", lr x {fact.factor:g}" if fact.factor != 1 else "")
+            groups[kind, fact.decays, fact.factor] = {
+                "name": f"{kind}, {name}" if split else name,
                 "params": [],
-                "lr": lr * factor,
-                "weight_decay": weight_decay if decays else 0.0,
-            },
-        )
-        group["params"].append(parameter)
+                "lr": lr * fact.factor,
+                "weight_decay": weight_decay if fact.decays else 0.0,
+                **({"kind": kind} if split else {}),
+            }
+        groups[kind, fact.decays, fact.factor]["params"].append(fact.parameter)
     result = list(groups.values())
-    _check_partition(result, set(trainable))
+    _check_partition(result, {id(fact.parameter) for fact in facts})
     return result
+
+
+def _compile(argument: str, pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{argument} must be a regular expression, got {pattern!r}: {error}") from None
+
+
+def _kind(
+    name: str, parameter: nn.Parameter, fixed: str | None, head: bool, patterns: dict[str, re.Pattern[str] | None]
+) -> tuple[str, str]:
+    if patterns["rest"] and patterns["rest"].search(name):
+        return "rest", f"rest {patterns['rest'].pattern!r}"
+    if patterns["matrices"] and patterns["matrices"].search(name):
+        if parameter.ndim != 2:
+            shape = tuple(parameter.shape)
+            raise ValueError(f"matrices must find parameters with two axes, {name} of shape {shape} has not")
+        return "matrix", f"matrices {patterns['matrices'].pattern!r}"
+    if fixed or head:
+        return "rest", fixed or "head"
+    return ("matrix", "two axes") if parameter.ndim == 2 else ("rest", f"{parameter.ndim} axes")
 
 
 def _declared(module: nn.Module, owner: str, attribute: str) -> Iterator[str]:
@@ -89,9 +176,14 @@ def _declared(module: nn.Module, owner: str, attribute: str) -> Iterator[str]:
             yield name
 
 
-def _never_decays(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
-    bias = name == "bias" or name.startswith("bias_") or name.endswith("_bias")
-    return parameter.ndim < 2 or bias or isinstance(module, (*_NORMS, nn.Embedding, nn.EmbeddingBag))
+def _never_decays(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
+    if isinstance(module, _NORMS):
+        return "norm"
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return "embedding"
+    if name == "bias" or name.startswith("bias_") or name.endswith("_bias"):
+        return "bias"
+    return f"{parameter.ndim} axes" if parameter.ndim < 2 else ""
 
 
 def _check_partition(groups: list[dict[str, Any]], trainable: set[int]) -> None:

@@ -3,38 +3,85 @@
 import fnmatch
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
+from seqmix._extras import require
 from seqmix._suggest import unknown_name
+from seqmix.optim import catalogue
+from seqmix.optim.combined import Combined
 from seqmix.optim.parameter_groups import parameter_groups
 
-__all__ = ["OptimizerEntry", "create_optimizer", "list_optimizers", "register_optimizer"]
+__all__ = [
+    "OptimizerEntry",
+    "check_optimizer",
+    "create_optimizer",
+    "get_optimizer",
+    "list_optimizers",
+    "register_optimizer",
+]
+
+_SPLIT = ("matrices", "rest", "adamw")
+_BASE = ("base", "lr", "weight_decay")
 
 
 @dataclass(frozen=True)
 class OptimizerEntry:
-    """One registered optimizer; `constructor` takes parameter groups, then keywords."""
+    """One registered optimizer.
+
+    `constructor` takes parameter groups, then keywords; a text `module:attribute` is imported on first use. `takes` is
+    `"any"` parameters, `"matrices"` (AdamW gets the rest), `"list"` (no groups), `"model"`, or `"optimizer"` for
+    wrappers. `needs` says what a step wants beside gradients, `library` who ships it: `"seqmix"`, `"torch"`,
+    `"pytorch-optimizer"` or `"none"`, whose `constructor` is the reason why it cannot be made.
+    """
 
     name: str
-    constructor: Callable[..., torch.optim.Optimizer]
+    constructor: Callable[..., Optimizer] | str
     description: str
-    source: str
+    source: str = ""
+    library: str = "seqmix"
+    takes: str = "any"
+    needs: str = ""
+    group: dict[str, Any] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        """Description, library and needs in one line."""
+        notes = [{"none": "in no library used here"}.get(self.library, self.library)]
+        notes += [{"matrices": "matrices, AdamW the rest", "optimizer": "around a base"}.get(self.takes, "")]
+        notes += [f"needs {self.needs}" if self.needs else ""]
+        return f"{self.description} [{'; '.join(note for note in notes if note)}]"
+
+    def load(self) -> Callable[..., Optimizer]:
+        """The constructor, imported now; `NotImplementedError` with the reason where there is none."""
+        if not isinstance(self.constructor, str):
+            return self.constructor
+        if self.library == "none":
+            raise NotImplementedError(f"optimizer {self.name!r}: {self.constructor}")
+        module, _, attribute = self.constructor.partition(":")
+        return getattr(require(module, extra="train", owner=f"optimizer {self.name!r}"), attribute)
+
+    def arguments(self) -> dict[str, inspect.Parameter]:
+        """Arguments by name, without the parameters and `**kwargs`."""
+        found = list(inspect.signature(self.load()).parameters.values())[1:]
+        return {p.name: p for p in found if p.kind is not p.VAR_KEYWORD}
 
 
 _ENTRIES: dict[str, OptimizerEntry] = {}
 
 
 def register_optimizer(
-    name: str, constructor: Callable[..., torch.optim.Optimizer], *, description: str, source: str = ""
+    name: str, constructor: Callable[..., Optimizer] | str, *, description: str, source: str = "", **fields: Any
 ) -> OptimizerEntry:
-    """Make an optimizer known by `name`; a taken name is a `ValueError`."""
+    """Make an optimizer known by `name`; `fields` are those of `OptimizerEntry`. A taken name is a `ValueError`."""
     if name in _ENTRIES:
         raise ValueError(f"register_optimizer: the name {name!r} is taken by {_ENTRIES[name].constructor}")
-    _ENTRIES[name] = OptimizerEntry(name, constructor, description, source)
+    _ENTRIES[name] = OptimizerEntry(name, constructor, description, source, **fields)
     return _ENTRIES[name]
 
 
@@ -45,32 +92,59 @@ def get_optimizer(name: str) -> OptimizerEntry:
     return _ENTRIES[name]
 
 
-def list_optimizers(filter: str = "*") -> list[str]:
-    """Names of the registered optimizers that match a shell pattern, sorted."""
-    return sorted(fnmatch.filter(_ENTRIES, filter))
+def list_optimizers(filter: str = "*", *, library: str | None = None) -> list[str]:
+    """Names of the registered optimizers that match a shell pattern, sorted; of one `library` if it is given.
+
+    `library="none"` lists what is in no library that seqmix uses. `get_optimizer(name).line` describes each.
+    """
+    known = ("seqmix", "torch", "pytorch-optimizer", "none")
+    if library is not None and library not in known:
+        raise unknown_name("library", library, known)
+    return sorted(n for n in fnmatch.filter(_ENTRIES, filter) if library in (None, _ENTRIES[n].library))
 
 
 def check_optimizer(name: str, **kwargs: Any) -> None:
     """Raise the `ValueError` that `create_optimizer` would raise for an unknown name or argument."""
-    known = inspect.signature(get_optimizer(name).constructor).parameters
+    entry = get_optimizer(name)
+    arguments = entry.arguments()
+    own = {"matrices": _SPLIT, "optimizer": _BASE}.get(entry.takes, ())
     for key in kwargs:
-        if key not in known:
-            raise unknown_name(f"argument of optimizer {name!r}:", key, set(known) - {"params"})
+        if key not in arguments and key not in own:
+            raise unknown_name(f"argument of optimizer {name!r}:", key, {*arguments, *own})
+    for key, p in arguments.items():
+        if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and key not in kwargs:
+            raise ValueError(f"optimizer {name!r} needs the argument {key}")
     for key in ("lr", "weight_decay"):
-        if key in kwargs and (isinstance(kwargs[key], bool) or not isinstance(kwargs[key], int | float)):
-            raise ValueError(f"optimizer {name!r}: {key} must be a number, got {kwargs[key]!r}")
+        value = kwargs.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float | torch.Tensor):
+            raise ValueError(f"optimizer {name!r}: {key} must be a number, got {value!r}")
+    if entry.takes == "optimizer":
+        base = _base(kwargs)
+        if get_optimizer(base["name"]).takes == "optimizer":
+            raise ValueError(f"optimizer {name!r}: base must be no wrapper itself, got {base['name']!r}")
+        check_optimizer(**base)
+    if entry.takes == "matrices" and not isinstance(kwargs.get("adamw", {}), dict):
+        raise ValueError(f"optimizer {name!r}: adamw must be a dict of AdamW's arguments, got {kwargs['adamw']!r}")
+    if entry.takes == "matrices":
+        check_optimizer("adamw", **kwargs.get("adamw", {}))
 
 
-def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwargs: Any) -> torch.optim.Optimizer:
+def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwargs: Any) -> Optimizer:
     """Build an optimizer by name.
+
+    A module's parameters are grouped by what they declare (`parameter_groups`). An optimizer of matrices gets those
+    that `describe_parameters` calls so, AdamW the rest with the same `lr` and `weight_decay`; `adamw={...}` gives it
+    others, `matrices` and `rest` are regular expressions that overrule the rule. Wrappers take
+    `base={name: ..., arguments}` (AdamW by default), with `lr` and `weight_decay` as arguments of the base.
 
     Args:
         name: a name from `list_optimizers()`.
-        model: a module, whose parameters are grouped by what they declare (`parameter_groups`), or groups.
+        model: a module, or parameter groups; an optimizer of matrices takes every group whose `kind` is not `"rest"`.
         kwargs: arguments of the optimizer, `lr` and `weight_decay` among them.
 
     Raises:
-        ValueError: an unknown name or argument, with the nearest ones.
+        ValueError: an unknown name or argument, with the nearest ones, a missing one, or no matrices.
+        NotImplementedError: an optimizer that no library used here has, or that groups alone cannot make.
 
     Example:
         >>> import torch
@@ -79,15 +153,85 @@ def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwarg
         2
     """
     check_optimizer(name, **kwargs)
-    constructor = get_optimizer(name).constructor
+    entry = get_optimizer(name)
+    kwargs = {**entry.defaults, **kwargs}
+    if entry.takes == "optimizer":
+        base = _base(kwargs)
+        own = {key: value for key, value in kwargs.items() if key not in _BASE}
+        return entry.load()(create_optimizer(model=model, **base), **_tuples(entry, own))
+    if entry.takes == "model":
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"optimizer {name!r} takes a model, got {type(model).__name__}")
+        return entry.load()(model, **_tuples(entry, kwargs))
+    if entry.takes == "list":
+        groups = [{"params": list(model.parameters())}] if isinstance(model, nn.Module) else model
+        return entry.load()([p for group in groups for p in group["params"] if p.requires_grad], **kwargs)
+    split = {key: kwargs.pop(key) for key in _SPLIT if key in kwargs and entry.takes == "matrices"}
+    if entry.takes != "matrices":
+        return _build(entry, _groups(entry, model, kwargs), kwargs)
+    adamw = get_optimizer("adamw")
+    shared = {key: kwargs.get(key, default) for key, default in _rates(entry).items() if default is not None}
+    theirs = {**shared, **split.pop("adamw", {})}
+    if isinstance(model, nn.Module):
+        mine = [g for g in _groups(entry, model, kwargs, split) if g["kind"] == "matrix"]
+        rest = [g for g in _groups(adamw, model, theirs, split) if g["kind"] == "rest"]
+    else:
+        mine = [group for group in model if group.get("kind") != "rest"]
+        rest = [group for group in model if group.get("kind") == "rest"]
+    if not mine:
+        raise ValueError(f"optimizer {name!r}: the model has no matrices, see: seqmix list parameters")
+    matrix = _build(entry, mine, kwargs)
+    return Combined({entry.name: matrix, "adamw": _build(adamw, rest, theirs)}) if rest else matrix
+
+
+def _base(kwargs: dict[str, Any]) -> dict[str, Any]:
+    base = kwargs.get("base", "adamw")
+    base = {"name": base} if isinstance(base, str) else dict(base)
+    return {**{key: kwargs[key] for key in ("lr", "weight_decay") if key in kwargs}, **base}
+
+
+def _rates(entry: OptimizerEntry) -> dict[str, Any]:
+    arguments = entry.arguments()
+    return {key: arguments[key].default if key in arguments else None for key in ("lr", "weight_decay")}
+
+
+def _groups(
+    entry: OptimizerEntry, model: nn.Module | list[dict[str, Any]], kwargs: dict[str, Any], split: Any = None
+) -> list[dict[str, Any]]:
     if not isinstance(model, nn.Module):
-        return constructor(model, **kwargs)
-    defaults = {key: p.default for key, p in inspect.signature(constructor).parameters.items()}
-    lr, decay = (kwargs.get(key, defaults[key]) for key in ("lr", "weight_decay"))
-    return constructor(parameter_groups(model, lr=lr, weight_decay=decay), **kwargs)
+        return model
+    rates = {key: kwargs.get(key, default) for key, default in _rates(entry).items()}
+    numbers: dict[str, Any] = {
+        "lr": 1.0 if rates["lr"] is None else rates["lr"],
+        "weight_decay": rates["weight_decay"] or 0.0,
+    }
+    groups = parameter_groups(model, **numbers, **({} if split is None else {"split": True, **split}))
+    for group in groups:
+        if rates["lr"] is None and group["lr"] != 1:
+            raise ValueError(f"optimizer {entry.name!r} has no lr, {group['name']} asks for a factor on it")
+        for key, value in rates.items():
+            if value is None:
+                del group[key]
+    return groups
 
 
-def _adamw(
+def _build(entry: OptimizerEntry, groups: list[dict[str, Any]], kwargs: dict[str, Any]) -> Optimizer:
+    for group in groups:
+        group.update({key: value for key, value in entry.group.items() if key not in group})
+    return entry.load()(groups, **_tuples(entry, kwargs))
+
+
+def _tuples(entry: OptimizerEntry, kwargs: dict[str, Any]) -> dict[str, Any]:
+    # YAML has no tuples, and reads 1e-3 as a string
+    arguments, result = entry.arguments(), {}
+    for key, value in kwargs.items():
+        if isinstance(arguments[key].default, tuple) and isinstance(value, list | tuple):
+            value = tuple(float(item) if isinstance(item, str) else item for item in value)
+        result[key] = value
+    return result
+
+
+def adamw(
     params: list[dict[str, Any]],
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -95,9 +239,8 @@ def _adamw(
     weight_decay: float = 0.0,
     amsgrad: bool = False,
     fused: bool | None = None,
-) -> torch.optim.Optimizer:
-    # YAML has no tuples, and reads 1e-3 as a string
-    betas = (float(betas[0]), float(betas[1]))
+) -> Optimizer:
+    """`torch.optim.AdamW`, fused where every parameter allows it, without decay unless asked."""
     if fused is None:
         tensors = [p for group in params for p in group["params"]]
         fused = all(type(p) in (nn.Parameter, torch.Tensor) and p.is_floating_point() for p in tensors)
@@ -106,4 +249,35 @@ def _adamw(
     )
 
 
-register_optimizer("adamw", _adamw, description="Adam with decoupled weight decay, fused.", source="1711.05101")
+def _register_catalogue() -> None:
+    register_optimizer(
+        "adamw", adamw, description="Adam with decoupled weight decay, fused.", source="1711.05101", library="torch"
+    )
+    for kind, text in catalogue.TORCH.items():
+        takes = "list" if kind in catalogue.FREE_OF_GROUPS else "matrices" if kind in catalogue.MATRICES else "any"
+        # Moonlight's scale: one learning rate serves the matrices and AdamW
+        defaults = {"adjust_lr_fn": "match_rms_adamw"} if kind == "Muon" else {}
+        needs = catalogue.NEEDS.get(kind, "")
+        fields: dict[str, Any] = {"library": "torch", "takes": takes, "needs": needs, "defaults": defaults}
+        register_optimizer(kind.lower(), f"torch.optim:{kind}", description=text, **fields)
+    for kind, text in catalogue.LIBRARY.items():
+        name = f"po-{kind.lower()}" if kind.lower() in _ENTRIES else kind.lower()
+        if kind in catalogue.UNFIT:
+            reason = f"pytorch_optimizer.{kind} cannot be made by name: {catalogue.UNFIT[kind]}"
+            register_optimizer(name, reason, description=text, library="none")
+            continue
+        fields = {"library": "pytorch-optimizer", "needs": catalogue.NEEDS.get(kind, "")}
+        where = "seqmix.optim.closures" if kind in catalogue.ADAPTED else "pytorch_optimizer.optimizer"
+        if kind in catalogue.WRAPPERS:
+            fields["takes"] = "optimizer"
+        elif kind == "AdamMini":
+            fields["takes"] = "model"
+        elif kind in catalogue.MATRICES:
+            fields |= {"takes": "matrices", "group": {} if kind == "SpectralSphere" else {"use_muon": True}}
+            fields["defaults"] = {} if kind == "SpectralSphere" else {"use_adjusted_lr": True}
+        register_optimizer(name, f"{where}:{kind}", description=text, **fields)
+    for name, text in catalogue.ABSENT.items():
+        register_optimizer(name, "it is in no library that seqmix uses", description=text, library="none")
+
+
+_register_catalogue()

@@ -63,7 +63,7 @@ def test_schedule() -> None:
     ("arguments", "message"),
     [
         ({"mixer": "bdlru"}, "unknown mixer 'bdlru'; did you mean 'bd-lru'"),
-        ({"optimizer": "adam"}, "unknown optimizer"),
+        ({"optimizer": "adamwd"}, "unknown optimizer 'adamwd'; did you mean 'adamw'"),
         ({"mixer": {"name": "bd-lru", "blocksize": 2}}, "did you mean 'block_size'"),
         (
             {"optimizer": {"name": "adamw", "learning_rate": 1}},
