@@ -1,7 +1,21 @@
 """Models around mixers: embedding, residual blocks, head."""
 
+from seqmix.models.autoencoder import AutoencoderHead
+from seqmix.models.bidirectional import Bidirectional
 from seqmix.models.block import Block, SwiGLU
+from seqmix.models.classification import ClassificationHead
 from seqmix.models.generation import generate
+from seqmix.models.intensity import IntensityEmbedding
 from seqmix.models.sequence_model import SequenceModel, SequenceModelState
 
-__all__ = ["Block", "SequenceModel", "SequenceModelState", "SwiGLU", "generate"]
+__all__ = [
+    "AutoencoderHead",
+    "Bidirectional",
+    "Block",
+    "ClassificationHead",
+    "IntensityEmbedding",
+    "SequenceModel",
+    "SequenceModelState",
+    "SwiGLU",
+    "generate",
+]

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from seqmix.mixers.base import TokenMixer
 from seqmix.mixers.state import State
+from seqmix.models.bidirectional import Bidirectional
 
 __all__ = ["Block", "SwiGLU"]
 
@@ -61,8 +62,16 @@ class Block(nn.Module):
         self.mlp = SwiGLU(mixer.d_model, d_hidden, **like) if d_hidden else None
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None) -> tuple[Tensor, State]:
-        y, state = self.mixer(self.mixer_norm(x), state, cu_seqlens=cu_seqlens)
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        cu_seqlens: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        # A causal mixer needs no lengths: padding stands behind what it could disturb.
+        padded = {"lengths": lengths} if isinstance(self.mixer, Bidirectional) else {}
+        y, state = self.mixer(self.mixer_norm(x), state, cu_seqlens=cu_seqlens, **padded)
         x = x + self.dropout(y)
         if self.mlp is not None and self.mlp_norm is not None:
             x = x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -34,8 +34,12 @@ def generate(
         generator: source of randomness, on the device of the tokens.
 
     Raises:
-        ValueError: an argument out of its range; see `SequenceModel.forward` for the tokens.
+        ValueError: a model without a language head or with bidirectional layers, an argument out of its range; see
+            `SequenceModel.forward` for the tokens.
     """
+    if model.head_name != "language" or model.bidirectional:
+        what = "bidirectional layers" if model.bidirectional else f"head {model.head_name!r}"
+        raise ValueError(f"generate: needs causal layers and a language head, got {what}")
     if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 0:
         raise ValueError(f"generate: max_new_tokens must be an integer of at least 0, got {max_new_tokens!r}")
     if not temperature >= 0 or math.isinf(temperature):

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,16 +11,17 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from seqmix.kernels._checks import describe
-from seqmix.mixers import TokenMixer, create_mixer
+from seqmix.mixers import TokenMixer
 from seqmix.mixers.base import positive
 from seqmix.mixers.state import State, mixer_state
+from seqmix.models._spans import check_lengths
+from seqmix.models._specs import MixerSpec, mixer_of, specs_of
 from seqmix.models.block import Block, SwiGLU
 from seqmix.models.generation import generate
+from seqmix.models.heads import build_part, part_of
 from seqmix.models.pretrained import from_pretrained, save_pretrained
 
 __all__ = ["MixerSpec", "SequenceModel", "SequenceModelState"]
-
-MixerSpec = str | Mapping[str, Any] | Callable[[int], TokenMixer]
 
 _STD = 0.02  # of embedding, head and MLP, as in GPT-2
 
@@ -33,7 +34,7 @@ class SequenceModelState(NamedTuple):
 
 
 class SequenceModel(nn.Module):
-    """Tokens (B, T) to logits (B, T, vocab_size), with any token mixer or several.
+    """Tokens (B, T) to logits, with any token mixer or several: by default a logit for each token at each position.
 
     Embedding, head and MLP start as N(0, 0.02), the MLP's last matrix divided by sqrt(2 n_layers) (GPT-2). Mixers
     initialise themselves, and nothing here touches their parameters.
@@ -49,10 +50,17 @@ class SequenceModel(nn.Module):
         dropout: probability, on the embedding and on the branches of every block.
         tie_embeddings: use the embedding as the head.
         activation_checkpointing: keep only the inputs of each block for the backward pass, and compute it again there.
+        head: what answers: `"language"` (the default, logits (B, T, vocab_size)), `{"name": "classification",
+            "n_classes": 10, "pooling": "mean"}` (one answer for each sequence, (B, 1, n_classes)), or `"autoencoder"`
+            (every token again from the last vector, (B, T, vocab_size)).
+        embedding: `"tokens"`, a vector for each, or `{"name": "intensity", "n_levels": 17}`: tokens below `n_levels`
+            are numbers and enter through a linear map.
+        bidirectional: give every layer a second mixer that reads backwards (`Bidirectional`).
 
     Raises:
-        ValueError: sizes that are not positive, an unknown mixer or argument of one (with the nearest names), or a
-            list of mixers that is neither of length 1 nor of length `n_layers`.
+        ValueError: sizes that are not positive, an unknown mixer, head or embedding or argument of one (with the
+            nearest names), a list of mixers that is neither of length 1 nor of length `n_layers`, or tied embeddings
+            where there are none to tie.
 
     Example:
         >>> import torch
@@ -74,6 +82,9 @@ class SequenceModel(nn.Module):
         dropout: float = 0.0,
         tie_embeddings: bool = False,
         activation_checkpointing: bool = False,
+        head: str | Mapping[str, Any] | None = None,
+        embedding: str | Mapping[str, Any] | None = None,
+        bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -86,7 +97,14 @@ class SequenceModel(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"SequenceModel: dropout must be in [0, 1), got {dropout!r}")
         self.activation_checkpointing = activation_checkpointing
-        specs = _specs_of(mixer, n_layers)
+        specs = specs_of(mixer, n_layers)
+        head_spec, embedding_spec = part_of("head", head, "language"), part_of("embedding", embedding, "tokens")
+        self.head_name, self.bidirectional = head_spec["name"], bool(bidirectional)
+        if tie_embeddings and (self.head_name != "language" or embedding_spec["name"] != "tokens"):
+            raise ValueError(
+                "SequenceModel: tie_embeddings needs a language head and an embedding of tokens, got head "
+                f"{self.head_name!r} and embedding {embedding_spec['name']!r}"
+            )
         self.config: dict[str, Any] = {
             "mixer": specs,
             "vocab_size": vocab_size,
@@ -96,53 +114,88 @@ class SequenceModel(nn.Module):
             "dropout": dropout,
             "tie_embeddings": tie_embeddings,
             "activation_checkpointing": activation_checkpointing,
+            "head": head_spec,
+            "embedding": embedding_spec,
+            "bidirectional": self.bidirectional,
         }
         like: dict[str, Any] = {"device": device, "dtype": dtype}
         d_hidden = 8 * math.ceil(round(mlp_ratio * d_model, 6) / 8)
-        self.embedding = nn.Embedding(vocab_size, d_model, **like)
+        # A linear head beside tokens is the common case; `build_part` has the others.
+        own = build_part("embedding", embedding_spec, d_model, vocab_size, **like)
+        self.embedding = nn.Embedding(vocab_size, d_model, **like) if own is None else own
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            Block(_build(spec, d_model, **like), d_hidden, dropout=dropout, **like) for spec in specs
+            Block(mixer_of(spec, d_model, self.bidirectional, **like), d_hidden, dropout=dropout, **like)
+            for spec in specs
         )
         self.norm = nn.LayerNorm(d_model, bias=False, **like)
         # Tied, there is no second parameter: nothing to keep tied when copying, sharding or saving.
-        self.head = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False, **like)
+        self.head = build_part("head", head_spec, d_model, vocab_size, **like)
+        if self.head is None and not tie_embeddings:
+            self.head = nn.Linear(d_model, vocab_size, bias=False, **like)
         self._init_weights()
 
     def _init_weights(self) -> None:
-        nn.init.normal_(self.embedding.weight, std=_STD)
-        if self.head is not None:
+        nn.init.normal_(self.embedding.weight, std=_STD)  # type: ignore[arg-type]
+        if isinstance(self.head, nn.Linear):
             nn.init.normal_(self.head.weight, std=_STD)
+        elif self.head is not None:
+            self.head.init_weights(_STD)  # type: ignore[operator]
         for block in self.blocks:
             if isinstance(block.mlp, SwiGLU):
                 nn.init.normal_(block.mlp.gate_up_proj.weight, std=_STD)
                 nn.init.normal_(block.mlp.down_proj.weight, std=_STD / math.sqrt(2 * self.n_layers))
 
     def forward(
-        self, tokens: Tensor, state: SequenceModelState | None = None, *, cu_seqlens: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: SequenceModelState | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, SequenceModelState]:
-        """Logits (B, T, vocab_size) for int64 tokens (B, T), and the state after the last token.
+        """Logits for int64 tokens (B, T), (B, T, vocab_size) with the language head, and the state after the last.
 
-        `cu_seqlens` are int32 offsets (S + 1,) of sequences packed along T, with B = 1. Raises `ValueError` for
-        tokens, a state or offsets that do not fit; token values are read on the CPU only.
+        `cu_seqlens` are int32 offsets (S + 1,) of sequences packed along T, with B = 1; `lengths`, int64 (B,), are
+        those of sequences that are padded at the end. Raises `ValueError` for tokens, a state, offsets or lengths
+        that do not fit, and for a state where the whole sequence is needed; values are read on the CPU only.
         """
+        if state is not None and self.head_name != "language":
+            raise ValueError(f"SequenceModel: head {self.head_name!r} needs the whole sequence: state must be None")
+        x, state = self.features(tokens, state, cu_seqlens=cu_seqlens, lengths=lengths)
+        if self.head_name != "language" and self.head is not None:
+            return self.head(x, cu_seqlens, lengths), state
+        head = self.embedding.weight if self.head is None else self.head.weight
+        return F.linear(x, head), state  # type: ignore[arg-type]
+
+    def features(
+        self,
+        tokens: Tensor,
+        state: SequenceModelState | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, SequenceModelState]:
+        """What the head sees: normalised vectors (B, T, d_model), and the state; arguments as in `forward`."""
         self._check_tokens(tokens, "B, T")
+        check_lengths("SequenceModel", lengths, tokens, cu_seqlens)
         if state is not None and (not isinstance(state, SequenceModelState) or len(state.layers) != self.n_layers):
             raise ValueError(
                 f"SequenceModel: state must be a SequenceModelState of {self.n_layers} layers, got "
                 + (f"{len(state.layers)} layers" if isinstance(state, SequenceModelState) else type(state).__name__)
             )
+        if state is not None and self.bidirectional:
+            raise ValueError("SequenceModel: bidirectional layers need the whole sequence: state must be None")
         x = self.dropout(self.embedding(tokens))
         states: list[State] = []
         for layer, block in enumerate(self.blocks):
             layer_state = None if state is None else state.layers[layer]
             if self.activation_checkpointing and self.training and torch.is_grad_enabled():
-                x, layer_state = checkpoint(block, x, layer_state, cu_seqlens, use_reentrant=False)
+                x, layer_state = checkpoint(block, x, layer_state, cu_seqlens, lengths, use_reentrant=False)
             else:
-                x, layer_state = block(x, layer_state, cu_seqlens)
+                x, layer_state = block(x, layer_state, cu_seqlens, lengths)
             states.append(layer_state)
-        head = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(self.norm(x), head), SequenceModelState(tuple(states))
+        return self.norm(x), SequenceModelState(tuple(states))
 
     def step(self, tokens: Tensor, state: SequenceModelState) -> tuple[Tensor, SequenceModelState]:
         """One token for each sequence: tokens (B,) to logits (B, vocab_size)."""
@@ -180,7 +233,8 @@ class SequenceModel(nn.Module):
     def num_parameters(self, *, non_embedding: bool = False) -> int:
         """Number of parameters; `non_embedding` leaves out the embedding (a head of its own counts)."""
         total = sum(p.numel() for p in self.parameters())
-        return total - self.embedding.weight.numel() if non_embedding else total
+        embedding = sum(p.numel() for p in self.embedding.parameters())
+        return total - embedding if non_embedding else total
 
     def _check_tokens(self, tokens: Tensor, shape: str) -> None:
         rank = 2 if shape == "B, T" else 1
@@ -201,41 +255,3 @@ class SequenceModel(nn.Module):
                     f"SequenceModel: tokens must be in [0, vocab_size = {self.vocab_size}), "
                     f"got {low if low < 0 else high}"
                 )
-
-
-def _specs_of(mixer: Any, n_layers: int) -> list[Any]:
-    """One dict or function for each layer."""
-    specs = list(mixer) if isinstance(mixer, Sequence) and not isinstance(mixer, str) else [mixer]
-    if len(specs) not in (1, n_layers):
-        raise ValueError(
-            f"SequenceModel: mixer must be one mixer or a list of n_layers = {n_layers} of them, got {len(specs)}"
-        )
-    specs = specs * n_layers if len(specs) == 1 else specs
-    return [_spec_of(spec) for spec in specs]
-
-
-def _spec_of(spec: Any) -> Any:
-    if isinstance(spec, str):
-        return {"name": spec}
-    if isinstance(spec, Mapping):
-        if not isinstance(spec.get("name"), str):
-            raise ValueError(f"SequenceModel: mixer must have a 'name' beside its arguments, got {dict(spec)!r}")
-        return dict(spec)
-    if callable(spec) and not isinstance(spec, nn.Module):
-        return spec
-    raise ValueError(
-        "SequenceModel: mixer must be a name, a dict with a name, a function of d_model, or a list of those, "
-        f"got {spec!r}" + ("; layers are built one by one, so give its class" if isinstance(spec, nn.Module) else "")
-    )
-
-
-def _build(spec: Any, d_model: int, **like: Any) -> TokenMixer:
-    if isinstance(spec, dict):
-        arguments = {key: value for key, value in spec.items() if key != "name"}
-        if "d_model" in arguments:
-            raise ValueError(f"SequenceModel: a mixer has the model's d_model = {d_model}, got {spec!r}")
-        return create_mixer(spec["name"], d_model, **(like | arguments))
-    mixer = spec(d_model)
-    if not isinstance(mixer, TokenMixer) or mixer.d_model != d_model:
-        raise ValueError(f"SequenceModel: mixer must build a TokenMixer of width {d_model}, got {mixer!r}")
-    return mixer.to(**like)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from seqmix._extras import require
 from seqmix._suggest import unknown_name
-from seqmix.models import SequenceModel
+from seqmix.models import ClassificationHead, SequenceModel
 from seqmix.optim.registry import check_optimizer, create_optimizer
 from seqmix.optim.schedules import check_schedule, create_schedule
 from seqmix.training.metrics import Counts
@@ -38,6 +38,10 @@ class SequenceLearner(LightningModule):
         dropout: probability, on the embedding and the branches of every block.
         tie_embeddings: use the embedding as the head.
         activation_checkpointing: compute each block again for the backward pass instead of storing it.
+        head: what answers, `{name: classification, n_classes: 10, pooling: mean}`, `autoencoder`, or by default
+            `language`; see `SequenceModel`.
+        embedding: `tokens`, or `{name: intensity, n_levels: 17}` for tokens that are numbers.
+        bidirectional: let every layer read in both directions.
         optimizer: name and arguments, `{name: adamw, lr: 2e-3, betas: [0.9, 0.95]}`.
         schedule: name and arguments, `{name: cosine, warmup: 100, final: 0.0}` or `{name: constant}`.
 
@@ -61,6 +65,9 @@ class SequenceLearner(LightningModule):
         dropout: float = 0.0,
         tie_embeddings: bool = False,
         activation_checkpointing: bool = False,
+        head: str | Entry | None = None,
+        embedding: str | Entry | None = None,
+        bidirectional: bool = False,
         optimizer: str | Entry = "adamw",
         schedule: str | Entry = "cosine",
     ) -> None:
@@ -82,9 +89,19 @@ class SequenceLearner(LightningModule):
         own = ("optimizer", "schedule")
         return SequenceModel(**{name: value for name, value in self.hparams.items() if name not in own})
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, vocab_size) for tokens (B, T)."""
-        return self.model(tokens)[0]
+    def forward(self, tokens: Tensor, *, cu_seqlens: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
+        """Logits (B, T, vocab_size) for tokens (B, T), or what the head makes of them; see `SequenceModel.forward`."""
+        return self.model(tokens, cu_seqlens=cu_seqlens, lengths=lengths)[0]
+
+    def answer(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits for a batch, with the places of its sequences where it has them."""
+        return self(batch["tokens"], **{name: batch[name] for name in ("cu_seqlens", "lengths") if name in batch})
+
+    def setup(self, stage: str) -> None:
+        """Raises `ValueError` where the task asks for answers that the model does not give."""
+        task = getattr(self.trainer, "datamodule", None)
+        if task is not None:
+            check_answers(self.model, task)
 
     def configure_model(self) -> None:
         """Shards the parameters by block when the strategy asks for it (`--trainer.strategy fully_shard`)."""
@@ -111,7 +128,7 @@ class SequenceLearner(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        logits, targets = self(batch["tokens"]), batch["targets"]
+        logits, targets = self.answer(batch), batch["targets"]
         loss = cross_entropy(logits, targets)
         with torch.no_grad():
             right = (logits.argmax(-1) == targets).sum()
@@ -136,7 +153,7 @@ class SequenceLearner(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         if dataloader_idx not in self._counts:
             self._counts[dataloader_idx] = Counts(self.device)
-        self._counts[dataloader_idx].add(self(batch["tokens"]), batch["targets"])
+        self._counts[dataloader_idx].add(self.answer(batch), batch["targets"])
 
     test_step = validation_step
 
@@ -152,8 +169,8 @@ class SequenceLearner(LightningModule):
         self.log_dict(self._results("test", getattr(task, "eval_lengths", None)))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """`tokens`, `targets` and the most likely answers, `predictions`, all (B, T)."""
-        return {**batch, "predictions": self(batch["tokens"]).argmax(-1)}
+        """`tokens`, `targets` and the most likely answers, `predictions`, of the shape of the targets."""
+        return {**batch, "predictions": self.answer(batch).argmax(-1)}
 
     def _results(self, stage: str, lengths: list[int] | None) -> dict[str, Tensor]:
         results = {}
@@ -162,6 +179,32 @@ class SequenceLearner(LightningModule):
             for name, value in counts.rates(self.trainer.strategy).items():
                 results[f"{stage}/{name}{suffix}"] = value
         return results
+
+
+def check_answers(model: SequenceModel, task: Any) -> None:
+    """`ValueError` unless the model's head gives the answers that the task asks for.
+
+    A task with `n_classes` asks for one answer to a sequence; one whose targets are the tokens to come says so with
+    `predicts_next`, and they must not be seen.
+    """
+    name, head = type(task).__name__, model.head
+    asked = getattr(task, "n_classes", None)
+    given = head.n_classes if isinstance(head, ClassificationHead) else None
+    if asked is not None and given is None:
+        raise ValueError(
+            f"model.head: {name} asks for one of {asked} classes, expected {{name: classification, n_classes: {asked}}}"
+            f", got {model.head_name!r}"
+        )
+    if asked is not None and given is not None and asked > given:
+        raise ValueError(f"model.head: n_classes must be at least the {asked} classes of {name}, got {given}")
+    if asked is None and given is not None:
+        raise ValueError(f"model.head: {name} asks for an answer at each position, got {model.head_name!r}")
+    if asked is None and task.vocab_size > model.vocab_size:
+        raise ValueError(
+            f"model.vocab_size: must be at least the {task.vocab_size} tokens of {name}, got {model.vocab_size}"
+        )
+    if model.bidirectional and getattr(task, "predicts_next", False):
+        raise ValueError(f"model.bidirectional: must be false, the targets of {name} are tokens to come")
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

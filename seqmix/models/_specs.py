@@ -1,0 +1,57 @@
+"""What a model's `mixer` argument may be, and the layers it makes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from seqmix.mixers import TokenMixer, create_mixer
+from seqmix.models.bidirectional import Bidirectional
+
+__all__ = ["MixerSpec", "mixer_of", "specs_of"]
+
+MixerSpec = str | Mapping[str, Any] | Callable[[int], TokenMixer]
+
+
+def specs_of(mixer: Any, n_layers: int) -> list[Any]:
+    """One dict or function for each layer."""
+    specs = list(mixer) if isinstance(mixer, Sequence) and not isinstance(mixer, str) else [mixer]
+    if len(specs) not in (1, n_layers):
+        raise ValueError(
+            f"SequenceModel: mixer must be one mixer or a list of n_layers = {n_layers} of them, got {len(specs)}"
+        )
+    specs = specs * n_layers if len(specs) == 1 else specs
+    return [_spec_of(spec) for spec in specs]
+
+
+def mixer_of(spec: Any, d_model: int, bidirectional: bool, **like: Any) -> TokenMixer:
+    """The mixer of one entry of `specs_of`, in both directions if asked for."""
+    mixer = _build(spec, d_model, **like)
+    return Bidirectional(mixer, _build(spec, d_model, **like)) if bidirectional else mixer
+
+
+def _spec_of(spec: Any) -> Any:
+    if isinstance(spec, str):
+        return {"name": spec}
+    if isinstance(spec, Mapping):
+        if not isinstance(spec.get("name"), str):
+            raise ValueError(f"SequenceModel: mixer must have a 'name' beside its arguments, got {dict(spec)!r}")
+        return dict(spec)
+    if callable(spec) and not isinstance(spec, nn.Module):
+        return spec
+    raise ValueError(
+        "SequenceModel: mixer must be a name, a dict with a name, a function of d_model, or a list of those, "
+        f"got {spec!r}" + ("; layers are built one by one, so give its class" if isinstance(spec, nn.Module) else "")
+    )
+
+
+def _build(spec: Any, d_model: int, **like: Any) -> TokenMixer:
+    if isinstance(spec, dict):
+        arguments = {key: value for key, value in spec.items() if key != "name"}
+        if "d_model" in arguments:
+            raise ValueError(f"SequenceModel: a mixer has the model's d_model = {d_model}, got {spec!r}")
+        return create_mixer(spec["name"], d_model, **(like | arguments))
+    mixer = spec(d_model)
+    if not isinstance(mixer, TokenMixer) or mixer.d_model != d_model:
+        raise ValueError(f"SequenceModel: mixer must build a TokenMixer of width {d_model}, got {mixer!r}")
+    return mixer.to(**like)
