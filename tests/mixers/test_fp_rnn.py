@@ -7,7 +7,7 @@ from seqmix.mixers import FixedPointRNN
 from seqmix.mixers.fixed_point.kronecker import Kronecker
 from seqmix.mixers.fixed_point.low_rank import LowRank
 
-MIXINGS = [("householder", 1), ("householder", 3), ("dplr", 2), ("kronecker", 1)]
+MIXINGS = [("householder", 0), ("householder", 1), ("householder", 3), ("dplr", 2), ("kronecker", 1)]
 ALL = ("lambda", "mixing", "b", "c")
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 
@@ -198,7 +198,7 @@ def test_damping_takes_longer_to_the_same_place():
 def test_every_option_changes_the_result():
     x = torch.randn(2, 20, 8, dtype=torch.float64)
     base = build()(x)[0]
-    changes = [{"mixing": "dplr"}, {"mixing": "kronecker"}, {"rank": 1}, {"max_radius": 0.9}, {"width": 4}]
+    changes = [{"mixing": "dplr"}, {"mixing": "kronecker"}, {"rank": 1}, {"rank": 0}, {"max_radius": 0.9}, {"width": 4}]
     changes += [{"hidden": tuple(part for part in ALL if part != out)} for out in ALL]
     sweeps = {"solver": "sweeps", "fallback": False}
     changes += [{**sweeps, "max_iterations": 2}, {**sweeps, "max_iterations": 2, "damping": 0.5}]
@@ -281,7 +281,9 @@ def test_known_answer_parity():
 def test_bad_arguments():
     for kwargs, match in (
         ({"d_state": 0}, "d_state must be a positive integer"),
-        ({"rank": 0}, "rank must be a positive integer"),
+        ({"rank": -1}, "rank must be a positive integer"),
+        ({"rank": False}, "rank must be a positive integer"),
+        ({"rank": 0, "mixing": "kronecker"}, "rank must be a positive integer"),
         ({"rank": 9}, "rank must be at most d_state = 8, got 9"),
         ({"mixing": "monarch"}, "mixing must be one of 'householder', 'dplr', 'kronecker', got 'monarch'"),
         ({"solver": "newton"}, "solver must be one of 'auto', 'sweeps', 'sequential', 'direct', got 'newton'"),

@@ -49,7 +49,7 @@ class FixedPointRNN(TokenMixer):
         d_model: width of input and output.
         d_state: N, channels of the state; d_model if None.
         mixing: `"householder"`, `"dplr"` (both of rank `rank`) or `"kronecker"`.
-        rank: r, at most N.
+        rank: r, at most N; 0 switches the mixing off: Q = I, and h_t = lambda_t h_{t-1} + (1 - lambda_t) b_t.
         max_iterations: cap on the sweeps over a sequence; None for no cap.
         tolerance: sweeps of a sequence end when max |h^l - h^{l-1}| is this small beside max |h^l|; None for 16
             rounding errors.
@@ -71,7 +71,8 @@ class FixedPointRNN(TokenMixer):
     Shapes: x (B, T, d_model), y (B, T, d_model), state h (S, N).
 
     Raises:
-        ValueError: a size below one, a rank above N, an unknown name, a tolerance of 0 with no cap.
+        ValueError: a size below one, a rank above N or 0 with Kronecker mixing, an unknown name, a tolerance of 0 with
+            no cap.
 
     Example:
         >>> import torch
@@ -106,7 +107,8 @@ class FixedPointRNN(TokenMixer):
         name = "FixedPointRNN"
         n = self.d_state = positive(name, "d_state", d_model if d_state is None else d_state)
         self.mixing = one_of(name, "mixing", mixing, MIXINGS)
-        self.rank = positive(name, "rank", rank)
+        unmixed = type(rank) is int and rank == 0 and mixing != "kronecker"
+        self.rank = 0 if unmixed else positive(name, "rank", rank)
         if mixing != "kronecker" and rank > n:
             raise ValueError(f"{name}: rank must be at most d_state = {n}, got {rank}")
         self.hidden_dependence = names_of(name, "hidden_dependence", hidden_dependence, _HIDDEN)

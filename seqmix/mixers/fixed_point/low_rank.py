@@ -38,7 +38,7 @@ class LowRank:
 
     Args:
         width: size of Q.
-        rank: r.
+        rank: r; 0 for K = 0.
         strength: largest alpha; 2 is a reflection.
         product: a product of Householder factors, else their sum.
 
@@ -63,14 +63,14 @@ class LowRank:
         for i in reversed(range(self.rank)):
             later = sum(f.upper[..., i, i + 1 + j] * w for j, w in enumerate(omega))
             omega.insert(0, f.alpha[..., i] * (c[..., i] - later))
-        return torch.stack(omega, -1)
+        return torch.stack(omega, -1) if omega else c
 
     def transposed_coefficients(self, f: LowRankFactors, v: Tensor) -> Tensor:
         """S^T U v (..., r), by forward substitution."""
         c, eta = _rows(f.u, v), list[Tensor]()
         for i in range(self.rank):
             eta.append(f.alpha[..., i] * (c[..., i] - sum(f.upper[..., j, i] * w for j, w in enumerate(eta))))
-        return torch.stack(eta, -1)
+        return torch.stack(eta, -1) if eta else c
 
     def apply(self, f: LowRankFactors, v: Tensor) -> Tensor:
         """K v for v (..., width)."""
@@ -130,6 +130,8 @@ class LowRank:
 
     def radius(self, f: LowRankFactors, b: Linear) -> Tensor:
         """The spectral radius of B K, (...)."""
+        if not self.rank:
+            return f.u.new_zeros(f.u.shape[:-2])
         gram = f.u @ b(f.u).mT
         return torch.linalg.eigvals(gram @ self.as_product(f)[1]).abs().amax(-1)
 

@@ -65,4 +65,4 @@ def strength_of(owner: str, mixing: str, rank: int, max_radius: Any) -> float:
     if not (isinstance(max_radius, int | float) and 0 < max_radius < 1):
         raise ValueError(f"{owner}: max_radius must be None or in (0, 1), got {max_radius!r}")
     # |I - Q_1 Q_2| <= |I - Q_1| + |I - Q_2| while both are contractions.
-    return float(max_radius) if mixing == "kronecker" else max_radius / rank
+    return float(max_radius) if mixing == "kronecker" else max_radius / max(rank, 1)

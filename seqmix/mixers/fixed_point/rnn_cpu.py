@@ -92,6 +92,7 @@ def _forward(first, last, bounds, p, weight, strength, product, rank, initial, h
     pre, s, d = np.empty(size, p.dtype), np.empty(width, p.dtype), np.empty(width, p.dtype)
     channel, u = np.empty((3, width), p.dtype), np.empty((rank, width), p.dtype)
     small, upper, core = np.empty((3, rank), p.dtype), np.empty((rank, rank), p.dtype), np.empty((rank, rank), p.dtype)
+    zero = strength - strength
     for q in range(first, last):
         state = final[q]
         state[:] = initial[q]
@@ -103,8 +104,8 @@ def _forward(first, last, bounds, p, weight, strength, product, rank, initial, h
                 small[2, i] = small[0, i] * _dot(u[i], d)
             _eliminate(core, small[2])
             for n in range(width):
-                mixed = small[2, 0] * u[0, n]
-                for i in range(1, rank):
+                mixed = zero
+                for i in range(rank):
                     mixed += small[2, i] * u[i, n]
                 state[n] = channel[2, n] + d[n] + channel[1, n] * mixed
             h[t] = state
@@ -115,7 +116,7 @@ def _backward(  # type: ignore[no-untyped-def]
     first, last, bounds, p, weight, strength, product, rank, initial, h, dh, dfinal, dp, dinitial
 ):
     width, size = initial.shape[1], p.shape[1]
-    one = strength / strength
+    one, zero = strength / strength, strength - strength
     pre, s, v = np.empty(size, p.dtype), np.empty(width, p.dtype), np.empty(width, p.dtype)
     channel, u = np.empty((3, width), p.dtype), np.empty((rank, width), p.dtype)
     small, upper, core = np.empty((2, rank), p.dtype), np.empty((rank, rank), p.dtype), np.empty((rank, rank), p.dtype)
@@ -155,8 +156,8 @@ def _backward(  # type: ignore[no-untyped-def]
                 inner[1, i] = small[0, i] * inner[3, i]
             dp_t = dp[t]
             for n in range(width):
-                back, target = inner[0, 0] * u[0, n], inner[1, 0] * u[0, n]
-                for i in range(1, rank):
+                back, target = zero, zero
+                for i in range(rank):
                     back += inner[0, i] * u[i, n]
                     target += inner[1, i] * u[i, n]
                 ddecay = v[n] * (before[n] - channel[2, n] - target)
