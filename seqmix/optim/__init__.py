@@ -4,6 +4,7 @@ from seqmix.optim.combined import Combined
 from seqmix.optim.parameter_groups import describe_parameters, parameter_groups
 from seqmix.optim.registry import create_optimizer, get_optimizer, list_optimizers, register_optimizer
 from seqmix.optim.schedules import create_schedule
+from seqmix.optim.transfer import transfer
 
 __all__ = [
     "Combined",
@@ -14,4 +15,5 @@ __all__ = [
     "list_optimizers",
     "parameter_groups",
     "register_optimizer",
+    "transfer",
 ]

@@ -43,7 +43,7 @@ class SequenceLearner(LightningModule):
         embedding: `tokens`, or `{name: intensity, n_levels: 17}` for tokens that are numbers.
         bidirectional: let every layer read in both directions.
         optimizer: name and arguments, `{name: adamw, lr: 2e-3, betas: [0.9, 0.95]}`.
-        schedule: name and arguments, `{name: cosine, warmup: 100, final: 0.0}` or `{name: constant}`.
+        schedule: name and arguments, `{name: cosine, warmup: 100, final: 0.0}`, `{name: wsd, cooldown: 0.2}`.
 
     Raises:
         ValueError: an unknown mixer, optimizer or schedule, or argument of one, with the nearest names.
