@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "measure (last, seq, tok) than the task's own; default 1x:0.99",
     )
     report.add_argument(
-        "--lengths", nargs="+", type=_positive, metavar="T", help="columns; default all that were tested"
+        "--lengths", nargs="+", metavar="T", help="columns, lengths or names of test sets; default all that were tested"
     )
     report.add_argument("--write", type=Path, metavar="FILE.md", help="write into this file; default the terminal")
     report.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")

@@ -19,6 +19,7 @@ from seqmix.training.callbacks.non_finite import NonFiniteLossError
 __all__ = ["RunRecorder"]
 
 _MEASURES = {"last": "last_accuracy", "seq": "sequence_accuracy", "tok": "token_accuracy", "loss": "loss"}
+_OPTIONAL = {"free_seq": "free_sequence_accuracy", "free_tok": "free_token_accuracy"}
 
 
 class RunRecorder(Callback):
@@ -77,8 +78,8 @@ class RunRecorder(Callback):
     def _write(self, trainer: Trainer, learner: Any, reason: str | None = None) -> None:
         task: Any = trainer.datamodule  # type: ignore[attr-defined]
         model = learner.model
-        lengths = list(getattr(task, "eval_lengths", []))
-        metrics = _metrics(trainer, task, lengths)
+        sets = list(getattr(task, "test_sets", []))
+        metrics = _metrics(trainer, sets)
         diverged = reason is not None or any(
             not math.isfinite(value) for row in metrics.values() for value in row.values()
         )
@@ -89,7 +90,7 @@ class RunRecorder(Callback):
                 "params_total": model.num_parameters(),
                 "params_non_embedding": model.num_parameters(non_embedding=True),
                 "params_mixer": sum(p.numel() for mixer in model.mixers for p in mixer.parameters()),
-                "state_size": {str(length): model.state_size(length) for length in lengths},
+                "state_size": {each.name: model.state_size(each.length) for each in sets},
             },
             "training": _training(trainer, learner, task) | {"tokens": self.tokens},
             "result": {
@@ -112,13 +113,13 @@ class RunRecorder(Callback):
             write_whole(folder / "results.json", lambda path: path.write_text(text))
 
 
-def _metrics(trainer: Trainer, task: Any, lengths: list[int]) -> dict[str, dict[str, float]]:
+def _metrics(trainer: Trainer, sets: list[Any]) -> dict[str, dict[str, float]]:
     rows: dict[str, dict[str, float]] = {}
-    for length in lengths:
-        names = {short: f"test/{name}/{length}" for short, name in _MEASURES.items()}
-        if all(name in trainer.callback_metrics for name in names.values()):
-            row = {short: float(trainer.callback_metrics[name]) for short, name in names.items()}
-            rows[str(length)] = row | {"n": task.eval_size}
+    for each in sets:
+        names = {short: f"test/{name}/{each.name}" for short, name in (_MEASURES | _OPTIONAL).items()}
+        found = {short: name for short, name in names.items() if name in trainer.callback_metrics}
+        if _MEASURES.keys() <= found.keys():
+            rows[each.name] = {s: float(trainer.callback_metrics[name]) for s, name in found.items()} | {"n": each.size}
     return rows
 
 

@@ -49,7 +49,7 @@ def render(
     kind: str,
     *,
     criteria: Sequence[Criterion] = (Criterion(1, 0.99, relative=True),),
-    lengths: Sequence[int] | None = None,
+    lengths: Sequence[str] | None = None,
 ) -> str:
     """The Markdown table of a kind, `seeds` or `summary`."""
     if kind not in KINDS:

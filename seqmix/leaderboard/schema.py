@@ -17,7 +17,7 @@ identity
     settings                           the config as it was, bases and overrides merged in
 size
     params_total, params_non_embedding, params_mixer
-    state_size                         {length: real numbers kept per sequence after so many tokens}
+    state_size                         {test set: real numbers kept per sequence after as many tokens as it is long}
 training
     optimizer, lr, schedule            entries of the config; lr is that of the optimizer before its schedule
     batch_size, steps, max_steps, tokens, precision, clip (null for none)
@@ -25,7 +25,9 @@ training
 result
     metric                             the measure that decides: last_accuracy, sequence_accuracy or token_accuracy
     chance, train_length               of the task; null where it has none
-    metrics                            {length: {last, seq, tok, loss, n}}: accuracies and loss on n test sequences
+    metrics                            {test set: {last, seq, tok, loss, n}}: accuracies and loss on n test sequences;
+                                       free_seq, free_tok of answers that the model continues by itself; a set is
+                                       named by its length, or by the task
     curve                              validation: list of {step, accuracy, loss}
     final_length                       where the length curriculum ended; null without one
     restarts                           starts with new weights; null for a run that cannot have any
@@ -122,6 +124,7 @@ _SECTIONS: dict[str, dict[str, tuple[type, ...]]] = {
 }
 _ALWAYS = {"identity": {"seed", "config", "overrides", "settings"}, "repro": set(_SECTIONS["repro"])}
 _MEASURES = ("last", "seq", "tok", "loss")
+_OPTIONAL = ("free_seq", "free_tok")
 _METRICS = ("last_accuracy", "sequence_accuracy", "token_accuracy")
 
 
@@ -212,13 +215,13 @@ def _check_values(record: Record, failed: bool) -> list[str]:
 
 
 def _check_row(path: str, length: str, row: Any, diverged: bool) -> list[str]:
-    if not length.isdecimal():
-        return [f"{path}: expected a length, got {length!r}"]
-    if not isinstance(row, dict) or set(row) != {*_MEASURES, "n"}:
+    if not length.strip():
+        return [f"{path}: expected a length or the name of a test set, got {length!r}"]
+    if not isinstance(row, dict) or set(row) - set(_OPTIONAL) != {*_MEASURES, "n"}:
         got = ", ".join(row) if isinstance(row, dict) else _kind(row)
         return [f"{path}: expected {', '.join(_MEASURES)} and n, got {got}"]
     found = [] if _is(row["n"], _INT) and row["n"] > 0 else [f"{path}.n: expected a positive int, got {row['n']!r}"]
-    for name in _MEASURES:
+    for name in (*_MEASURES, *(name for name in _OPTIONAL if name in row)):
         found += _check_number(f"{path}.{name}", row[name], name == "loss", diverged)
     return found
 

@@ -15,6 +15,7 @@ __all__ = [
     "accuracy",
     "best_learning_rate",
     "bootstrap_interval",
+    "by_length",
     "solved",
     "spread",
     "wilson_interval",
@@ -82,28 +83,38 @@ def spread(values: Iterable[float]) -> Spread:
 class Criterion:
     """When a run counts as solved: `16:0.99` at length 16, `2x:0.95` at twice the training length.
 
-    `measure` is `last`, `seq` or `tok`; None for the one that decides the task.
+    `length` is a length or the name of a test set; `measure` is `last`, `seq`, `tok`, `free_seq` or `free_tok`; None
+    for the one that decides the task.
     """
 
-    length: int
+    length: int | str
     threshold: float
     relative: bool = False
     measure: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Criterion":
-        """From `LENGTH:THRESHOLD`, with `x` after a length in training lengths and `last:`, `seq:` or `tok:` before."""
-        match = re.fullmatch(r"(?:(last|seq|tok):)?([1-9]\d*)(x?):(\d*\.?\d+)", text)
-        if match is None or not 0 < float(match[4]) <= 1:
-            raise ValueError(f"expected LENGTH:ACCURACY such as 16:0.99, 2x:0.95 or last:80:0.95, got {text!r}")
-        return cls(int(match[2]), float(match[4]), bool(match[3]), match[1])
+        """From `LENGTH:THRESHOLD`, with `x` after a length in training lengths and a measure before, as in `last:80:1`.
 
-    def length_of(self, record: Record) -> int:
+        Test sets with names of their own are written as those names.
+        """
+        match = re.fullmatch(r"(?:(last|seq|tok|free_seq|free_tok):)?([^:\s]+):(\d*\.?\d+)", text)
+        wrong = f"expected LENGTH:ACCURACY such as 16:0.99, 2x:0.95 or last:80:0.95, got {text!r}"
+        if match is None or not 0 < float(match[3]) <= 1:
+            raise ValueError(wrong)
+        number = re.fullmatch(r"([1-9]\d*)(x?)", match[2])
+        if number is None:
+            if len(match[2]) < 2 or match[2].isdecimal() or match[2] in MEASURES.values():
+                raise ValueError(wrong)
+            return cls(match[2], float(match[3]), False, match[1])
+        return cls(int(number[1]), float(match[3]), bool(number[2]), match[1])
+
+    def length_of(self, record: Record) -> int | str:
         """The length that it is about, for this record's task."""
         trained = record["result"]["train_length"]
         if self.relative and trained is None:
             raise ValueError(f"criterion {self}: task {record['identity']['task']!r} has no training length")
-        return self.length * trained if self.relative else self.length
+        return int(self.length) * trained if self.relative else self.length
 
     def met_by(self, record: Record) -> bool:
         """Whether the run got there; a diverged or failed one did not.
@@ -116,7 +127,7 @@ class Criterion:
         length = self.length_of(record)
         value = accuracy(record, length, self.measure)
         if value is None:
-            tested = ", ".join(sorted(record["result"]["metrics"], key=int))
+            tested = ", ".join(sorted(record["result"]["metrics"], key=by_length))
             raise ValueError(f"criterion {self}: run {record['id']} was tested at {tested}, not at length {length}")
         return value >= self.threshold
 
@@ -125,15 +136,23 @@ class Criterion:
         return f"{measure}{self.length}{'x' * self.relative}:{self.threshold:g}"
 
 
-def accuracy(record: Record, length: int, measure: str | None = None) -> float | None:
-    """Test accuracy of a run at a length by `last`, `seq` or `tok`, by default the one that decides its task.
+def by_length(name: str) -> tuple[bool, int]:
+    """A key that sorts names of test sets: lengths by number, then the others as they stand."""
+    return not name.isdecimal(), int(name) if name.isdecimal() else 0
+
+
+def accuracy(record: Record, length: int | str, measure: str | None = None) -> float | None:
+    """Test accuracy of a run at a length or on a set by a measure, by default the one that decides its task.
 
     Diverged and failed runs stay in every statistic, with accuracy 0; None where a run was not tested.
     """
     if record["status"] != "ok" or record["result"]["diverged"]:
         return 0.0
     row = record["result"]["metrics"].get(str(length))
-    return None if row is None else float(row[measure or MEASURES[record["result"]["metric"]]])
+    measure = measure or MEASURES[record["result"]["metric"]]
+    if row is not None and measure not in row:
+        raise ValueError(f"run {record['id']}: task {record['identity']['task']!r} has no measure {measure!r}")
+    return None if row is None else float(row[measure])
 
 
 def solved(records: Sequence[Record], criteria: Sequence[Criterion]) -> tuple[int, tuple[float, float]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from seqmix.leaderboard.runs import latest
 from seqmix.leaderboard.schema import Record
-from seqmix.leaderboard.statistics import Criterion, accuracy, best_learning_rate, solved, spread
+from seqmix.leaderboard.statistics import Criterion, accuracy, best_learning_rate, by_length, solved, spread
 
 __all__ = ["KINDS", "Group", "group_runs", "seeds_table", "summary_table"]
 
@@ -51,18 +51,18 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
     return numbered
 
 
-def seeds_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths: Sequence[int] | None) -> str:
+def seeds_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths: Sequence[str] | None) -> str:
     """For each group and learning rate a table with a row for each seed, one of medians, and how many are solved."""
     parts = []
     for group in groups:
         for rate, runs in group.rates.items():
-            columns = list(lengths or _lengths(runs))
+            columns = list(map(str, lengths or _lengths(runs)))
             restarted = any(run["result"]["restarts"] is not None for run in runs)
             rows = [[str(run["identity"]["seed"]), *_result(run, columns), *_cost(run, restarted)] for run in runs]
             medians = [_number(_median([accuracy(run, length) for run in runs])) for length in columns]
             steps, seconds = _median_cost(runs, "training", "steps"), _median_cost(runs, "cost", "train_seconds")
             rows.append(["median", *medians, _count(steps), *[""] * restarted, _seconds(seconds)])
-            header = ["seed", *(f"{length:,}" for length in columns), "steps", *["restarts"] * restarted, "training, s"]
+            header = ["seed", *map(_heading, columns), "steps", *["restarts"] * restarted, "training, s"]
             parts.append(
                 f"**{group.label}**: {_mixer(runs[0])}, learning rate {rate:g}. {_measure(runs)} at each length."
             )
@@ -71,10 +71,10 @@ def seeds_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths:
     return "\n\n".join(parts)
 
 
-def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths: Sequence[int] | None) -> str:
+def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths: Sequence[str] | None) -> str:
     """One row for each group: its learning rates, the best on validation data, and test results at that one."""
     rows, chosen = [], []
-    columns = list(lengths or _lengths([run for group in groups for run in group.runs]))
+    columns = list(map(str, lengths or _lengths([run for group in groups for run in group.runs])))
     for group in groups:
         rates = group.rates
         best = best_learning_rate(rates)
@@ -91,7 +91,7 @@ def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], length
         sizes = [run["size"]["params_total"] for run in runs if run["status"] == "ok"]
         row += [_seconds(_median_cost(runs, "cost", "train_seconds")), _count(sizes[0] if sizes else None)]
         rows.append(row)
-    header = ["config", "mixer", "learning rates", "best", "solved", *(f"{length:,}" for length in columns)]
+    header = ["config", "mixer", "learning rates", "best", "solved", *map(_heading, columns)]
     table = _markdown([*header, "training, s", "parameters"], rows, left=2)
     return (
         f"{table}\n\nSolved: {_criteria(criteria)}, runs at the best learning rate, with Wilson 95 % intervals. The "
@@ -119,12 +119,16 @@ def _without_rate_and_seed(settings: dict[str, Any]) -> str:
     return repr(sorted(rest.items()))
 
 
-def _lengths(runs: Sequence[Record]) -> list[int]:
+def _lengths(runs: Sequence[Record]) -> list[str]:
     # A run that diverged was not tested, but knows where it would have been.
-    return sorted({int(length) for run in runs for length in (run["size"]["state_size"] or {})})
+    return sorted(dict.fromkeys(name for run in runs for name in (run["size"]["state_size"] or {})), key=by_length)
 
 
-def _result(run: Record, lengths: Sequence[int]) -> list[str]:
+def _heading(name: str) -> str:
+    return f"{int(name):,}" if name.isdecimal() else name
+
+
+def _result(run: Record, lengths: Sequence[str]) -> list[str]:
     if run["status"] == "failed":
         return ["failed"] * len(lengths)
     if run["result"]["diverged"]:
@@ -187,7 +191,8 @@ def _measure(runs: Sequence[Record]) -> str:
 def _criteria(criteria: Sequence[Criterion]) -> str:
     parts = []
     for criterion in criteria:
-        length = f"{criterion.length} times the training length" if criterion.relative else f"length {criterion.length}"
+        length = f"length {criterion.length}" if isinstance(criterion.length, int) else criterion.length
+        length = f"{criterion.length} times the training length" if criterion.relative else length
         length = "the training length" if criterion.relative and criterion.length == 1 else length
         measure = f" ({criterion.measure})" if criterion.measure else ""
         parts.append(f"at least {criterion.threshold:g} at {length}{measure}")

@@ -2,96 +2,24 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from seqmix._extras import require
+from seqmix.tasks.batches import EvalBatches, EvalSet, Examples, TrainBatches
 from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader
-from seqmix.tasks.streams import permutation, uniform_integer
 
 require("lightning.pytorch", extra="train", owner="seqmix.tasks.Task")
 from lightning.pytorch import LightningDataModule  # noqa: E402
 
-__all__ = ["Examples", "Task"]
+__all__ = ["EvalSet", "Examples", "Task"]
 
 _ENDLESS = 1 << 40  # batches to the epoch of a stream; Lightning counts them in floats
 _EVAL_TOKENS = 1 << 15  # positions in one evaluation batch: long sequences come in small batches
-
-
-class Examples(Protocol):
-    """What a task is made of; examples must not depend on anything else, and a shorter one is a prefix."""
-
-    vocab_size: int
-    chance: float
-
-    def __call__(
-        self, *, seed: int, split: str, start: int, count: int, length: int, max_length: int | None = None
-    ) -> Batch: ...
-
-
-@dataclass
-class _TrainBatches:
-    # Batch b of the stream holds examples [b n, (b + 1) n); each rank makes its share of them.
-    examples: Examples
-    seed: int
-    batch_size: int
-    min_length: int | None
-    train_length: int
-    train_size: int | None
-    rank: int
-    world_size: int
-    limit: int | None = None  # set by a curriculum
-    _stored: Batch | None = None
-
-    def __call__(self, index: int) -> Batch:
-        longest = self.limit or self.train_length
-        shortest = min(self.min_length or longest, longest)
-        length = uniform_integer(self.seed, "train length", index, shortest, longest)
-        count = self.batch_size // self.world_size
-        start = index * self.batch_size + self.rank * count
-        if self.train_size is None:
-            return self._make(start, count, length)
-        if self._stored is None:
-            self._stored = self._make(0, self.train_size, self.train_length)
-        rows = [self._row(position) for position in range(start, start + count)]
-        extra = self._stored["tokens"].shape[1] - self.train_length  # BOS and the like
-        return {name: values[rows, : length + extra] for name, values in self._stored.items()}
-
-    def _make(self, start: int, count: int, length: int) -> Batch:
-        return self.examples(
-            seed=self.seed, split="train", start=start, count=count, length=length, max_length=self.train_length
-        )
-
-    def _row(self, position: int) -> int:
-        assert self.train_size is not None
-        epoch, index = divmod(position, self.train_size)
-        return int(permutation(self.seed, f"train order {epoch}", self.train_size)[index])
-
-
-@dataclass
-class _EvalBatches:
-    examples: Examples
-    seed: int
-    split: str
-    length: int
-    size: int
-    batch_size: int
-    rank: int
-    world_size: int
-
-    def __call__(self, index: int) -> Batch:
-        start = (index * self.world_size + self.rank) * self.batch_size
-        batch = self.examples(seed=self.seed, split=self.split, start=start, count=self.batch_size, length=self.length)
-        # Every rank runs every batch (sharded models communicate in each); what lies beyond the set does not count.
-        batch["targets"][max(0, self.size - start) :] = -100
-        return batch
-
-    def __len__(self) -> int:
-        return -(-self.size // (self.batch_size * self.world_size))
+_EVAL_LOGITS = 1 << 26  # numbers that a model returns for one: 256 MiB of float32
 
 
 class Task(LightningDataModule):
@@ -99,15 +27,21 @@ class Task(LightningDataModule):
 
     Example i of a split is a pure function of (seed, split, i), so batches are the same for any number of workers or
     ranks: each rank makes its share of the global batch. Validation sets (at the training length) and test sets (one
-    for each of `eval_lengths`) are fixed by `eval_seed` and have streams of their own.
+    for each of `eval_lengths`, or others with names of their own) are fixed by `eval_seed` and have streams of their
+    own. With `packed`, the sequences of a training batch have lengths of their own and stand one behind the other in
+    one row (1, T), with their bounds as int32 `cu_seqlens` (batch_size + 1,): no state crosses a bound.
 
     Attributes:
         vocab_size: tokens that a model must know, as input or target.
         chance: accuracy of guessing.
         metric: the measure that decides, one of `token_accuracy`, `last_accuracy`, `sequence_accuracy`.
+        free_running: test the answers once more with the model's own answers as input, see `SequenceLearner`. Then
+            the answer of a test example is a run of targets at its end, at the same place in every row of a set.
+        validation_sets, test_sets: what is measured, in the order of the loaders.
     """
 
     metric = "sequence_accuracy"
+    free_running = False
 
     def __init__(
         self,
@@ -122,6 +56,9 @@ class Task(LightningDataModule):
         seed: int,
         eval_seed: int,
         num_workers: int,
+        packed: bool = False,
+        validation_sets: Sequence[EvalSet] | None = None,
+        test_sets: Sequence[EvalSet] | None = None,
     ) -> None:
         super().__init__()
         owner = type(self).__name__
@@ -136,14 +73,25 @@ class Task(LightningDataModule):
             raise ValueError(f"{owner}: eval_lengths must be positive integers, got {eval_lengths!r}")
         if not isinstance(num_workers, int) or num_workers < 0:
             raise ValueError(f"{owner}: num_workers must be an integer of at least 0, got {num_workers!r}")
+        if not isinstance(packed, bool):
+            raise ValueError(f"{owner}: packed must be true or false, got {packed!r}")
         self.examples = examples
         self.vocab_size, self.chance = examples.vocab_size, examples.chance
         self.train_length, self.min_length = train_length, min_length
         self.batch_size, self.train_size = batch_size, train_size
         self.eval_lengths, self.eval_size = sorted(set(eval_lengths)), eval_size
-        self.seed, self.eval_seed, self.num_workers = seed, eval_seed, num_workers
-        self._train: _TrainBatches | None = None
+        self.seed, self.eval_seed, self.num_workers, self.packed = seed, eval_seed, num_workers, packed
+        self.validation_sets = list(validation_sets or [self._at(train_length)])
+        self.test_sets = list(test_sets or map(self._at, self.eval_lengths))
+        for sets in (self.validation_sets, self.test_sets):
+            names = [each.name for each in sets]
+            if len(set(names)) != len(names):
+                raise ValueError(f"{owner}: evaluation sets must have different names, got {', '.join(names)}")
+        self._train: TrainBatches | None = None
         self._limit: int | None = None
+
+    def _at(self, length: int) -> EvalSet:
+        return EvalSet(str(length), self.examples, length, self.eval_size)
 
     @property
     def current_length(self) -> int:
@@ -173,13 +121,14 @@ class Task(LightningDataModule):
                 f"{type(self).__name__}: batch_size counts the sequences of all ranks and must be a multiple of "
                 f"their number {world_size}, got {self.batch_size}"
             )
-        self._train = _TrainBatches(
+        self._train = TrainBatches(
             self.examples,
             self.seed,
             self.batch_size,
             self.min_length,
             self.train_length,
             self.train_size,
+            self.packed,
             rank,
             world_size,
             self._limit,
@@ -188,35 +137,29 @@ class Task(LightningDataModule):
         return StreamLoader(self._train, n_batches, num_workers=self.num_workers)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        return [self._eval_loader("validation", length) for length in self.validation_lengths]
+        return [self._eval_loader("validation", each) for each in self.validation_sets]
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
-        return [self._eval_loader("test", length) for length in self.eval_lengths]
+        return [self._eval_loader("test", each) for each in self.test_sets]
 
     predict_dataloader = test_dataloader
 
-    @property
-    def validation_lengths(self) -> list[int]:
-        """Lengths of the validation sets, in the order of `val_dataloader`: the training length decides."""
-        return [self.train_length]
-
     def version(self) -> str:
-        """A hash of the first 64 test examples at every evaluation length: equal versions mean equal test sets."""
+        """A hash of the first 64 examples of every test set: equal versions mean equal test sets."""
         digest = hashlib.sha256()
-        for length in self.eval_lengths:
-            batch = self.examples(
-                seed=self.eval_seed, split=f"test {length}", start=0, count=min(64, self.eval_size), length=length
+        for each in self.test_sets:
+            batch = each.examples(
+                seed=self.eval_seed, split=f"test {each.name}", start=0, count=min(64, each.size), length=each.length
             )
             for name in sorted(batch):
                 digest.update(np.ascontiguousarray(batch[name].numpy(), dtype="<i8").tobytes())
         return digest.hexdigest()[:16]
 
-    def _eval_loader(self, split: str, length: int) -> DataLoader[Batch]:
+    def _eval_loader(self, split: str, each: EvalSet) -> DataLoader[Batch]:
         rank, world_size = self._rank()
-        batch_size = max(1, min(self.eval_size, _EVAL_TOKENS // length // world_size))
-        batches = _EvalBatches(
-            self.examples, self.eval_seed, f"{split} {length}", length, self.eval_size, batch_size, rank, world_size
-        )
+        positions = min(_EVAL_TOKENS, _EVAL_LOGITS // self.vocab_size)
+        batch_size = max(1, min(each.size, positions // each.length // world_size))
+        batches = EvalBatches(each, self.eval_seed, split, batch_size, rank, world_size)
         return DataLoader(FixedBatches(batches, len(batches)), batch_size=None, generator=torch.Generator())
 
     def _rank(self) -> tuple[int, int]:

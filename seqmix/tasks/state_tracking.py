@@ -26,6 +26,7 @@ class WordProblem(Task):
         seed: of the training stream.
         eval_seed: of the validation and test sets.
         num_workers: processes that make training batches; 0 is fastest unless the model runs on a GPU.
+        packed: pack the sequences of a training batch in one row, each with a length of its own.
 
     Raises:
         ValueError: an unknown group (with the nearest names), generators that are none, sizes that are not positive.
@@ -51,6 +52,7 @@ class WordProblem(Task):
         seed: int = 0,
         eval_seed: int = 0,
         num_workers: int = 0,
+        packed: bool = False,
     ) -> None:
         super().__init__(
             WordProblemExamples(group, generators, bos),
@@ -63,6 +65,7 @@ class WordProblem(Task):
             seed=seed,
             eval_seed=eval_seed,
             num_workers=num_workers,
+            packed=packed,
         )
         self.save_hyperparameters()
 
@@ -88,8 +91,9 @@ class Parity(WordProblem):
         seed: int = 0,
         eval_seed: int = 0,
         num_workers: int = 0,
+        packed: bool = False,
     ) -> None:
         super().__init__(
             "Z2", train_length, min_length, batch_size, train_size, eval_lengths, eval_size, None, bos, seed, eval_seed,
-            num_workers,
+            num_workers, packed,
         )  # fmt: skip

@@ -39,6 +39,8 @@ class WordProblemExamples:
         (torch.Size([2, 6]), [-100, -100])
     """
 
+    prefixes = True
+
     def __init__(self, group: str, generators: int | Sequence[int] | None = None, bos: bool = True) -> None:
         self.group = group_of(group)
         self.inputs = _inputs(self.group, generators)

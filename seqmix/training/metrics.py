@@ -10,30 +10,49 @@ __all__ = ["Counts"]
 
 
 class Counts:
-    """Sums over (logits, targets): loss, positions, last positions, sequences. Rows without any target do not count.
+    """Sums over batches: loss, positions, last positions, sequences. Sequences without any target do not count.
 
-    The last position of a row is the last one that has a target.
+    The last position of a sequence is the last one that has a target.
     """
 
     def __init__(self, device: torch.device) -> None:
         # loss, right positions, positions, right last positions, right sequences, sequences
         self.sums = torch.zeros(6, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
 
-    def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch: logits (B, T, V), targets (B, T)."""
-        scored = targets != -100
-        right = (logits.argmax(-1) == targets) & scored
-        rows = scored.any(1)
-        positions = torch.arange(targets.shape[1], device=targets.device)
-        last = torch.where(scored, positions, -1).amax(1, keepdim=True).clamp_min(0)
+    def add(self, logits: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None) -> None:
+        """Add a batch: logits (B, T, V), targets (B, T), packed sequences with their bounds (S + 1,)."""
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+        self._add(logits.argmax(-1), targets, cu_seqlens, loss)
+
+    def add_answers(self, answers: Tensor, targets: Tensor) -> None:
+        """Add answers (B, T), which have no loss."""
+        self._add(answers, targets, None, torch.zeros((), device=targets.device))
+
+    def _add(self, answers: Tensor, targets: Tensor, cu_seqlens: Tensor | None, loss: Tensor) -> None:
+        scored = targets != -100
+        right = (answers == targets) & scored
+        n_rows, length = targets.shape
+        positions = torch.arange(length, device=targets.device).expand(n_rows, -1)
+        if cu_seqlens is None:
+            n, owner = n_rows, torch.arange(n_rows, device=targets.device).unsqueeze(1).expand(-1, length)
+        else:
+            n, owner = (
+                len(cu_seqlens) - 1,
+                torch.searchsorted(cu_seqlens[1:].long(), positions.contiguous(), right=True),
+            )
+        owner = owner.flatten()
+        total, wrong = (torch.zeros(n, dtype=torch.int64, device=targets.device) for _ in range(2))
+        total.index_add_(0, owner, scored.flatten().long())
+        wrong.index_add_(0, owner, (scored & ~right).flatten().long())
+        last = torch.full_like(total, -1)
+        last.scatter_reduce_(0, owner, torch.where(scored, positions, -1).flatten(), "amax")
         counts = (
             loss,
             right.sum(),
             scored.sum(),
-            right.gather(1, last).sum(),
-            ((right | ~scored).all(1) & rows).sum(),
-            rows.sum(),
+            (right & (positions == last[owner].view_as(positions))).sum(),
+            ((wrong == 0) & (total > 0)).sum(),
+            (total > 0).sum(),
         )
         self.sums += torch.stack([count.to(self.sums.dtype) for count in counts])
 

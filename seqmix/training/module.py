@@ -1,6 +1,6 @@
 """`SequenceLearner`: a `SequenceModel`, its optimizer and its measures as a LightningModule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,9 +25,14 @@ Entry = dict[str, Any]
 class SequenceLearner(LightningModule):
     """Trains a `SequenceModel` on batches of `tokens` and `targets` (B, T); a target of -100 carries no loss.
 
-    Logged: `train/loss`, `train/token_accuracy`, `lr`; for validation and test, at each length L of their sets,
-    `loss/L`, `token_accuracy/L` (positions), `last_accuracy/L` (last positions), `sequence_accuracy/L` (sequences
-    right at every position); and `val/accuracy`, the task's own metric at the training length.
+    Sequences packed in one row come with `cu_seqlens`, which the model gets too.
+
+    Logged: `train/loss`, `train/token_accuracy`, `lr`; for validation and test, for each of their sets L (named by its
+    length, or otherwise by the task), `loss/L`, `token_accuracy/L` (positions), `last_accuracy/L` (last positions),
+    `sequence_accuracy/L` (sequences right at every position); and `val/accuracy`, the task's own metric, averaged over
+    the validation sets. These are teacher-forced: the input is right whatever the model has answered before. A task
+    with `free_running` also has `free_token_accuracy/L` and `free_sequence_accuracy/L` in the test: the most likely
+    answers when each is the next input, through the model's own state.
 
     Args:
         mixer: what mixes tokens: `bd-lru`, `{name: bd-lru, block_size: 5}`, or a list of those, one for each layer.
@@ -82,6 +87,7 @@ class SequenceLearner(LightningModule):
         # Right answers and answers of the last training step (2,), for callbacks, on the device.
         self.last_counts: Tensor | None = None
         self._counts: dict[int, Counts] = {}
+        self._free_counts: dict[int, Counts] = {}
         self._sharded = False
 
     def build_model(self) -> SequenceModel:
@@ -147,37 +153,47 @@ class SequenceLearner(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._counts.clear()
+        self._free_counts.clear()
 
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        if dataloader_idx not in self._counts:
-            self._counts[dataloader_idx] = Counts(self.device)
-        self._counts[dataloader_idx].add(self.answer(batch), batch["targets"])
+        counts = self._counts.setdefault(dataloader_idx, Counts(self.device))
+        counts.add(self.answer(batch), batch["targets"], batch.get("cu_seqlens"))
 
-    test_step = validation_step
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.validation_step(batch, batch_idx, dataloader_idx)
+        if getattr(self._task, "free_running", False):
+            answers, targets = free_running_answers(self.model, batch["tokens"], batch["targets"])
+            self._free_counts.setdefault(dataloader_idx, Counts(self.device)).add_answers(answers, targets)
+
+    @property
+    def _task(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
 
     def on_validation_epoch_end(self) -> None:
-        task = getattr(self.trainer, "datamodule", None)
-        results = self._results("val", getattr(task, "validation_lengths", None))
-        metric = getattr(task, "metric", "sequence_accuracy")
+        results = self._results("val", getattr(self._task, "validation_sets", None))
+        metric = getattr(self._task, "metric", "sequence_accuracy")
         decisive = [value for name, value in results.items() if f"/{metric}" in name]
-        self.log_dict({**results, "val/accuracy": decisive[-1]})
+        self.log_dict({**results, "val/accuracy": torch.stack(decisive).mean()})
 
     def on_test_epoch_end(self) -> None:
-        task = getattr(self.trainer, "datamodule", None)
-        self.log_dict(self._results("test", getattr(task, "eval_lengths", None)))
+        self.log_dict(self._results("test", getattr(self._task, "test_sets", None)))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """`tokens`, `targets` and the most likely answers, `predictions`, of the shape of the targets."""
         return {**batch, "predictions": self.answer(batch).argmax(-1)}
 
-    def _results(self, stage: str, lengths: list[int] | None) -> dict[str, Tensor]:
+    def _results(self, stage: str, sets: Sequence[Any] | None) -> dict[str, Tensor]:
         results = {}
         for index, counts in sorted(self._counts.items()):
-            suffix = f"/{lengths[index]}" if lengths else (f"/{index}" if len(self._counts) > 1 else "")
+            suffix = f"/{sets[index].name}" if sets else (f"/{index}" if len(self._counts) > 1 else "")
             for name, value in counts.rates(self.trainer.strategy).items():
                 results[f"{stage}/{name}{suffix}"] = value
+            if index in self._free_counts:
+                free = self._free_counts[index].rates(self.trainer.strategy)
+                for name in ("token_accuracy", "sequence_accuracy"):
+                    results[f"{stage}/free_{name}{suffix}"] = free[name]
         return results
 
 
@@ -210,6 +226,17 @@ def check_answers(model: SequenceModel, task: Any) -> None:
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean over the positions (B, T) that have a target, in float32 whatever the logits' type."""
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+def free_running_answers(model: SequenceModel, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The most likely answers (B, n) where each is the next input, and their targets (B, n).
+
+    tokens and targets are (B, T); the answer is every position from the first that has a target in any row.
+    """
+    first = int((targets != -100).any(0).to(torch.int64).argmax())
+    n = targets.shape[1] - first
+    answered = model.generate(tokens[:, : first + 1], n, temperature=0)
+    return answered[:, first + 1 :], targets[:, first:]
 
 
 def entry(kind: str, value: str | Entry) -> Entry:

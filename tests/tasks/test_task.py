@@ -1,5 +1,6 @@
 """Tasks as data modules: batches for any number of ranks and workers, fixed sets, resuming, errors."""
 
+import itertools
 from itertools import islice
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from seqmix.tasks import create_task, get_task, list_tasks, register_task
+from seqmix.tasks.base import EvalSet, Task
 
 
 def task(**kwargs):
@@ -33,9 +35,12 @@ def test_ranks_share_the_global_batch(train_size) -> None:
     assert len({batch.shape[1] for batch in whole}) > 1
 
 
-def test_workers_change_nothing() -> None:
-    without = take(task(min_length=3).train_dataloader(), 5)
-    loader = task(min_length=3, num_workers=2).train_dataloader()
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # on two cores
+@pytest.mark.parametrize("num_workers", [1, 4])
+def test_workers_change_nothing(num_workers: int, packed: bool) -> None:
+    without = take(task(min_length=3, packed=packed).train_dataloader(), 5)
+    loader = task(min_length=3, num_workers=num_workers, packed=packed).train_dataloader()
     batches = iter(loader)
     with_workers = [next(batches)["tokens"] for _ in range(5)]
     for a, b in zip(without, with_workers, strict=True):
@@ -61,6 +66,51 @@ def test_a_finite_set_repeats_in_another_order() -> None:
     epochs = [torch.cat(take(loader, 2)) for _ in range(3)]
     rows = [sorted(map(tuple, epoch.tolist())) for epoch in epochs]
     assert rows[0] == rows[1] == rows[2] and not torch.equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize("train_size", [None, 30])
+@pytest.mark.parametrize("prefixes", [True, False])
+def test_packed_sequences_are_the_examples_at_lengths_of_their_own(train_size, prefixes: bool) -> None:
+    def packed(source):
+        source.examples.prefixes = prefixes
+        return source.train_dataloader()
+
+    arguments = {"train_size": train_size, "min_length": 2, "packed": True}
+    batches = list(islice(packed(task(**arguments)), 2))
+    plain = {tuple(row) for batch in take(task(train_size=train_size).train_dataloader(), 2) for row in batch.tolist()}
+    lengths = []
+    for batch in batches:
+        bounds = batch["cu_seqlens"]
+        assert bounds.dtype == torch.int32 and batch["tokens"].shape == batch["targets"].shape == (1, int(bounds[-1]))
+        for first, last in itertools.pairwise(bounds.tolist()):
+            row = tuple(batch["tokens"][0, first:last].tolist())
+            assert any(whole[: len(row)] == row for whole in plain), "a prefix of the same example"
+            assert batch["targets"][0, first] == -100
+            lengths.append(last - first - 1)
+    assert set(lengths) == set(range(2, 9))
+    parts = [list(islice(packed(on_rank(rank, 3, **arguments)), 2)) for rank in range(3)]
+    for index, batch in enumerate(batches):
+        assert torch.equal(torch.cat([part[index]["tokens"] for part in parts], 1), batch["tokens"])
+
+
+def test_examples_that_are_no_prefixes_are_made_at_their_length() -> None:
+    class Counting:
+        vocab_size, chance, prefixes = 100, 0.01, False
+
+        def __call__(self, *, seed, split, start, count, length, max_length=None):
+            tokens = (torch.arange(start, start + count)[:, None] + length).expand(-1, length).clone()
+            return {"tokens": tokens, "targets": tokens.clone()}
+
+    arguments = {"train_length": 6, "min_length": 3, "batch_size": 4, "eval_lengths": (6,), "eval_size": 2, "seed": 0}
+    sets = [EvalSet("easy", Counting(), 5, 3), EvalSet("hard", Counting(), 50, 2)]
+    data = Task(Counting(), train_size=8, eval_seed=0, num_workers=0, test_sets=sets, **arguments)
+    for batch in islice(data.train_dataloader(), 6):
+        length = batch["tokens"].shape[1]
+        assert set((batch["tokens"][:, 0] - length).tolist()) <= set(range(8))
+    shapes = [next(iter(loader))["tokens"].shape for loader in data.test_dataloader()]
+    assert shapes == [(3, 5), (2, 50)] and [s.name for s in data.validation_sets] == ["6"]
+    with pytest.raises(ValueError, match="different names, got easy, easy"):
+        Task(Counting(), train_size=8, eval_seed=0, num_workers=0, test_sets=sets[:1] * 2, **arguments)
 
 
 def test_a_curriculum_shortens_examples_to_prefixes() -> None:
@@ -118,6 +168,7 @@ def test_version_pins_the_test_sets() -> None:
         ({"num_workers": -1}, "num_workers"),
         ({"eval_size": 0}, "eval_size"),
         ({"train_size": 0}, "train_size"),
+        ({"packed": 3}, "packed must be true or false, got 3"),
         ({"grupp": "S3"}, "unknown argument of task .*'grupp'; did you mean 'group'"),
     ],
 )

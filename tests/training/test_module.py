@@ -1,5 +1,6 @@
 """The learner: loss, measures, optimizer and schedule; and that the contrast that everything is about shows."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from seqmix.tasks import create_task
 from seqmix.training import SequenceLearner
 from seqmix.training.callbacks import AccuracyTable, LengthCurriculum
 from seqmix.training.metrics import Counts
-from seqmix.training.module import cross_entropy
+from seqmix.training.module import cross_entropy, free_running_answers
 
 
 class OneProcess:
@@ -37,6 +38,51 @@ def test_counts_by_hand() -> None:
     wrong, right = torch.tensor([[0.0, 2.0]]).log_softmax(-1)[0].neg().tolist()
     expected = {"token_accuracy": 4 / 5, "last_accuracy": 2 / 3, "sequence_accuracy": 2 / 3}
     assert rates == pytest.approx(expected | {"loss": (4 * right + wrong) / 5})
+
+
+def test_packed_counts_are_those_of_the_sequences_one_by_one() -> None:
+    lengths, logits = [3, 1, 4, 2], torch.randn(10, 5)
+    targets = torch.randint(5, (10,))
+    targets[[0, 3, 7]] = -100  # the second sequence has no target
+    targets[[8, 9]] = logits[[8, 9]].argmax(-1)  # the last is right
+    packed, apart = Counts(torch.device("cpu")), Counts(torch.device("cpu"))
+    bounds = torch.tensor([0, 3, 4, 8, 10], dtype=torch.int32)
+    packed.add(logits[None], targets[None], bounds)
+    for row, row_targets in zip(logits.split(lengths), targets.split(lengths), strict=True):
+        apart.add(row[None], row_targets[None])
+    torch.testing.assert_close(packed.sums, apart.sums)
+    assert packed.sums[-1] == 3 and packed.sums[-2] >= 1
+
+
+def test_packed_sequences_train_as_they_would_apart(tmp_path: Path) -> None:
+    task = create_task("parity", train_length=6, min_length=2, batch_size=8, packed=True)
+    learner = SequenceLearner(["bd-lru", "attention"], task.vocab_size, 8, 2).double()
+    batch = next(iter(task.train_dataloader()))
+    packed = learner(batch["tokens"], cu_seqlens=batch["cu_seqlens"])
+    bounds = batch["cu_seqlens"].tolist()
+    assert len({b - a for a, b in itertools.pairwise(bounds)}) > 1
+    apart = [learner(batch["tokens"][:, a:b]) for a, b in itertools.pairwise(bounds)]
+    torch.testing.assert_close(packed, torch.cat(apart, 1))
+    run = trainer(tmp_path, callbacks=[LengthCurriculum(start=2)], log_every_n_steps=1)
+    run.fit(SequenceLearner("lru", task.vocab_size, 8), datamodule=task)
+    assert run.callback_metrics["train/loss"].isfinite()
+
+
+def test_free_running_answers_feed_on_themselves() -> None:
+    learner = SequenceLearner("lstm", 6, 8).eval()
+    tokens = torch.randint(6, (3, 9))
+    targets = torch.full_like(tokens, -100)
+    targets[:, 5:] = torch.randint(6, (3, 4))
+    answers, wanted = free_running_answers(learner.model, tokens, targets)
+    assert torch.equal(wanted, targets[:, 5:])
+    fed = tokens[:, :6]
+    for _ in range(4):
+        fed = torch.cat([fed, learner(fed)[:, -1:].argmax(-1)], 1)
+    assert torch.equal(answers, fed[:, 6:])
+    # What is asked is not looked at: later inputs change nothing.
+    assert torch.equal(
+        free_running_answers(learner.model, torch.cat([tokens[:, :6], 5 - tokens[:, 6:]], 1), targets)[0], answers
+    )
 
 
 def test_loss_is_float32_and_skips_what_has_no_target() -> None:

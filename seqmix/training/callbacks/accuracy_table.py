@@ -10,11 +10,20 @@ from seqmix._files import write_whole
 
 __all__ = ["AccuracyTable"]
 
-_COLUMNS = {"sequence_accuracy": "whole sequence", "last_accuracy": "last position", "token_accuracy": "every position"}
+_COLUMNS = {
+    "sequence_accuracy": "whole sequence",
+    "last_accuracy": "last position",
+    "token_accuracy": "every position",
+    "free_sequence_accuracy": "whole, free-running",
+    "free_token_accuracy": "every, free-running",
+}
+Row = dict[str, Any]
 
 
 class AccuracyTable(Callback):
     """After a test: prints accuracy by length, and writes `accuracy.csv` and `accuracy.png` in the run's folder.
+
+    Test sets that a task calls by other names than their length keep those, in the task's order.
 
     Args:
         figure: draw the figure (needs matplotlib).
@@ -23,7 +32,7 @@ class AccuracyTable(Callback):
     def __init__(self, figure: bool = True) -> None:
         super().__init__()
         self.figure = figure
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[Row] = []
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.rows = _rows(trainer.callback_metrics)
@@ -42,35 +51,45 @@ class AccuracyTable(Callback):
 
     def _write_csv(self, path: Path) -> None:
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=["length", "loss", *_COLUMNS])
+            writer = csv.DictWriter(file, fieldnames=["length", "loss", *_columns(self.rows)])
             writer.writeheader()
             writer.writerows(self.rows)
 
 
-def _rows(metrics: dict[str, Any]) -> list[dict[str, float]]:
-    rows: dict[int, dict[str, float]] = {}
-    for name, value in metrics.items():
-        stage, _, rest = name.partition("/")
-        measure, _, length = rest.partition("/")
-        if stage == "test" and length.isdigit():
-            rows.setdefault(int(length), {"length": int(length)})[measure] = float(value)
-    return [rows[length] for length in sorted(rows)]
+def _rows(metrics: dict[str, Any]) -> list[Row]:
+    rows: dict[str, Row] = {}
+    for metric, value in metrics.items():
+        stage, _, rest = metric.partition("/")
+        measure, _, name = rest.partition("/")
+        if stage == "test" and name:
+            row = rows.setdefault(name, {"length": int(name) if name.isdecimal() else name})
+            row[measure] = float(value)
+    if all(name.isdecimal() for name in rows):
+        return [rows[name] for name in sorted(rows, key=int)]
+    return list(rows.values())
 
 
-def _text(rows: list[dict[str, float]], title: str, chance: float | None, trained: int | None, size: int | None) -> str:
+def _columns(rows: list[Row]) -> list[str]:
+    return [name for name in _COLUMNS if all(name in row for row in rows)]
+
+
+def _text(rows: list[Row], title: str, chance: float | None, trained: int | None, size: int | None) -> str:
     lines = [
         f"\n{title}"
         + (f", {size} sequences at each length" if size else "")
         + (f", chance {chance:.3f}" if chance else "")
     ]
-    lines.append(f"{'length':>8}  " + "  ".join(f"{label:>14}" for label in _COLUMNS.values()))
+    labels = {name: f"{_COLUMNS[name]:>14}" for name in _columns(rows)}
+    width = max(8, *(len(str(row["length"])) for row in rows))
+    lines.append(f"{'length':>{width}}  " + "  ".join(labels.values()))
     for row in rows:
         mark = "  (training length)" if row["length"] == trained else ""
-        lines.append(f"{row['length']:>8}  " + "  ".join(f"{row[name]:>14.3f}" for name in _COLUMNS) + mark)
+        values = (f"{row[name]:>{len(label)}.3f}" for name, label in labels.items())
+        lines.append(f"{row['length']:>{width}}  " + "  ".join(values) + mark)
     return "\n".join(lines)
 
 
-def _draw(path: Path, rows: list[dict[str, float]], title: str, chance: float | None, trained: int | None) -> None:
+def _draw(path: Path, rows: list[Row], title: str, chance: float | None, trained: int | None) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -78,15 +97,19 @@ def _draw(path: Path, rows: list[dict[str, float]], title: str, chance: float | 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    lengths = [row["length"] for row in rows]
-    for name, label in _COLUMNS.items():
-        axes.plot(lengths, [row[name] for row in rows], marker="o", label=label)
+    names = [str(row["length"]) for row in rows]
+    numbers = all(name.isdecimal() for name in names)
+    places = [row["length"] for row in rows] if numbers else list(range(len(rows)))
+    for name in _columns(rows):
+        axes.plot(places, [row[name] for row in rows], marker="o", label=_COLUMNS[name])
     if chance:
         axes.axhline(chance, color="0.6", linestyle=":", label="chance")
-    if trained:
+    if trained and numbers:
         axes.axvline(trained, color="0.6", linestyle="--", label="training length")
-    axes.set(xscale="log", xlabel="sequence length", ylabel="accuracy", ylim=(-0.03, 1.03), title=title)
-    axes.set_xticks(lengths, [str(length) for length in lengths])
+    axes.set(xlabel="sequence length" if numbers else "test set", ylabel="accuracy", ylim=(-0.03, 1.03), title=title)
+    if numbers:
+        axes.set_xscale("log")
+    axes.set_xticks(places, names)
     axes.minorticks_off()
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=150, format="png")

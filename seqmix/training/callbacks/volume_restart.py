@@ -56,7 +56,7 @@ class VolumeRestart(Callback):
             return
         length = max(c.length for c in _callbacks(trainer) if isinstance(c, LengthCurriculum))
         if length >= self.length:
-            volume = trainer.strategy.reduce(largest_volume(pl_module, batch["tokens"][:4]), reduce_op="mean")
+            volume = trainer.strategy.reduce(largest_volume(pl_module, *_few(batch)), reduce_op="mean")
             self.settled = float(volume) >= self.min_volume
             reason = f"the largest volume is {float(volume):.2f} at length {length}"
         elif trainer.global_step - self.started_at >= self.max_steps:
@@ -90,8 +90,10 @@ class VolumeRestart(Callback):
 
 
 @torch.no_grad()
-def largest_volume(module: torch.nn.Module, tokens: Tensor) -> Tensor:
+def largest_volume(module: torch.nn.Module, tokens: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
     """The best block's median |det A_t|^(1/m), over all mixers of `module` with eigenvalues, on tokens (B, T).
+
+    Packed sequences come as one row with their bounds.
 
     The median, because a token that starts a word may well wipe the state.
     """
@@ -108,13 +110,21 @@ def largest_volume(module: torch.nn.Module, tokens: Tensor) -> Tensor:
     mixers = [m for m in module.modules() if callable(getattr(m, "diagnostics", None))]
     hooks = [mixer.register_forward_pre_hook(look) for mixer in mixers]
     try:
-        module(tokens)
+        module(tokens) if cu_seqlens is None else module(tokens, cu_seqlens=cu_seqlens)
     finally:
         for hook in hooks:
             hook.remove()
     if not volumes:
         raise ValueError("VolumeRestart: the model must have a mixer with eigenvalues in its diagnostics, it has none")
     return torch.stack(volumes).max()
+
+
+def _few(batch: Any) -> tuple[Tensor, Tensor | None]:
+    # A few sequences say as much as all of them.
+    if "cu_seqlens" not in batch:
+        return batch["tokens"][:4], None
+    bounds = batch["cu_seqlens"][:5]
+    return batch["tokens"][:, : int(bounds[-1])], bounds
 
 
 def _callbacks(trainer: Trainer) -> list[Any]:
