@@ -1,9 +1,17 @@
 """Shared fixtures: fresh memory is poisoned, random numbers are seeded, kernel contracts get their cases."""
 
+import importlib
+import importlib.util
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+# Triton's kernels are interpreted where there is no GPU. Triton reads this when it is imported: later is too late.
+INTERPRETED = not torch.cuda.is_available()
+if INTERPRETED:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +23,24 @@ def poisoned_memory() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scans_in_a_tree() -> None:
+    """Triton's interpreter scans element by element, from the left; a GPU combines in a tree.
+
+    In that order a combine function that is not associative, or mixes up its sides, shows. It is faster as well.
+    """
+    if INTERPRETED and importlib.util.find_spec("triton"):
+        importlib.import_module("tests.kernels.interpreter").scan_in_a_tree()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of compiled Triton kernels are GPU tests; interpreted, they belong to the default ones."""
+    for item in items:
+        contract = getattr(item, "cls", None)
+        if not INTERPRETED and contract is not None and getattr(contract, "backend", None) == "triton":
+            item.add_marker(pytest.mark.gpu)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -45,7 +45,8 @@ def choose_backend(op: str, package: str, backend: str | None, *tensors: Tensor 
         return backend
     interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if device != {"cpu": "cpu", "triton": "cuda"}[backend] and not (interpreted and device == "cpu"):
-        raise ValueError(f"{op}: backend {backend!r} cannot run tensors on {device}")
+        hint = ": set TRITON_INTERPRET=1 before Python starts to interpret the kernels" if backend == "triton" else ""
+        raise ValueError(f"{op}: backend {backend!r} cannot run tensors on {device}{hint}")
     if (package, backend) not in _AVAILABLE:
         raise NotImplementedError(f"{op}: no {backend!r} kernels here; use backend='reference'")
     if has_tangents(*tensors):

@@ -4,7 +4,7 @@ The rule for errors: against the float64 reference, at most 3 times the error of
 kernel's own type, plus 2 eps max|reference|. It holds for outputs, final states and every gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 LENGTHS = (1, 2, 63, 300)
+ALL_OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def run(call: Callable[..., Any], inputs: dict[str, Tensor], state: Tensor, **kw
     generator = torch.Generator().manual_seed(1)
     loss = 0.0
     for output in outputs:
-        upstream = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+        upstream = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu").to(output.device)
         loss = loss + (output.to(torch.complex128 if output.is_complex() else torch.float64) * upstream).real.sum()
     names = [*inputs, "initial_state"]
     gradients = torch.autograd.grad(loss, [*inputs.values(), state])
@@ -122,6 +123,7 @@ class KernelContract:
 
     cases: list[OpCase]
     backend: str | None = None
+    opchecks: tuple[str, ...] = ALL_OPCHECKS
 
     @pytest.mark.parametrize("length", LENGTHS)
     def test_error_rule_float32(self, case: OpCase, length: int) -> None:
@@ -284,11 +286,14 @@ class KernelContract:
                 else a
                 for a in arguments
             ]
-            torch.library.opcheck(operator, tuple(leaves))
+            torch.library.opcheck(operator, tuple(leaves), test_utils=self.opchecks)
 
-    def test_common_bad_input(self, case: OpCase) -> None:
+    def test_common_bad_input(self, case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
         inputs, state = case.make(2, 6), case.state(2)
         timed = next(n for n in inputs if n not in case.untimed)
+
+        # The tests may have chosen Triton's interpreter, which does run on the CPU.
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
         def refuses(match: str, changed: dict[str, Any] | None = None, **kwargs: Any) -> None:
             with pytest.raises(ValueError, match=match):
@@ -302,7 +307,7 @@ class KernelContract:
         refuses("cannot be mixed", initial_state=state.to(torch.complex64 if state.is_complex() else torch.float32))
         refuses("must be on meta|must be on cpu", initial_state=state.to("meta"))
         refuses("backend", backend="cuda")
-        refuses("cannot run tensors on cpu", backend="triton")
+        refuses("cannot run tensors on cpu: set TRITON_INTERPRET=1", backend="triton")
         refuses("B = 1, got B = 2", cu_seqlens=torch.tensor([0, 6], dtype=torch.int32))
         single = {n: x if n in case.untimed else x[:1] for n, x in inputs.items()}
         for bounds, match in (
@@ -313,3 +318,35 @@ class KernelContract:
         ):
             refuses(match, single, cu_seqlens=torch.tensor(bounds, dtype=torch.int32))
         refuses("int32", single, cu_seqlens=torch.tensor([0, 6]))
+
+
+class TritonContract(KernelContract):
+    """The same contract for Triton kernels: compiled on a GPU (`-m gpu`), else under Triton's interpreter on the CPU.
+
+    The root `conftest.py` chooses the interpreter, makes its scans run in a tree, and puts the GPU marks.
+    """
+
+    backend = "triton"
+    # How the op is registered is the same for every backend; what it returns is not.
+    opchecks = ("test_schema", "test_faketensor")
+    # What these check does not depend on the backend.
+    test_two_threads_agree_with_one = None  # type: ignore[assignment]
+    test_gradcheck_of_reference = None  # type: ignore[assignment]
+    test_common_bad_input = None  # type: ignore[assignment]
+
+    @pytest.fixture(autouse=True)
+    def on_the_device(self) -> Iterator[None]:
+        """Tensors are made on the GPU where there is one."""
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            yield
+
+    def test_walked_whole(self, case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("seqmix.kernels._triton.FILL", 0)
+        compare(case, case.make(2, 150), case.state(2), torch.float32, backend="triton")
+
+    def test_cut_into_chunks(self, case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("seqmix.kernels._triton.FILL", 10**6)
+        monkeypatch.setattr("seqmix.kernels._triton.SHORTEST_CHUNK", 32)
+        compare(case, case.make(2, 150), case.state(2), torch.float32, backend="triton")
+        inputs, state, cu_seqlens = case.packed([0, 1, 1, 64, 100, 190, 190])
+        compare(case, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")

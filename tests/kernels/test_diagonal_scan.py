@@ -5,7 +5,7 @@ import torch
 
 from seqmix.kernels import diagonal_scan
 from seqmix.kernels.diagonal_scan.reference import diagonal_scan as reference
-from tests.kernels.harness import KernelContract, OpCase
+from tests.kernels.harness import KernelContract, OpCase, TritonContract
 
 D = 5
 
@@ -49,6 +49,10 @@ class TestDiagonalScan(KernelContract):
         case("complex-invariant", "complex", True),
         case("complex-gate-real-input", "mixed", False),
     ]
+
+
+class TestDiagonalScanTriton(TritonContract):
+    cases = TestDiagonalScan.cases
 
 
 def test_known_answer() -> None:

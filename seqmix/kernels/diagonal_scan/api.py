@@ -60,6 +60,8 @@ def diagonal_scan(
         step = reference.diagonal_scan if a.ndim == 3 else (lambda x, h: reference.diagonal_scan(a, x, h))
         h, final = over_sequences(OP, step, inputs, h0, cu_seqlens)
     else:
+        if h0.is_complex():  # a real tensor beside a complex one
+            x, a = x.to(h0.dtype), a.to(h0.dtype)
         h, final = _diagonal_scan(a, x, h0, cu_seqlens, backend)
     return (h if h.is_complex() else h.to(values_dtype)), final
 

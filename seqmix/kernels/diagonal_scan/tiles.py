@@ -1,0 +1,63 @@
+"""Tiles of time by channels for the Triton kernels: real numbers, or complex ones as two real parts."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def times(a, a_im, b, b_im, COMPLEX: tl.constexpr):  # type: ignore[no-untyped-def]
+    """a b; without COMPLEX the imaginary parts are placeholders that nothing depends on."""
+    if COMPLEX:
+        product, product_im = a * b - a_im * b_im, a * b_im + a_im * b
+    else:
+        product, product_im = a * b, a_im
+    return product, product_im
+
+
+@triton.jit
+def _combine(a0, x0, a1, x1):  # type: ignore[no-untyped-def]
+    return a0 * a1, a1 * x0 + x1
+
+
+@triton.jit
+def _combine_complex(a0, b0, x0, y0, a1, b1, x1, y1):  # type: ignore[no-untyped-def]
+    return a0 * a1 - b0 * b1, a0 * b1 + b0 * a1, a1 * x0 - b1 * y0 + x1, a1 * y0 + b1 * x0 + y1
+
+
+@triton.jit
+def load(pointer, offsets, mask, kind: tl.constexpr, COMPLEX: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Real and imaginary part in the type `kind`, zero where masked."""
+    if COMPLEX:
+        part = tl.arange(0, 2)
+        both = tl.load(pointer + tl.expand_dims(offsets, -1) * 2 + part, mask=tl.expand_dims(mask, -1), other=0.0)
+        value, value_im = tl.split(both.to(kind))
+    else:
+        value = tl.load(pointer + offsets, mask=mask, other=0.0).to(kind)
+        value_im = value
+    return value, value_im
+
+
+@triton.jit
+def store(pointer, offsets, mask, value, value_im, COMPLEX: tl.constexpr):  # type: ignore[no-untyped-def]
+    if COMPLEX:
+        part = tl.arange(0, 2)
+        both = tl.join(value, value_im).to(pointer.dtype.element_ty)
+        tl.store(pointer + tl.expand_dims(offsets, -1) * 2 + part, both, mask=tl.expand_dims(mask, -1))
+    else:
+        tl.store(pointer + offsets, value.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def scan_tile(a, a_im, x, x_im, COMPLEX: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Products of the decays and states from zero, for every step of a tile (BT, BD)."""
+    if COMPLEX:
+        a, a_im, x, x_im = tl.associative_scan((a, a_im, x, x_im), 0, _combine_complex)
+    else:
+        a, x = tl.associative_scan((a, x), 0, _combine)
+    return a, a_im, x, x_im
+
+
+@triton.jit
+def row_of(tile, is_row):  # type: ignore[no-untyped-def]
+    """The row of a tile (BT, BD) that `is_row` (BT, 1) marks."""
+    return tl.sum(tl.where(is_row, tile, 0.0), 0)
