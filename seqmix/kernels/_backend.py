@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,8 @@ from torch.autograd import forward_ad
 
 BACKENDS = ("reference", "cpu", "triton")
 
+_preferred: str | None = None
+
 
 # (folder of an op, backend) for every file of kernels whose compiler is installed. Looked up once, by file name:
 # `choose_backend` runs under torch.compile, which cannot trace the import system.
@@ -22,6 +26,17 @@ _AVAILABLE = frozenset(
     for file in Path(__file__).parent.glob("*/*.py")
     if file.stem in _COMPILERS and importlib.util.find_spec(_COMPILERS[file.stem])
 )
+
+
+@contextmanager
+def prefer_backend(backend: str) -> Iterator[None]:
+    """Inside, `backend=None` means this one: layers choose none, and second derivatives need the reference."""
+    global _preferred
+    before, _preferred = _preferred, backend
+    try:
+        yield
+    finally:
+        _preferred = before
 
 
 @cache
@@ -38,7 +53,7 @@ def choose_backend(op: str, package: str, backend: str | None, *tensors: Tensor 
     device = next(t for t in tensors if t is not None).device.type
     if backend is None:
         native = {"cpu": "cpu", "cuda": "triton"}.get(device)
-        backend = native if (package, native) in _AVAILABLE else "reference"
+        backend = _preferred or (native if (package, native) in _AVAILABLE else "reference")
     if backend not in BACKENDS:
         raise ValueError(f"{op}: backend must be None or one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "reference":

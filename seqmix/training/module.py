@@ -15,14 +15,14 @@ from seqmix.optim.schedules import check_schedule, create_schedule
 from seqmix.training.metrics import Counts
 
 require("lightning.pytorch", extra="train", owner="seqmix.training")
-from lightning.pytorch import LightningModule  # noqa: E402
+from seqmix.training.closures import LossInStep  # noqa: E402
 
 __all__ = ["SequenceLearner"]
 
 Entry = dict[str, Any]
 
 
-class SequenceLearner(LightningModule):
+class SequenceLearner(LossInStep):
     """Trains a `SequenceModel` on batches of `tokens` and `targets` (B, T); a target of -100 carries no loss.
 
     Sequences packed in one row come with `cu_seqlens`, which the model gets too.
@@ -49,6 +49,7 @@ class SequenceLearner(LightningModule):
         bidirectional: let every layer read in both directions.
         optimizer: name and arguments, `{name: adamw, lr: 2e-3, betas: [0.9, 0.95]}`.
         schedule: name and arguments, `{name: cosine, warmup: 100, final: 0.0}`, `{name: wsd, cooldown: 0.2}`.
+        norm_after_clipping: whether NGN sees the norm of the gradients after clipping, or before it.
 
     Raises:
         ValueError: an unknown mixer, optimizer or schedule, or argument of one, with the nearest names.
@@ -75,10 +76,11 @@ class SequenceLearner(LightningModule):
         bidirectional: bool = False,
         optimizer: str | Entry = "adamw",
         schedule: str | Entry = "cosine",
+        norm_after_clipping: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(entry("optimizer", optimizer), norm_after_clipping)
         self.save_hyperparameters()
-        self.optimizer, self.schedule = entry("optimizer", optimizer), entry("schedule", schedule)
+        self.schedule = entry("schedule", schedule)
         check_optimizer(**self.optimizer)
         check_schedule(**self.schedule)
         self.model = self.build_model()
@@ -92,7 +94,7 @@ class SequenceLearner(LightningModule):
 
     def build_model(self) -> SequenceModel:
         """A `SequenceModel` of this learner's arguments, with new weights."""
-        own = ("optimizer", "schedule")
+        own = ("optimizer", "schedule", "norm_after_clipping")
         return SequenceModel(**{name: value for name, value in self.hparams.items() if name not in own})
 
     def forward(self, tokens: Tensor, *, cu_seqlens: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:

@@ -1,0 +1,154 @@
+"""The loss that an optimizer sees: the mean over the micro-batches of its step; clipping; second evaluations."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from seqmix.optim import register_optimizer, registry
+from seqmix.tasks import create_task
+from seqmix.training import SequenceLearner
+from seqmix.training.module import cross_entropy
+
+SEEN: list[dict[str, Any]] = []
+
+
+class Watcher(torch.optim.SGD):
+    """SGD that notes what its steps are given; `evaluations` of the closure a step."""
+
+    def __init__(self, params: Any, lr: float = 0.1, evaluations: int = 1) -> None:
+        super().__init__(params, lr)
+        self.evaluations = evaluations
+
+    def step(self, closure=None, *, loss=None, clip_coefficient=1.0):
+        for _ in range(self.evaluations):
+            seen = float(closure())
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        norm = float(torch.nn.utils.get_total_norm(grads))
+        SEEN.append({"loss": seen, "norm": norm, "coefficient": float(clip_coefficient)})
+        super().step()
+
+
+@pytest.fixture(autouse=True)
+def watcher() -> Iterator[None]:
+    SEEN.clear()
+    register_optimizer("watcher", Watcher, description="Notes the loss.", needs="a closure")
+    yield
+    del registry._ENTRIES["watcher"]
+
+
+class Batches(Callback):
+    """Keeps the weights before each step and the batches of it."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, torch.Tensor]] = []
+        self.batches: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.weights.append({name: p.detach().clone() for name, p in pl_module.named_parameters()})
+        self.batches.append(batch)
+
+
+def fit(
+    path: Path,
+    optimizer: Any,
+    steps: int = 2,
+    callbacks: tuple[Any, ...] = (),
+    *,
+    after: bool = True,
+    mixer: Any = "lstm",
+    **kwargs: Any,
+) -> SequenceLearner:
+    torch.manual_seed(0)
+    task = create_task("word-problem", group="S3", train_length=8, batch_size=8, eval_size=8)
+    learner = SequenceLearner(
+        mixer, task.vocab_size, 8, optimizer=optimizer, schedule="constant", norm_after_clipping=after
+    )
+    arguments = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    arguments |= {"enable_model_summary": False, "limit_val_batches": 0, "accelerator": "cpu"}
+    Trainer(default_root_dir=path, max_steps=steps, callbacks=list(callbacks), **arguments | kwargs).fit(
+        learner, datamodule=task
+    )
+    return learner
+
+
+def losses_by_hand(learner: SequenceLearner, seen: Batches, accumulate: int) -> list[float]:
+    found = []
+    for start in range(0, len(seen.batches), accumulate):
+        learner.load_state_dict(seen.weights[start])
+        with torch.no_grad():
+            losses = [
+                cross_entropy(learner(batch["tokens"]), batch["targets"])
+                for batch in seen.batches[start : start + accumulate]
+            ]
+        found.append(float(torch.stack(losses).mean()))
+    return found
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_loss_is_the_mean_over_micro_batches(tmp_path: Path, accumulate: int) -> None:
+    seen = Batches()
+    learner = fit(tmp_path, "watcher", callbacks=(seen,), accumulate_grad_batches=accumulate)
+    assert len(seen.batches) == 2 * accumulate
+    assert [step["loss"] for step in SEEN] == pytest.approx(losses_by_hand(learner, seen, accumulate), rel=1e-6)
+    assert SEEN[0]["loss"] != pytest.approx(SEEN[1]["loss"], rel=1e-3)
+
+
+def test_penalties_are_in_the_loss(tmp_path: Path) -> None:
+    class Penalty(Callback):
+        def on_fit_start(self, trainer, pl_module) -> None:
+            pl_module.loss_terms["train/penalty"] = lambda: torch.tensor(10.0)
+
+    seen = Batches()
+    learner = fit(tmp_path, "watcher", 1, (seen, Penalty()))
+    assert SEEN[0]["loss"] == pytest.approx(10 + losses_by_hand(learner, seen, 1)[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_norm_after_or_before_clipping(tmp_path: Path, after: bool) -> None:
+    fit(tmp_path, {"name": "watcher", "lr": 1e-3}, 1)
+    whole = SEEN.pop()["norm"]
+    fit(tmp_path, {"name": "watcher", "lr": 1e-3}, 1, after=after, gradient_clip_val=whole / 4)
+    assert SEEN[0]["norm"] == pytest.approx(whole / 4, rel=1e-3)
+    assert SEEN[0]["coefficient"] == pytest.approx(1.0 if after else 0.25, rel=1e-3)
+    # A bound that is not reached changes nothing.
+    fit(tmp_path, {"name": "watcher", "lr": 1e-3}, 1, after=after, gradient_clip_val=whole * 4)
+    assert (SEEN[1]["norm"], SEEN[1]["coefficient"]) == (pytest.approx(whole, rel=1e-6), 1.0)
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"more than once a step, which needs trainer\.accumulate_grad_batches"):
+        fit(tmp_path, {"name": "watcher", "evaluations": 2}, accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match=r"needs clipping by norm"):
+        clip = {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"}
+        fit(tmp_path, "watcher", after=False, **clip)
+    with pytest.raises(ValueError, match=r"False is for NGN, optimizer 'sam' uses no norm"):
+        fit(tmp_path, "sam", after=False, gradient_clip_val=1.0)
+
+
+def test_several_evaluations(tmp_path: Path) -> None:
+    fit(tmp_path, {"name": "watcher", "evaluations": 2})
+    learner = fit(tmp_path, {"name": "sam", "lr": 1e-2, "rho": 0.05}, 3)
+    assert all(torch.isfinite(p).all() for p in learner.parameters())
+
+
+def test_bases_of_wrappers_are_asked(tmp_path: Path) -> None:
+    from seqmix.training.closures import LossInStep
+
+    assert LossInStep({"name": "lookahead", "base": {"name": "watcher"}})._wants_loss
+    assert LossInStep({"name": "lookahead", "base": "watcher"})._wants_loss
+    assert not LossInStep({"name": "lookahead"})._wants_loss
+
+
+@pytest.mark.parametrize("name", ["sophiah", "adahessian"])
+def test_second_derivatives_through_the_reference(tmp_path: Path, name: str) -> None:
+    mixer = {"name": "bd-lru", "d_state": 8, "block_size": 2}
+    learner = fit(tmp_path, {"name": name, "lr": 1e-3}, 3, mixer=mixer)
+    assert all(torch.isfinite(p).all() for p in learner.parameters())
+    moment = "hessian_moment" if name == "sophiah" else "exp_hessian_diag_sq"
+    assert any((value[moment] != 0).any() for value in learner.trainer.optimizers[0].state.values())
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        fit(tmp_path, {"name": name, "lr": 1e-3}, 3)
