@@ -1,6 +1,7 @@
 """What `seqmix bench kernels` runs: every op at its standard size and at a small one, and the bytes it must move.
 
-Letters: B batch, T time, D channels, N blocks or states, m block size or order, W width of a convolution.
+Letters: B batch, T time, D channels, N blocks or states, m block size or order, W width of a convolution, H heads,
+K and V widths of a key and a value.
 """
 
 import fnmatch
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from seqmix._suggest import unknown_name
 
@@ -22,7 +24,8 @@ class Case:
     """One op in one configuration.
 
     `make(sizes, generator)` returns float32 or complex64 inputs by name, batch first except for those in `unbatched`.
-    `saved` names what the backward pass has to read besides the upstream gradient: inputs, or "output".
+    `saved` names what the backward pass has to read besides the upstream gradient: inputs, or "output". `values` is
+    an input that has the shape of the output; `outputs` of them are returned, as a tuple if more than one.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Case:
     unbatched: tuple[str, ...] = ()
     is_complex: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    values: str = "x"
+    outputs: int = 1
 
     def inputs(self, sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Inputs:
         """The same numbers in every run: leaves that require gradients, in `dtype` on `device`."""
@@ -47,9 +52,9 @@ class Case:
     def moved_bytes(self, inputs: Inputs, output: Tensor, backward: bool) -> int:
         """Bytes that any implementation moves: inputs and output once; for the backward pass the upstream gradient
         and what it needs of inputs and output are read, and one gradient is written for every input."""
-        tensors = [*inputs.values(), output]
+        tensors = [*inputs.values(), *[output] * self.outputs]
         if backward:
-            tensors += [output, *inputs.values()]
+            tensors += [*[output] * self.outputs, *inputs.values()]
             tensors += [output if name == "output" else inputs[name] for name in self.saved]
         return sum(x.numel() * x.element_size() for x in tensors)
 
@@ -125,10 +130,33 @@ def _convolution(s: Sizes, g: torch.Generator) -> Inputs:
     }
 
 
+def _heads(s: Sizes, g: torch.Generator, *widths: str) -> list[Tensor]:
+    return [_normal((s["B"], s["T"], s["H"], s[width]), g) for width in widths]
+
+
+def _linear_attention(s: Sizes, g: torch.Generator) -> Inputs:
+    q, k, v = _heads(s, g, "K", "K", "V")
+    return {"q": q, "k": k, "v": v, "log_g": _decay(q.shape, g).log()}
+
+
+def _delta(s: Sizes, g: torch.Generator) -> Inputs:
+    q, k, v = _heads(s, g, "K", "K", "V")
+    # Keys of length one, and strengths up to that of a reflection.
+    return {"q": q, "k": normalize(k, dim=-1), "v": v, "beta": 2 * torch.rand(q.shape[:3], generator=g)}
+
+
+def _rotary(s: Sizes, g: torch.Generator) -> Inputs:
+    q, k = _heads(s, g, "K", "K")
+    return {"q": q, "k": k, "increment": _normal((*q.shape[:3], s["K"] // 2), g)}
+
+
 _ROWS = {"B": 16, "T": 4096, "D": 256}
 _FEW = {"B": 2, "T": 33, "D": 8}
 _BLOCKS = {"B": 16, "T": 512, "N": 64, "m": 4}
 _FEW_BLOCKS = {"B": 2, "T": 33, "N": 3, "m": 4}
+_HEADS = {"B": 2, "T": 1024, "H": 4, "K": 64, "V": 64}
+_FEW_HEADS = {"B": 2, "T": 33, "H": 2, "K": 4, "V": 6}
+_TURNED = {"B": 16, "T": 1024, "H": 4, "K": 64}
 _CHANNELS = {"B": 4, "T": 2048, "D": 512, "N": 16}
 
 CASES = (
@@ -144,7 +172,15 @@ CASES = (
     ),
     Case("diagonal_scan_constant", "diagonal_scan", _ROWS, _FEW, _diagonal_constant, ("a", "output"), ("a",)),
     Case("block_scan", "block_scan", _BLOCKS, _FEW_BLOCKS, _block, ("a", "output")),
-    Case("gated_block_scan", "gated_block_scan", _BLOCKS, _FEW_BLOCKS, _gated_block, ("logits", "v", "output")),
+    Case(
+        "gated_block_scan",
+        "gated_block_scan",
+        _BLOCKS,
+        _FEW_BLOCKS,
+        _gated_block,
+        ("logits", "v", "output"),
+        values="v",
+    ),
     Case("higher_order_scan", "higher_order_scan", _ROWS | {"m": 4}, _FEW | {"m": 4}, _higher_order, ("a", "output")),
     Case(
         "gated_higher_order_scan",
@@ -153,6 +189,7 @@ CASES = (
         _FEW | {"m": 4},
         _gated_higher_order,
         ("logits", "v", "output"),
+        values="v",
     ),
     Case(
         "selective_scan",
@@ -172,6 +209,26 @@ CASES = (
         ("x", "weight", "bias"),
         ("weight", "bias"),
         options={"activation": "silu"},
+    ),
+    Case(
+        "gated_linear_attention",
+        "gated_linear_attention",
+        _HEADS,
+        _FEW_HEADS,
+        _linear_attention,
+        ("q", "k", "v", "log_g"),
+        values="v",
+    ),
+    Case("delta_rule", "delta_rule", _HEADS, _FEW_HEADS, _delta, ("q", "k", "v", "beta"), values="v"),
+    Case(
+        "selective_rotary",
+        "selective_rotary",
+        _TURNED,
+        {"B": 2, "T": 33, "H": 2, "K": 4},
+        _rotary,
+        ("q", "k", "increment"),
+        values="q",
+        outputs=2,
     ),
 )
 

@@ -39,7 +39,9 @@ class Contestant:
 
 def reference_of(case: Case) -> Callable[..., tuple[Tensor, Tensor]]:
     """The plain loop of a case from a zero state: unbind, step, stack."""
-    home = importlib.import_module(f"seqmix.kernels.{case.op.removeprefix('gated_')}.reference")
+    shared = case.op.startswith("gated_") and case.op.endswith("_scan")  # one folder with the plain scan
+    folder = case.op.removeprefix("gated_") if shared else case.op
+    home = importlib.import_module(f"seqmix.kernels.{folder}.reference")
     loop = getattr(home, case.op)
 
     def run(**inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,8 +51,7 @@ def reference_of(case: Case) -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def _zero_state(case: Case, inputs: dict[str, Tensor]) -> Tensor:
-    first = inputs.get("x", inputs.get("v"))
-    assert first is not None
+    first = inputs[case.values]
     shape = [first.shape[0], *first.shape[2:]]
     if case.op in ("higher_order_scan", "gated_higher_order_scan"):
         gates = inputs.get("a", inputs.get("logits"))
@@ -60,6 +61,10 @@ def _zero_state(case: Case, inputs: dict[str, Tensor]) -> Tensor:
         shape.append(inputs["A"].shape[1])
     elif case.op == "causal_conv1d":
         shape.insert(1, inputs["weight"].shape[1] - 1)
+    elif case.op in ("gated_linear_attention", "delta_rule"):
+        shape.insert(2, inputs["k"].shape[-1])
+    elif case.op == "selective_rotary":
+        shape[-1] //= 2
     return first.new_zeros(shape)
 
 

@@ -60,8 +60,7 @@ class Gate:
     def __init__(self, case: Case, sizes: Sizes, inputs: Inputs, dtype: torch.dtype) -> None:
         self.case, self.inputs, self.eps = case, inputs, torch.finfo(dtype).eps
         self.floor = 1e-12 if dtype == torch.float64 else 0.0
-        # Outputs have the shape of the values in every case.
-        values = inputs["v" if "v" in inputs else "x"]
+        values = inputs[case.values]
         batch = sizes["B"]
         count = max(1, min(batch, _AFFORDABLE * batch // prod(sizes.values())))
         self.rows = torch.linspace(batch - 1, 0, count, device=values.device).round().long().unique()
@@ -84,8 +83,9 @@ class Gate:
             part = x.detach() if name in unbatched else x.detach()[self.rows]
             wide[name] = part.to(torch.complex128 if x.is_complex() else torch.float64).requires_grad_()
         upstream = self.upstream[self.rows].to(next(iter(wide.values())).dtype)
-        outputs = reference_of(self.case)(**wide)
-        return _named(wide, outputs, torch.autograd.grad(outputs[0], list(wide.values()), upstream))
+        first, *rest = reference_of(self.case)(**wide)
+        gradients = torch.autograd.grad(first, list(wide.values()), upstreams(first, upstream))
+        return _named(wide, (together(first), *rest), gradients)
 
     def check(self, contestant: Contestant) -> Verdict:
         """Run `contestant` once, forward and backward, and hold its numbers to the rule."""
@@ -121,12 +121,13 @@ class Gate:
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
             outputs = contestant.call(**inputs)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        first, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
         upstream = contestant.enter(self.upstream)
-        if outputs[0].shape != upstream.shape:
-            raise _WrongShape(f"output has shape {tuple(outputs[0].shape)} in place of {tuple(upstream.shape)}")
-        gradients = torch.autograd.grad(outputs[0], list(inputs.values()), upstream)
-        named = _named(inputs, outputs, gradients)
+        for output in first if isinstance(first, tuple) else (first,):
+            if output.shape != upstream.shape:
+                raise _WrongShape(f"output has shape {tuple(output.shape)} in place of {tuple(upstream.shape)}")
+        gradients = torch.autograd.grad(first, list(inputs.values()), upstreams(first, upstream))
+        named = _named(inputs, (together(first), *rest), gradients)
         rows, unbatched = self.rows, self.case.unbatched
         result = {}
         for name, x in named.items():
@@ -149,6 +150,16 @@ def enter(case: Case, contestant: Contestant, inputs: Inputs) -> Inputs:
         same = turned.data_ptr() == x.data_ptr() and turned.shape == x.shape
         own[name] = x if same else turned.requires_grad_()
     return own
+
+
+def upstreams(first: Tensor | tuple[Tensor, ...], upstream: Tensor) -> Tensor | list[Tensor]:
+    """The same upstream gradient for every output of an op."""
+    return [upstream] * len(first) if isinstance(first, tuple) else upstream
+
+
+def together(first: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """All outputs of an op as one tensor, to be compared."""
+    return torch.cat(first, dim=-1) if isinstance(first, tuple) else first
 
 
 def _named(inputs: Inputs, outputs: tuple[Any, ...], gradients: tuple[Tensor, ...]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 import seqmix.kernels
 from seqmix.benchmarks.cases import Case, Inputs
 from seqmix.benchmarks.contestants import Contestant, contestants_for
-from seqmix.benchmarks.gate import Gate, Verdict, enter
+from seqmix.benchmarks.gate import Gate, Verdict, enter, upstreams
 from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, take_turns, threads
 
 FORWARD, BOTH = "forward", "forward+backward"
@@ -123,8 +123,9 @@ def _call(case: Case, contestant: Contestant, inputs: Inputs, kind: str) -> Call
         output = contestant.call(**own)
         output = output[0] if isinstance(output, tuple) else output
         if upstream is None:  # the warm-up call
-            upstream = torch.randn(output.shape, dtype=output.dtype, device=output.device)
-        return torch.autograd.grad(output, leaves, upstream)
+            one = output[0] if isinstance(output, tuple) else output
+            upstream = torch.randn(one.shape, dtype=one.dtype, device=one.device)
+        return torch.autograd.grad(output, leaves, upstreams(output, upstream))
 
     return both
 
