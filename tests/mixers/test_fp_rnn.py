@@ -202,6 +202,7 @@ def test_every_option_changes_the_result():
     changes += [{"hidden": tuple(part for part in ALL if part != out)} for out in ALL]
     sweeps = {"solver": "sweeps", "fallback": False}
     changes += [{**sweeps, "max_iterations": 2}, {**sweeps, "max_iterations": 2, "damping": 0.5}]
+    changes += [{"hidden": ALL[:3], "output_gate": False}]
     changes += [{**sweeps, "tolerance": 0.1, "max_radius": 0.5}, {"max_radius": 0.5}]
     results = [base, *(build(**change)(x)[0] for change in changes)]
     for i, a in enumerate(results):
@@ -240,6 +241,15 @@ def test_layers_of_every_solver_decode_to_the_same():
             y_t, state = layer.step(x_t, state)
             steps.append(y_t)
         torch.testing.assert_close(torch.stack(steps, 1), y, rtol=1e-9, atol=1e-11)
+
+
+def test_without_output_gate_the_read_out_is_linear_in_the_direction_of_h():
+    layer = build(hidden=("b",), output_gate=False)
+    x = torch.randn(2, 9, 8, dtype=torch.float64)
+    h = dense_recurrence(layer, x, torch.zeros(2, 6, dtype=torch.float64))
+    expected = (h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt()) @ layer.proj_out.weight.T
+    torch.testing.assert_close(layer(x)[0], expected)
+    assert layer.proj_in.weight.shape == (layer.cell.size, 8)
 
 
 def test_mixing_matrices_are_what_they_are_called():
@@ -290,6 +300,8 @@ def test_bad_arguments():
         ({"solver": "direct"}, "solver 'direct' needs a hidden_dependence without"),
         ({"hidden_dependence": ("b", "gate")}, "hidden_dependence must be names among 'lambda', 'mixing', 'b', 'c'"),
         ({"hidden_dependence": 3}, "hidden_dependence must be names among"),
+        ({"output_gate": False}, "hidden_dependence must not name c with output_gate=False"),
+        ({"output_gate": None, "hidden_dependence": ()}, "output_gate must be one of True, False, got None"),
         ({"max_iterations": 0}, "max_iterations must be a positive integer"),
         ({"tolerance": -1.0}, "tolerance must be None or a finite number of at least 0"),
         ({"tolerance": 0, "max_iterations": None}, "tolerance must be above 0 where max_iterations is None"),

@@ -58,6 +58,7 @@ class FixedPointRNN(TokenMixer):
             hidden dependence of lambda, mixing and b; `"sweeps"`, to the tolerance. `"auto"` is sequential on a CPU
             (there 3 to 5 times as fast as direct and 10 to 60 times as fast as sweeps) and for single tokens;
             else it is direct where that is possible (on a CPU for Kronecker mixing only) and otherwise sweeps.
+        output_gate: whether h is multiplied by silu(W_z x_t) c_t; without it y_t = W_o RMSNorm(h_t), and there is no c.
         gradient: `"implicit"`, exact, or `"phantom"`, through one application at the fixed point (the paper's).
         damping: in (0, 1], how much of a sweep's step is taken.
         fallback: solve the sequences whose sweeps diverge sequentially; without it they keep their last iterate.
@@ -96,6 +97,7 @@ class FixedPointRNN(TokenMixer):
         hidden_dependence: Sequence[str] = _HIDDEN,
         solver: Literal["auto", "sweeps", "sequential", "direct"] = "auto",
         *,
+        output_gate: bool = True,
         gradient: Literal["implicit", "phantom"] = "implicit",
         damping: float = 1.0,
         fallback: bool = True,
@@ -119,6 +121,11 @@ class FixedPointRNN(TokenMixer):
                 f"{name}: solver 'direct' needs a hidden_dependence without lambda, mixing and b, "
                 f"got {self.hidden_dependence}"
             )
+        self.output_gate = one_of(name, "output_gate", output_gate, (True, False))
+        if "c" in self.hidden_dependence and not output_gate:
+            raise ValueError(
+                f"{name}: hidden_dependence must not name c with output_gate=False, got {self.hidden_dependence}"
+            )
         self.options = SolverOptions.checked(name, max_iterations, tolerance, damping, fallback, gradient)
         self.max_radius = max_radius
         self.strength = strength_of(name, mixing, rank, max_radius)
@@ -126,7 +133,7 @@ class FixedPointRNN(TokenMixer):
         self.cell = cell(mixing, n, rank, self.strength, self.hidden_gates)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         # Rows: lambda, b and mixing, then c and z.
-        self.proj_in = nn.Linear(d_model, self.cell.size + 2 * n, **where)
+        self.proj_in = nn.Linear(d_model, self.cell.size + 2 * n * self.output_gate, **where)
         self.weight_hidden = nn.Parameter(torch.empty(self.cell.recurrent, n, **where))
         self.weight_c = nn.Parameter(torch.empty(n, n, **where)) if "c" in self.hidden_dependence else None
         self.weight_norm = nn.Parameter(torch.empty(n, **where))
@@ -155,7 +162,8 @@ class FixedPointRNN(TokenMixer):
         return "sweeps" if self.hidden_gates else "direct"
 
     def preactivations(self, x: Tensor) -> Tensor:
-        """W_in x, (B, T, M + 2 N), in the type of the recurrence: a fixed point multiplies rounding errors."""
+        """W_in x, (B, T, M + 2 N), without output gate (B, T, M), in the type of the recurrence: a fixed point
+        multiplies rounding errors."""
         real = recurrent_dtype(x.dtype)
         return linear(x.to(real), self.proj_in.weight.to(real), self.proj_in.bias.to(real))
 
@@ -176,11 +184,15 @@ class FixedPointRNN(TokenMixer):
 
     def mix(self, x: Tensor, state: FixedPointRNNState, cu_seqlens: Tensor | None) -> tuple[Tensor, FixedPointRNNState]:
         with torch.autocast(x.device.type, enabled=False):
-            p, c, z = self.preactivations(x).split((self.cell.size, self.d_state, self.d_state), -1)
+            p, *gates = self.preactivations(x).split((self.cell.size, *(self.d_state,) * 2 * self.output_gate), -1)
             h, final, report = self.scan(p, state.h, cu_seqlens, self.solver_for(x))
-            if self.weight_c is not None:
-                c = c + rms(previous_token(h, state.h, cu_seqlens)) @ self.weight_c.to(c.dtype).mT
-            out = rms_norm(silu(z) * silu(c) * h, (self.d_state,), self.weight_norm.to(h.dtype), 1e-5)
+            out = h
+            if gates:
+                c, z = gates
+                if self.weight_c is not None:
+                    c = c + rms(previous_token(h, state.h, cu_seqlens)) @ self.weight_c.to(c.dtype).mT
+                out = silu(z) * silu(c) * h
+            out = rms_norm(out, (self.d_state,), self.weight_norm.to(h.dtype), 1e-5)
         self.last_solve = report.detach()
         return self.proj_out(out.to(x.dtype)), FixedPointRNNState(final)
 
