@@ -30,3 +30,63 @@ register_task(
     description="Is the number of ones so far odd: the word problem of Z2.",
     source="2404.08819",
 )
+register_task(
+    "single-parity",
+    "seqmix.tasks.state_tracking:SingleParity",
+    description="Is the number of ones odd, asked once at the end.",
+    source="2411.12537",
+)
+register_task(
+    "even-pairs",
+    "seqmix.tasks.state_tracking:EvenPairs",
+    description="Do the first and the last symbol agree.",
+    source="2207.02098",
+)
+register_task(
+    "cycle-navigation",
+    "seqmix.tasks.state_tracking:CycleNavigation",
+    description="Where a walk on a cycle of five ends.",
+    source="2207.02098",
+)
+register_task(
+    "modular-arithmetic",
+    "seqmix.tasks.state_tracking:ModularArithmetic",
+    description="Value modulo 5 of an expression with + - * and no brackets.",
+    source="2207.02098",
+)
+register_task(
+    "bracket-arithmetic",
+    "seqmix.tasks.state_tracking:BracketArithmetic",
+    description="Value modulo 5 of an expression with brackets, with or without multiplication.",
+    source="2207.02098",
+)
+register_task(
+    "string-copy",
+    "seqmix.tasks.copying:StringCopy",
+    description="Copy a string, teacher-forced and free-running; with repeated n-grams if asked.",
+    source="2402.01032",
+)
+register_task(
+    "ngram-lookup",
+    "seqmix.tasks.copying:NgramLookup",
+    description="Find an n-gram, given before or after a string, and continue it.",
+    source="2402.01032",
+)
+register_task(
+    "selective-copy",
+    "seqmix.tasks.copying:SelectiveCopy",
+    description="Remember data tokens among blanks, at random or fixed places, and say them in order.",
+    source="2312.00752",
+)
+register_task(
+    "induction-heads",
+    "seqmix.tasks.copying:InductionHeads",
+    description="What followed the trigger token when it was seen.",
+    source="2312.00752",
+)
+register_task(
+    "compression",
+    "seqmix.tasks.copying:Compression",
+    description="Say every token again from the last vector alone (MAD).",
+    source="2403.17844",
+)

@@ -87,8 +87,21 @@ class Task(LightningDataModule):
             names = [each.name for each in sets]
             if len(set(names)) != len(names):
                 raise ValueError(f"{owner}: evaluation sets must have different names, got {', '.join(names)}")
+        self._try_examples()
         self._train: TrainBatches | None = None
         self._limit: int | None = None
+
+    def _try_examples(self) -> None:
+        # Lengths too short for what a task puts in them are told before training starts, not at the last test set.
+        if not self.examples.prefixes:
+            for length in {self.min_length or self.train_length, self.train_length}:
+                self.examples(seed=self.seed, split="train", start=0, count=1, length=length)
+        for split, sets in (("validation", self.validation_sets), ("test", self.test_sets)):
+            for each in sets:
+                if not each.examples.prefixes:
+                    each.examples(
+                        seed=self.eval_seed, split=f"{split} {each.name}", start=0, count=1, length=each.length
+                    )
 
     def _at(self, length: int) -> EvalSet:
         return EvalSet(str(length), self.examples, length, self.eval_size)

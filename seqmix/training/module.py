@@ -160,8 +160,10 @@ class SequenceLearner(LossInStep):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        counts = self._counts.setdefault(dataloader_idx, Counts(self.device))
-        counts.add(self.answer(batch), batch["targets"], batch.get("cu_seqlens"))
+        logits, targets, bounds = self.answer(batch), batch["targets"], batch.get("cu_seqlens")
+        if bounds is not None and targets.shape != batch["tokens"].shape:  # one answer for each packed sequence
+            logits, targets, bounds = logits.transpose(0, 1), targets.transpose(0, 1), None
+        self._counts.setdefault(dataloader_idx, Counts(self.device)).add(logits, targets, bounds)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self.validation_step(batch, batch_idx, dataloader_idx)
@@ -203,7 +205,8 @@ def check_answers(model: SequenceModel, task: Any) -> None:
     """`ValueError` unless the model's head gives the answers that the task asks for.
 
     A task with `n_classes` asks for one answer to a sequence; one whose targets are the tokens to come says so with
-    `predicts_next`, and they must not be seen.
+    `predicts_next`, and they must not be seen; one whose targets are the tokens themselves says so with `reconstructs`,
+    and they must have gone through one vector.
     """
     name, head = type(task).__name__, model.head
     asked = getattr(task, "n_classes", None)
@@ -220,6 +223,10 @@ def check_answers(model: SequenceModel, task: Any) -> None:
     if asked is None and task.vocab_size > model.vocab_size:
         raise ValueError(
             f"model.vocab_size: must be at least the {task.vocab_size} tokens of {name}, got {model.vocab_size}"
+        )
+    if getattr(task, "reconstructs", False) and model.head_name != "autoencoder":
+        raise ValueError(
+            f"model.head: {name} asks for its own input again, expected 'autoencoder', got {model.head_name!r}"
         )
     if model.bidirectional and getattr(task, "predicts_next", False):
         raise ValueError(f"model.bidirectional: must be false, the targets of {name} are tokens to come")

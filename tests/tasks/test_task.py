@@ -36,7 +36,7 @@ def test_ranks_share_the_global_batch(train_size) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # on two cores
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on two cores
 @pytest.mark.parametrize("num_workers", [1, 4])
 def test_workers_change_nothing(num_workers: int, packed: bool) -> None:
     without = take(task(min_length=3, packed=packed).train_dataloader(), 5)
@@ -46,6 +46,47 @@ def test_workers_change_nothing(num_workers: int, packed: bool) -> None:
     for a, b in zip(without, with_workers, strict=True):
         assert torch.equal(a, b)
     assert loader.state_dict() == {"position": 5}, "what workers made ahead does not count"
+
+
+SMALL = [
+    ("word-problem", {"group": "A5", "generators": 2, "train_length": 9, "min_length": 2}),
+    ("parity", {}),
+    ("single-parity", {}),
+    ("even-pairs", {"packed": True}),
+    ("cycle-navigation", {}),
+    ("modular-arithmetic", {"train_size": 40}),
+    ("bracket-arithmetic", {"multiplication": True}),
+    ("string-copy", {"packed": True}),
+    ("ngram-lookup", {"suffix": True, "train_size": 40}),
+    ("selective-copy", {}),
+    ("induction-heads", {}),
+    ("compression", {}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on two cores
+@pytest.mark.parametrize(("name", "arguments"), SMALL)
+def test_every_task_gives_the_same_batches_with_workers_and_after_resuming(name: str, arguments) -> None:
+    def loader(num_workers: int):
+        return create_task(name, batch_size=8, eval_size=4, num_workers=num_workers, **arguments).train_dataloader()
+
+    def same(batches, others) -> bool:
+        return all(
+            a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+            for a, b in zip(batches, others, strict=True)
+        )
+
+    # Two epochs of the finite sets, which have five batches each.
+    whole = loader(0)
+    batches = [*islice(whole, 5), *islice(whole, 5)]
+    assert not same(batches[:5], batches[5:])
+    for num_workers in (1, 4):
+        first = loader(num_workers)
+        assert same(batches[:3], list(islice(first, 3)))
+        second = loader(4 - num_workers)
+        second.load_state_dict(first.state_dict())
+        assert same(batches[3:5], list(islice(second, 2)))
+        assert same(batches[5:7], list(islice(second, 2)))
 
 
 @pytest.mark.parametrize("train_size", [None, 30])

@@ -85,6 +85,28 @@ def test_free_running_answers_feed_on_themselves() -> None:
     )
 
 
+def test_copies_are_measured_teacher_forced_and_free_running(tmp_path: Path) -> None:
+    task = create_task("string-copy", n_letters=3, train_length=3, eval_lengths=(3, 5), eval_size=6, batch_size=8)
+    learner = SequenceLearner("lstm", task.vocab_size, 8)
+    run = trainer(tmp_path, max_steps=1, callbacks=[AccuracyTable(figure=False)])
+    run.fit(learner, datamodule=task)
+    run.test(learner, datamodule=task, verbose=False)
+    for each in task.test_sets:
+        batch = each.examples(seed=0, split=f"test {each.name}", start=0, count=6, length=each.length)
+        answers, targets = free_running_answers(learner.model, batch["tokens"], batch["targets"])
+        expected = (answers == targets).float().mean()
+        assert run.callback_metrics[f"test/free_token_accuracy/{each.name}"] == pytest.approx(expected.item())
+        assert f"test/sequence_accuracy/{each.name}" in run.callback_metrics
+    assert "free_sequence_accuracy" in (tmp_path / "accuracy.csv").read_text()
+
+
+def test_compression_needs_the_head_that_keeps_one_vector(tmp_path: Path) -> None:
+    task = create_task("compression", vocab_size=5, train_length=6, eval_lengths=(6,), batch_size=4, eval_size=4)
+    with pytest.raises(ValueError, match="Compression asks for its own input again, expected 'autoencoder', got 'lang"):
+        trainer(tmp_path).fit(SequenceLearner("lstm", 5, 8), datamodule=task)
+    trainer(tmp_path).fit(SequenceLearner("lstm", 5, 8, head="autoencoder"), datamodule=task)
+
+
 def test_loss_is_float32_and_skips_what_has_no_target() -> None:
     logits, targets = torch.randn(2, 3, 5, dtype=torch.bfloat16), torch.tensor([[-100, 1, 2], [-100, -100, 4]])
     loss = cross_entropy(logits, targets)
