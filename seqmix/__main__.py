@@ -14,6 +14,7 @@ _COMMANDS = {
     "list": "what there is: mixers, tasks, configs, optimizers",
     "bench": "time kernels and layers on this machine",
     "leaderboard": "run configs with many seeds and learning rates, and make tables of the records",
+    "sensitivity": "loss against learning rate for several optimizers or mixers, with a table and a figure",
 }
 _LISTS = ("mixers", "tasks", "configs", "optimizers")
 
@@ -71,6 +72,10 @@ def _run(argv: list[str]) -> int:
         from seqmix.leaderboard.cli import main as leaderboard
 
         return leaderboard(rest)
+    if command == "sensitivity":
+        from seqmix.leaderboard.sensitivity_cli import main as sensitivity
+
+        return sensitivity(rest)
     if command not in _COMMANDS:
         from seqmix._suggest import unknown_name
 

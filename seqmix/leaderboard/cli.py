@@ -7,10 +7,14 @@ import shlex
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from seqmix.leaderboard.plan import Run
+
+__all__ = ["add_sweep_options", "main", "make_records", "tell", "told"]
 
 _EPILOG = """examples:
   seqmix leaderboard run a5 --seeds 0 1 2 3 4 --store boards/a5.jsonl
@@ -29,13 +33,18 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(argv)
+    return told("seqmix leaderboard", lambda: arguments.action(arguments, argv))
+
+
+def told(program: str, action: Callable[[], int]) -> int:
+    """The exit status of `action`; its mistakes and warnings are told in one line each."""
     try:
         with warnings.catch_warnings():
             from seqmix.leaderboard.runs import TornLineWarning
 
             warnings.filterwarnings("always", category=TornLineWarning)
             warnings.showwarning = _show_warning
-            return arguments.action(arguments, argv)
+            return action()
     except BrokenPipeError:
         # Whoever read the table has seen enough; the interpreter must not write the rest when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, ImportError, OSError) as error:
         if isinstance(error, ImportError) and "pip install" not in str(error):
             raise
-        print(f"seqmix leaderboard: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {error}", file=sys.stderr)
         return 2
 
 
@@ -59,22 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     text = "do every (config, learning rate, seed) that a file has no record of yet"
     run = commands.add_parser("run", help=text, description=text, allow_abbrev=False)
-    run.add_argument("configs", nargs="+", metavar="CONFIG", help="names of shipped configs, or files")
-    run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default 0")
+    add_sweep_options(run)
     run.add_argument("--lr", nargs="+", type=float, metavar="RATE", help="learning rates; default each config's own")
-    run.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="on top of every config, as options of seqmix fit: trainer.max_steps=500 mixer.block_size=4",
-    )
-    run.add_argument("--store", type=Path, required=True, metavar="FILE.jsonl", help="where records go")
-    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time, default 1")
-    run.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of each run, default 1")
-    run.add_argument("--retry-failed", action="store_true", help="try again what has failed twice")
-    run.add_argument("--dry-run", action="store_true", help="print the runs as command lines, and do none")
     run.set_defaults(action=_run)
 
     text = "a Markdown table of runs"
@@ -109,6 +104,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_sweep_options(run: argparse.ArgumentParser) -> None:
+    """Options of every command that makes records."""
+    run.add_argument("configs", nargs="+", metavar="CONFIG", help="names of shipped configs, or files")
+    run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default 0")
+    run.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="on top of every config, as options of seqmix fit: trainer.max_steps=500 mixer.block_size=4",
+    )
+    run.add_argument("--store", type=Path, required=True, metavar="FILE.jsonl", help="where records go")
+    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time, default 1")
+    run.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of each run, default 1")
+    run.add_argument("--retry-failed", action="store_true", help="try again what has failed twice")
+    run.add_argument("--dry-run", action="store_true", help="print the runs as command lines, and do none")
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
@@ -116,17 +130,23 @@ def _positive(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.leaderboard.plan import plan_runs
+
+    runs = plan_runs(arguments.configs, arguments.seeds, arguments.lr, arguments.set)
+    return make_records(runs, arguments, "seqmix leaderboard")
+
+
+def make_records(runs: Sequence["Run"], arguments: argparse.Namespace, program: str) -> int:
+    """Do what `arguments.store` has no record of, or print it with `--dry-run`; returns the exit status."""
     from seqmix._extras import require
     from seqmix.leaderboard.local import LocalProcesses
-    from seqmix.leaderboard.plan import plan_runs
     from seqmix.leaderboard.runs import RunStore
     from seqmix.leaderboard.sweep import sweep
 
     # Not Lightning itself, which takes seconds: the runs import it.
     for module in ("lightning", "jsonargparse"):
         if importlib.util.find_spec(module) is None:
-            require(module, extra="train", owner="seqmix leaderboard run")
-    runs = plan_runs(arguments.configs, arguments.seeds, arguments.lr, arguments.set)
+            require(module, extra="train", owner=program)
     if arguments.dry_run:
         print("\n".join(run.command for run in runs))
         return 0
@@ -134,13 +154,13 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         raise ValueError(f"--store: expected a file in a folder that exists, got {str(arguments.store)!r}")
     store = RunStore(arguments.store)
     store.refresh()
-    _tell(store.problems)
+    tell(store.problems)
     try:
         with tempfile.TemporaryDirectory(prefix="seqmix-runs-") as folder:
             runner = LocalProcesses(Path(folder), arguments.threads, arguments.jobs)
             failed = sweep(runs, store, runner, jobs=arguments.jobs, retry_failed=arguments.retry_failed)
     except KeyboardInterrupt:
-        print("seqmix leaderboard: stopped; the same command continues", file=sys.stderr)
+        print(f"{program}: stopped; the same command continues", file=sys.stderr)
         return 130
     return 1 if failed or store.problems else 0
 
@@ -156,7 +176,7 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
     except ValueError as error:
         raise ValueError(f"--solved: {error}") from None
     records, problems = collect(arguments.files, arguments.only)
-    _tell(problems)
+    tell(problems)
     text = render(records, arguments.kind, criteria=criteria, lengths=arguments.lengths)
     if arguments.write is None:
         print(text)
@@ -173,13 +193,14 @@ def _validate(arguments: argparse.Namespace, argv: list[str]) -> int:
     wrong = 0
     for path in arguments.files:
         records, problems = scan_runs(path)
-        _tell(problems)
+        tell(problems)
         wrong += len(problems)
         print(f"{path}: {len(records)} records, {len(problems)} problems")
     return 1 if wrong else 0
 
 
-def _tell(problems: list[str]) -> None:
+def tell(problems: list[str]) -> None:
+    """Print what is wrong with lines of a file."""
     for problem in problems:
         print(f"seqmix leaderboard: {problem}", file=sys.stderr)
 

@@ -10,7 +10,7 @@ from seqmix.leaderboard.runs import latest
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.statistics import Criterion, accuracy, best_learning_rate, by_length, solved, spread
 
-__all__ = ["KINDS", "Group", "group_runs", "seeds_table", "summary_table"]
+__all__ = ["KINDS", "Group", "circumstances", "group_runs", "markdown", "seeds_table", "summary_table"]
 
 _RATE = "optimizer.lr="
 
@@ -66,7 +66,7 @@ def seeds_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths:
             parts.append(
                 f"**{group.label}**: {_mixer(runs[0])}, learning rate {rate:g}. {_measure(runs)} at each length."
             )
-            parts.append(_markdown(header, rows))
+            parts.append(markdown(header, rows))
             parts.append(_solved_line(runs, criteria))
     return "\n\n".join(parts)
 
@@ -92,11 +92,11 @@ def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], length
         row += [_seconds(_median_cost(runs, "cost", "train_seconds")), _count(sizes[0] if sizes else None)]
         rows.append(row)
     header = ["config", "mixer", "learning rates", "best", "solved", *map(_heading, columns)]
-    table = _markdown([*header, "training, s", "parameters"], rows, left=2)
+    table = markdown([*header, "training, s", "parameters"], rows, left=2)
     return (
         f"{table}\n\nSolved: {_criteria(criteria)}, runs at the best learning rate, with Wilson 95 % intervals. The "
         "learning rate is chosen by the median validation accuracy at training length. "
-        f"{_measure(chosen)} at each length of the test data: median over the seeds (range). {_circumstances(chosen)}"
+        f"{_measure(chosen)} at each length of the test data: median over the seeds (range). {circumstances(chosen)}"
     )
 
 
@@ -208,11 +208,13 @@ def _solved_line(runs: Sequence[Record], criteria: Sequence[Criterion]) -> str:
     count, (low, high) = solved(runs, criteria)
     return (
         f"Solved, {_criteria(criteria)}: {count} of {len(runs)} seeds (Wilson 95 % interval {low:.2f} to {high:.2f}). "
-        + _circumstances(runs)
+        + circumstances(runs)
     )
 
 
-def _circumstances(runs: Sequence[Record]) -> str:
+def circumstances(runs: Sequence[Record]) -> str:
+    """Machine, threads, versions and commits of runs, in one line."""
+
     def listed(values: Sequence[Any]) -> str:
         return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
 
@@ -228,7 +230,9 @@ def _circumstances(runs: Sequence[Record]) -> str:
     )
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table; `left` columns read as text, the others as numbers."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
