@@ -19,7 +19,7 @@ from seqmix.training.callbacks.non_finite import NonFiniteLossError
 __all__ = ["RunRecorder"]
 
 _MEASURES = {"last": "last_accuracy", "seq": "sequence_accuracy", "tok": "token_accuracy", "loss": "loss"}
-_OPTIONAL = {"free_seq": "free_sequence_accuracy", "free_tok": "free_token_accuracy"}
+_OPTIONAL = {"free_seq": "free_sequence_accuracy", "free_tok": "free_token_accuracy", "macro": "macro_accuracy"}
 
 
 class RunRecorder(Callback):

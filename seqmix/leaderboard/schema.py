@@ -23,10 +23,12 @@ training
     batch_size, steps, max_steps, tokens, precision, clip (null for none)
     checkpoint                         weights that were tested: `last`, or `best` on validation data
 result
-    metric                             the measure that decides: last_accuracy, sequence_accuracy or token_accuracy
+    metric                             the measure that decides: last_accuracy, sequence_accuracy, token_accuracy or
+                                       macro_accuracy
     chance, train_length               of the task; null where it has none
     metrics                            {test set: {last, seq, tok, loss, n}}: accuracies and loss on n test sequences;
-                                       free_seq, free_tok of answers that the model continues by itself; a set is
+                                       free_seq, free_tok of answers that the model continues by itself; macro, the
+                                       mean over classes, where it decides; a set is
                                        named by its length, or by the task
     curve                              validation: list of {step, accuracy, loss}
     final_length                       where the length curriculum ended; null without one
@@ -124,8 +126,8 @@ _SECTIONS: dict[str, dict[str, tuple[type, ...]]] = {
 }
 _ALWAYS = {"identity": {"seed", "config", "overrides", "settings"}, "repro": set(_SECTIONS["repro"])}
 _MEASURES = ("last", "seq", "tok", "loss")
-_OPTIONAL = ("free_seq", "free_tok")
-_METRICS = ("last_accuracy", "sequence_accuracy", "token_accuracy")
+_OPTIONAL = ("free_seq", "free_tok", "macro")
+_METRICS = ("last_accuracy", "sequence_accuracy", "token_accuracy", "macro_accuracy")
 
 
 def empty_record() -> Record:

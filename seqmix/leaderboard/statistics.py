@@ -21,7 +21,12 @@ __all__ = [
     "wilson_interval",
 ]
 
-MEASURES = {"last_accuracy": "last", "sequence_accuracy": "seq", "token_accuracy": "tok"}
+MEASURES = {
+    "last_accuracy": "last",
+    "sequence_accuracy": "seq",
+    "token_accuracy": "tok",
+    "macro_accuracy": "macro",
+}
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
@@ -83,8 +88,8 @@ def spread(values: Iterable[float]) -> Spread:
 class Criterion:
     """When a run counts as solved: `16:0.99` at length 16, `2x:0.95` at twice the training length.
 
-    `length` is a length or the name of a test set; `measure` is `last`, `seq`, `tok`, `free_seq` or `free_tok`; None
-    for the one that decides the task.
+    `length` is a length or the name of a test set; `measure` is `last`, `seq`, `tok`, `free_seq`, `free_tok` or
+    `macro`; None for the one that decides the task.
     """
 
     length: int | str
@@ -98,7 +103,7 @@ class Criterion:
 
         Test sets with names of their own are written as those names.
         """
-        match = re.fullmatch(r"(?:(last|seq|tok|free_seq|free_tok):)?([^:\s]+):(\d*\.?\d+)", text)
+        match = re.fullmatch(r"(?:(last|seq|tok|free_seq|free_tok|macro):)?([^:\s]+):(\d*\.?\d+)", text)
         wrong = f"expected LENGTH:ACCURACY such as 16:0.99, 2x:0.95 or last:80:0.95, got {text!r}"
         if match is None or not 0 < float(match[3]) <= 1:
             raise ValueError(wrong)

@@ -184,6 +184,7 @@ def _mixer(run: Record) -> str:
 
 def _measure(runs: Sequence[Record]) -> str:
     names = {"last_accuracy": "last-position", "sequence_accuracy": "whole-sequence", "token_accuracy": "per-position"}
+    names["macro_accuracy"] = "class-balanced"
     found = dict.fromkeys(names[run["result"]["metric"]] for run in runs if run["status"] == "ok")
     return " ".join([*" or ".join(found).split(), "accuracy"]).capitalize()
 

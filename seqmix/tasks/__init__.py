@@ -90,3 +90,51 @@ register_task(
     description="Say every token again from the last vector alone (MAD).",
     source="2403.17844",
 )
+register_task(
+    "mqar",
+    "seqmix.tasks.recall:MQAR",
+    description="Multi-query associative recall: pairs, then keys whose values are asked for.",
+    source="2312.04927",
+)
+register_task(
+    "in-context-recall",
+    "seqmix.tasks.recall:InContextRecall",
+    description="MAD: values of keys that were seen before in the sequence.",
+    source="2403.17844",
+)
+register_task(
+    "noisy-recall",
+    "seqmix.tasks.recall:NoisyRecall",
+    description="MAD: in-context recall with pairs of noise in between.",
+    source="2403.17844",
+)
+register_task(
+    "fuzzy-recall",
+    "seqmix.tasks.recall:FuzzyRecall",
+    description="MAD: in-context recall where keys and values are runs of tokens.",
+    source="2403.17844",
+)
+register_task(
+    "memorization",
+    "seqmix.tasks.recall:Memorization",
+    description="MAD: values of keys by a fixed map that only the weights can hold.",
+    source="2403.17844",
+)
+register_task(
+    "listops",
+    "seqmix.tasks.long_sequences:ListOps",
+    description="Nested lists of MIN, MAX, MED and SM: ten classes, 500 to 2,000 tokens.",
+    source="1804.06028, 2011.04006",
+)
+register_task(
+    "pathfinder",
+    "seqmix.tasks.long_sequences:Pathfinder",
+    description="Are two marked ends ends of the same dashed curve? Pixel by pixel, 1,024 tokens.",
+    source="1805.08315, 2011.04006",
+)
+register_task(
+    "digits",
+    "seqmix.tasks.long_sequences:Digits",
+    description="Handwritten digits of 8 x 8 pixels, one pixel after the other.",
+    source="scikit-learn",
+)

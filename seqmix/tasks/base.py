@@ -15,9 +15,9 @@ from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader
 require("lightning.pytorch", extra="train", owner="seqmix.tasks.Task")
 from lightning.pytorch import LightningDataModule  # noqa: E402
 
-__all__ = ["EvalSet", "Examples", "Task"]
+__all__ = ["ENDLESS", "EvalSet", "Examples", "Task"]
 
-_ENDLESS = 1 << 40  # batches to the epoch of a stream; Lightning counts them in floats
+ENDLESS = 1 << 40  # batches to the epoch of a stream; Lightning counts them in floats
 _EVAL_TOKENS = 1 << 15  # positions in one evaluation batch: long sequences come in small batches
 _EVAL_LOGITS = 1 << 26  # numbers that a model returns for one: 256 MiB of float32
 
@@ -34,7 +34,8 @@ class Task(LightningDataModule):
     Attributes:
         vocab_size: tokens that a model must know, as input or target.
         chance: accuracy of guessing.
-        metric: the measure that decides, one of `token_accuracy`, `last_accuracy`, `sequence_accuracy`.
+        metric: the measure that decides, one of `token_accuracy`, `last_accuracy`, `sequence_accuracy`, and
+            `macro_accuracy`, MAD's mean over classes.
         free_running: test the answers once more with the model's own answers as input, see `SequenceLearner`. Then
             the answer of a test example is a run of targets at its end, at the same place in every row of a set.
         validation_sets, test_sets: what is measured, in the order of the loaders.
@@ -146,7 +147,7 @@ class Task(LightningDataModule):
             world_size,
             self._limit,
         )
-        n_batches = _ENDLESS if self.train_size is None else max(1, self.train_size // self.batch_size)
+        n_batches = ENDLESS if self.train_size is None else max(1, self.train_size // self.batch_size)
         return StreamLoader(self._train, n_batches, num_workers=self.num_workers)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:

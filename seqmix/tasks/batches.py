@@ -74,7 +74,10 @@ class TrainBatches:
         rows = self._rows(start, count)
         if not self.examples.prefixes and shortest < self.train_length:
             return self._stack(self._each(rows, [length] * count))
-        return {name: values[rows, : self._width(values, length)] for name, values in self._whole().items()}
+        whole = self._whole()
+        if not self.examples.prefixes:
+            return {name: values[rows] for name, values in whole.items()}
+        return {name: values[rows, : values.shape[1] - self.train_length + length] for name, values in whole.items()}
 
     def _pack(self, start: int, count: int, shortest: int, longest: int) -> Batch:
         numbers = np.arange(start, start + count) if self.train_size is None else np.array(self._rows(start, count))
@@ -127,9 +130,6 @@ class TrainBatches:
         if self._stored is None:
             self._stored = self._make(0, self.train_size, self.train_length)
         return self._stored
-
-    def _width(self, values: torch.Tensor, length: int) -> int:
-        return values.shape[1] - (self.train_length - length if self.examples.prefixes else 0)
 
     def _rows(self, start: int, count: int) -> list[int]:
         return [self._row(position) for position in range(start, start + count)]

@@ -163,7 +163,8 @@ class SequenceLearner(LossInStep):
         logits, targets, bounds = self.answer(batch), batch["targets"], batch.get("cu_seqlens")
         if bounds is not None and targets.shape != batch["tokens"].shape:  # one answer for each packed sequence
             logits, targets, bounds = logits.transpose(0, 1), targets.transpose(0, 1), None
-        self._counts.setdefault(dataloader_idx, Counts(self.device)).add(logits, targets, bounds)
+        macro = getattr(self._task, "metric", None) == "macro_accuracy"
+        self._counts.setdefault(dataloader_idx, Counts(self.device, macro=macro)).add(logits, targets, bounds)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self.validation_step(batch, batch_idx, dataloader_idx)

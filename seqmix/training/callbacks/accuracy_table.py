@@ -14,6 +14,7 @@ _COLUMNS = {
     "sequence_accuracy": "whole sequence",
     "last_accuracy": "last position",
     "token_accuracy": "every position",
+    "macro_accuracy": "class-balanced",
     "free_sequence_accuracy": "whole, free-running",
     "free_token_accuracy": "every, free-running",
 }
