@@ -15,8 +15,10 @@ from seqmix.benchmarks.kernels import Settings, is_failure, run_case
 from seqmix.benchmarks.layer_setup import Shape, select_mixers
 from seqmix.benchmarks.layers import run_layer
 from seqmix.benchmarks.progress import Progress
+from seqmix.benchmarks.sweeps import SWEEPS, sweep_sizes
 from seqmix.benchmarks.tables import show
-from seqmix.benchmarks.timing import Plan
+from seqmix.benchmarks.timing import Plan, threads
+from seqmix.benchmarks.training import Workload, product_speed, run_training
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 AUTO = "auto"
@@ -25,7 +27,9 @@ _QUICK = Plan(repeats=2, sample_s=0.0, budget_s=1.0)
 _EPILOG = """examples:
   seqmix bench kernels --device cpu                      every op at its standard size
   seqmix bench kernels --only 'diagonal*,selective_scan' --threads 1 --out
+  seqmix bench kernels --device cuda --sweep length --out    on a GPU; also --sweep block --dtype bfloat16
   seqmix bench layers --only bd-lru
+  seqmix bench training --device cuda --dtype bfloat16 --out
   seqmix bench report benchmarks/results/*/*.json --docs docs/benchmarks.md
 
 Kernels are checked before they are timed: wrong numbers get no time and the exit status 1."""
@@ -60,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     known = ", ".join(case.name for case in CASES)
     kernels = _measuring(commands, "kernels", _kernels, "time every op beside what else computes it", f"cases: {known}")
     kernels.add_argument(
+        "--sweep", choices=tuple(SWEEPS), help="; ".join(f"{name}: {text}" for name, text in SWEEPS.items())
+    )
+    kernels.add_argument(
         "--compile", action="store_true", help="also time torch's associative_scan compiled (minutes a case)"
     )
     for name, run, text in (
@@ -73,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--batch", type=_numbers if many else _positive, help=f"batch size, default {'1,16' if many else 16}"
         )
+    text = "train a deep model of every mixer for some steps: speed, memory, and whether the loss stays finite"
+    command = _measuring(commands, "training", _training, text, "cases are mixers, see: seqmix list mixers")
+    default = Workload()
+    for name, value in (("steps", default.steps), ("layers", default.n_layers), ("d-model", default.d_model)):
+        command.add_argument(f"--{name}", type=_positive, default=value, help=f"default {value}")
+    for name, value in (("length", default.length), ("batch", default.batch)):
+        command.add_argument(f"--{name}", type=_positive, default=value, help=f"default {value}")
     report = commands.add_parser("report", help="write tables and a figure into the documentation from JSON files")
     report.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="results written with --out")
     report.add_argument("--docs", type=Path, default=Path("docs/benchmarks.md"), help="default docs/benchmarks.md")
@@ -133,7 +147,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     if arguments.repeats is not None:
         plan = Plan(arguments.repeats, plan.sample_s, plan.budget_s)
     dtype = getattr(torch, arguments.dtype)
-    return Settings(device, dtype, counts, arguments.quick, getattr(arguments, "compile", False), plan)
+    sweep = getattr(arguments, "sweep", None)
+    return Settings(device, dtype, counts, arguments.quick, getattr(arguments, "compile", False), sweep, plan)
 
 
 def _begin(arguments: argparse.Namespace, argv: list[str], settings: Settings) -> tuple[record.Record, Path | None]:
@@ -142,6 +157,7 @@ def _begin(arguments: argparse.Namespace, argv: list[str], settings: Settings) -
         "threads": list(settings.threads),
         "quick": settings.quick,
         "memory": arguments.memory,
+        "sweep": settings.sweep,
         "repeats": settings.plan.repeats,
         "sample_s": settings.plan.sample_s,
         "budget_s": settings.plan.budget_s,
@@ -165,17 +181,22 @@ def _finish(result: record.Record, path: Path | None) -> None:
 
 def _kernels(arguments: argparse.Namespace, argv: list[str]) -> int:
     cases, settings = select_cases(arguments.only), _settings(arguments)
+    runs = [
+        (case, size) for case in cases for size in sweep_sizes(case, settings.device, settings.sweep, settings.quick)
+    ]
+    if not runs:
+        raise ValueError(f"--sweep {settings.sweep} changes none of the cases {arguments.only!r}")
     result, path = _begin(arguments, argv, settings)
-    rows, progress = result["rows"], Progress(len(cases))
-    for case in cases:
-        progress.begin(case.name)
-        fresh = run_case(case, settings, progress)
+    rows, progress = result["rows"], Progress(len(runs))
+    for case, sizes in runs:
+        progress.begin(f"{case.name} ({views.sizes_text(sizes)})" if settings.sweep else case.name)
+        fresh = run_case(case, settings, progress, sizes)
         progress.end()
         rows += fresh
         for count in dict.fromkeys(row["threads"] for row in fresh):
             show(views.case_table([row for row in fresh if row["threads"] == count]))
     print(views.kernel_legend() + "\n")
-    _show_goals(result, [] if settings.quick else goals.kernel_goals(rows))
+    _show_goals(result, [] if settings.quick else goals.goals_of(result))
     _finish(result, path)
     failures = [row for row in rows if is_failure(row)]
     for row in failures:
@@ -213,6 +234,29 @@ def _decode(arguments: argparse.Namespace, argv: list[str]) -> int:
         )
     progress.end()
     show(views.decode_table(result["rows"]))
+    _finish(result, path)
+    return int(any(row["status"] != "ok" for row in result["rows"]))
+
+
+def _training(arguments: argparse.Namespace, argv: list[str]) -> int:
+    names, settings = select_mixers(arguments.only), _settings(arguments)
+    workload = Workload(arguments.layers, arguments.d_model, arguments.batch, arguments.length, arguments.steps)
+    if settings.quick:
+        workload = Workload(n_layers=2, d_model=32, batch=2, length=32, steps=5)
+    result, path = _begin(arguments, argv, settings)
+    progress = Progress(len(names))
+    with threads(max(settings.threads)):
+        speed = product_speed(settings.dtype, settings.device)
+        result["settings"]["product_flops_per_second"] = speed
+        for name in names:
+            progress.begin(name)
+            row = run_training(name, workload, settings.dtype, settings.device, progress)
+            if row["status"] == "ok":
+                row["utilisation"] = row["model_flops_per_second"] / speed
+            result["rows"].append(row)
+    progress.end()
+    show(views.training_table(result["rows"]))
+    print(views.training_legend() + "\n")
     _finish(result, path)
     return int(any(row["status"] != "ok" for row in result["rows"]))
 

@@ -13,6 +13,9 @@ from torch.nn.functional import conv1d, silu
 
 import seqmix.kernels
 from seqmix.benchmarks.cases import Case
+from seqmix.benchmarks.gpu_peers import attention, gpu_peers
+
+_CPU = torch.device("cpu")
 
 
 def _same(x: Tensor) -> Tensor:
@@ -33,6 +36,7 @@ class Contestant:
     call: Callable[..., Any]
     role: str = "peer"
     exact: bool = False
+    forward_only: bool = False
     enter: Callable[[Tensor], Tensor] = _same
     leave: Callable[[Tensor], Tensor] = _same
 
@@ -143,8 +147,8 @@ def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def contestants_for(case: Case, *, compiled: bool = False) -> list[Contestant]:
-    """Everything here that can run `case`; `compiled` adds torch.compile of the associative scan."""
+def contestants_for(case: Case, device: torch.device = _CPU, *, compiled: bool = False) -> list[Contestant]:
+    """Everything here that can run `case` on `device`; `compiled` adds torch.compile of the associative scan."""
     op = getattr(seqmix.kernels, case.op)
     found = [
         Contestant("plain loop", reference_of(case), role="loop", exact=True),
@@ -155,17 +159,27 @@ def contestants_for(case: Case, *, compiled: bool = False) -> list[Contestant]:
         found.append(Contestant("associative_scan", scan))
         if compiled:
             found.append(Contestant("associative_scan compiled", _compile(scan)))
-    varying = case.op == "diagonal_scan" and "a" not in case.unbatched
+    if device.type == "cuda":
+        for name, call, last in gpu_peers(case):
+            turned = _channels_first if last else _same
+            found.append(Contestant(name, call, enter=turned, leave=turned))
+    varying = case.op == "diagonal_scan" and "a" not in case.unbatched and device.type == "cpu"
     # mambapy's backward pass does not conjugate, so it is a scan for real numbers.
     if varying and not case.is_complex and _installed("mambapy"):
         found.append(Contestant("mambapy", _mambapy_diagonal))
-    if case.op == "selective_scan" and _installed("mambapy"):
+    if case.op == "selective_scan" and _installed("mambapy") and device.type == "cpu":
         found.append(Contestant("mambapy", _mambapy_selective))
     if varying and _installed("accelerated_scan"):
         found.append(Contestant("accelerated-scan ref", _accelerated, enter=_channels_first, leave=_channels_first))
     if case.op == "causal_conv1d":
         # The batch axis stays first; weight and bias have none and keep their layout.
         found.append(Contestant("torch conv1d", _torch_conv, enter=_channels_first, leave=_channels_first))
+    if case.op == "gated_block_scan" and device.type == "cuda":
+        from seqmix.benchmarks.loop_by_rows import loop_by_rows
+
+        found.append(Contestant("loop by rows", loop_by_rows, role="yardstick", forward_only=True))
+    if case.op in ("gated_linear_attention", "delta_rule"):
+        found.append(Contestant("softmax attention", attention, role="yardstick"))
     if case.op == "diagonal_scan":
         found.append(Contestant("product", lambda a, x: a * x, role="yardstick"))
     if case.op == "higher_order_scan":

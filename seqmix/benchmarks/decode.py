@@ -40,12 +40,34 @@ def run_decode(
             reason = f"{type(error).__name__}: {error}"[:300]
             rows += [base | _row(count, "error", reason) for count in counts]
             continue
+        ways: dict[bool, Callable[[], object]] = {False: call}
+        if device.type == "cuda":
+            try:
+                ways[True] = graphed(call, device)
+            except Exception as error:  # what cannot be captured is a row, and says why
+                rows.append(base | _row(1, "error", f"graph: {type(error).__name__}: {error}"[:300]) | {"graph": True})
         for count in counts:
-            with threads(count):
-                progress(f"batch {batch}, {count} threads")
-                times = take_turns({"step": call}, device, plan, progress)["step"]
-            rows.append(base | _row(count, "ok", "", times) | {"tokens_per_second": 1e3 * batch / times.median_ms})
+            for graph, way in ways.items():
+                with threads(count):
+                    progress(f"batch {batch}, {count} threads")
+                    times = take_turns({"step": way}, device, plan, progress)["step"]
+                speed = {"tokens_per_second": 1e3 * batch / times.median_ms, "graph": graph}
+                rows.append(base | _row(count, "ok", "", times) | speed)
     return rows
+
+
+def graphed(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The same work recorded once as a CUDA graph and replayed: what it takes without the host."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):  # whatever a first call allocates or compiles must not be captured
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def _row(count: int, status: str, reason: str, times: Times | None = None) -> Row:

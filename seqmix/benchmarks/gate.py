@@ -5,6 +5,7 @@ Scans that associate in another order round differently: theirs is 10 times the 
 In float64 the loop is the truth itself, so at least 1e-12 max|truth| is allowed.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
@@ -13,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqmix.benchmarks import memory
 from seqmix.benchmarks.cases import Case, Inputs, Sizes
 from seqmix.benchmarks.contestants import Contestant, reference_of
+from seqmix.benchmarks.timing import synchronize
 
 EXACT = (3, 2)
 REASSOCIATED = (10, 20)
@@ -25,12 +28,18 @@ _AFFORDABLE = 2**24
 
 @dataclass(frozen=True)
 class Verdict:
-    """`worst` is the largest error as a share of what is allowed, over outputs and gradients; `where` names it."""
+    """`worst` is the largest error as a share of what is allowed, over outputs and gradients; `where` names it.
+
+    `first_ms` is what the first call took, forward and backward, compilation included where nothing was cached;
+    `peak_bytes` the most GPU memory that it had beyond its inputs.
+    """
 
     worst: float
     where: str
     kept_bytes: int = 0
     kept_beyond_inputs: int = 0
+    first_ms: float | None = None
+    peak_bytes: int | None = None
 
     @property
     def passed(self) -> bool:
@@ -90,7 +99,7 @@ class Gate:
     def check(self, contestant: Contestant) -> Verdict:
         """Run `contestant` once, forward and backward, and hold its numbers to the rule."""
         try:
-            got, kept, beyond = self._run(contestant)
+            got, costs = self._run(contestant)
         except _WrongShape as mismatch:
             return Verdict(float("inf"), str(mismatch))
         errors, where, worst = {}, "", 0.0
@@ -109,10 +118,11 @@ class Gate:
             share = error / allowed if allowed else float("inf") if error else 0.0
             if share >= worst:
                 worst, where = share, name
-        return Verdict(worst, where, kept, beyond)
+        return Verdict(worst, where, **costs)
 
-    def _run(self, contestant: Contestant) -> tuple[dict[str, Tensor], int, int]:
+    def _run(self, contestant: Contestant) -> tuple[dict[str, Tensor], dict[str, Any]]:
         inputs = enter(self.case, contestant, self.inputs)
+        began, before = time.perf_counter(), memory.watch(self.upstream.device)
         held: list[Tensor] = []
 
         def keep(x: Tensor) -> Tensor:
@@ -127,6 +137,9 @@ class Gate:
             if output.shape != upstream.shape:
                 raise _WrongShape(f"output has shape {tuple(output.shape)} in place of {tuple(upstream.shape)}")
         gradients = torch.autograd.grad(first, list(inputs.values()), upstreams(first, upstream))
+        synchronize(upstream.device)
+        costs: dict[str, Any] = {"first_ms": 1e3 * (time.perf_counter() - began)}
+        costs["peak_bytes"] = memory.peak_since(before, upstream.device)
         named = _named(inputs, (together(first), *rest), gradients)
         rows, unbatched = self.rows, self.case.unbatched
         result = {}
@@ -139,7 +152,8 @@ class Gate:
             result[name] = back if whole else back[rows]
         kept = _storages(held)
         given = _storages(inputs.values())
-        return result, sum(kept.values()), sum(size for pointer, size in kept.items() if pointer not in given)
+        beyond = sum(size for pointer, size in kept.items() if pointer not in given)
+        return result, costs | {"kept_bytes": sum(kept.values()), "kept_beyond_inputs": beyond}
 
 
 def enter(case: Case, contestant: Contestant, inputs: Inputs) -> Inputs:

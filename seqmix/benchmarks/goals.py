@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from seqmix.benchmarks.gpu_goals import gpu_goals
 from seqmix.benchmarks.kernels import BOTH, FORWARD
 
 Row = dict[str, Any]
@@ -62,9 +63,14 @@ GOALS = (
 LAYER_GOAL = ("bd-lru", 0.5)
 
 
+def goals_of(entry: Row) -> list[tuple[str, str, bool]]:
+    """(goal, measured, met) for a record of `seqmix bench kernels`, by the device that it was made on."""
+    return gpu_goals(entry["rows"]) if entry["device"] == "cuda" else kernel_goals(entry["rows"])
+
+
 def kernel_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
     """(goal, measured, met) for every goal whose contestants were timed at standard sizes."""
-    rows = [row for row in rows if row["dtype"] == "float32"]
+    rows = [row for row in rows if row["dtype"] == "float32" and row.get("sweep") is None]
     results = []
     for goal in GOALS:
         ratio = goal.measured(rows)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 import seqmix.kernels
-from seqmix.benchmarks.cases import Case, Inputs
+from seqmix.benchmarks.cases import Case, Inputs, Sizes
 from seqmix.benchmarks.contestants import Contestant, contestants_for
 from seqmix.benchmarks.gate import Gate, Verdict, enter, upstreams
-from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, take_turns, threads
+from seqmix.benchmarks.sweeps import standard_sizes
+from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, kernel_clock, take_turns, threads
 
 FORWARD, BOTH = "forward", "forward+backward"
 Progress = Callable[[str], None]
@@ -28,15 +29,17 @@ class Settings:
     threads: tuple[int, ...] = (1, 2)
     quick: bool = False
     compiled: bool = False
+    sweep: str | None = None
     plan: Plan = field(default_factory=Plan)
 
 
-def run_case(case: Case, settings: Settings, progress: Progress) -> list[Row]:
-    """Rows for every contestant, pass and thread count of one case; see `_row` for their fields."""
-    sizes = case.quick if settings.quick else case.sizes
+def run_case(case: Case, settings: Settings, progress: Progress, sizes: Sizes | None = None) -> list[Row]:
+    """Rows for every contestant, pass and thread count of one case at `sizes`, its standard ones if None."""
+    sizes = standard_sizes(case, settings.device, settings.quick) if sizes is None else sizes
     base: Row = {
         "case": case.name,
         "sizes": sizes,
+        "sweep": settings.sweep,
         "dtype": str(torch.complex64 if case.is_complex else settings.dtype).removeprefix("torch."),
     }
     if not hasattr(seqmix.kernels, case.op):
@@ -45,7 +48,7 @@ def run_case(case: Case, settings: Settings, progress: Progress) -> list[Row]:
         return [base | _row("seqmix", "seqmix", "skipped", "complex numbers have no low-precision type")]
     if case.is_complex and settings.dtype == torch.float64:
         base["dtype"] = "complex128"
-    contestants = contestants_for(case, compiled=settings.compiled)
+    contestants = contestants_for(case, settings.device, compiled=settings.compiled)
     progress("truth in float64")
     inputs = case.inputs(sizes, settings.dtype, settings.device)
     gate = Gate(case, sizes, inputs, settings.dtype)
@@ -84,6 +87,8 @@ def _run(
     for kind in (FORWARD, BOTH):
         calls, refused = {}, []
         for contestant in contestants:
+            if kind == BOTH and contestant.forward_only:
+                continue
             verdict = verdicts.get(contestant.name)
             if verdict is None or (isinstance(verdict, Verdict) and verdict.passed):
                 calls[contestant.name] = _call(case, contestant, inputs, kind)
@@ -94,7 +99,7 @@ def _run(
         moved = case.moved_bytes(inputs, gate.upstream, backward=kind == BOTH)
         calls |= _copies(moved, settings.device)
         told = partial(_prefixed, progress, f"{kind}, ")
-        times = take_turns(calls, settings.device, settings.plan, told)
+        times = take_turns(calls, settings.device, settings.plan, told, kernel_clock)
         roles = {contestant.name: contestant.role for contestant in contestants}
         for name, taken in times.items():
             row = _row(name, roles.get(name, "yardstick"), "ok", "", kind, taken, verdicts.get(name))
@@ -125,7 +130,7 @@ def _call(case: Case, contestant: Contestant, inputs: Inputs, kind: str) -> Call
         if upstream is None:  # the warm-up call
             one = output[0] if isinstance(output, tuple) else output
             upstream = torch.randn(one.shape, dtype=one.dtype, device=one.device)
-        return torch.autograd.grad(output, leaves, upstreams(output, upstream))
+        return torch.autograd.grad(output, leaves, upstreams(output, upstream), allow_unused=True)  # of a yardstick
 
     return both
 
@@ -166,6 +171,8 @@ def _row(
         "error_over_allowed": checked.worst if checked else None,
         "kept_bytes": checked.kept_bytes if checked else None,
         "kept_beyond_inputs_bytes": checked.kept_beyond_inputs if checked else None,
+        "first_ms": checked.first_ms if checked else None,
+        "peak_bytes": checked.peak_bytes if checked else None,
     }
 
 

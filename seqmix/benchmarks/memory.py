@@ -1,7 +1,12 @@
-"""Where results are written: the C library maps fresh pages for every large tensor, unless it is told to keep them."""
+"""Where results are written: the C library maps fresh pages for every large tensor, unless it is told to keep them.
+
+And how much of a GPU's memory a call takes.
+"""
 
 import ctypes
 import sys
+
+import torch
 
 MODES = ("system", "kept")
 
@@ -25,3 +30,17 @@ def use(mode: str) -> None:
     largest = 2**31 - 1
     for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, largest), (_TOP_PAD, 2**28)):
         library.mallopt(parameter, value)
+
+
+def watch(device: torch.device) -> int | None:
+    """Bytes of a GPU that are taken now, from where `peak_since` counts; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def peak_since(before: int | None, device: torch.device) -> int | None:
+    """The most bytes beyond `before` that were taken since `watch`."""
+    return None if before is None else torch.cuda.max_memory_allocated(device) - before

@@ -1,15 +1,12 @@
 """`seqmix bench report`: tables and a figure in the documentation, from JSON files, so that no number is typed."""
 
-import io
 from pathlib import Path
 from typing import Any
 
-from seqmix._extras import require
 from seqmix._files import write_text_whole
-from seqmix.benchmarks import goals, views
-from seqmix.benchmarks.kernels import BOTH
+from seqmix.benchmarks import figures, goals, gpu_peers, views
 from seqmix.benchmarks.record import Record
-from seqmix.benchmarks.tables import Table, number, percent
+from seqmix.benchmarks.tables import Table, megabytes, number, percent
 from seqmix.benchmarks.timing import NO_TIMES
 
 Row = dict[str, Any]
@@ -21,8 +18,10 @@ _PEERS = (
     "mambapy",
     "accelerated-scan ref",
     "torch conv1d",
+    *gpu_peers.NAMES,
+    "softmax attention",
 )
-_MARKERS = {"copy": "|", "copy to fresh memory": "s", "product": "D", "diagonal_scan": "v"}
+_ORDER = ("kernels", "layers", "decode", "training")
 _INTRODUCTION = """# Benchmarks
 
 Written by `seqmix bench report` from the JSON files of `seqmix bench ... --out`; text between the markers is replaced.
@@ -41,16 +40,16 @@ def write(records: list[Record], docs: Path) -> list[Path]:
     written = []
     for device in sorted({entry["device"] for entry in records}):
         chosen = [entry for entry in records if entry["device"] == device]
-        chosen.sort(key=lambda entry: ("kernels", "layers", "decode").index(entry["bench"]))
+        chosen.sort(key=lambda entry: (_ORDER.index(entry["bench"]), entry["settings"].get("sweep") or ""))
         parts = [f"## {device.upper()}"]
         for index, entry in enumerate(chosen):
             parts.append(_heading(entry))
             if entry["bench"] == "kernels":
                 figure = docs.with_name(f"{docs.stem}-{device}{f'-{index}' * (index > 0)}.svg")
                 figure.parent.mkdir(parents=True, exist_ok=True)
-                write_text_whole(figure, _figure(entry))
+                write_text_whole(figure, figures.figure_of(entry))
                 written.append(figure)
-                parts.append(f"![time of every implementation over seqmix's]({figure.name})")
+                parts.append(f"![{_caption(entry)}]({figure.name})")
             parts += _tables(entry)
         text = _replace(text, device, "\n\n".join(parts))
     docs.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +85,15 @@ def _heading(entry: Record) -> str:
     return "\n".join(lines)
 
 
+def _caption(entry: Record) -> str:
+    sweep = entry["settings"].get("sweep")
+    return f"share of a copy's speed, sweep over {sweep}" if sweep else "time of every implementation over seqmix's"
+
+
 def _tables(entry: Record) -> list[str]:
     rows = entry["rows"]
+    if entry["bench"] == "training":
+        return [views.training_table(rows).markdown(), views.training_legend()]
     if entry["bench"] == "decode":
         return [views.decode_table(rows).markdown()]
     if entry["bench"] == "layers":
@@ -95,7 +101,7 @@ def _tables(entry: Record) -> list[str]:
         results = goals.layer_goals(rows)
     else:
         parts = [kernel_summary(rows).markdown(), views.kernel_legend()]
-        results = goals.kernel_goals(rows)
+        results = goals.goals_of(entry)
     if results:
         parts += ["What was set out to be reached:", views.goals_table(results).markdown()]
     return parts
@@ -104,11 +110,17 @@ def _tables(entry: Record) -> list[str]:
 def kernel_summary(rows: list[Row]) -> Table:
     """A line for every case, pass and thread count: seqmix's time, and how much longer the others take."""
     peers = [name for name in _PEERS if any(row["contestant"] == name for row in rows)]
-    table = Table("kernels", ["case", "pass", "threads", "seqmix ms [20 %, 80 %]", "/copy", *peers], left=2)
+    columns = ["case", "pass", "threads", "seqmix ms [20 %, 80 %]", "/copy"]
+    on_gpu = any(row.get("peak_bytes") is not None for row in rows)
+    table = Table("kernels", [*columns, *(["first ms", "peak MB"] if on_gpu else []), *peers], left=2)
     for own in rows:
         if own["role"] != "seqmix":
             continue
-        same = {row["contestant"]: row for row in rows if all(row[k] == own[k] for k in ("case", "pass", "threads"))}
+        same = {
+            row["contestant"]: row
+            for row in rows
+            if all(row[k] == own[k] for k in ("case", "sizes", "pass", "threads"))
+        }
         sizes = f"{own['case']} ({views.sizes_text(own['sizes'])})"
         line = [
             sizes,
@@ -117,6 +129,8 @@ def kernel_summary(rows: list[Row]) -> Table:
             views.times_text(own),
             percent(own["copy_fraction"]),
         ]
+        if on_gpu:
+            line += [number(own.get("first_ms")), megabytes(own.get("peak_bytes"))]
         table.rows.append([*line, *(_ratio(same.get(name)) for name in peers)])
     return table
 
@@ -125,39 +139,3 @@ def _ratio(row: Row | None) -> str:
     if row is None:
         return "-"
     return f"{number(row['times_seqmix'])} x" if row["times_seqmix"] else views.times_text(row | NO_TIMES)
-
-
-def _figure(entry: Record) -> str:
-    """Time over seqmix's, forward and backward on the fewest threads, as SVG that is the same for the same numbers."""
-    require("matplotlib", extra="train", owner="seqmix bench report")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    rows = [row for row in entry["rows"] if row["pass"] == BOTH and row["times_seqmix"]]
-    fewest = min((row["threads"] for row in rows), default=1)
-    rows = [row for row in rows if row["threads"] == fewest and row["role"] != "seqmix"]
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    with matplotlib.rc_context({"svg.hashsalt": "seqmix", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(8, 1.2 + 0.42 * max(1, len(cases))), layout="constrained")
-        axes = figure.add_subplot()
-        for name in dict.fromkeys(row["contestant"] for row in rows):
-            mine = [row for row in rows if row["contestant"] == name]
-            axes.scatter(
-                [row["times_seqmix"] for row in mine],
-                [cases.index(row["case"]) for row in mine],
-                label=name,
-                color="grey" if mine[0]["role"] == "yardstick" else None,
-                marker=_MARKERS.get(name, "o"),
-            )
-        axes.axvline(1, color="black", linewidth=1)
-        axes.set_xscale("log")
-        axes.set_yticks(range(len(cases)), cases)
-        axes.invert_yaxis()
-        where = f"forward and backward, {fewest} thread{'s' * (fewest > 1)}"
-        axes.set_xlabel(f"time over seqmix's (right of 1: slower than seqmix), {where}")
-        axes.grid(axis="x", alpha=0.3)
-        if cases:
-            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 
 Call = Callable[[], object]
+Clock = Callable[[Call, int], float]  # seconds that so many calls take
+
+_FLUSHED = 2**28  # bytes, more than the second-level cache of any GPU
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,8 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def take_turns(
-    calls: dict[str, Call], device: torch.device, plan: Plan, progress: Callable[[str], None]
-) -> dict[str, Times]:
-    """Time every call `plan.repeats` times, one after the other in rounds that start at another one each.
-
-    What disturbs the machine for a while then disturbs all of them. A warm-up call sets how many calls make a sample.
-    """
+def wall_clock(device: torch.device) -> Clock:
+    """From the first call to the end of the last, what the host does in between included."""
 
     def sample(call: Call, count: int) -> float:
         synchronize(device)
@@ -75,7 +73,42 @@ def take_turns(
         synchronize(device)
         return time.perf_counter() - start
 
-    counts = {}
+    return sample
+
+
+def kernel_clock(device: torch.device) -> Clock:
+    """What the device itself takes: on a GPU between events around each call, its inputs out of the cache before."""
+    if device.type != "cuda":
+        return wall_clock(device)
+    cache = torch.empty(_FLUSHED, dtype=torch.int8, device=device)
+
+    def sample(call: Call, count: int) -> float:
+        spans = []
+        for _ in range(count):
+            cache.zero_()
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            call()
+            end.record()
+            spans.append((begin, end))
+        synchronize(device)
+        return 1e-3 * sum(begin.elapsed_time(end) for begin, end in spans)
+
+    return sample
+
+
+def take_turns(
+    calls: dict[str, Call],
+    device: torch.device,
+    plan: Plan,
+    progress: Callable[[str], None],
+    clock: Callable[[torch.device], Clock] = wall_clock,
+) -> dict[str, Times]:
+    """Time every call `plan.repeats` times, one after the other in rounds that start at another one each.
+
+    What disturbs the machine for a while then disturbs all of them. A warm-up call sets how many calls make a sample.
+    """
+    sample, counts = clock(device), {}
     for name, call in calls.items():
         progress(f"warm-up of {name}")
         once = sample(call, 1)

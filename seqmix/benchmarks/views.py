@@ -87,7 +87,8 @@ def decode_table(rows: list[Row]) -> Table:
     title = f"decoding after T={sizes['T']} tokens, d_model={sizes['d_model']}, {rows[0]['dtype']}"
     table = Table(title, ["mixer", "threads", "batch", "ms a token [20 %, 80 %]", "min", "tokens/s"])
     for row in rows:
-        line = [mixer_text(row), str(row["threads"]), str(row["sizes"]["B"]), times_text(row), number(row["min_ms"])]
+        how = f"{row['threads']}{', graph' * row.get('graph', False)}"
+        line = [mixer_text(row), how, str(row["sizes"]["B"]), times_text(row), number(row["min_ms"])]
         table.rows.append([*line, number(row["tokens_per_second"])])
     table.note = _reasons(rows)
     return table
@@ -108,3 +109,30 @@ def mixer_text(row: Row) -> str:
 
 def _reasons(rows: list[Row]) -> str:
     return "\n".join(f"{row['mixer']}: {row['reason']}" for row in rows if row["reason"])
+
+
+def training_table(rows: list[Row]) -> Table:
+    """All mixers of `seqmix bench training`."""
+    first = rows[0]
+    title = f"{first['steps']} training steps ({sizes_text(first['sizes'])}) {first['dtype']}"
+    columns = ["mixer", "parameters", "ms a step", "first ms", "tokens/s", "utilisation", "peak MB", "loss"]
+    table = Table(title, columns)
+    for row in rows:
+        if row["status"] != "ok":
+            table.rows.append([mixer_text(row), *["-"] * 6, _STATUS[row["status"]]])
+            continue
+        line = [mixer_text(row), str(row["parameters"]), number(row["step_ms"]), number(row["first_ms"])]
+        line += [number(row["tokens_per_second"]), percent(row["utilisation"]), megabytes(row["peak_bytes"])]
+        table.rows.append([*line, f"{row['first_loss']:.2f} to {row['last_loss']:.2f}"])
+    table.note = _reasons(rows)
+    return table
+
+
+def training_legend() -> str:
+    """What the columns of `training_table` mean."""
+    return (
+        "Random bytes, whose entropy is ln 256 = 5.55: the loss must stay finite and go there. first: the first\n"
+        "step, with compilation; utilisation: operations of the model (6 for each token and weight outside the\n"
+        "embedding, and 6 T d for each layer of attention; scans count nothing) over those of a large matrix product\n"
+        "in the same time; weights and AdamW in float32, forward pass under autocast."
+    )

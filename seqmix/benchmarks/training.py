@@ -1,0 +1,117 @@
+"""`seqmix bench training`: a deep `SequenceModel` of each mixer, trained for some steps on random bytes."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from seqmix.benchmarks import memory
+from seqmix.benchmarks.layer_setup import ARGUMENTS
+from seqmix.benchmarks.timing import synchronize
+from seqmix.models import SequenceModel
+
+Row = dict[str, Any]
+Progress = Callable[[str], None]
+
+_WARM_UP = 0.1  # share of the steps whose time does not count
+_SQUARE = {"cpu": 1024, "cuda": 8192}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model, its batch, and for how many steps it is trained."""
+
+    n_layers: int = 12
+    d_model: int = 768
+    batch: int = 8
+    length: int = 2048
+    steps: int = 200
+    vocab_size: int = 256
+
+
+def product_speed(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations a second of a large square matrix product here: what utilisation is a share of."""
+    size = _SQUARE.get(device.type, 1024)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    a @ b
+    times = []
+    for _ in range(5):
+        synchronize(device)
+        began = time.perf_counter()
+        a @ b
+        synchronize(device)
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / median(times)
+
+
+def model_flops(model: SequenceModel, mixer: str, workload: Workload) -> float:
+    """Floating-point operations of a training step by the usual count: 6 for each weight outside the embedding and
+    token, and for attention 12 T d for each layer and token, half of it for the causal mask. Scans count nothing."""
+    tokens = workload.batch * workload.length
+    weights = 6 * model.num_parameters(non_embedding=True)
+    scores = 6 * workload.n_layers * workload.length * workload.d_model if mixer == "attention" else 0
+    return float(tokens * (weights + scores))
+
+
+def run_training(name: str, workload: Workload, dtype: torch.dtype, device: torch.device, progress: Progress) -> Row:
+    """The row of one mixer: weights and AdamW in float32, the forward pass in `dtype`, new random tokens each step."""
+    base: Row = {
+        "mixer": name,
+        "arguments": ARGUMENTS.get(name, {}),
+        "sizes": {
+            "layers": workload.n_layers,
+            "d_model": workload.d_model,
+            "B": workload.batch,
+            "T": workload.length,
+        },
+        "steps": workload.steps,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    try:
+        return base | _train(name, workload, dtype, device, progress) | {"status": "ok", "reason": ""}
+    except Exception as error:  # a mixer that does not fit or run here is a row, not the end
+        reason = f"{type(error).__name__}: {error}"[:300]
+        return base | {"status": "error", "reason": reason}
+
+
+def _train(name: str, workload: Workload, dtype: torch.dtype, device: torch.device, progress: Progress) -> Row:
+    torch.manual_seed(0)
+    model = SequenceModel(
+        {"name": name, **ARGUMENTS.get(name, {})}, workload.vocab_size, workload.d_model, workload.n_layers
+    ).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    generator = torch.Generator(device).manual_seed(1)
+    shape = (workload.batch, workload.length + 1)
+    losses, times, before = [], [], memory.watch(device)
+    for step in range(workload.steps):
+        synchronize(device)
+        began = time.perf_counter()
+        tokens = torch.randint(workload.vocab_size, shape, generator=generator, device=device)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
+            logits = model(tokens[:, :-1])[0]
+        loss = cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())  # waits for the device
+        times.append(time.perf_counter() - began)
+        progress(f"step {step + 1} of {workload.steps}, loss {losses[-1]:.3f}")
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"loss {losses[-1]} at step {step + 1}")
+    seconds = median(times[math.ceil(_WARM_UP * len(times)) :] or times)
+    return {
+        "parameters": model.num_parameters(),
+        "step_ms": 1e3 * seconds,
+        "first_ms": 1e3 * times[0],
+        "tokens_per_second": workload.batch * workload.length / seconds,
+        "model_flops_per_second": model_flops(model, name, workload) / seconds,
+        "peak_bytes": memory.peak_since(before, device),
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+    }
