@@ -11,6 +11,8 @@ _COMMANDS = {
     "validate": "measure a checkpoint on validation data",
     "test": "measure a checkpoint at every evaluation length, with a table and a figure",
     "predict": "write a checkpoint's answers on the test data to files",
+    "generate": "continue a prompt with a checkpoint of a language model",
+    "train-tokenizer": "learn a byte-level BPE from text, for --data.tokenizer",
     "list": "what there is: mixers, tasks, configs, optimizers",
     "bench": "time kernels and layers on this machine",
     "leaderboard": "run configs with many seeds and learning rates, and make tables of the records",
@@ -23,13 +25,14 @@ _HELP = f"""usage: seqmix COMMAND [options]
 Token mixers for sequence models: train them, test them, time them.
 
 commands:
-{chr(10).join(f"  {name:<13}{text}" for name, text in _COMMANDS.items())}
+{chr(10).join(f"  {name:<17}{text}" for name, text in _COMMANDS.items())}
 
   seqmix fit --config a5                        train and test; results in runs/a5/1
   seqmix fit --config parity --mixer lstm       the same with another mixer
   seqmix fit --config a5 --mixer.block_size 4 --optimizer.lr 1e-3 --data.group S4 --trainer.max_steps 500
   seqmix fit --config a5 --ckpt_path last       continue the newest run as if it had never stopped
   seqmix test --ckpt_path runs/a5/1/checkpoints/best.ckpt
+  seqmix generate lm --prompt "The import statement" --temperature 0.7
   seqmix fit --help                             every option of trainer, model and data
   seqmix list mixers
 
@@ -84,6 +87,10 @@ def _run(argv: list[str]) -> int:
 
     for module in ("lightning.pytorch", "jsonargparse", "yaml"):
         require(module, extra="train", owner=f"seqmix {command}")
+    if command in ("generate", "train-tokenizer"):
+        from seqmix.training import text_commands
+
+        return {"generate": text_commands.generate, "train-tokenizer": text_commands.train_tokenizer}[command](rest)
     from seqmix.training.cli import main as train
 
     return train(argv)

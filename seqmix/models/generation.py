@@ -1,6 +1,7 @@
 """Sampling: the prompt in one pass, then one token at a time."""
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,10 +10,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from seqmix.models.sequence_model import SequenceModel
 
-__all__ = ["generate"]
+__all__ = ["generate", "sample"]
 
 
-@torch.no_grad()
 def generate(
     model: "SequenceModel",
     tokens: Tensor,
@@ -37,6 +37,31 @@ def generate(
         ValueError: a model without a language head or with bidirectional layers, an argument out of its range; see
             `SequenceModel.forward` for the tokens.
     """
+    drawn = sample(
+        model,
+        tokens,
+        max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        stop_token=stop_token,
+        generator=generator,
+    )
+    columns = [column.unsqueeze(1) for column in drawn]
+    return torch.cat([tokens, *columns], dim=1)
+
+
+@torch.no_grad()
+def sample(
+    model: "SequenceModel",
+    tokens: Tensor,
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    stop_token: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """`generate`, one new token (B,) of each prompt at a time, as soon as it is drawn; in eval mode until the end."""
     if model.head_name != "language" or model.bidirectional:
         what = "bidirectional layers" if model.bidirectional else f"head {model.head_name!r}"
         raise ValueError(f"generate: needs causal layers and a language head, got {what}")
@@ -52,7 +77,7 @@ def generate(
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        columns, state, fed = [tokens], None, tokens
+        state, fed = None, tokens
         stopped = tokens.new_zeros(tokens.shape[0], dtype=torch.bool)
         for _ in range(max_new_tokens):
             logits, state = model(fed, state)
@@ -60,11 +85,10 @@ def generate(
             if stop_token is not None:
                 chosen = chosen.masked_fill(stopped, stop_token)
                 stopped = stopped | (chosen == stop_token)
-            fed = chosen.unsqueeze(1)
-            columns.append(fed)
+            yield chosen
             if stop_token is not None and bool(stopped.all()):
-                break
-        return torch.cat(columns, dim=1)
+                return
+            fed = chosen.unsqueeze(1)
     finally:
         for module in training:
             module.training = True

@@ -17,7 +17,7 @@ from seqmix.mixers.state import State, mixer_state
 from seqmix.models._spans import check_lengths
 from seqmix.models._specs import MixerSpec, mixer_of, specs_of
 from seqmix.models.block import Block, SwiGLU
-from seqmix.models.generation import generate
+from seqmix.models.generation import generate, sample
 from seqmix.models.heads import build_part, part_of
 from seqmix.models.pretrained import from_pretrained, save_pretrained
 
@@ -204,6 +204,7 @@ class SequenceModel(nn.Module):
         return logits.squeeze(1), state
 
     generate = generate
+    sample = sample
     save_pretrained = save_pretrained
 
     @classmethod

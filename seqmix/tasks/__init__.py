@@ -138,3 +138,8 @@ register_task(
     description="Handwritten digits of 8 x 8 pixels, one pixel after the other.",
     source="scikit-learn",
 )
+register_task(
+    "language-modeling",
+    "seqmix.tasks.language_modeling:LanguageModeling",
+    description="Real text in bits per byte: Python's reference, files, or a set on the hub; bytes or any tokenizer.",
+)

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from seqmix._extras import require
 from seqmix.tasks.batches import EvalBatches, EvalSet, Examples, TrainBatches
-from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader
+from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader, rank_of
 
 require("lightning.pytorch", extra="train", owner="seqmix.tasks.Task")
 from lightning.pytorch import LightningDataModule  # noqa: E402
@@ -129,7 +128,7 @@ class Task(LightningDataModule):
             self._train.limit = length
 
     def train_dataloader(self) -> StreamLoader:
-        rank, world_size = self._rank()
+        rank, world_size = rank_of(self)
         if self.batch_size % world_size:
             raise ValueError(
                 f"{type(self).__name__}: batch_size counts the sequences of all ranks and must be a multiple of "
@@ -170,15 +169,8 @@ class Task(LightningDataModule):
         return digest.hexdigest()[:16]
 
     def _eval_loader(self, split: str, each: EvalSet) -> DataLoader[Batch]:
-        rank, world_size = self._rank()
+        rank, world_size = rank_of(self)
         positions = min(_EVAL_TOKENS, _EVAL_LOGITS // self.vocab_size)
         batch_size = max(1, min(each.size, positions // each.length // world_size))
         batches = EvalBatches(each, self.eval_seed, split, batch_size, rank, world_size)
         return DataLoader(FixedBatches(batches, len(batches)), batch_size=None, generator=torch.Generator())
-
-    def _rank(self) -> tuple[int, int]:
-        trainer = getattr(self, "trainer", None)
-        if trainer is None:
-            return 0, 1
-        kwargs: dict[str, Any] | None = getattr(trainer.strategy, "distributed_sampler_kwargs", None)
-        return (kwargs["rank"], kwargs["num_replicas"]) if kwargs else (0, 1)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["Batch", "FixedBatches", "StreamLoader"]
+__all__ = ["Batch", "FixedBatches", "StreamLoader", "rank_of"]
 
 Batch = dict[str, Tensor]
 
@@ -41,7 +41,8 @@ class StreamLoader:
     """Batches `position`, `position + 1`, ... of a function of the batch's number, `n_batches` to the epoch.
 
     It has a length, so that Lightning fetches nothing ahead, and a state, the count of batches that training took:
-    what worker processes made ahead is not counted. An epoch that was interrupted is finished first.
+    what worker processes made ahead is not counted. An epoch that was interrupted is finished first. A function with a
+    `state_dict` of its own, which needs `num_workers` 0, has it in the state.
     """
 
     def __init__(self, make: Callable[[int], Batch], n_batches: int, *, num_workers: int = 0) -> None:
@@ -68,7 +69,19 @@ class StreamLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
+        own = {"make": self.make.state_dict()} if hasattr(self.make, "state_dict") else {}
+        return {"position": self.position, **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.position = state["position"]
+        if "make" in state:
+            self.make.load_state_dict(state["make"])  # type: ignore[attr-defined]
+
+
+def rank_of(task: Any) -> tuple[int, int]:
+    """Rank and number of processes of the trainer that a data module is attached to; (0, 1) without one."""
+    trainer = getattr(task, "trainer", None)
+    if trainer is None:
+        return 0, 1
+    kwargs: dict[str, Any] | None = getattr(trainer.strategy, "distributed_sampler_kwargs", None)
+    return (kwargs["rank"], kwargs["num_replicas"]) if kwargs else (0, 1)

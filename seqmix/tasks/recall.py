@@ -6,7 +6,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from seqmix.tasks.base import ENDLESS, EvalSet, Task
-from seqmix.tasks.loaders import Batch, StreamLoader
+from seqmix.tasks.loaders import Batch, StreamLoader, rank_of
 from seqmix.tasks.mad_recall import FuzzyRecallExamples, MemorizationExamples, RecallExamples
 from seqmix.tasks.mixtures import MixtureBatches, Part
 from seqmix.tasks.mqar import MQARExamples
@@ -129,7 +129,7 @@ class MQAR(_Recall):
     def train_dataloader(self) -> StreamLoader:
         if not self.mixture:
             return super().train_dataloader()
-        rank, world_size = self._rank()
+        rank, world_size = rank_of(self)
         finite = self.train_size is not None
         batches = MixtureBatches(self.mixture, self.seed, self.batch_size, finite, rank, world_size)
         return StreamLoader(batches, batches.in_epoch if finite else ENDLESS, num_workers=self.num_workers)

@@ -1,5 +1,6 @@
-"""Accuracy by position, by last position and by whole sequence, as counts that add up over batches and ranks."""
+"""Accuracy and bits per byte, as counts that add up over batches and ranks."""
 
+import math
 from typing import Any
 
 import torch
@@ -14,18 +15,29 @@ class Counts:
 
     The last position of a sequence is the last one that has a target. With `macro` also MAD's accuracy: in each batch
     the mean, over the classes that are a target or an answer there, of the share of a class's targets that are
-    answered right; batches weigh as many rows as they have.
+    answered right; batches weigh as many rows as they have. Of text, whose bytes come with its batches, there are bits
+    per byte instead of last positions and whole sequences.
     """
 
     def __init__(self, device: torch.device, *, macro: bool = False) -> None:
         self.macro = macro
-        # loss, right positions, positions, right last positions, right sequences, sequences, balanced share x rows
-        self.sums = torch.zeros(7, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        # loss, right positions, positions, right last positions, right sequences, sequences, balanced share x rows,
+        # bytes
+        self.sums = torch.zeros(8, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        self._text = False
 
-    def add(self, logits: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None) -> None:
-        """Add a batch: logits (B, T, V), targets (B, T), packed sequences with their bounds (S + 1,)."""
+    def add(
+        self, logits: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None, n_bytes: Tensor | None = None
+    ) -> None:
+        """Add a batch: logits (B, T, V), targets (B, T), packed sequences with their bounds (S + 1,).
+
+        `n_bytes` (B, T) are those of the text that each target stands for.
+        """
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
         self._add(logits.argmax(-1), targets, cu_seqlens, loss)
+        if n_bytes is not None:
+            self._text = True
+            self.sums[-1] += n_bytes.sum()
 
     def add_answers(self, answers: Tensor, targets: Tensor) -> None:
         """Add answers (B, T), which have no loss."""
@@ -58,15 +70,24 @@ class Counts:
             (total > 0).sum(),
             _balanced(answers[scored], targets[scored]) * (total > 0).sum() if self.macro else total.new_zeros(()),
         )
-        self.sums += torch.stack([count.to(self.sums.dtype) for count in counts])
+        self.sums[:-1] += torch.stack([count.to(self.sums.dtype) for count in counts])
 
     def rates(self, strategy: Any) -> dict[str, Tensor]:
-        """`loss`, `token_accuracy`, `last_accuracy` and `sequence_accuracy` over all ranks of a Lightning strategy.
+        """Over all ranks of a Lightning strategy: `loss`, `token_accuracy`, `last_accuracy` and `sequence_accuracy`.
 
-        With `macro` also `macro_accuracy`.
+        With `macro` also `macro_accuracy`. Of text `loss`, `token_accuracy`, `bits_per_byte` (loss in nats * tokens /
+        (bytes * ln 2)) and `perplexity`.
         """
-        loss, right, positions, last, whole, rows, balanced = strategy.reduce(self.sums, reduce_op="sum").unbind()
+        sums = strategy.reduce(self.sums, reduce_op="sum")
+        loss, right, positions, last, whole, rows, balanced, n_bytes = sums.unbind()
         positions, rows = positions.clamp_min(1), rows.clamp_min(1)
+        if self._text:
+            return {
+                "loss": (loss / positions).float(),
+                "token_accuracy": (right / positions).float(),
+                "bits_per_byte": (loss / (n_bytes.clamp_min(1) * math.log(2))).float(),
+                "perplexity": (loss / positions).exp().float(),
+            }
         rates = {
             "loss": (loss / positions).float(),
             "token_accuracy": (right / positions).float(),

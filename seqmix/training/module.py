@@ -12,6 +12,7 @@ from seqmix._suggest import unknown_name
 from seqmix.models import ClassificationHead, SequenceModel
 from seqmix.optim.registry import check_optimizer, create_optimizer
 from seqmix.optim.schedules import check_schedule, create_schedule
+from seqmix.training.carried_state import CarriedState
 from seqmix.training.metrics import Counts
 
 require("lightning.pytorch", extra="train", owner="seqmix.training")
@@ -90,6 +91,7 @@ class SequenceLearner(LossInStep):
         self.last_counts: Tensor | None = None
         self._counts: dict[int, Counts] = {}
         self._free_counts: dict[int, Counts] = {}
+        self._carried = CarriedState()
         self._sharded = False
 
     def build_model(self) -> SequenceModel:
@@ -102,7 +104,9 @@ class SequenceLearner(LossInStep):
         return self.model(tokens, cu_seqlens=cu_seqlens, lengths=lengths)[0]
 
     def answer(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits for a batch, with the places of its sequences where it has them."""
+        """Logits for a batch, with the places of its sequences and what precedes them, where it has those."""
+        if "carry_from" in batch:
+            return self._carried.answer(self.model, batch)
         return self(batch["tokens"], **{name: batch[name] for name in ("cu_seqlens", "lengths") if name in batch})
 
     def setup(self, stage: str) -> None:
@@ -135,6 +139,9 @@ class SequenceLearner(LossInStep):
         schedule = create_schedule(optimizer=optimizer, total_steps=max(1, total), **self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._carried.advance()
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits, targets = self.answer(batch), batch["targets"]
         loss = cross_entropy(logits, targets)
@@ -164,7 +171,8 @@ class SequenceLearner(LossInStep):
         if bounds is not None and targets.shape != batch["tokens"].shape:  # one answer for each packed sequence
             logits, targets, bounds = logits.transpose(0, 1), targets.transpose(0, 1), None
         macro = getattr(self._task, "metric", None) == "macro_accuracy"
-        self._counts.setdefault(dataloader_idx, Counts(self.device, macro=macro)).add(logits, targets, bounds)
+        counts = self._counts.setdefault(dataloader_idx, Counts(self.device, macro=macro))
+        counts.add(logits, targets, bounds, batch.get("n_bytes"))
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self.validation_step(batch, batch_idx, dataloader_idx)
@@ -180,7 +188,8 @@ class SequenceLearner(LossInStep):
         results = self._results("val", getattr(self._task, "validation_sets", None))
         metric = getattr(self._task, "metric", "sequence_accuracy")
         decisive = [value for name, value in results.items() if f"/{metric}" in name]
-        self.log_dict({**results, "val/accuracy": torch.stack(decisive).mean()})
+        name = "bits_per_byte" if metric == "bits_per_byte" else "accuracy"
+        self.log_dict({**results, f"val/{name}": torch.stack(decisive).mean()})
 
     def on_test_epoch_end(self) -> None:
         self.log_dict(self._results("test", getattr(self._task, "test_sets", None)))
@@ -188,6 +197,12 @@ class SequenceLearner(LossInStep):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """`tokens`, `targets` and the most likely answers, `predictions`, of the shape of the targets."""
         return {**batch, "predictions": self.answer(batch).argmax(-1)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.update(self._carried.state_dict())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._carried.load_state_dict(checkpoint)
 
     def _results(self, stage: str, sets: Sequence[Any] | None) -> dict[str, Tensor]:
         results = {}

@@ -18,13 +18,15 @@ _COLUMNS = {
     "free_sequence_accuracy": "whole, free-running",
     "free_token_accuracy": "every, free-running",
 }
+_OF_TEXT = {"bits_per_byte": "bits per byte", "perplexity": "perplexity", "token_accuracy": "every position"}
 Row = dict[str, Any]
 
 
 class AccuracyTable(Callback):
     """After a test: prints accuracy by length, and writes `accuracy.csv` and `accuracy.png` in the run's folder.
 
-    Test sets that a task calls by other names than their length keep those, in the task's order.
+    Of text it is bits per byte and perplexity, and the files are `text.csv` and `text.png`. Test sets that a task calls
+    by other names than their length keep those, in the task's order.
 
     Args:
         figure: draw the figure (needs matplotlib).
@@ -45,10 +47,11 @@ class AccuracyTable(Callback):
         print(_text(self.rows, title, chance, trained, getattr(task, "eval_size", None)), flush=True)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "accuracy.csv", self._write_csv)
+        name = "text" if _is_text(self.rows) else "accuracy"
+        write_whole(folder / f"{name}.csv", self._write_csv)
         if self.figure:
-            write_whole(folder / "accuracy.png", lambda path: _draw(path, self.rows, title, chance, trained))
-            print(f"figure: {folder / 'accuracy.png'}", flush=True)
+            write_whole(folder / f"{name}.png", lambda path: _draw(path, self.rows, title, chance, trained))
+            print(f"figure: {folder / f'{name}.png'}", flush=True)
 
     def _write_csv(self, path: Path) -> None:
         with path.open("w", newline="") as file:
@@ -70,17 +73,22 @@ def _rows(metrics: dict[str, Any]) -> list[Row]:
     return list(rows.values())
 
 
-def _columns(rows: list[Row]) -> list[str]:
-    return [name for name in _COLUMNS if all(name in row for row in rows)]
+def _is_text(rows: list[Row]) -> bool:
+    return all("bits_per_byte" in row for row in rows)
+
+
+def _columns(rows: list[Row]) -> dict[str, str]:
+    labels = _OF_TEXT if _is_text(rows) else _COLUMNS
+    return {name: label for name, label in labels.items() if all(name in row for row in rows)}
 
 
 def _text(rows: list[Row], title: str, chance: float | None, trained: int | None, size: int | None) -> str:
     lines = [
         f"\n{title}"
-        + (f", {size} sequences at each length" if size else "")
+        + (f", {size} {'documents' if _is_text(rows) else 'sequences'} at each length" if size else "")
         + (f", chance {chance:.3f}" if chance else "")
     ]
-    labels = {name: f"{_COLUMNS[name]:>14}" for name in _columns(rows)}
+    labels = {name: f"{label:>14}" for name, label in _columns(rows).items()}
     width = max(8, *(len(str(row["length"])) for row in rows))
     lines.append(f"{'length':>{width}}  " + "  ".join(labels.values()))
     for row in rows:
@@ -101,13 +109,16 @@ def _draw(path: Path, rows: list[Row], title: str, chance: float | None, trained
     names = [str(row["length"]) for row in rows]
     numbers = all(name.isdecimal() for name in names)
     places = [row["length"] for row in rows] if numbers else list(range(len(rows)))
-    for name in _columns(rows):
-        axes.plot(places, [row[name] for row in rows], marker="o", label=_COLUMNS[name])
+    text = _is_text(rows)
+    for name, label in _columns(rows).items():
+        if not text or name == "bits_per_byte":
+            axes.plot(places, [row[name] for row in rows], marker="o", label=label)
     if chance:
         axes.axhline(chance, color="0.6", linestyle=":", label="chance")
     if trained and numbers:
         axes.axvline(trained, color="0.6", linestyle="--", label="training length")
-    axes.set(xlabel="sequence length" if numbers else "test set", ylabel="accuracy", ylim=(-0.03, 1.03), title=title)
+    axes.set(xlabel="sequence length" if numbers else "test set", title=title)
+    axes.set(ylabel="bits per byte") if text else axes.set(ylabel="accuracy", ylim=(-0.03, 1.03))
     if numbers:
         axes.set_xscale("log")
     axes.set_xticks(places, names)

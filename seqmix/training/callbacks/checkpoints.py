@@ -24,13 +24,13 @@ class Checkpoints(ModelCheckpoint):
 
     Args:
         dirpath: folder; None for `checkpoints` in the folder of the run.
-        monitor: measure that decides which is best.
-        mode: `max` or `min`.
+        monitor: measure that decides which is best; None for the task's own, `val/accuracy` or `val/bits_per_byte`.
+        mode: `max` or `min`, of a `monitor` that is given.
         every_n_steps: steps between two writes of `last.ckpt`.
     """
 
     def __init__(
-        self, dirpath: str | None = None, monitor: str = "val/accuracy", mode: str = "max", every_n_steps: int = 500
+        self, dirpath: str | None = None, monitor: str | None = None, mode: str = "max", every_n_steps: int = 500
     ) -> None:
         if not isinstance(every_n_steps, int) or every_n_steps < 1:
             raise ValueError(f"Checkpoints: every_n_steps must be a positive integer, got {every_n_steps!r}")
@@ -53,6 +53,10 @@ class Checkpoints(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.dirpath is None:
             self.dirpath = f"{trainer.default_root_dir}/checkpoints"
+        if self.monitor is None:
+            text = getattr(trainer.datamodule, "metric", None) == "bits_per_byte"  # type: ignore[attr-defined]
+            self.monitor, self.mode = ("val/bits_per_byte", "min") if text else ("val/accuracy", "max")
+            self.kth_value = torch.tensor(torch.inf if text else -torch.inf)
         with warnings.catch_warnings():
             # A folder with checkpoints is where a resumed run belongs.
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

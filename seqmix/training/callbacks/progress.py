@@ -91,8 +91,9 @@ class StepProgress(ProgressBar):
         length = getattr(trainer.datamodule, "current_length", None)  # type: ignore[attr-defined]
         if length is not None:
             parts.append(f"length {length}")
-        if "val/accuracy" in trainer.callback_metrics:
-            parts.append(f"validation {float(trainer.callback_metrics['val/accuracy']):.3f}")
+        for name, unit in (("val/accuracy", ""), ("val/bits_per_byte", " bits per byte")):
+            if name in trainer.callback_metrics:
+                parts.append(f"validation {float(trainer.callback_metrics[name]):.3f}{unit}")
         parts.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
         if step > self._first_step + 1:
             parts.append(f"{rate:.1f} steps/s")

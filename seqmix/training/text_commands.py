@@ -1,0 +1,134 @@
+"""`seqmix generate` and `seqmix train-tokenizer`."""
+
+import argparse
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqmix._files import write_text_whole
+from seqmix.models import SequenceModel
+from seqmix.tasks.language_modeling import LanguageModeling
+from seqmix.tasks.tokenization import JsonTokenizer, Tokenizer, restore_tokenizer, train_bpe
+from seqmix.training.module import SequenceLearner
+from seqmix.training.runs import find_checkpoint
+
+__all__ = ["generate", "load_language_model", "train_tokenizer"]
+
+
+def generate(argv: list[str]) -> int:
+    """Print a continuation of a prompt, token by token; returns the exit status.
+
+    Raises:
+        ValueError: no checkpoint, one that was not trained on text or whose tokenizer is not its model's, or a number
+            out of its range.
+    """
+    text = "continue a prompt with a language model that was trained by seqmix fit"
+    parser = argparse.ArgumentParser("seqmix generate", description=text, allow_abbrev=False)
+    parser.add_argument("checkpoint", help="a .ckpt file, the folder of a run, or the config of runs under runs/")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="how the document begins; default nothing")
+    parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="default 512")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="0: the likeliest; default 1")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens; default all")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    parser.add_argument("--device", default="cpu", help="default cpu")
+    options = parser.parse_args(argv)
+    model, tokenizer = load_language_model(_find(options.checkpoint), device=options.device)
+    prompt = [tokenizer.eos, *tokenizer.encode(options.prompt)[0].tolist()]
+    drawn = model.sample(
+        torch.tensor([prompt], device=options.device),
+        options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        stop_token=tokenizer.eos,
+        generator=torch.Generator(options.device).manual_seed(options.seed),
+    )
+    decode = tokenizer.decoder()
+    for token in prompt[1:]:
+        _show(decode(token))
+    try:
+        for chosen in drawn:
+            _show(decode(int(chosen)))
+    except KeyboardInterrupt:
+        _show("\n")
+        return 130
+    _show(decode(None) + "\n")
+    return 0
+
+
+def load_language_model(checkpoint: Path, *, device: torch.device | str = "cpu") -> tuple[SequenceModel, Tokenizer]:
+    """The model of a checkpoint, in eval mode, and the tokenizer it was trained with.
+
+    Raises:
+        ValueError: a file that is no checkpoint of `seqmix fit` on the task `language-modeling`, or whose tokenizer
+            is not the one that its model was trained with.
+    """
+    try:
+        content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        arguments, weights = content["hyper_parameters"], content["state_dict"]
+    except OSError as error:
+        raise ValueError(f"checkpoint: cannot read {checkpoint}: {error.strerror}") from None
+    except Exception as error:  # unpickling fails in many ways
+        raise ValueError(f"checkpoint: {checkpoint} is not one of seqmix fit: {type(error).__name__}") from None
+    text = content.get(LanguageModeling.__qualname__)
+    if text is None:
+        raise ValueError(
+            f"checkpoint: {checkpoint} was not trained on text (task language-modeling), it has no tokenizer"
+        )
+    known = inspect.signature(SequenceLearner).parameters
+    model = SequenceLearner(**{name: value for name, value in arguments.items() if name in known}).model
+    tokenizer = restore_tokenizer(text["tokenizer"])
+    if tokenizer.fingerprint != text["fingerprint"] or tokenizer.vocab_size != model.vocab_size:
+        raise ValueError(
+            f"checkpoint: the tokenizer in {checkpoint} is not its model's: expected {text['fingerprint']} with "
+            f"{model.vocab_size} tokens, got {tokenizer.fingerprint} with {tokenizer.vocab_size}"
+        )
+    model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
+    return model.to(device).eval(), tokenizer
+
+
+def train_tokenizer(argv: list[str]) -> int:
+    """Write the JSON of a byte-level BPE that was learned from training documents; returns the exit status.
+
+    Raises:
+        ValueError: a vocabulary of at most 256, or text that cannot be read.
+    """
+    text = "learn a byte-level BPE from the training documents of a corpus; --data.tokenizer takes the file"
+    parser = argparse.ArgumentParser("seqmix train-tokenizer", description=text, allow_abbrev=False)
+    parser.add_argument("output", type=Path, help="the JSON file to write")
+    parser.add_argument("--vocab-size", type=int, default=2048, metavar="N", help="tokens at most; default 2048")
+    parser.add_argument("--corpus", default="pydoc", help="as data.corpus; default pydoc")
+    parser.add_argument("--files", nargs="+", metavar="FILE", help="as data.files, instead of a corpus")
+    parser.add_argument("--field", default="text", help="as data.field; default text")
+    parser.add_argument("--separator", metavar="TEXT", help="as data.separator")
+    for split in ("validation", "test"):
+        help_text = f"as data.{split}_share; default 0.1"
+        parser.add_argument(f"--{split}-share", type=float, default=0.1, metavar="X", help=help_text)
+    options = vars(parser.parse_args(argv))
+    output, vocab_size = options.pop("output"), options.pop("vocab_size")
+    if not output.parent.is_dir() or output.is_dir():
+        raise ValueError(f"output: expected a file in a folder that exists, got {str(output)!r}")
+    task = LanguageModeling(**options)
+    definition = train_bpe((document.text for document in task.documents("train")), vocab_size)
+    tokenizer = JsonTokenizer(definition)
+    n_bytes = n_tokens = 0
+    for document in task.documents("validation"):
+        ids, counts = tokenizer.encode(document.text)
+        n_bytes, n_tokens = n_bytes + int(counts.sum()), n_tokens + len(ids)
+    held_out = f", {n_bytes / n_tokens:.2f} bytes a token on validation documents" if n_tokens else ""
+    write_text_whole(output, definition)
+    print(f"{output}: {tokenizer.vocab_size - 1} tokens{held_out}, fingerprint {tokenizer.fingerprint}")
+    return 0
+
+
+def _find(name: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    return find_checkpoint("last", None, name) if Path(name).is_dir() else find_checkpoint("last", name, None)
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
