@@ -5,7 +5,7 @@ K and V widths of a key and a value.
 """
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -233,14 +233,14 @@ CASES = (
 )
 
 
-def select_cases(patterns: str | None) -> list[Case]:
-    """The cases whose names match any of the comma-separated shell `patterns`; none given means all."""
+def select_cases(patterns: str | None, known: Sequence[Any] = CASES) -> list[Any]:
+    """Those of `known` whose names match any of the comma-separated shell `patterns`; none given means all."""
     if patterns is None:
-        return list(CASES)
-    chosen = []
+        return list(known)
+    chosen: list[Any] = []
     for pattern in patterns.split(","):
-        matches = [case for case in CASES if fnmatch.fnmatchcase(case.name, pattern.strip())]
+        matches = [case for case in known if fnmatch.fnmatchcase(case.name, pattern.strip())]
         if not matches:
-            raise unknown_name("case for --only", pattern, (case.name for case in CASES))
+            raise unknown_name("case for --only", pattern, (case.name for case in known))
         chosen += [case for case in matches if case not in chosen]
     return chosen

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from seqmix.benchmarks import goals, memory, record, views
+from seqmix.benchmarks import fixed_point, goals, memory, record, views
 from seqmix.benchmarks.cases import CASES, select_cases
 from seqmix.benchmarks.decode import run_decode
 from seqmix.benchmarks.kernels import Settings, is_failure, run_case
@@ -23,6 +23,7 @@ from seqmix.benchmarks.training import Workload, product_speed, run_training
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 AUTO = "auto"
 
+_CASES = {"fixed-point": "cases: " + ", ".join(case.name for case in fixed_point.CASES)}
 _QUICK = Plan(repeats=2, sample_s=0.0, budget_s=1.0)
 _EPILOG = """examples:
   seqmix bench kernels --device cpu                      every op at its standard size
@@ -72,8 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("layers", _layers, "time every mixer, forward and backward, and see where its time goes"),
         ("decode", _decode, "time one token with step(), by batch size"),
+        ("fixed-point", _fixed_point, "solve the fixed-point layers in every way, error beside time"),
     ):
-        command = _measuring(commands, name, run, text, "cases are mixers, see: seqmix list mixers")
+        command = _measuring(commands, name, run, text, _CASES.get(name, "cases are mixers, see: seqmix list mixers"))
+        if name == "fixed-point":
+            continue
         command.add_argument("--length", type=_positive, help="tokens T, default 512")
         command.add_argument("--d-model", type=_positive, help="width, default 128")
         many = name == "decode"
@@ -259,6 +263,24 @@ def _training(arguments: argparse.Namespace, argv: list[str]) -> int:
     print(views.training_legend() + "\n")
     _finish(result, path)
     return int(any(row["status"] != "ok" for row in result["rows"]))
+
+
+def _fixed_point(arguments: argparse.Namespace, argv: list[str]) -> int:
+    cases, settings = select_cases(arguments.only, fixed_point.CASES), _settings(arguments)
+    batch, width = (2, 32) if settings.quick else (16, 128)
+    result, path = _begin(arguments, argv, settings)
+    rows, progress = result["rows"], Progress(len(cases))
+    for case in cases:
+        progress.begin(case.name)
+        rows += fixed_point.run_case(
+            case, batch, width, settings.dtype, settings.device, settings.plan, settings.threads, progress
+        )
+    progress.end()
+    show(views.fixed_point_table(rows))
+    print(views.fixed_point_legend() + "\n")
+    _show_goals(result, [] if settings.quick else goals.fixed_point_goals(rows))
+    _finish(result, path)
+    return 0
 
 
 def _shape(arguments: argparse.Namespace, default: Shape) -> Shape:

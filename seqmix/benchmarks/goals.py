@@ -87,6 +87,20 @@ def kernel_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
     return results
 
 
+def fixed_point_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
+    """(goal, measured, met): a solve by sweeps beside as many scans and mixings."""
+    return [
+        (
+            f"{row['case']}, {row['threads']} thread{'s' * (row['threads'] > 1)}: {row['sweeps']:.0f} sweeps in no "
+            "more time than as many diagonal scans and mixings",
+            f"{row['solve_ms'] / row['median_ms']:.2f} x",
+            row["solve_ms"] <= row["median_ms"],
+        )
+        for row in rows
+        if row["solve_ms"] is not None
+    ]
+
+
 def layer_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
     """(goal, measured, met) for the share of a BD-LRU step outside matrix products and the scan."""
     name, bound = LAYER_GOAL

@@ -94,6 +94,30 @@ def decode_table(rows: list[Row]) -> Table:
     return table
 
 
+def fixed_point_table(rows: list[Row]) -> Table:
+    """All solvers of `seqmix bench fixed-point`."""
+    sizes = rows[0]["sizes"]
+    title = f"fixed points (B={sizes['B']}, d_model={sizes['d_model']}), {rows[0]['dtype']}"
+    columns = ["case", "solver", "threads", "forward ms [20 %, 80 %]", "fwd+bwd ms", "error", "sweeps", "fallback"]
+    table = Table(title, columns, left=2)
+    for row in rows:
+        if row["solve_ms"] is not None:
+            continue
+        line = [row["case"], row["solver"], str(row["threads"]), times_text(row), number(row["step_median_ms"])]
+        sweeps = "-" if row["sweeps"] is None else f"{row['sweeps']:.0f}"
+        table.rows.append([*line, f"{row['error']:.1e}", sweeps, percent(row["fallback"])])
+    return table
+
+
+def fixed_point_legend() -> str:
+    """What the columns of `fixed_point_table` mean."""
+    return (
+        "error: of the layer's output against its float64 sequential solve, beside the largest number; sweeps: of the\n"
+        "sequence that took the most; fallback: sequences whose sweeps diverged or went astray, solved sequentially.\n"
+        "linear: no hidden dependence but that of c, so chunks can be solved at once."
+    )
+
+
 def goals_table(results: list[tuple[str, str, bool]]) -> Table:
     """Goals with what was measured."""
     table = Table("goals", ["goal", "measured", ""])

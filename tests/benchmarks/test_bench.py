@@ -184,6 +184,27 @@ def test_layers_and_decode(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert out.count("bd-lru (block_size=4)") == 2
 
 
+def test_fixed_points_show_error_beside_time(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "fixed.json"
+    only = "fp-rnn linear T=64 radius<.9,fp-mamba*"
+    status, out, _ = run(capsys, "fixed-point", "--quick", "--only", only, "--threads", "1", "--out", str(file))
+    assert status == 0 and "sequential" in out
+    record = json.loads(file.read_text())
+    rows = {(row["mixer"], row["solver"]): row for row in record["rows"]}
+    solvers = {("fp-rnn", solver) for solver in ("sequential", "direct", "sweeps")}
+    solvers |= {("fp-mamba", solver) for solver in ("sequential", "sweeps")}
+    assert set(rows) == solvers | {("fp-rnn", "scan and mixing x sweeps")}
+    for name in solvers:
+        assert rows[name]["error"] < 1e-4 and rows[name]["converged"] == 1 and rows[name]["step_median_ms"] > 0
+    parts = rows["fp-rnn", "scan and mixing x sweeps"]
+    assert parts["sweeps"] == rows["fp-rnn", "sweeps"]["sweeps"] > 1
+    record["settings"]["quick"] = False
+    docs = tmp_path / "fixed.md"
+    write([record], docs)
+    text = docs.read_text()
+    assert "sweeps in no more time than as many diagonal scans and mixings" in text and "| direct |" in text
+
+
 def test_layer_that_disagrees_with_itself_gets_no_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
