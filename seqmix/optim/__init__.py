@@ -1,13 +1,36 @@
 """Optimizers and what they are given; nothing here knows a mixer."""
 
+from seqmix.optim.angular_muown import AngularMuown
+from seqmix.optim.anti_pgd import AntiPGD
 from seqmix.optim.combined import Combined
+from seqmix.optim.entries import adamw
+from seqmix.optim.fractional_pgd import FractionalPGD
+from seqmix.optim.lmo import LMO
+from seqmix.optim.muown import Muown
+from seqmix.optim.ngn import NGN, NGNM
+from seqmix.optim.ngn_d import NGND
+from seqmix.optim.ngn_md import NGNMDv1
 from seqmix.optim.parameter_groups import describe_parameters, parameter_groups
 from seqmix.optim.registry import create_optimizer, get_optimizer, list_optimizers, register_optimizer
 from seqmix.optim.schedules import create_schedule
+from seqmix.optim.signum import Signum
+from seqmix.optim.tied_adam import TiedAdam
 from seqmix.optim.transfer import transfer
 
 __all__ = [
+    "LMO",
+    "NGN",
+    "NGND",
+    "NGNM",
+    "AngularMuown",
+    "AntiPGD",
     "Combined",
+    "FractionalPGD",
+    "Muown",
+    "NGNMDv1",
+    "Signum",
+    "TiedAdam",
+    "adamw",
     "create_optimizer",
     "create_schedule",
     "describe_parameters",

@@ -20,7 +20,10 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase
 
 @dataclass(frozen=True)
 class ParameterFacts:
-    """What the optimizer is told about one parameter: `kind` is `"matrix"` or `"rest"`, `reason` says why."""
+    """What the optimizer is told about one parameter: `kind` is `"matrix"` or `"rest"`, `reason` says why.
+
+    `row_blocks` are the matrices that are fused in one: their number, or the rows of each.
+    """
 
     name: str
     parameter: nn.Parameter
@@ -28,10 +31,15 @@ class ParameterFacts:
     factor: float
     kind: str
     reason: str
+    row_blocks: Any = 1
 
 
 def describe_parameters(
-    model: nn.Module, *, matrices: str | None = None, rest: str | None = None
+    model: nn.Module,
+    *,
+    matrices: str | None = None,
+    rest: str | None = None,
+    fused: dict[str, Any] | None = None,
 ) -> list[ParameterFacts]:
     """Every trainable parameter of a model once, in order, with what its optimizer will do to it.
 
@@ -39,6 +47,7 @@ def describe_parameters(
         model: any module; the declarations of all its submodules are read.
         matrices: regular expression, searched for in the full name; what it finds is a matrix whatever the rule says.
         rest: regular expression of what is none; it goes before `matrices`.
+        fused: from regular expressions to `row_blocks` of the matrices that they find, `{"qkv_proj": 3}`.
 
     Raises:
         ValueError: a model without trainable parameters, a declaration that names no parameter of its module, a
@@ -46,6 +55,9 @@ def describe_parameters(
             finds nothing, or `matrices` finding a parameter that has not two axes.
     """
     patterns = {"matrices": _compile("matrices", matrices), "rest": _compile("rest", rest)}
+    if fused is not None and not isinstance(fused, dict):
+        raise ValueError(f"fused must be a dict from regular expressions to blocks of rows, got {fused!r}")
+    blocks = {key: (_compile("fused", key), value) for key, value in (fused or {}).items()}
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
     if not trainable:
         raise ValueError(f"parameter_groups: model must have trainable parameters, {type(model).__name__} has none")
@@ -75,8 +87,10 @@ def describe_parameters(
     for name, p in model.named_parameters():
         if id(p) in trainable:
             kind, reason = _kind(name, p, fixed.get(id(p)), id(p) in heads, patterns)
-            facts.append(ParameterFacts(name, p, id(p) not in fixed, factors.get(id(p), 1.0), kind, reason))
-    for argument, pattern in patterns.items():
+            rows = next((value for pattern, value in blocks.values() if pattern and pattern.search(name)), 1)
+            rows = tuple(rows) if isinstance(rows, list) else rows
+            facts.append(ParameterFacts(name, p, id(p) not in fixed, factors.get(id(p), 1.0), kind, reason, rows))
+    for argument, pattern in [*patterns.items(), *(("fused", pattern) for pattern, _ in blocks.values())]:
         if pattern and not any(pattern.search(fact.name) for fact in facts):
             names = ", ".join(fact.name for fact in facts[:6])
             raise ValueError(f"{argument} must find a trainable parameter, {pattern.pattern!r} finds none of {names}")
@@ -91,6 +105,7 @@ def parameter_groups(
     split: bool = False,
     matrices: str | None = None,
     rest: str | None = None,
+    fused: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups for any torch optimizer, one for each combination of decay and learning-rate factor.
 
@@ -103,7 +118,8 @@ def parameter_groups(
         lr: learning rate of parameters without a factor.
         weight_decay: decay of the parameters that decay.
         split: also part matrices from the rest; each group then has a `kind`, `"matrix"` or `"rest"`.
-        matrices, rest: with `split`, regular expressions that overrule which is which (`describe_parameters`).
+        matrices, rest, fused: with `split`, what overrules the rule and which matrices hold several
+            (`describe_parameters`); the groups of those have `row_blocks`.
 
     Returns:
         Dicts with `name`, `params`, `lr` and `weight_decay`; together they hold every trainable parameter once.
@@ -121,22 +137,25 @@ def parameter_groups(
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
         if not value >= 0:
             raise ValueError(f"parameter_groups: {name} must be at least 0, got {value!r}")
-    if not split and (matrices or rest):
-        raise ValueError("parameter_groups: matrices and rest need split=True")
-    facts = describe_parameters(model, matrices=matrices, rest=rest)
-    groups: dict[tuple[str, bool, float], dict[str, Any]] = {}
+    if not split and (matrices or rest or fused):
+        raise ValueError("parameter_groups: matrices, rest and fused need split=True")
+    facts = describe_parameters(model, matrices=matrices, rest=rest, fused=fused)
+    groups: dict[tuple[str, bool, float, Any], dict[str, Any]] = {}
     for fact in facts:
         kind = fact.kind if split else ""
-        if (kind, fact.decays, fact.factor) not in groups:
+        key = (kind, fact.decays, fact.factor, fact.row_blocks if kind == "matrix" else 1)
+        if key not in groups:
             name = ("decay" if fact.decays else "no decay") + (f", lr x {fact.factor:g}" if fact.factor != 1 else "")
-            groups[kind, fact.decays, fact.factor] = {
+            name += f", row blocks {key[3]}" if key[3] != 1 else ""
+            groups[key] = {
                 "name": f"{kind}, {name}" if split else name,
                 "params": [],
                 "lr": lr * fact.factor,
                 "weight_decay": weight_decay if fact.decays else 0.0,
                 **({"kind": kind} if split else {}),
+                **({"row_blocks": key[3]} if key[3] != 1 else {}),
             }
-        groups[kind, fact.decays, fact.factor]["params"].append(fact.parameter)
+        groups[key]["params"].append(fact.parameter)
     result = list(groups.values())
     _check_partition(result, {id(fact.parameter) for fact in facts})
     return result

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from seqmix._extras import require
 from seqmix._suggest import unknown_name
-from seqmix.optim import catalogue
 from seqmix.optim.combined import Combined
 from seqmix.optim.parameter_groups import parameter_groups
 
@@ -25,7 +24,7 @@ __all__ = [
     "register_optimizer",
 ]
 
-_SPLIT = ("matrices", "rest", "adamw")
+_SPLIT = ("matrices", "rest", "fused", "adamw")
 _BASE = ("base", "lr", "weight_decay")
 
 
@@ -108,6 +107,7 @@ def check_optimizer(name: str, **kwargs: Any) -> None:
     entry = get_optimizer(name)
     arguments = entry.arguments()
     own = {"matrices": _SPLIT, "optimizer": _BASE}.get(entry.takes, ())
+    own = tuple(key for key in own if key != "fused" or "row_blocks" in arguments)
     for key in kwargs:
         if key not in arguments and key not in own:
             raise unknown_name(f"argument of optimizer {name!r}:", key, {*arguments, *own})
@@ -134,7 +134,8 @@ def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwarg
 
     A module's parameters are grouped by what they declare (`parameter_groups`). An optimizer of matrices gets those
     that `describe_parameters` calls so, AdamW the rest with the same `lr` and `weight_decay`; `adamw={...}` gives it
-    others, `matrices` and `rest` are regular expressions that overrule the rule. Wrappers take
+    others, `matrices` and `rest` are regular expressions that overrule the rule, `fused={"qkv_proj": 3}` says which
+    matrices (by regular expression) are several, one below the other. Wrappers take
     `base={name: ..., arguments}` (AdamW by default), with `lr` and `weight_decay` as arguments of the base.
 
     Args:
@@ -229,55 +230,3 @@ def _tuples(entry: OptimizerEntry, kwargs: dict[str, Any]) -> dict[str, Any]:
             value = tuple(float(item) if isinstance(item, str) else item for item in value)
         result[key] = value
     return result
-
-
-def adamw(
-    params: list[dict[str, Any]],
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    amsgrad: bool = False,
-    fused: bool | None = None,
-) -> Optimizer:
-    """`torch.optim.AdamW`, fused where every parameter allows it, without decay unless asked."""
-    if fused is None:
-        tensors = [p for group in params for p in group["params"]]
-        fused = all(type(p) in (nn.Parameter, torch.Tensor) and p.is_floating_point() for p in tensors)
-    return torch.optim.AdamW(
-        params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, fused=fused
-    )
-
-
-def _register_catalogue() -> None:
-    register_optimizer(
-        "adamw", adamw, description="Adam with decoupled weight decay, fused.", source="1711.05101", library="torch"
-    )
-    for kind, text in catalogue.TORCH.items():
-        takes = "list" if kind in catalogue.FREE_OF_GROUPS else "matrices" if kind in catalogue.MATRICES else "any"
-        # Moonlight's scale: one learning rate serves the matrices and AdamW
-        defaults = {"adjust_lr_fn": "match_rms_adamw"} if kind == "Muon" else {}
-        needs = catalogue.NEEDS.get(kind, "")
-        fields: dict[str, Any] = {"library": "torch", "takes": takes, "needs": needs, "defaults": defaults}
-        register_optimizer(kind.lower(), f"torch.optim:{kind}", description=text, **fields)
-    for kind, text in catalogue.LIBRARY.items():
-        name = f"po-{kind.lower()}" if kind.lower() in _ENTRIES else kind.lower()
-        if kind in catalogue.UNFIT:
-            reason = f"pytorch_optimizer.{kind} cannot be made by name: {catalogue.UNFIT[kind]}"
-            register_optimizer(name, reason, description=text, library="none")
-            continue
-        fields = {"library": "pytorch-optimizer", "needs": catalogue.NEEDS.get(kind, "")}
-        where = "seqmix.optim.closures" if kind in catalogue.ADAPTED else "pytorch_optimizer.optimizer"
-        if kind in catalogue.WRAPPERS:
-            fields["takes"] = "optimizer"
-        elif kind == "AdamMini":
-            fields["takes"] = "model"
-        elif kind in catalogue.MATRICES:
-            fields |= {"takes": "matrices", "group": {} if kind == "SpectralSphere" else {"use_muon": True}}
-            fields["defaults"] = {} if kind == "SpectralSphere" else {"use_adjusted_lr": True}
-        register_optimizer(name, f"{where}:{kind}", description=text, **fields)
-    for name, text in catalogue.ABSENT.items():
-        register_optimizer(name, "it is in no library that seqmix uses", description=text, library="none")
-
-
-_register_catalogue()

@@ -1,0 +1,134 @@
+"""Anti-PGD: gradient steps with anticorrelated noise, around any optimizer.
+
+    x_{k+1} = x_k - (step of the optimizer) + xi_{k+1} - xi_k,   xi_k ~ N(0, sigma^2) for every coordinate, xi_0 = 0
+
+All noise so far is the last xi: z = x - xi makes the steps of the optimizer with gradients at z + xi, that is on
+f + sigma^2 / 2 tr Hess f to second order, which prefers flat minima. Source: 2202.02831, equation 3. The increments go
+into the parameters; in the gradient momentum would filter them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from seqmix.optim.base import check_at_least
+
+__all__ = ["AntiPGD", "NoiseWrapper"]
+
+
+class NoiseWrapper(Optimizer):
+    """An optimizer around another one that adds noise after each step; groups, state and arguments are the other's.
+
+    The noise is a function of `seed` and the number of steps, so that every rank draws the same and a run that is
+    resumed goes on with what it would have drawn. Groups hold `sigma` and `noise_step`.
+    """
+
+    base: Optimizer
+
+    def __init__(self, base: Optimizer, sigma: float, seed: int) -> None:
+        owner = type(self).__name__
+        if not isinstance(base, Optimizer):
+            raise ValueError(f"{owner}: base must be an optimizer, got {type(base).__name__}")
+        check_at_least(owner, 0, sigma=sigma, seed=seed)
+        self.seed, self.own = seed, {"sigma": float(sigma), "noise_step": 0}
+        for group in base.param_groups:
+            self._prepare(group)
+        super().__init__(base.param_groups, {})
+        self.base, self.defaults = base, base.defaults
+        self._link()
+
+    def _prepare(self, group: dict[str, Any]) -> None:
+        for key, value in self.own.items():
+            group.setdefault(key, value)
+        for p in group["params"]:
+            if hasattr(p, "full_tensor") or p.is_complex():
+                raise NotImplementedError(f"{type(self).__name__}: noise on sharded or complex parameters")
+
+    def _link(self) -> None:
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+
+    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """The base's step with these arguments, then the noise; returns what the base returns."""
+        result = self.base.step(closure, **kwargs)
+        with torch.no_grad():
+            streams: dict[torch.device, torch.Generator] = {}
+            for group in self.param_groups:
+                group["noise_step"] += 1
+                for p in group["params"]:
+                    if p.grad is not None:
+                        stream = streams.get(p.device) or self._stream(group["noise_step"], p.device)
+                        streams[p.device] = stream
+                        self._inject(p, group, stream)
+        return result
+
+    def _stream(self, step: int, device: torch.device) -> torch.Generator:
+        seed = np.random.SeedSequence((self.seed, step)).generate_state(1, np.uint64)[0]
+        return torch.Generator(device).manual_seed(int(seed) >> 1)
+
+    def _inject(self, p: Tensor, group: dict[str, Any], stream: torch.Generator) -> None:
+        raise NotImplementedError
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.base.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if "base" not in self.__dict__:
+            super().add_param_group(param_group)
+            return
+        self._prepare(param_group | {"params": list(_listed(param_group["params"]))})
+        self.base.add_param_group(param_group)
+        self._prepare(self.base.param_groups[-1])
+        self._link()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.base.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.base.load_state_dict(state_dict)
+        self._link()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "base": self.base, "seed": self.seed, "own": self.own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._link()
+
+
+def _listed(params: Any) -> list[Tensor]:
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
+class AntiPGD(NoiseWrapper):
+    """Anticorrelated noise around an optimizer; one more buffer, `noise`.
+
+    Args:
+        base: any torch optimizer; by name `create_optimizer("anti-pgd", model, base={"name": "sgd"}, lr=0.1)`.
+        sigma: standard deviation of xi.
+        seed: of the noise.
+
+    Raises:
+        ValueError: a base that is no optimizer, a negative sigma or seed.
+        NotImplementedError: sharded or complex parameters.
+
+    Example:
+        >>> import torch
+        >>> from seqmix.optim import AntiPGD
+        >>> layer = torch.nn.Linear(3, 1)
+        >>> optimizer = AntiPGD(torch.optim.SGD(layer.parameters(), lr=0.1), sigma=0.01)
+        >>> layer(torch.ones(2, 3)).square().mean().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(self, base: Optimizer, sigma: float = 1e-2, seed: int = 0) -> None:
+        super().__init__(base, sigma, seed)
+
+    def _inject(self, p: Tensor, group: dict[str, Any], stream: torch.Generator) -> None:
+        noise = torch.empty_like(p).normal_(0, group["sigma"], generator=stream)
+        before = self.state[p].get("noise")
+        p.add_(noise if before is None else noise - before)
+        self.state[p]["noise"] = noise
