@@ -39,7 +39,7 @@ class LossOptimizer(BaseOptimizer):
         if not isinstance(loss, int | float | Tensor) or (isinstance(loss, Tensor) and loss.numel() != 1):
             got = tuple(loss.shape) if isinstance(loss, Tensor) else repr(loss)
             raise ValueError(f"{owner}: the loss must be one number, got {got}")
-        given = torch.as_tensor(loss).detach().reshape(())
+        given = loss.detach().reshape(()) if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
         value = local(given if given.dtype == torch.float64 else given.float()) - bound
         # On an accelerator reading the value would wait for it: there a bad one shows as NaN weights.
         if value.device.type == "cpu" and not 0 <= float(value) < math.inf:
@@ -126,7 +126,8 @@ class NGNM(LossOptimizer):
         squares = [squared_norm([p.grad for p in params], value) / clip_coefficient**2 for params in active]
         rates = self._rates(value, squares, [float(group["lr"]) for group in self.param_groups])
         for group, params, gamma in zip(self.param_groups, active, rates, strict=True):
-            beta, decay = group["momentum"], float(group["lr"]) * group["weight_decay"]
+            beta, decay = group["momentum"], group["weight_decay"]
+            decay = float(group["lr"]) * decay if decay else 0.0  # lr may be infinite
             if not beta:
                 for xs, grads in blocks(group, params):
                     shrink(xs, decay)

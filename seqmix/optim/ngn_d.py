@@ -56,7 +56,7 @@ class NGND(NGNM):
             for xs, grads, velocity in blocks(group, params, velocities):
                 shrink(xs, rate * group["weight_decay"])
                 # A loss of 0 has gradient 0: any positive number keeps 0 / 0 away.
-                tiny = torch.finfo(xs[0].dtype).tiny
+                tiny = max(torch.finfo(t.dtype).tiny for t in (xs[0], value))
                 twice = (2 * value).to(xs[0].device).clamp_min(tiny)
                 metric = torch._foreach_mul(grads, grads)
                 if not (isinstance(clip_coefficient, float) and clip_coefficient == 1):

@@ -178,7 +178,7 @@ def test_goes_on_where_it_was(ours, route, tmp_path):
         pair = (model, optimizer)
         other, again = copy.deepcopy(pair) if route == "deepcopy" else pickle.loads(pickle.dumps(pair))
     else:
-        state = optimizer.state_dict()
+        state = copy.deepcopy(optimizer.state_dict())
         kept = copy.deepcopy(state)
         if route == "file":
             torch.save(state, tmp_path / "state.pt")
