@@ -350,3 +350,14 @@ class TritonContract(KernelContract):
         compare(case, case.make(2, 150), case.state(2), torch.float32, backend="triton")
         inputs, state, cu_seqlens = case.packed([0, 1, 1, 64, 100, 190, 190])
         compare(case, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
+
+
+class MatrixTritonContract(TritonContract):
+    """For kernels that always cut sequences into chunks, of a fixed length."""
+
+    test_walked_whole = None  # type: ignore[assignment]
+    test_cut_into_chunks = None  # type: ignore[assignment]
+
+    @pytest.mark.parametrize("length", (1, 63, 150))
+    def test_error_rule_float32(self, case: OpCase, length: int) -> None:
+        compare(case, case.make(2, length), case.state(2), torch.float32, backend=self.backend)

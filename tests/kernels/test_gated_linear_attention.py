@@ -6,7 +6,7 @@ from torch import Tensor
 
 from seqmix.kernels import gated_linear_attention
 from seqmix.kernels.gated_linear_attention import reference
-from tests.kernels.harness import KernelContract, OpCase, compare
+from tests.kernels.harness import KernelContract, MatrixTritonContract, OpCase, compare
 
 
 def make(heads: int, keys: int, values: int, gates: str | None, strongest: float = 1e-3):
@@ -45,6 +45,25 @@ class TestGatedLinearAttention(KernelContract):
     ]
 
 
+class TestGatedLinearAttentionTriton(MatrixTritonContract):
+    cases = [case("per channel", 1, 5, 7, "channel"), case("per head", 2, 5, 7, "head")]
+
+
+@pytest.mark.parametrize("gates", ["channel", "head", None])
+def test_triton_strong_decay(gates: str | None) -> None:
+    some = case("strong", 1, 5, 7, gates, 20.0)
+    compare(some, some.make(1, 70), some.state(1), torch.float32, backend="triton")
+    inputs, state, cu_seqlens = some.packed([0, 1, 1, 20, 90])
+    compare(some, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
+
+
+@pytest.mark.parametrize("gates", ["channel", "head", None])
+def test_triton_over_several_tiles(gates: str | None) -> None:
+    """Keys and values wider than a tile, in a width that is no multiple of anything."""
+    full = case("wide", 1, 70, 67, gates, 0.1)
+    compare(full, full.make(1, 70), full.state(1), torch.float32, backend="triton")
+
+
 @pytest.mark.parametrize("gates", ["channel", "head"])
 @pytest.mark.parametrize("strongest", [1e-3, 0.1, 20.0])
 def test_error_rule_at_full_size(gates: str, strongest: float) -> None:
@@ -61,11 +80,21 @@ def test_rare_strong_decays() -> None:
     compare(full, inputs, full.state(1), torch.float32)
 
 
-def test_total_forgetting() -> None:
+@pytest.mark.parametrize("gates", ["channel", "head"])
+def test_triton_rare_strong_decays(gates: str) -> None:
+    """In one of two heads: its own state is lost, and errors are held to what the other keeps."""
+    full = case("narrow", 2, 8, 8, gates)
+    inputs = full.make(1, 80)
+    inputs["log_g"][:, ::7, 0] = -20.0
+    compare(full, inputs, full.state(1), torch.float32, backend="triton")
+
+
+@pytest.mark.parametrize("backend", [None, "triton"])
+def test_total_forgetting(backend: str | None) -> None:
     """log_g = -inf: the state is what this step writes, and no gradient is NaN."""
     inputs = {n: t.requires_grad_() for n, t in make(2, 3, 4, "head")(1, 6).items()}
     gone = torch.full_like(inputs["log_g"], -torch.inf).requires_grad_()
-    o, _ = gated_linear_attention(inputs["q"], inputs["k"], inputs["v"], gone)
+    o, _ = gated_linear_attention(inputs["q"], inputs["k"], inputs["v"], gone, backend=backend)
     expected = (inputs["q"] * inputs["k"]).sum(-1, keepdim=True) * inputs["v"]
     torch.testing.assert_close(o, expected, rtol=1e-12, atol=1e-12)
     assert torch.autograd.grad(o.sum(), gone)[0].eq(0).all()

@@ -111,7 +111,7 @@ def _gated_linear_attention_backward(
 
 @_gated_linear_attention.register_fake
 def _(q, k, v, log_g, initial_state, cu_seqlens, backend):  # type: ignore[no-untyped-def]
-    slots = load_kernels(__package__, backend).border_slots(q.shape[0], q.shape[1])
+    slots = load_kernels(__package__, backend).border_slots(q.shape[0], q.shape[1], initial_state.shape[0])
     return (
         torch.empty_like(v, memory_format=torch.contiguous_format),
         torch.empty_like(initial_state, memory_format=torch.contiguous_format),

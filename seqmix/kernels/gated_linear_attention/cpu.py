@@ -172,7 +172,7 @@ def _backward(  # type: ignore[no-untyped-def]
         dinitial[s, h] = Z.T
 
 
-def border_slots(batch: int, length: int) -> int:
+def border_slots(batch: int, length: int, sequences: int) -> int:
     """How many borders there is room for, packed sequences included.
 
     Two are never used: `torch.compile` makes a graph of its own for every size that can be zero or one.
@@ -198,7 +198,7 @@ def forward(
     o = empty_like(v)
     final = empty_like(initial_state)
     first_slots = _first_slots(bounds)
-    borders = q.new_empty(border_slots(q.shape[0], q.shape[1]), *initial_state.shape[1:])
+    borders = q.new_empty(border_slots(q.shape[0], q.shape[1], initial_state.shape[0]), *initial_state.shape[1:])
     borders[int(first_slots[-1] + max(bounds[-1] - bounds[-2] - 1, 0) // CHUNK) :] = 0
     run(
         _forward,
