@@ -404,11 +404,12 @@ def queries_keys_backward(
     plan: Layout, gates: int, q: Tensor, k: Tensor, v: Tensor, g: Tensor, do: Tensor, borders: Tensor,
     dstates: Tensor, dw: Tensor | None = None, du: Tensor | None = None, exact: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """dq, dk and dlog_g (none of GATES 2); dw too where it is given. `exact` keeps dk in the type of the state."""
+    """dq, dk and dlog_g, not for GATES 2; dw too where it is given. `exact`: dk and dlog_g in the type of the state."""
     rows = q.shape[0] * q.shape[1]
     dq, dk = fresh(q), torch.empty_like(k, dtype=borders.dtype) if exact else fresh(k)
     parts = fresh(borders, plan.key_blocks, *g.shape)
     arguments = (q, k, v, g, do, borders, dstates, dq, dk, parts, dw, du, rows, *plan.chunks.arguments, *plan.sizes)
     launch(_queries_keys_backward, plan.chunks.number * plan.heads * plan.key_blocks, *arguments,
            **_constants(plan, gates))  # fmt: skip
-    return dq, dk, parts.sum(0).to(g.dtype)
+    dg = parts.sum(0)
+    return dq, dk, dg if exact else dg.to(g.dtype)

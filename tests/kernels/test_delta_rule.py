@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from seqmix.kernels import delta_rule, gated_linear_attention
 from seqmix.kernels.delta_rule import reference
-from tests.kernels.harness import KernelContract, OpCase, compare
+from tests.kernels.harness import KernelContract, MatrixTritonContract, OpCase, compare
 
 
 def make(heads: int, keys: int, values: int, beta: str, strongest: float | None = None):
@@ -47,6 +47,38 @@ class TestDeltaRule(KernelContract):
         case("any beta", 2, 4, 3, "any"),
         case("width one", 1, 1, 1, "any", 1e-3),
     ]
+
+
+class TestDeltaRuleTriton(MatrixTritonContract):
+    cases = [case("isometric", 1, 5, 7, "ends"), case("gated", 1, 6, 2, "ends", 1e-3)]
+
+
+@pytest.mark.parametrize("beta", ["two", "any"])
+@pytest.mark.parametrize("strongest", [None, 20.0])
+def test_triton_reflections_and_strong_decay(beta: str, strongest: float | None) -> None:
+    some = case("some", 1, 8, 7, beta, strongest)
+    compare(some, some.make(1, 70), some.state(1), torch.float32, backend="triton")
+    inputs, state, cu_seqlens = some.packed([0, 1, 1, 20, 90])
+    compare(some, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
+
+
+def test_triton_over_several_tiles() -> None:
+    wide = case("wide", 1, 70, 67, "two", 0.1)
+    compare(wide, wide.make(1, 70), wide.state(1), torch.float32, backend="triton")
+
+
+def test_triton_repeated_keys() -> None:
+    """One key over and over at beta = 2: powers of L grow like binomials, and an inverse made of them is garbage.
+
+    Errors of writes add up within a chunk where the loop's next write would undo them: a bound of its own.
+    """
+    some = case("some", 1, 8, 7, "two")
+    inputs, state = some.make(1, 64), some.state(1)
+    inputs["k"] = inputs["k"][:, :1].expand(-1, 64, -1, -1)
+    expected = delta_rule(**inputs, initial_state=state, backend="reference")
+    short = {name: tensor.float() for name, tensor in inputs.items()}
+    for got, truth in zip(delta_rule(**short, initial_state=state.float(), backend="triton"), expected, strict=True):
+        torch.testing.assert_close(got.double(), truth, rtol=0, atol=1e-5 * truth.abs().max().item())
 
 
 @pytest.mark.parametrize("strongest", [None, 1e-3, 20.0])

@@ -238,9 +238,9 @@ def backward(
            **plain)  # fmt: skip
     dq, dk, dg = fresh(q), fresh(k), fresh(g)
     steps, received = (torch.empty_like(q, dtype=borders.dtype) for _ in range(2))
-    arguments = (q, k, v, g, do, borders, dstates, dscores, dq, dk, steps, received, *spans.arguments, *plan.sizes)
+    tensors = (q, k, v, g, do, borders, dstates, dscores, dq, dk, steps, received)
     programs = spans.number * plan.heads * plan.key_blocks
-    launch(_queries_keys_backward, programs * (BT // SUB), *arguments, **options)
+    launch(_queries_keys_backward, programs * (BT // SUB), *tensors, *spans.arguments, *plan.sizes, **options)
     plain = {name: value for name, value in options.items() if name not in ("BC", "DOT", "PRECISION")}
     arguments = (g, borders, dstates, steps, received, dg, *spans.arguments, *plan.sizes)
     launch(_decays_backward, programs, *arguments, **plain)
