@@ -15,6 +15,7 @@ _COMMANDS = {
     "train-tokenizer": "learn a byte-level BPE from text, for --data.tokenizer",
     "list": "what there is: mixers, tasks, configs, optimizers",
     "bench": "time kernels and layers on this machine",
+    "shift-k": "fit poles to a shift, against the lower bound, with a table and a figure",
     "leaderboard": "run configs with many seeds and learning rates, and make tables of the records",
     "sensitivity": "loss against learning rate for several optimizers or mixers, with a table and a figure",
 }
@@ -79,6 +80,10 @@ def _run(argv: list[str]) -> int:
         from seqmix.leaderboard.sensitivity_cli import main as sensitivity
 
         return sensitivity(rest)
+    if command == "shift-k":
+        from seqmix.leaderboard.shift_k import main as shift_k
+
+        return shift_k(rest)
     if command not in _COMMANDS:
         from seqmix._suggest import unknown_name
 

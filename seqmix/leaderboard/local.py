@@ -16,7 +16,7 @@ from typing import Any
 from seqmix.leaderboard.plan import Run, plan_run
 from seqmix.leaderboard.schema import SCHEMA_VERSION, Record, empty_record
 
-__all__ = ["LocalProcesses"]
+__all__ = ["LocalProcesses", "repro_facts"]
 
 _OUTPUT = (
     "--trainer.logger=false",
@@ -47,7 +47,7 @@ class LocalProcesses:
         environment = {name: value for name, value in os.environ.items() if name != "SEQMIX_RUN_DIR"}
         environment |= dict.fromkeys(_POOLS, str(self.threads))
         command = [sys.executable, "-m", "seqmix.leaderboard.worker", *run.options, *_OUTPUT]
-        facts = _environment() | {"command": run.command}
+        facts = repro_facts() | {"command": run.command}
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
             process = subprocess.Popen(
                 [*command, f"--run_dir={folder / 'run'}"],
@@ -129,7 +129,8 @@ def _named(settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _environment() -> dict[str, Any]:
+def repro_facts() -> dict[str, Any]:
+    """What a record keeps of this machine and checkout: versions, commit, platform, processor."""
     import torch
 
     from seqmix.benchmarks.record import describe_run
