@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from seqmix.mixers import Attention
+from seqmix.models import SequenceModel
 
 
 def build(*args, **kwargs):
@@ -210,3 +211,40 @@ def test_state_of_another_shape():
         build(16, 2)(tokens(2, 5), state)
     with pytest.raises(ValueError, match=r"state\.v must have the shape of state\.k"):
         build(16, 4)(tokens(2, 5), state._replace(v=state.v[:, 1:]))
+
+
+def recall(batch, generator, keys=32, values=32, pairs=4, length=32):
+    """Key-value pairs, then queries of the keys at random places, each to be answered by its value."""
+    k = torch.rand(batch, keys, generator=generator).argsort(1)[:, :pairs]
+    v = keys + torch.randint(values, (batch, pairs), generator=generator)
+    tokens = torch.zeros(batch, length, dtype=torch.long)
+    targets = torch.full((batch, length), -100)
+    tokens[:, : 2 * pairs] = torch.stack((k, v), -1).flatten(1)
+    tokens[:, 2 * pairs :] = keys + torch.randint(values, (batch, length - 2 * pairs), generator=generator)
+    # A filler may be a value; a key stands only where it is asked for.
+    places = 2 * pairs + torch.rand(batch, length - 2 * pairs, generator=generator).argsort(1)[:, :pairs]
+    tokens.scatter_(1, places, k)
+    targets.scatter_(1, places, v)
+    return tokens, targets
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d_conv, low, high", [(None, 0.1, 0.45), (4, 0.98, 1.0)])
+def test_one_layer_recalls_only_with_a_convolution(d_conv, low, high):
+    """One layer sees keys or values, not which follows which, and guesses among the D = 4; a convolution joins them."""
+    torch.manual_seed(0)
+    model = SequenceModel(
+        {"name": "attention", "n_heads": 1, "position": "rope", "d_conv": d_conv}, 64, d_model=64, n_layers=1
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    generator, accuracies = torch.Generator().manual_seed(1), []
+    for _ in range(400):
+        tokens, targets = recall(64, generator)
+        logits, _ = model(tokens)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        asked = targets >= 0
+        accuracies.append((logits.argmax(-1) == targets)[asked].float().mean().item())
+    assert low <= sum(accuracies[-20:]) / 20 <= high
