@@ -131,7 +131,8 @@ class Muown(MatrixOptimizer):
         for rows in row_slices(p):
             unit = self._unit(p, grad, inverse, empty if state["empty"] else None, rows)
             unit.mul_(norm[rows]).add_(factors[rows], alpha=-rate)
-            norm[rows] = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+            size = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+            norm[rows] = torch.where(size == 0, norm[rows], size)  # a row that has no direction yet
             unit.mul_(fresh[rows] / norm[rows])
             if group["weight_decay"]:
                 unit.add_(p[rows], alpha=-rate * group["weight_decay"])
