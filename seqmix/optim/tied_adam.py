@@ -89,8 +89,8 @@ class TiedAdam(BaseOptimizer):
                 torch._foreach_add_(means, work, alpha=1 - beta)
                 torch._foreach_mul_(variances, beta)
                 torch._foreach_addcmul_(variances, work, work, value=beta * (1 - beta))
-                torch._foreach_copy_(work, variances)
-                torch._foreach_addcmul_(work, means, means)
+                work = torch._foreach_mul(means, means)
+                torch._foreach_add_(work, variances)
                 if corrected:
                     torch._foreach_mul_(work, factors)
                 torch._foreach_sqrt_(work)

@@ -1,5 +1,6 @@
 """Optimizers of matrices: orthogonal factors, Muown and AngularMuown by their equations, LMO by duality."""
 
+import itertools
 import math
 
 import numpy as np
@@ -244,7 +245,7 @@ def test_quintics_are_the_best_ones():
     inside = [v for u, v, w in zip(error, error[1:], error[2:], strict=False) if (v - u) * (w - v) < 0]
     extrema = [error[0], *inside, error[-1]]
     assert len(extrema) == 4
-    assert np.ptp(np.abs(extrema)) < 1e-6 and all(p * q < 0 for p, q in zip(extrema, extrema[1:], strict=False))
+    assert np.ptp(np.abs(extrema)) < 1e-6 and all(p * q < 0 for p, q in itertools.pairwise(extrema))
     assert len(polar_express(7)) == 7
 
 

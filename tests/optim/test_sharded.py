@@ -1,0 +1,68 @@
+"""Parameters split over two processes (DTensor) are stepped as one process steps the whole ones."""
+
+import os
+import socket
+
+import pytest
+import torch
+from torch import nn
+
+from tests.optim.ours import OURS
+
+CASES = [(o, {"method": "svd"} if o.matrices else {}) for o in OURS if not o.wraps]
+
+
+def steps(ours, kwargs, place):
+    torch.manual_seed(0)
+    start = torch.randn(6, 5, dtype=torch.float64)
+    start[3] = 0
+    p = nn.Parameter(place(start))
+    optimizer = ours([p], weight_decay=0.1, **kwargs)
+    for _ in range(5):
+        p.grad = place(torch.randn(6, 5, dtype=torch.float64))
+        ours.step(optimizer, 0.7)
+    return p.detach()
+
+
+def rank_main(rank, port, errors):
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2,))
+    for index, (ours, kwargs) in enumerate(CASES):
+        whole = steps(ours, kwargs, torch.clone)
+        split = steps(ours, kwargs, lambda t: distribute_tensor(t, mesh, [Shard(0)]))
+        error = (split.full_tensor() - whole).abs().max()
+        if rank == 0:
+            errors[index] = error
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_step_as_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    errors = torch.full((len(CASES),), torch.nan, dtype=torch.float64).share_memory_()
+    torch.multiprocessing.spawn(rank_main, (port, errors), nprocs=2)
+    found = {ours.name: error for (ours, _), error in zip(CASES, errors.tolist(), strict=True)}
+    assert all(error < 1e-13 for error in found.values()), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ours", [o for o in OURS if not o.wraps], ids=lambda o: o.name)
+def test_a_compiled_step(ours):
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(6, 5, dtype=torch.float64))
+        optimizer = ours([p], weight_decay=0.1, **({"method": "svd"} if ours.matrices else {}))
+        step = torch.compile(lambda ours=ours, optimizer=optimizer: ours.step(optimizer, 0.7), backend="aot_eager")
+        for _ in range(3):
+            p.grad = torch.randn(6, 5, dtype=torch.float64)
+            step() if compiled else ours.step(optimizer, 0.7)
+        found.append(p.detach().clone())
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-13)
