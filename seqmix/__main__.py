@@ -13,6 +13,7 @@ _COMMANDS = {
     "predict": "write a checkpoint's answers on the test data to files",
     "generate": "continue a prompt with a checkpoint of a language model",
     "train-tokenizer": "learn a byte-level BPE from text, for --data.tokenizer",
+    "average": "make one checkpoint with the mean of the weights of several",
     "list": "what there is: mixers, tasks, configs, optimizers",
     "bench": "time kernels and layers on this machine",
     "shift-k": "fit poles to a shift, against the lower bound, with a table and a figure",
@@ -88,6 +89,10 @@ def _run(argv: list[str]) -> int:
         from seqmix._suggest import unknown_name
 
         raise unknown_name("command", command, _COMMANDS)
+    if command == "average":
+        from seqmix.training.average import main as average
+
+        return average(rest)
     from seqmix._extras import require
 
     for module in ("lightning.pytorch", "jsonargparse", "yaml"):

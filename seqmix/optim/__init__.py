@@ -2,6 +2,7 @@
 
 from seqmix.optim.angular_muown import AngularMuown
 from seqmix.optim.anti_pgd import AntiPGD
+from seqmix.optim.averaging import LatestAverage, average_state_dicts
 from seqmix.optim.combined import Combined
 from seqmix.optim.entries import adamw
 from seqmix.optim.fractional_pgd import FractionalPGD
@@ -26,11 +27,13 @@ __all__ = [
     "AntiPGD",
     "Combined",
     "FractionalPGD",
+    "LatestAverage",
     "Muown",
     "NGNMDv1",
     "Signum",
     "TiedAdam",
     "adamw",
+    "average_state_dicts",
     "create_optimizer",
     "create_schedule",
     "describe_parameters",

@@ -25,6 +25,8 @@ FOLDER = Path(__file__).parents[1] / "configs"
 MODEL_ENTRIES = ("mixer", "optimizer", "schedule")
 # Callbacks that have a key of their own: class, and arguments unless the config says otherwise (None: left out).
 SECTIONS: dict[str, tuple[str, Config | None]] = {
+    "ema": ("seqmix.training.callbacks.EMAWeights", None),
+    "lawa": ("seqmix.training.callbacks.LAWAWeights", None),
     "curriculum": ("seqmix.training.callbacks.LengthCurriculum", None),
     "gate_entropy": ("seqmix.training.callbacks.GateEntropyPenalty", None),
     "volume_restart": ("seqmix.training.callbacks.VolumeRestart", None),

@@ -1,6 +1,7 @@
 """Lightning callbacks; configs name them by class path, `seqmix.training.callbacks.LengthCurriculum`."""
 
 from seqmix.training.callbacks.accuracy_table import AccuracyTable
+from seqmix.training.callbacks.averaging import EMAWeights, LAWAWeights
 from seqmix.training.callbacks.checkpoints import Checkpoints, TrainingInterrupted
 from seqmix.training.callbacks.curriculum import LengthCurriculum
 from seqmix.training.callbacks.fixed_point_log import FixedPointLog
@@ -14,8 +15,10 @@ from seqmix.training.callbacks.volume_restart import VolumeRestart
 __all__ = [
     "AccuracyTable",
     "Checkpoints",
+    "EMAWeights",
     "FixedPointLog",
     "GateEntropyPenalty",
+    "LAWAWeights",
     "LengthCurriculum",
     "NonFiniteGuard",
     "NonFiniteLossError",

@@ -27,13 +27,22 @@ class Checkpoints(ModelCheckpoint):
         monitor: measure that decides which is best; None for the task's own, `val/accuracy` or `val/bits_per_byte`.
         mode: `max` or `min`, of a `monitor` that is given.
         every_n_steps: steps between two writes of `last.ckpt`.
+        keep_every_n_steps: steps between two checkpoints `step-N.ckpt` that stay, for `seqmix average`; None for none.
     """
 
     def __init__(
-        self, dirpath: str | None = None, monitor: str | None = None, mode: str = "max", every_n_steps: int = 500
+        self,
+        dirpath: str | None = None,
+        monitor: str | None = None,
+        mode: str = "max",
+        every_n_steps: int = 500,
+        keep_every_n_steps: int | None = None,
     ) -> None:
-        if not isinstance(every_n_steps, int) or every_n_steps < 1:
-            raise ValueError(f"Checkpoints: every_n_steps must be a positive integer, got {every_n_steps!r}")
+        for name, value in (("every_n_steps", every_n_steps), ("keep_every_n_steps", keep_every_n_steps)):
+            if name == "keep_every_n_steps" and value is None:
+                continue
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"Checkpoints: {name} must be a positive integer, got {value!r}")
         super().__init__(
             dirpath=dirpath,
             filename="best",
@@ -44,7 +53,8 @@ class Checkpoints(ModelCheckpoint):
             auto_insert_metric_name=False,
             save_on_train_epoch_end=False,
         )
-        self.last_every_n_steps = every_n_steps
+        self.last_every_n_steps, self.keep_every_n_steps = every_n_steps, keep_every_n_steps
+        self._kept = 0  # the step that was kept last
         self._last_written = -1
         self._signal: int | None = None
         self._previous: dict[int, Any] = {}
@@ -82,6 +92,10 @@ class Checkpoints(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        step = trainer.global_step
+        if self.keep_every_n_steps and step % self.keep_every_n_steps == 0 and step != self._kept:
+            self._kept = step
+            trainer.save_checkpoint(f"{self.dirpath}/step-{step}.ckpt")
         interrupted = self._signal is not None
         if trainer.world_size > 1:
             interrupted = trainer.strategy.reduce_boolean_decision(interrupted, all=False)

@@ -1,0 +1,79 @@
+"""`seqmix average`: one checkpoint from several, with the mean of their weights."""
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqmix._files import write_whole
+from seqmix.optim.averaging import average_state_dicts
+
+__all__ = ["average_checkpoints", "main"]
+
+_EPILOG = """examples:
+  seqmix fit --config a5 --checkpoints.keep_every_n_steps 100
+  seqmix average runs/a5/1/checkpoints/step-*.ckpt --last 5 --out runs/a5/1/checkpoints/average.ckpt
+  seqmix test --ckpt_path runs/a5/1/checkpoints/average.ckpt"""
+
+# What belongs to the current weights alone: a run cannot go on from an average.
+_DROPPED = ("optimizer_states", "lr_schedulers", "current_model_state", "averaging_state", "loops", "MixedPrecision")
+
+
+def average_checkpoints(paths: list[Path], *, last: int | None = None, decay: float | None = None) -> dict[str, Any]:
+    """The newest of some checkpoints, with averaged weights and without the state of its optimizer.
+
+    Of a checkpoint with an average of its own the current weights are taken.
+
+    Args:
+        paths: files, in any order; they are sorted by their steps.
+        last: how many of the newest to take; None for all.
+        decay: weights 1, decay, decay^2, ... from the newest back, instead of equal ones.
+
+    Raises:
+        ValueError: a file that is no checkpoint of a training run, two of one step, or models that differ.
+    """
+    checkpoints: dict[int, dict[str, Any]] = {}
+    for path in paths:
+        try:
+            checkpoint = torch.load(path, map_location="cpu")
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            raise ValueError(f"CKPT: cannot read {path}: {' '.join(str(error).split())[:200]}") from None
+        if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= set(checkpoint):
+            raise ValueError(f"CKPT: expected a checkpoint of seqmix fit, got {path}")
+        step = checkpoint["global_step"]
+        if step in checkpoints:
+            raise ValueError(f"CKPT: expected checkpoints of different steps, got two of step {step}")
+        checkpoints[step] = checkpoint
+    steps = sorted(checkpoints)[-last if last else 0 :]
+    states = [checkpoints[s].get("current_model_state", checkpoints[s]["state_dict"]) for s in steps]
+    weights = None if decay is None else [decay**age for age in reversed(range(len(steps)))]
+    result = {key: value for key, value in checkpoints[steps[-1]].items() if key not in _DROPPED}
+    return result | {"state_dict": average_state_dicts(states, weights), "averaged_steps": steps}
+
+
+def main(argv: list[str]) -> int:
+    """Run `seqmix average`; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "seqmix average",
+        description="Average the weights of checkpoints of one run.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CKPT")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.ckpt", help="where the average goes")
+    parser.add_argument("--last", type=int, metavar="N", help="take the newest N alone")
+    parser.add_argument("--decay", type=float, metavar="B", help="weights 1, B, B^2, ... from the newest back")
+    arguments = parser.parse_args(argv)
+    if arguments.last is not None and not 1 <= arguments.last <= len(arguments.checkpoints):
+        raise ValueError(f"--last: expected 1 to {len(arguments.checkpoints)} checkpoints, got {arguments.last}")
+    if arguments.decay is not None and not 0 < arguments.decay <= 1:
+        raise ValueError(f"--decay: expected a number in (0, 1], got {arguments.decay!r}")
+    if not arguments.out.parent.is_dir() or arguments.out.is_dir():
+        raise ValueError(f"--out: expected a file in a folder that exists, got {str(arguments.out)!r}")
+    averaged = average_checkpoints(arguments.checkpoints, last=arguments.last, decay=arguments.decay)
+    write_whole(arguments.out, lambda part: torch.save(averaged, part))
+    print(f"{arguments.out}: average of steps {', '.join(map(str, averaged['averaged_steps']))}")
+    return 0
