@@ -77,9 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
     report.add_argument(
         "--kind",
-        choices=("seeds", "summary"),
+        choices=("seeds", "summary", "text"),
         default="summary",
-        help="seeds: a row for each seed, and the median; summary (default): a row for each config",
+        help="seeds: a row for each seed, and the median; summary (default): a row for each config; text: the same "
+        "for runs on text, in bits per byte",
     )
     report.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="shell patterns of config names")
     report.add_argument(

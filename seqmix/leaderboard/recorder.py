@@ -19,6 +19,7 @@ from seqmix.training.callbacks.non_finite import NonFiniteLossError
 __all__ = ["RunRecorder"]
 
 _MEASURES = {"last": "last_accuracy", "seq": "sequence_accuracy", "tok": "token_accuracy", "loss": "loss"}
+_OF_TEXT = {"tok": "token_accuracy", "loss": "loss", "bpb": "bits_per_byte", "ppl": "perplexity"}
 _OPTIONAL = {"free_seq": "free_sequence_accuracy", "free_tok": "free_token_accuracy", "macro": "macro_accuracy"}
 
 
@@ -50,8 +51,13 @@ class RunRecorder(Callback):
             return
         metrics = trainer.callback_metrics
         losses = [float(value) for name, value in metrics.items() if name.startswith("val/loss")]
-        accuracy = float(metrics.get("val/accuracy", math.nan))
-        self.curve.append({"step": trainer.global_step, "accuracy": accuracy, "loss": losses[-1] if losses else None})
+        point = {"step": trainer.global_step, "loss": losses[-1] if losses else None}
+        if "val/bits_per_byte" in metrics:
+            right = [float(value) for name, value in metrics.items() if name.startswith("val/token_accuracy")]
+            point |= {"accuracy": right[-1], "bpb": float(metrics["val/bits_per_byte"])}
+        else:
+            point["accuracy"] = float(metrics.get("val/accuracy", math.nan))
+        self.curve.append(point)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds, self._since = self._seconds(), None
@@ -79,7 +85,8 @@ class RunRecorder(Callback):
         task: Any = trainer.datamodule  # type: ignore[attr-defined]
         model = learner.model
         sets = list(getattr(task, "test_sets", []))
-        metrics = _metrics(trainer, sets)
+        text = getattr(task, "metric", None) == "bits_per_byte"
+        metrics = _metrics(trainer, sets, _OF_TEXT if text else _MEASURES)
         diverged = reason is not None or any(
             not math.isfinite(value) for row in metrics.values() for value in row.values()
         )
@@ -113,12 +120,12 @@ class RunRecorder(Callback):
             write_whole(folder / "results.json", lambda path: path.write_text(text))
 
 
-def _metrics(trainer: Trainer, sets: list[Any]) -> dict[str, dict[str, float]]:
+def _metrics(trainer: Trainer, sets: list[Any], measures: dict[str, str]) -> dict[str, dict[str, float]]:
     rows: dict[str, dict[str, float]] = {}
     for each in sets:
-        names = {short: f"test/{name}/{each.name}" for short, name in (_MEASURES | _OPTIONAL).items()}
+        names = {short: f"test/{name}/{each.name}" for short, name in (measures | _OPTIONAL).items()}
         found = {short: name for short, name in names.items() if name in trainer.callback_metrics}
-        if _MEASURES.keys() <= found.keys():
+        if measures.keys() <= found.keys():
             rows[each.name] = {s: float(trainer.callback_metrics[name]) for s, name in found.items()} | {"n": each.size}
     return rows
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from seqmix._files import write_text_whole
 from seqmix.leaderboard.runs import scan_runs
 from seqmix.leaderboard.schema import Record
-from seqmix.leaderboard.statistics import Criterion
+from seqmix.leaderboard.statistics import Criterion, is_text
 from seqmix.leaderboard.tables import KINDS, group_runs
+from seqmix.leaderboard.text_table import text_table
 
 __all__ = ["collect", "render", "write_section"]
 
@@ -51,10 +52,14 @@ def render(
     criteria: Sequence[Criterion] = (Criterion(1, 0.99, relative=True),),
     lengths: Sequence[str] | None = None,
 ) -> str:
-    """The Markdown table of a kind, `seeds` or `summary`."""
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    return KINDS[kind](group_runs(records), criteria, lengths)
+    """The Markdown table of a kind, `seeds`, `summary`, or `text` for what is measured in bits per byte."""
+    kinds = KINDS | {"text": text_table}
+    if kind not in kinds:
+        raise ValueError(f"kind: expected one of {', '.join(kinds)}, got {kind!r}")
+    text = {is_text(record) for record in records if record["result"]["metric"] is not None}
+    if text - {kind == "text"}:
+        raise ValueError(f"--kind: runs on text, in bits per byte, need 'text' and others do not, got {kind!r}")
+    return kinds[kind](group_runs(records), criteria, lengths)
 
 
 def write_section(path: Path, section: str, text: str) -> bool:

@@ -23,14 +23,15 @@ training
     batch_size, steps, max_steps, tokens, precision, clip (null for none)
     checkpoint                         weights that were tested: `last`, or `best` on validation data
 result
-    metric                             the measure that decides: last_accuracy, sequence_accuracy, token_accuracy or
-                                       macro_accuracy
+    metric                             the measure that decides: last_accuracy, sequence_accuracy, token_accuracy,
+                                       macro_accuracy or bits_per_byte
     chance, train_length               of the task; null where it has none
     metrics                            {test set: {last, seq, tok, loss, n}}: accuracies and loss on n test sequences;
                                        free_seq, free_tok of answers that the model continues by itself; macro, the
                                        mean over classes, where it decides; a set is
-                                       named by its length, or by the task
-    curve                              validation: list of {step, accuracy, loss}
+                                       named by its length, or by the task; on text {tok, loss, bpb, ppl, n}: bits
+                                       per byte and perplexity on n documents
+    curve                              validation: list of {step, accuracy, loss}, on text with bpb
     final_length                       where the length curriculum ended; null without one
     restarts                           starts with new weights; null for a run that cannot have any
     diverged                           a loss was not finite; only then may a number be null or NaN
@@ -127,7 +128,8 @@ _SECTIONS: dict[str, dict[str, tuple[type, ...]]] = {
 _ALWAYS = {"identity": {"seed", "config", "overrides", "settings"}, "repro": set(_SECTIONS["repro"])}
 _MEASURES = ("last", "seq", "tok", "loss")
 _OPTIONAL = ("free_seq", "free_tok", "macro")
-_METRICS = ("last_accuracy", "sequence_accuracy", "token_accuracy", "macro_accuracy")
+_OF_TEXT = ("tok", "loss", "bpb", "ppl")
+_METRICS = ("last_accuracy", "sequence_accuracy", "token_accuracy", "macro_accuracy", "bits_per_byte")
 
 
 def empty_record() -> Record:
@@ -199,16 +201,20 @@ def _check_values(record: Record, failed: bool) -> list[str]:
     result = record["result"]
     if result["metric"] not in _METRICS:
         found.append(f"result.metric: expected one of {', '.join(_METRICS)}, got {result['metric']!r}")
+    text = result["metric"] == "bits_per_byte"
     if not result["metrics"] and not result["diverged"]:
         found.append("result.metrics: a run that did not diverge must have some, got none")
     for length, row in result["metrics"].items():
-        found += _check_row(f"result.metrics.{length}", length, row, result["diverged"])
+        found += _check_row(f"result.metrics.{length}", length, row, result["diverged"], text)
+    names = ("accuracy", "loss", "bpb") if text else ("accuracy", "loss")
     for index, point in enumerate(result["curve"]):
-        if not isinstance(point, dict) or set(point) != {"step", "accuracy", "loss"}:
-            found.append(f"result.curve.{index}: expected step, accuracy and loss, got {point!r:.80}")
+        if not isinstance(point, dict) or set(point) != {"step", *names}:
+            found.append(
+                f"result.curve.{index}: expected step, {', '.join(names[:-1])} and {names[-1]}, got {point!r:.80}"
+            )
             continue
-        for name in ("accuracy", "loss"):
-            found += _check_number(f"result.curve.{index}.{name}", point[name], name == "loss", result["diverged"])
+        for name in names:
+            found += _check_number(f"result.curve.{index}.{name}", point[name], name != "accuracy", result["diverged"])
     for section in ("size", "training", "cost"):
         for name, value in record[section].items():
             if isinstance(value, int | float) and not value >= (-1 if name == "max_steps" else 0):
@@ -216,15 +222,16 @@ def _check_values(record: Record, failed: bool) -> list[str]:
     return found
 
 
-def _check_row(path: str, length: str, row: Any, diverged: bool) -> list[str]:
+def _check_row(path: str, length: str, row: Any, diverged: bool, text: bool) -> list[str]:
     if not length.strip():
         return [f"{path}: expected a length or the name of a test set, got {length!r}"]
-    if not isinstance(row, dict) or set(row) - set(_OPTIONAL) != {*_MEASURES, "n"}:
+    measures, optional = (_OF_TEXT, ()) if text else (_MEASURES, _OPTIONAL)
+    if not isinstance(row, dict) or set(row) - set(optional) != {*measures, "n"}:
         got = ", ".join(row) if isinstance(row, dict) else _kind(row)
-        return [f"{path}: expected {', '.join(_MEASURES)} and n, got {got}"]
+        return [f"{path}: expected {', '.join(measures)} and n, got {got}"]
     found = [] if _is(row["n"], _INT) and row["n"] > 0 else [f"{path}.n: expected a positive int, got {row['n']!r}"]
-    for name in (*_MEASURES, *(name for name in _OPTIONAL if name in row)):
-        found += _check_number(f"{path}.{name}", row[name], name == "loss", diverged)
+    for name in (*measures, *(name for name in optional if name in row)):
+        found += _check_number(f"{path}.{name}", row[name], name in ("loss", "bpb", "ppl"), diverged)
     return found
 
 

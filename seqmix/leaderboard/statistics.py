@@ -14,8 +14,10 @@ __all__ = [
     "Spread",
     "accuracy",
     "best_learning_rate",
+    "bits_per_byte",
     "bootstrap_interval",
     "by_length",
+    "is_text",
     "solved",
     "spread",
     "wilson_interval",
@@ -26,6 +28,7 @@ MEASURES = {
     "sequence_accuracy": "seq",
     "token_accuracy": "tok",
     "macro_accuracy": "macro",
+    "bits_per_byte": "bpb",
 }
 
 
@@ -169,7 +172,8 @@ def solved(records: Sequence[Record], criteria: Sequence[Criterion]) -> tuple[in
 def best_learning_rate(rates: dict[float, list[Record]]) -> float:
     """The rate with the best median of the last validation accuracy over its runs; test data is not looked at.
 
-    Ties go to the smaller median of the last validation loss, then to the smaller rate.
+    Of text it is the smallest median of bits per byte. Ties go to the smaller median of the last validation loss, then
+    to the smaller rate.
 
     Raises:
         ValueError: there are several rates, and a run that was never validated.
@@ -177,16 +181,31 @@ def best_learning_rate(rates: dict[float, list[Record]]) -> float:
     if len(rates) == 1:
         return next(iter(rates))
 
+    worst = -math.inf if any(is_text(record) for records in rates.values() for record in records) else 0.0
+
     def score(rate: float) -> tuple[float, float, float]:
-        accuracies, losses = zip(*(_validation(record) for record in rates[rate]), strict=True)
+        accuracies, losses = zip(*(_validation(record, worst) for record in rates[rate]), strict=True)
         return -float(np.median(accuracies)), float(np.median(losses)), rate
 
     return min(rates, key=score)
 
 
-def _validation(record: Record) -> tuple[float, float]:
+def is_text(record: Record) -> bool:
+    """Whether its task is measured in bits per byte."""
+    return record["result"]["metric"] == "bits_per_byte"
+
+
+def bits_per_byte(record: Record, length: int | str) -> float | None:
+    """Test bits per byte of a run on text; infinite if it diverged or failed, None where it was not tested."""
     if record["status"] != "ok" or record["result"]["diverged"]:
-        return 0.0, math.inf
+        return math.inf
+    row = record["result"]["metrics"].get(str(length))
+    return None if row is None else float(row["bpb"])
+
+
+def _validation(record: Record, worst: float) -> tuple[float, float]:
+    if record["status"] != "ok" or record["result"]["diverged"]:
+        return worst, math.inf
     curve = record["result"]["curve"]
     if not curve:
         raise ValueError(
@@ -194,4 +213,5 @@ def _validation(record: Record) -> tuple[float, float]:
             "chosen; set trainer.val_check_interval to at most the number of steps"
         )
     loss = curve[-1]["loss"]
-    return float(curve[-1]["accuracy"]), math.inf if loss is None else float(loss)
+    best = -curve[-1]["bpb"] if is_text(record) else curve[-1]["accuracy"]
+    return float(best), math.inf if loss is None else float(loss)

@@ -8,7 +8,7 @@ import numpy as np
 
 from seqmix.leaderboard.runs import latest
 from seqmix.leaderboard.schema import Record
-from seqmix.leaderboard.statistics import Criterion, accuracy, best_learning_rate, by_length, solved, spread
+from seqmix.leaderboard.statistics import Criterion, accuracy, best_learning_rate, by_length, is_text, solved, spread
 
 __all__ = ["KINDS", "Group", "circumstances", "group_runs", "markdown", "seeds_table", "summary_table"]
 
@@ -56,15 +56,15 @@ def seeds_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths:
     parts = []
     for group in groups:
         for rate, runs in group.rates.items():
-            columns = list(map(str, lengths or _lengths(runs)))
+            columns = list(map(str, lengths or columns_of(runs)))
             restarted = any(run["result"]["restarts"] is not None for run in runs)
             rows = [[str(run["identity"]["seed"]), *_result(run, columns), *_cost(run, restarted)] for run in runs]
             medians = [_number(_median([accuracy(run, length) for run in runs])) for length in columns]
             steps, seconds = _median_cost(runs, "training", "steps"), _median_cost(runs, "cost", "train_seconds")
-            rows.append(["median", *medians, _count(steps), *[""] * restarted, _seconds(seconds)])
-            header = ["seed", *map(_heading, columns), "steps", *["restarts"] * restarted, "training, s"]
+            rows.append(["median", *medians, counted(steps), *[""] * restarted, in_seconds(seconds)])
+            header = ["seed", *map(heading, columns), "steps", *["restarts"] * restarted, "training, s"]
             parts.append(
-                f"**{group.label}**: {_mixer(runs[0])}, learning rate {rate:g}. {_measure(runs)} at each length."
+                f"**{group.label}**: {mixer_of(runs[0])}, learning rate {rate:g}. {_measure(runs)} at each length."
             )
             parts.append(markdown(header, rows))
             parts.append(_solved_line(runs, criteria))
@@ -74,7 +74,7 @@ def seeds_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths:
 def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths: Sequence[str] | None) -> str:
     """One row for each group: its learning rates, the best on validation data, and test results at that one."""
     rows, chosen = [], []
-    columns = list(map(str, lengths or _lengths([run for group in groups for run in group.runs])))
+    columns = list(map(str, lengths or columns_of([run for group in groups for run in group.runs])))
     for group in groups:
         rates = group.rates
         best = best_learning_rate(rates)
@@ -82,16 +82,16 @@ def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], length
         chosen += runs
         row = [
             group.label,
-            _mixer(runs[0]),
+            mixer_of(runs[0]),
             ", ".join(f"{rate:g}" for rate in rates),
             f"{best:g}",
             _solved(runs, criteria),
         ]
         row += [_range([accuracy(run, length) for run in runs]) for length in columns]
         sizes = [run["size"]["params_total"] for run in runs if run["status"] == "ok"]
-        row += [_seconds(_median_cost(runs, "cost", "train_seconds")), _count(sizes[0] if sizes else None)]
+        row += [in_seconds(_median_cost(runs, "cost", "train_seconds")), counted(sizes[0] if sizes else None)]
         rows.append(row)
-    header = ["config", "mixer", "learning rates", "best", "solved", *map(_heading, columns)]
+    header = ["config", "mixer", "learning rates", "best", "solved", *map(heading, columns)]
     table = markdown([*header, "training, s", "parameters"], rows, left=2)
     return (
         f"{table}\n\nSolved: {_criteria(criteria)}, runs at the best learning rate, with Wilson 95 % intervals. The "
@@ -119,12 +119,14 @@ def _without_rate_and_seed(settings: dict[str, Any]) -> str:
     return repr(sorted(rest.items()))
 
 
-def _lengths(runs: Sequence[Record]) -> list[str]:
+def columns_of(runs: Sequence[Record]) -> list[str]:
+    """Names of the test sets of runs: lengths in order, then the others."""
     # A run that diverged was not tested, but knows where it would have been.
     return sorted(dict.fromkeys(name for run in runs for name in (run["size"]["state_size"] or {})), key=by_length)
 
 
-def _heading(name: str) -> str:
+def heading(name: str) -> str:
+    """The name of a test set as the head of a column."""
     return f"{int(name):,}" if name.isdecimal() else name
 
 
@@ -137,19 +139,21 @@ def _result(run: Record, lengths: Sequence[str]) -> list[str]:
 
 
 def _cost(run: Record, restarted: bool) -> list[str]:
-    restarts = [_count(run["result"]["restarts"])] * restarted
-    return [_count(run["training"]["steps"]), *restarts, _seconds(run["cost"]["train_seconds"])]
+    restarts = [counted(run["result"]["restarts"])] * restarted
+    return [counted(run["training"]["steps"]), *restarts, in_seconds(run["cost"]["train_seconds"])]
 
 
 def _median_cost(runs: Sequence[Record], section: str, name: str) -> float | None:
     return _median([run[section][name] for run in runs])
 
 
-def _count(value: float | None) -> str:
+def counted(value: float | None) -> str:
+    """`12,345`."""
     return "" if value is None else f"{value:,.0f}"
 
 
-def _seconds(value: float | None) -> str:
+def in_seconds(value: float | None) -> str:
+    """Seconds, to a tenth below ten."""
     return "" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
@@ -175,7 +179,8 @@ def _range(values: Sequence[float | None]) -> str:
     return f"{_number(summary.median)} ({_number(summary.low)} to {_number(summary.high)})"
 
 
-def _mixer(run: Record) -> str:
+def mixer_of(run: Record) -> str:
+    """Its mixer with arguments."""
     identity = run["identity"]
     arguments = identity["mixer_kwargs"]
     text = ", ".join(f"{name}={value}" for name, value in arguments.items()) if isinstance(arguments, dict) else ""
@@ -225,7 +230,8 @@ def circumstances(runs: Sequence[Record]) -> str:
     devices = [run["cost"]["device"] for run in runs]
     machine = [r["processor"] if d in (None, "cpu") else d for r, d in zip(repro, devices, strict=True)]
     broken = any(run["status"] == "failed" or run["result"]["diverged"] for run in runs)
-    return ("Diverged and failed runs count, with accuracy 0. " if broken else "") + (
+    worst = "infinite bits" if any(map(is_text, runs)) else "accuracy 0"
+    return (f"Diverged and failed runs count, with {worst}. " if broken else "") + (
         f"{listed(machine)}, {threads} thread{'' if threads == '1' else 's'} a run; "
         f"torch {listed([r['torch'] for r in repro])}" + (f", commit {commits}" if commits else "") + "."
     )

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +104,25 @@ def train_tokenizer(argv: list[str]) -> int:
     parser.add_argument("--files", nargs="+", metavar="FILE", help="as data.files, instead of a corpus")
     parser.add_argument("--field", default="text", help="as data.field; default text")
     parser.add_argument("--separator", metavar="TEXT", help="as data.separator")
+    parser.add_argument(
+        "--documents", type=int, metavar="N", help="learn from the first N training documents, streaming; default all"
+    )
     for split in ("validation", "test"):
         help_text = f"as data.{split}_share; default 0.1"
         parser.add_argument(f"--{split}-share", type=float, default=0.1, metavar="X", help=help_text)
     options = vars(parser.parse_args(argv))
-    output, vocab_size = options.pop("output"), options.pop("vocab_size")
+    output, vocab_size, limit = (options.pop(name) for name in ("output", "vocab_size", "documents"))
     if not output.parent.is_dir() or output.is_dir():
         raise ValueError(f"output: expected a file in a folder that exists, got {str(output)!r}")
-    task = LanguageModeling(**options)
-    definition = train_bpe((document.text for document in task.documents("train")), vocab_size)
+    if limit is not None and limit < 1:
+        raise ValueError(f"--documents: expected a positive number, got {limit}")
+    streaming = {} if limit is None else {"streaming": True, "eval_documents": limit}
+    task = LanguageModeling(**options, **streaming)
+    texts = (document.text for document in islice(task.documents("train"), limit))
+    definition = train_bpe(texts, vocab_size)
     tokenizer = JsonTokenizer(definition)
     n_bytes = n_tokens = 0
-    for document in task.documents("validation"):
+    for document in islice(task.documents("validation"), None if limit is None else 1 + limit // 10):
         ids, counts = tokenizer.encode(document.text)
         n_bytes, n_tokens = n_bytes + int(counts.sum()), n_tokens + len(ids)
     held_out = f", {n_bytes / n_tokens:.2f} bytes a token on validation documents" if n_tokens else ""

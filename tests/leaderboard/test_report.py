@@ -8,6 +8,7 @@ import pytest
 from seqmix.leaderboard.cli import main
 from seqmix.leaderboard.report import collect, render, write_section
 from seqmix.leaderboard.runs import RunStore
+from seqmix.leaderboard.schema import problems_of
 from tests.leaderboard.records import make_record
 
 README = "# Mine\n\n<!-- seqmix:a5 -->\nold\n<!-- /seqmix:a5 -->\n\nmine too\n"
@@ -164,3 +165,62 @@ def test_bad_lines_are_told_and_the_rest_is_reported(five: Path, capsys: pytest.
 def test_mistakes_are_named(five: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
     assert main([str(five) if word == "FILE" else word for word in argv]) == 2
     assert message in capsys.readouterr().err
+
+
+def text_record(mixer: str, bits: float, *, lr: float = 1e-3, seed: int = 0, validation: float = 2.0, **kwargs):
+    record = make_record("lm", seed, lr=lr, accuracies={256: 0.5, 1024: 0.5}, mixer=mixer, **kwargs)
+    if record["status"] == "failed":
+        return record
+    record["identity"] |= {"mixer": mixer, "mixer_kwargs": {}, "task_kwargs": {"corpus": "pydoc"}}
+    rows = {n: {"tok": 0.5, "loss": 1.0, "bpb": bits - n / 1e5, "ppl": 2.0**bits, "n": 7} for n in (256, 1024)}
+    result = record["result"]
+    result |= {"metric": "bits_per_byte", "chance": None, "train_length": 256}
+    result["metrics"] = {str(n): row for n, row in rows.items()} if result["metrics"] else {}
+    result["curve"] = [{"step": 9, "accuracy": 0.5, "loss": 1.0, "bpb": validation}]
+    assert not problems_of(record)
+    return record
+
+
+def test_text_table_ranks_by_bits_and_chooses_on_validation() -> None:
+    records = [
+        text_record("lstm", 2.5),
+        text_record("bd-lru", 2.2, lr=3e-3, validation=1.9),
+        text_record("bd-lru", 2.1, lr=1e-2, validation=1.95),  # better on the test, but not chosen
+        text_record("mamba", 2.3, seed=0),
+        text_record("mamba", 2.4, seed=1),
+        text_record("gla", 9.0, diverged=True),
+    ]
+    table = render(records, "text")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[1:]] == ["bd-lru", "mamba", "lstm", "gla"]
+    assert rows[1][1:5] == ["0.003, 0.01", "0.003", "2.197", "2.190"] and rows[1][5] == f"{2**2.2:.3f}"
+    assert rows[2][3] == "2.347 (2.297 to 2.397)" and rows[4][3] == "diverged"
+    assert "Diverged and failed runs count, with infinite bits." in table and "Text pydoc of Python 3.11" in table
+    for kind, some in (("summary", records), ("text", [make_record()])):
+        with pytest.raises(ValueError, match=f"--kind: runs on text, .* got '{kind}'"):
+            render(some, kind)
+
+
+def test_a_rate_that_diverges_on_text_is_not_chosen() -> None:
+    records = [
+        text_record("lstm", 2.5, lr=1e-3, validation=2.6),
+        text_record("lstm", 2.5, lr=1e-2, diverged=True),
+        text_record("lstm", 2.5, lr=1e-1, failed=True),
+    ]
+    assert "| lstm | 0.001, 0.01, 0.1 | 0.001 | 2.497 |" in render(records, "text")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["result"]["metrics"]["256"].pop("bpb"), "result.metrics.256: expected tok, loss, bpb, ppl and n"),
+        (lambda r: r["result"]["metrics"]["256"].update(last=0.5), "result.metrics.256: expected tok, loss, bpb, ppl"),
+        (lambda r: r["result"]["metrics"]["256"].update(bpb=float("nan")), "result.metrics.256.bpb: NaN"),
+        (lambda r: r["result"]["curve"][0].pop("bpb"), "result.curve.0: expected step, accuracy, loss and bpb"),
+        (lambda r: r["result"].update(metric="token_accuracy"), "expected last, seq, tok, loss and n"),
+    ],
+)
+def test_records_of_text(change, message: str) -> None:
+    record = text_record("lstm", 2.5)
+    change(record)
+    assert any(message in problem for problem in problems_of(record))

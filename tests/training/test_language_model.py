@@ -153,8 +153,18 @@ def test_commands_on_text(files: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert main(["train-tokenizer", "bpe.json", "--vocab-size", "300", "--files", files]) == 0
     printed = capsys.readouterr().out
     assert "bpe.json: 300 tokens, " in printed and "bytes a token on validation documents" in printed
+    assert main(["train-tokenizer", "few.json", "--vocab-size", "300", "--files", files, "--documents", "5"]) == 0
+    assert (tmp_path / "few.json").read_text() != (tmp_path / "bpe.json").read_text()
+    capsys.readouterr()
     options = [*SMALL, f"--data.files={files}", "--data.tokenizer=bpe.json", "--accuracy_table.figure=false"]
+    options.append("--trainer.callbacks+=seqmix.leaderboard.recorder.RunRecorder")
     assert main(["fit", "--config", "lm", *options]) == 0
+    results = json.loads((tmp_path / "runs/lm/1/results.json").read_text())
+    result = results["result"]
+    assert result["metric"] == "bits_per_byte" and not result["diverged"]
+    assert [point["step"] for point in result["curve"]] == [3, 6] and result["curve"][1]["bpb"] > 1
+    assert set(result["metrics"]) == {"16", "32"} and set(result["metrics"]["16"]) == {"tok", "loss", "bpb", "ppl", "n"}
+    assert results["identity"]["task"] == "language-modeling" and len(results["identity"]["task_version"]) == 16
     printed = capsys.readouterr().out
     assert "bits per byte" in printed and "documents at each length" in printed
     assert (tmp_path / "runs/lm/1/text.csv").read_text().startswith("length,loss,bits_per_byte,perplexity")
@@ -209,3 +219,32 @@ def test_what_is_no_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert not list(tmp_path.glob("runs/lm/*")), "nothing began"
+
+
+def test_states_are_carried_by_the_shipped_config(files: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [*SMALL, f"--data.files={files}", "--accuracy_table.figure=false"]
+    assert main(["fit", "--config", "lm-carried", *options]) == 0
+    assert "carried_state" in torch.load(tmp_path / "runs/lm-carried/1/checkpoints/last.ckpt")
+
+
+@pytest.mark.slow
+def test_the_published_size_builds_and_takes_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train-tokenizer", "fineweb.json", "--vocab-size", "8192"]) == 0
+    # What there is without a hub, and as much of it as a CPU can take; the model is the published one.
+    data = ["--data.corpus=pydoc", "--data.eval_documents=1", "--data.train_length=64", "--data.batch_size=1"]
+    short = ["--trainer.max_steps=1", "--trainer.precision=32", "--trainer.logger=false", "--test_after_fit=none"]
+    assert main(["fit", "--config", "lm-paper", *data, *short, "--trainer.accelerator=cpu"]) == 0
+    content = torch.load(tmp_path / "runs/lm-paper/1/checkpoints/last.ckpt")
+    assert content["global_step"] == 1 and content["LanguageModeling"]["fingerprint"] != "bytes"
+    assert sum(value.numel() for value in content["state_dict"].values()) > 90e6
+
+
+@pytest.mark.slow
+def test_a_minute_of_training_predicts_held_out_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", "lm", "--trainer.max_steps=150", "--trainer.val_check_interval=150"]) == 0
+    rows = (tmp_path / "runs/lm/1/text.csv").read_text().splitlines()
+    first = dict(zip(rows[0].split(","), rows[1].split(","), strict=True))
+    assert float(first["bits_per_byte"]) < 3.0
