@@ -41,9 +41,10 @@ def _falling(fall: str, begin: int, end: int, final: float) -> _Factor:
     return factor
 
 
-def cosine(total_steps: int, *, warmup: int = 0, final: float = 0.0) -> _Factor:
-    """From 1 after the warm-up to `final` at `total_steps`, along half a cosine."""
-    return _warmed_up(_falling("cosine", warmup, total_steps, final), warmup)
+def cosine(total_steps: int, *, warmup: int = 0, final: float = 0.0, every: int = 1) -> _Factor:
+    """From 1 after the warm-up to `final` at `total_steps`, along half a cosine, changing `every` so many steps."""
+    shape = _falling("cosine", warmup, total_steps, final)
+    return _warmed_up(lambda step: shape(step - (step - warmup) % every), warmup)
 
 
 def linear(total_steps: int, *, warmup: int = 0, final: float = 0.0) -> _Factor:
@@ -119,6 +120,9 @@ def check_schedule(name: str, **kwargs: Any) -> None:
         raise ValueError(f"schedule: cooldown must be a share of the steps below 1, or steps, got {cooldown!r}")
     if cooldown >= 1 and cooldown != int(cooldown):
         raise ValueError(f"schedule: cooldown must be a share of the steps below 1, or whole steps, got {cooldown!r}")
+    every = kwargs.get("every", 1)
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise ValueError(f"schedule: every must be a positive number of steps, got {every!r}")
     if kwargs.get("shape", "linear") not in _FALLS:
         raise unknown_name("shape of the cooldown", kwargs["shape"], _FALLS)
 
@@ -130,7 +134,8 @@ def create_schedule(name: str, optimizer: torch.optim.Optimizer, total_steps: in
         name: `"constant"`, `"cosine"`, `"linear"` or `"wsd"`.
         total_steps: steps of the whole run, warm-up included.
         kwargs: `warmup` (steps), and for those that fall `final` (factor at the end); for `wsd` also `cooldown`
-            (steps, or a share of all below 1) and its `shape`: `"1-sqrt"`, `"linear"` or `"cosine"`.
+            (steps, or a share of all below 1) and its `shape`: `"1-sqrt"`, `"linear"` or `"cosine"`; for `cosine`
+            also `every`, steps between changes, an epoch where the rate is to change once an epoch.
 
     Raises:
         ValueError: an unknown name or argument, with the nearest ones, a value out of its range, or an optimizer

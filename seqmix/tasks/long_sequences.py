@@ -5,9 +5,13 @@ from typing import Any
 from seqmix.tasks.base import Task
 from seqmix.tasks.digits import DigitsExamples
 from seqmix.tasks.listops import ListOpsExamples
+from seqmix.tasks.loaders import StreamLoader, rank_of
+from seqmix.tasks.mixtures import MixtureBatches, Part
 from seqmix.tasks.pathfinder import PathfinderExamples
 
 __all__ = ["Digits", "ListOps", "Pathfinder"]
+
+_KEPT = 10_000  # training examples that are made once
 
 
 class _Classification(Task):
@@ -23,6 +27,14 @@ class _Classification(Task):
     def __init__(self, examples: Any, length: int, **kwargs: Any) -> None:
         super().__init__(examples, train_length=length, min_length=None, eval_lengths=[length], **kwargs)
         self.n_classes, self.mask_token = examples.n_classes, examples.mask_token
+
+    def train_dataloader(self) -> StreamLoader:
+        if self.train_size is None or self.train_size <= _KEPT:
+            return super().train_dataloader()
+        # Too many to keep: batches are cut once, and an epoch has them in another order.
+        part = Part(self.examples, self.train_length, self.train_size)
+        batches = MixtureBatches([part], self.seed, self.batch_size, True, *rank_of(self))
+        return StreamLoader(batches, batches.in_epoch, num_workers=self.num_workers)
 
 
 class ListOps(_Classification):

@@ -1,4 +1,7 @@
-"""Training data of several kinds: every batch is of one of them, and an epoch has them in random order."""
+"""Training data of several kinds, or more than is kept in memory: batches are fixed, and epochs have them in any order.
+
+Every batch is of one kind. What a finite set of a hundred thousand long sequences is for needs no more than that.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

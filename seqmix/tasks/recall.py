@@ -55,7 +55,7 @@ class MQAR(_Recall):
         train_mixture: training data of several kinds, rows of length, pairs and examples; None for one kind. Without
             `train_size` it never repeats, and the examples are the shares of batches.
         eval_sets: test sets, rows of length and pairs; None for the training length, and twice it, with `n_pairs`. A
-            set is named by its length, or by its pairs where lengths are not all different.
+            set is named by its length, by its pairs where lengths are not all different, or by both, `64x8`.
         protocol: `zoology`: the learning rate and the end of training are chosen on the test sets, the training set
             is finite (docs/tasks.md).
         batch_size: sequences in a batch, over all ranks.
@@ -107,7 +107,10 @@ class MQAR(_Recall):
         self.mixture = [Part(of(pairs), length, size) for length, pairs, size in rows]
         for length, pairs, _ in rows:
             of(pairs).check_length(length)
-        by_length = len({length for length, _ in tests}) == len(tests)
+        lengths, pairs_of = [[row[column] for row in tests] for column in (0, 1)]
+        names = [f"{length}x{pairs}" for length, pairs in tests]
+        for column in (pairs_of, lengths):
+            names = [str(number) for number in column] if len(set(column)) == len(column) else names
         super().__init__(
             of(n_pairs),
             protocol,
@@ -121,17 +124,20 @@ class MQAR(_Recall):
             eval_seed=eval_seed,
             num_workers=num_workers,
             test_sets=[
-                EvalSet(str(length if by_length else pairs), of(pairs), length, eval_size) for length, pairs in tests
+                EvalSet(name, of(pairs), length, eval_size)
+                for name, length, pairs in zip(names, lengths, pairs_of, strict=True)
             ],
         )
         self.save_hyperparameters()
 
     def train_dataloader(self) -> StreamLoader:
-        if not self.mixture:
-            return super().train_dataloader()
-        rank, world_size = rank_of(self)
         finite = self.train_size is not None
-        batches = MixtureBatches(self.mixture, self.seed, self.batch_size, finite, rank, world_size)
+        if not self.mixture and not finite:
+            return super().train_dataloader()
+        # As in zoology, a finite set is cut into batches once, and an epoch has them in another order.
+        parts = self.mixture or [Part(self.examples, self.train_length, self.train_size or 0)]
+        rank, world_size = rank_of(self)
+        batches = MixtureBatches(parts, self.seed, self.batch_size, finite, rank, world_size)
         return StreamLoader(batches, batches.in_epoch if finite else ENDLESS, num_workers=self.num_workers)
 
 

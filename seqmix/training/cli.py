@@ -21,6 +21,7 @@ from seqmix.training import config_files, runs, strategies
 from seqmix.training.callbacks import NonFiniteLossError, TrainingInterrupted
 from seqmix.training.module import SequenceLearner
 from seqmix.training.options import check_classes, check_keys, read_options
+from seqmix.training.pretraining import Pretraining, pretrain
 
 __all__ = ["CommandLine", "main"]
 
@@ -34,7 +35,13 @@ _TRAINER: dict[str, Any] = {
     "use_distributed_sampler": False,
     "enable_model_summary": False,
 }
-_KEPT = ("seed_everything", "trainer", "model", "data")  # of a run's config.yaml, which every subcommand reads
+_KEPT = (
+    "seed_everything",
+    "trainer",
+    "model",
+    "data",
+    "pretrain",
+)  # of a run's config.yaml, which every subcommand reads
 _HELP = {
     "description": "Options change what --config NAME says. Entries: --mixer NAME, --mixer.ARGUMENT VALUE, and the "
     "same for --optimizer, --schedule and --data (a task). Callbacks: --curriculum.start 2, --gate_entropy null; also "
@@ -117,6 +124,13 @@ class CommandLine(LightningCLI):
                 default="last",
                 help="Weights to test when training is done: the last ones, the best on validation data, or none.",
             )
+            parser.add_argument(
+                "--pretrain",
+                type=dict[str, Any] | None,
+                default=None,
+                help="A first stage on the task's own inputs: {steps: 500, objective: masked or causal, mask_rate: "
+                "0.5, lr: 1e-3}, or --pretrain.steps 500 and so on.",
+            )
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -138,6 +152,9 @@ class CommandLine(LightningCLI):
             raise ValueError(f"data: expected a task ({', '.join(list_tasks())}) or a --config that has one, got none")
         if subcommand != "fit":
             config.pop("test_after_fit", None)
+            config.pop("pretrain", None)
+        elif config.get("pretrain") is not None:
+            Pretraining.parse(config["pretrain"])
         config = config_files.expand(config)
         if config["trainer"].get("default_root_dir") or any("default_root_dir" in option for option in rest):
             raise ValueError("trainer.default_root_dir: a run has its folder from --run_dir, or runs/CONFIG/NUMBER")
@@ -212,6 +229,11 @@ class CommandLine(LightningCLI):
                 f"{count:,} parameters, in {self.run_dir}",
                 flush=True,
             )
+
+        section = self.config["fit"]["pretrain"]
+        if section is not None and self.checkpoint is None:  # a run that is continued has been through it
+            options = Pretraining.parse(_plain(section))
+            pretrain(self.model, self.datamodule, options, vars(self.config_init["fit"]["trainer"]), str(self.run_dir))
 
     def after_fit(self) -> None:
         which = self.config["fit"]["test_after_fit"]

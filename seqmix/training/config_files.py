@@ -5,6 +5,7 @@ A config holds constructor arguments: `trainer`, `model`, `data`, `seed_everythi
     mixer: {name: bd-lru, block_size: 5}      the same as under `model`; so are `optimizer` and `schedule`
     data: {name: word-problem, group: A5}     a task by its registered name
     curriculum: {start: 2}                    a callback with its arguments, see SECTIONS; null leaves it out
+    pretrain: {steps: 500, mask_rate: 0.5}    a first stage on the task's own inputs, see `seqmix.training.pretraining`
 Another `name` starts an entry afresh; without one the given arguments change the entry as it was.
 """
 

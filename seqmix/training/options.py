@@ -29,7 +29,7 @@ def read_options(
     rest: list[str] = []
     paths: dict[str, Any] = {"config": [], "ckpt_path": None, "run_dir": None}
     # The seed too: the task's stream follows it.
-    own = (*MODEL_ENTRIES, "data", "seed_everything", *SECTIONS)
+    own = (*MODEL_ENTRIES, "data", "seed_everything", "pretrain", *SECTIONS)
     position = 0
     while position < len(options):
         option = options[position]
@@ -86,7 +86,7 @@ def check_keys(config: Config, parser: LightningArgumentParser) -> None:
     for key, value in config.items():
         if key not in groups:
             raise unknown_name("key of the config:", key, [*groups, *MODEL_ENTRIES, *SECTIONS])
-        if isinstance(value, dict) and key != "data":
+        if isinstance(value, dict) and key not in ("data", "pretrain"):
             known = {leaf.split(".")[1] for leaf in leaves if leaf.startswith(f"{key}.")}
             for argument in value:
                 if argument not in known:

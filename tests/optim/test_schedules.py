@@ -59,6 +59,11 @@ def test_wsd_by_hand() -> None:
     assert root(44) == pytest.approx(1 - math.sqrt(0.4))
 
 
+def test_cosine_by_epoch_is_that_of_its_first_steps() -> None:
+    by_step, by_epoch = SCHEDULES["cosine"](20, warmup=2), SCHEDULES["cosine"](20, warmup=2, every=6)
+    assert [by_epoch(step) for step in range(2, 20)] == [by_step(2 + 6 * epoch) for epoch in range(3) for _ in range(6)]
+
+
 def test_constant_stays() -> None:
     assert {SCHEDULES["constant"](10)(step) for step in (0, 5, 10, 10**6)} == {1.0}
 
@@ -113,6 +118,8 @@ def test_horizon_of_a_cosine_is_fixed() -> None:
         ("wsd", {"shape": "sqrt"}, "did you mean '1-sqrt'"),
         ("linear", {"final": 1.1}, "final must be a factor"),
         ("linear", {"warmup": 0.1}, "warmup must be a number of steps"),
+        ("cosine", {"every": 0}, "every must be a positive number of steps, got 0"),
+        ("linear", {"every": 2}, "unknown argument of schedule 'linear'"),
         ("constant", {"final": 0.1}, "unknown argument of schedule 'constant'"),
     ],
 )

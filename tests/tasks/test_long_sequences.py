@@ -127,6 +127,14 @@ def test_digits_are_split_once() -> None:
     assert sum(int((b["targets"] != -100).sum()) for b in test) == 360
 
 
+def test_a_large_finite_set_is_cut_into_batches() -> None:
+    task = create_task("listops", min_length=10, max_length=30, max_depth=4, max_arguments=4, train_size=10_400)
+    task.batch_size = 2_600
+    first, second = ([batch["tokens"] for batch in islice(loader, 4)] for loader in [task.train_dataloader()] * 2)
+    assert sorted(map(str, first)) == sorted(map(str, second)) and list(map(str, first)) != list(map(str, second))
+    assert len({tuple(row) for row in torch.cat(first).tolist()}) > 10_000
+
+
 @pytest.mark.parametrize(
     ("examples", "length"),
     [(ListOpsExamples(10, 5, 5), 50), (PathfinderExamples(16, 4, 1, 2), 256), (DigitsExamples(), 64)],

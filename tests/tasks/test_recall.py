@@ -204,6 +204,7 @@ def test_test_sets_are_named_by_what_differs() -> None:
         return [each.name for each in create_task("mqar", vocab_size=64, eval_sets=sets).test_sets]
 
     assert names([[32, 4], [64, 8]]) == ["32", "64"] and names([[64, 4], [64, 8], [128, 16]]) == ["4", "8", "16"]
+    assert names([[64, 4], [64, 8], [128, 8]]) == ["64x4", "64x8", "128x8"]
 
 
 @pytest.mark.parametrize("name", ["mqar", "in-context-recall"])

@@ -1,5 +1,6 @@
 """Configs: found by name, stacked, merged with options; every shipped one builds and takes a step."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from seqmix.tasks import create_task
+from seqmix.tasks import create_task, get_task
 from seqmix.training import SequenceLearner
 from seqmix.training.config_files import (
     SECTIONS,
@@ -20,12 +21,21 @@ from seqmix.training.config_files import (
     set_by_path,
 )
 
+PAPER = [name for name in list_configs() if name.endswith("-paper")]
 
-@pytest.mark.parametrize("name", list_configs())
-def test_every_config_builds_and_takes_a_step(name: str, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [(name, name not in PAPER) for name in list_configs()]
+    + [pytest.param(name, True, marks=pytest.mark.slow) for name in PAPER],
+)
+def test_every_config_builds_and_takes_a_step(name: str, whole: bool, tmp_path: Path) -> None:
     config = expand(load_config(name))
-    # The step is that of the config; only what comes after it is kept short.
-    task = create_task(load_config(name)["data"]["name"], **config["data"]["init_args"] | {"eval_size": 2})
+    # The step is that of the config, with two sequences at published sizes; what comes after it is kept short.
+    short = {"eval_size": 2, "num_workers": 0} | ({} if whole else {"batch_size": 2})
+    known = inspect.signature(get_task(load_config(name)["data"]["name"]).load()).parameters
+    arguments = config["data"]["init_args"] | {key: value for key, value in short.items() if key in known}
+    task = create_task(load_config(name)["data"]["name"], **arguments)
     learner = SequenceLearner(vocab_size=task.vocab_size, **config["model"])
     before = {name: p.detach().clone() for name, p in learner.named_parameters()}
     callbacks = []
@@ -33,6 +43,7 @@ def test_every_config_builds_and_takes_a_step(name: str, tmp_path: Path) -> None
         module, _, cls = entry["class_path"].rpartition(".")
         callbacks.append(getattr(__import__(module, fromlist=[cls]), cls)(**entry.get("init_args", {})))
     options = {key: value for key, value in config["trainer"].items() if key != "callbacks"}
+    options.setdefault("check_val_every_n_epoch", None)  # as the command line does
     options |= {"fast_dev_run": True, "logger": False, "accelerator": "cpu", "enable_model_summary": False}
     Trainer(callbacks=callbacks, default_root_dir=tmp_path, **options).fit(learner, datamodule=task)
     assert any(not torch.equal(p, before[name]) for name, p in learner.named_parameters())
