@@ -69,6 +69,11 @@ def choose_backend(op: str, package: str, backend: str | None, *tensors: Tensor 
     return backend
 
 
+def in_chunks(package: str, device: torch.device) -> bool:
+    """Whether plain torch runs an op in chunks: where a device has no kernels for it, and launches cost the most."""
+    return device.type != "cpu" and (package, {"cuda": "triton"}.get(device.type)) not in _AVAILABLE
+
+
 def has_tangents(*tensors: Tensor | None) -> bool:
     """Whether forward-mode AD runs through any of `tensors`; an op without a rule for it would drop the tangents."""
     # The level is -1 outside forward-mode AD, so ordinary calls pay one comparison.

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import load_kernels, refuse_double_backward
+from seqmix.kernels import _chunked
+from seqmix.kernels._backend import in_chunks, load_kernels, refuse_double_backward
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.diagonal_scan import reference
@@ -57,7 +58,8 @@ def diagonal_scan(
     )
     if backend == "reference":
         inputs = (x,) if a.ndim == 1 else (a, x)
-        step = reference.diagonal_scan if a.ndim == 3 else (lambda x, h: reference.diagonal_scan(a, x, h))
+        scan = _chunked.diagonal_scan if in_chunks(__package__, x.device) else reference.diagonal_scan
+        step = scan if a.ndim == 3 else (lambda x, h: scan(a, x, h))
         h, final = over_sequences(OP, step, inputs, h0, cu_seqlens)
     else:
         if h0.is_complex():  # a real tensor beside a complex one

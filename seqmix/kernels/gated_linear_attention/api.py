@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import load_kernels, refuse_double_backward
+from seqmix.kernels._backend import in_chunks, load_kernels, refuse_double_backward
+from seqmix.kernels._chunked import matrix_recurrence
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.gated_linear_attention import reference
@@ -76,7 +77,12 @@ def gated_linear_attention(
             *gates, S = rest
             return reference.gated_linear_attention(q, k, v, *gates, initial_state=S)
 
-        o, final = over_sequences(OP, recurrence, tensors, S0, cu_seqlens)
+        def step(v: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+            if in_chunks(__package__, v.device):
+                return matrix_recurrence(recurrence, v, rest[:-1], rest[-1])
+            return recurrence(v, *rest)
+
+        o, final = over_sequences(OP, step, tensors, S0, cu_seqlens)
     else:
         v, q, k, *gates = tensors
         # One form for the kernels: (B, T, H, G) with G = K, 1, or 0 where nothing decays.
