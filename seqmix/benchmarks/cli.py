@@ -3,12 +3,13 @@
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seqmix.benchmarks import fixed_point, goals, memory, record, views
+from seqmix.benchmarks import fixed_point, goals, memory, record, tasks, views
 from seqmix.benchmarks.cases import CASES, select_cases
 from seqmix.benchmarks.decode import run_decode
 from seqmix.benchmarks.kernels import Settings, is_failure, run_case
@@ -30,6 +31,7 @@ _EPILOG = """examples:
   seqmix bench kernels --only 'diagonal*,selective_scan' --threads 1 --out
   seqmix bench kernels --device cuda --sweep length --out    on a GPU; also --sweep block --dtype bfloat16
   seqmix bench layers --only bd-lru
+  seqmix bench tasks                                     how fast every task makes its data
   seqmix bench training --device cuda --dtype bfloat16 --out
   seqmix bench report benchmarks/results/*/*.json --docs docs/benchmarks.md
 
@@ -91,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(f"--{name}", type=_positive, default=value, help=f"default {value}")
     for name, value in (("length", default.length), ("batch", default.batch)):
         command.add_argument(f"--{name}", type=_positive, default=value, help=f"default {value}")
+    text = "make training batches of every task, on one core"
+    _measuring(commands, "tasks", _tasks, text, "cases are tasks, see: seqmix list tasks")
     report = commands.add_parser("report", help="write tables and a figure into the documentation from JSON files")
     report.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="results written with --out")
     report.add_argument("--docs", type=Path, default=Path("docs/benchmarks.md"), help="default docs/benchmarks.md")
@@ -281,6 +285,22 @@ def _fixed_point(arguments: argparse.Namespace, argv: list[str]) -> int:
     _show_goals(result, [] if settings.quick else goals.fixed_point_goals(rows))
     _finish(result, path)
     return 0
+
+
+def _tasks(arguments: argparse.Namespace, argv: list[str]) -> int:
+    if arguments.device != "cpu" or arguments.threads not in (None, (1,)):
+        raise ValueError("tasks: batches are made on one core of the CPU, without --device and --threads")
+    names, settings = tasks.select_tasks(arguments.only), replace(_settings(arguments), threads=(1,))
+    result, path = _begin(arguments, argv, settings)
+    progress = Progress(len(names))
+    for name in names:
+        progress.begin(name)
+        result["rows"].append(tasks.run_task(name, settings.quick, settings.plan, progress))
+    progress.end()
+    show(views.tasks_table(result["rows"]))
+    _show_goals(result, [] if settings.quick else goals.task_goals(result["rows"]))
+    _finish(result, path)
+    return int(any(row["status"] != "ok" for row in result["rows"]))
 
 
 def _shape(arguments: argparse.Namespace, default: Shape) -> Shape:

@@ -60,6 +60,7 @@ GOALS = (
     *(Goal("selective_rotary", FORWARD, n, "copy", 3) for n in (1, 2)),
 )
 
+TASK_GOALS = {"word-problem": 20_000, "mqar": 20_000, "listops": 500}  # sequences a second
 LAYER_GOAL = ("bd-lru", 0.5)
 
 
@@ -113,4 +114,17 @@ def layer_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
         )
         for row in rows
         if row["mixer"] == name and row["status"] == "ok"
+    ]
+
+
+def task_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
+    """(goal, measured, met): how fast data is made."""
+    return [
+        (
+            f"{row['task']}, length {row['sizes']['T']}: at least {bound:,} sequences a second on one core",
+            f"{row['sequences_per_second']:,.0f}",
+            row["sequences_per_second"] >= bound,
+        )
+        for row in rows
+        if (bound := TASK_GOALS.get(row["task"])) is not None and row["status"] == "ok"
     ]

@@ -21,7 +21,7 @@ _PEERS = (
     *gpu_peers.NAMES,
     "softmax attention",
 )
-_ORDER = ("kernels", "layers", "decode", "fixed-point", "training")
+_ORDER = ("kernels", "layers", "decode", "fixed-point", "training", "tasks")
 _INTRODUCTION = """# Benchmarks
 
 Written by `seqmix bench report` from the JSON files of `seqmix bench ... --out`; text between the markers is replaced.
@@ -96,7 +96,10 @@ def _tables(entry: Record) -> list[str]:
         return [views.training_table(rows).markdown(), views.training_legend()]
     if entry["bench"] == "decode":
         return [views.decode_table(rows).markdown()]
-    if entry["bench"] == "fixed-point":
+    if entry["bench"] == "tasks":
+        parts = [views.tasks_table(rows).markdown()]
+        results = goals.task_goals(rows)
+    elif entry["bench"] == "fixed-point":
         parts = [views.fixed_point_table(rows).markdown(), views.fixed_point_legend()]
         results = goals.fixed_point_goals(rows)
     elif entry["bench"] == "layers":

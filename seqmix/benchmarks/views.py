@@ -118,6 +118,23 @@ def fixed_point_legend() -> str:
     )
 
 
+def tasks_table(rows: list[Row]) -> Table:
+    """All tasks of `seqmix bench tasks`."""
+    columns = ["task", "batch", "T", "batches a sample", "ms a sample [20 %, 80 %]", "sequences/s", "tokens/s"]
+    table = Table("training batches on one core", columns)
+    for row in rows:
+        line = [
+            row["task"],
+            str(row["sizes"]["B"]),
+            str(row["sizes"]["T"]),
+            str(row["batches"] or "-"),
+            times_text(row),
+        ]
+        table.rows.append([*line, number(row["sequences_per_second"]), number(row["tokens_per_second"])])
+    table.note = "\n".join(f"{row['task']}: {row['reason']}" for row in rows if row["reason"])
+    return table
+
+
 def goals_table(results: list[tuple[str, str, bool]]) -> Table:
     """Goals with what was measured."""
     table = Table("goals", ["goal", "measured", ""])

@@ -11,6 +11,7 @@ import torch
 
 import seqmix.kernels
 from seqmix.benchmarks import cases, gate, kernels, timing
+from seqmix.benchmarks import tasks as task_bench
 from seqmix.benchmarks.cli import main
 from seqmix.benchmarks.contestants import Contestant, contestants_for
 from seqmix.benchmarks.report import write
@@ -272,3 +273,24 @@ def test_needs_neither_lightning_nor_jsonargparse() -> None:
     code += "'matplotlib', 'rich') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_task_is_timed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file, names = tmp_path / "tasks.json", ("word-problem", "string-copy", "modular-arithmetic")
+    status, out, _ = run(capsys, "tasks", "--quick", "--only", ",".join(names), "--out", str(file))
+    entry = json.loads(file.read_text())
+    assert status == 0 and [row["task"] for row in entry["rows"]] == sorted(names)
+    for row in entry["rows"]:
+        assert row["status"] == "ok" and row["task"] in out and row["threads"] == 1
+        assert row["sequences_per_second"] == pytest.approx(1e3 * row["sizes"]["B"] / row["median_ms"])
+    entry["settings"]["quick"] = False
+    docs = write([entry], tmp_path / "benchmarks.md")[0].read_text()
+    assert "| word-problem | 4 | 129 |" in docs and "word-problem, length 129: at least 20,000 sequences" in docs
+    assert run(capsys, "tasks", "--only", "word-problm")[2].count("did you mean 'word-problem'") == 1
+    assert "on one core" in run(capsys, "tasks", "--device", "cuda")[2]
+
+
+def test_a_task_that_cannot_be_built_is_a_row_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(task_bench._ARGUMENTS, "parity", {"train_length": 0})
+    row = task_bench.run_task("parity", True, timing.Plan(2, 0.0, 1.0), print)
+    assert row["status"] == "error" and "train_length must be a positive integer, got 0" in row["reason"]
