@@ -67,3 +67,28 @@ def test_two_processes_follow_one(strategy: str, alone: Path, tmp_path: Path) ->
     whole = weights(tmp_path / "full")
     for name, value in weights(tmp_path / "part").items():
         torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [(), ("--trainer.gradient_clip_val", "0.2", "--model.norm_after_clipping", "false")])
+def test_ngn_sees_the_loss_of_all_processes(tmp_path: Path, clip: tuple[str, ...]) -> None:
+    # Steps of their own loss would take the processes to different weights: those saved would not be one process's.
+    ngn = [
+        *OPTIONS,
+        "--optimizer",
+        "ngn-md",
+        "--optimizer.lr",
+        "0.1",
+        "--curriculum",
+        "null",
+        "--trainer.max_steps",
+        "8",
+    ]
+    ngn = [*ngn, "--gate_entropy", "null", "--volume_restart", "null", "--stop_when_solved", "null", *clip]
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    seqmix(tmp_path, "fit", *ngn, "--run_dir", "one")
+    seqmix(tmp_path, "fit", *ngn, *two, "--run_dir", "two")
+    one = weights(tmp_path / "one")
+    for name, value in weights(tmp_path / "two").items():
+        torch.testing.assert_close(
+            value, one[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
