@@ -14,7 +14,7 @@ _COMMANDS = {
     "generate": "continue a prompt with a checkpoint of a language model",
     "train-tokenizer": "learn a byte-level BPE from text, for --data.tokenizer",
     "average": "make one checkpoint with the mean of the weights of several",
-    "list": "what there is: mixers, tasks, configs, optimizers",
+    "list": "what there is: mixers, tasks, configs, optimizers, and a model's parameters",
     "bench": "time kernels and layers on this machine",
     "shift-k": "fit poles to a shift, against the lower bound, with a table and a figure",
     "leaderboard": "run configs with many seeds and learning rates, and make tables of the records",
@@ -43,6 +43,8 @@ options:
   --version      the version"""
 
 _LIST_HELP = f"""usage: seqmix list {{{"|".join(_LISTS)}}} [PATTERN]
+       seqmix list optimizers --docs FILE       write their table between the markers of FILE
+       seqmix list parameters --help            which optimizer takes each parameter of a model
 
 Names with one line each; PATTERN is a shell pattern such as 'a5*'."""
 
@@ -113,14 +115,36 @@ def _list(arguments: list[str]) -> int:
         print(_LIST_HELP)
         return 0
     kind, *patterns = arguments
+    if kind == "parameters":
+        return _list_parameters(patterns)
     if kind not in _LISTS:
         from seqmix._suggest import unknown_name
 
-        raise unknown_name("list", kind, _LISTS)
+        raise unknown_name("list", kind, (*_LISTS, "parameters"))
+    if kind == "optimizers" and patterns[:1] == ["--docs"] and len(patterns) == 2:
+        from pathlib import Path
+
+        from seqmix.optim.table import write_registry
+
+        write_registry(Path(patterns[1]))
+        return 0
     rows = {name: text for name, text in _rows(kind).items() if fnmatch.fnmatch(name, (patterns or ["*"])[0])}
     width = max(map(len, rows), default=0)
     for name, text in rows.items():
         print(f"{name:<{width}}  {text}")
+    return 0
+
+
+def _list_parameters(arguments: list[str]) -> int:
+    from seqmix.training.parameter_list import HELP, list_parameters
+
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(HELP)
+        return 0
+    rows = list_parameters(arguments)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
 
 

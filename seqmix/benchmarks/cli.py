@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from seqmix.benchmarks import fixed_point, goals, memory, record, tasks, views
+from seqmix.benchmarks import fixed_point, goals, memory, optimizers, record, tasks, views
 from seqmix.benchmarks.cases import CASES, select_cases
 from seqmix.benchmarks.decode import run_decode
 from seqmix.benchmarks.kernels import Settings, is_failure, run_case
@@ -24,7 +24,10 @@ from seqmix.benchmarks.training import Workload, product_speed, run_training
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 AUTO = "auto"
 
-_CASES = {"fixed-point": "cases: " + ", ".join(case.name for case in fixed_point.CASES)}
+_CASES = {
+    "fixed-point": "cases: " + ", ".join(case.name for case in fixed_point.CASES),
+    "optimizers": "cases: " + "; ".join(contestant.name for contestant in optimizers.CONTESTANTS),
+}
 _QUICK = Plan(repeats=2, sample_s=0.0, budget_s=1.0)
 _EPILOG = """examples:
   seqmix bench kernels --device cpu                      every op at its standard size
@@ -75,10 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("layers", _layers, "time every mixer, forward and backward, and see where its time goes"),
         ("decode", _decode, "time one token with step(), by batch size"),
+        ("optimizers", _optimizers, "time a step of every optimizer of ours beside torch's, 10 million parameters"),
         ("fixed-point", _fixed_point, "solve the fixed-point layers in every way, error beside time"),
     ):
         command = _measuring(commands, name, run, text, _CASES.get(name, "cases are mixers, see: seqmix list mixers"))
-        if name == "fixed-point":
+        if name in _CASES:
             continue
         command.add_argument("--length", type=_positive, help="tokens T, default 512")
         command.add_argument("--d-model", type=_positive, help="width, default 128")
@@ -267,6 +271,21 @@ def _training(arguments: argparse.Namespace, argv: list[str]) -> int:
     print(views.training_legend() + "\n")
     _finish(result, path)
     return int(any(row["status"] != "ok" for row in result["rows"]))
+
+
+def _optimizers(arguments: argparse.Namespace, argv: list[str]) -> int:
+    contestants, settings = optimizers.select(arguments.only), _settings(arguments)
+    result, path = _begin(arguments, argv, settings)
+    progress = Progress(1)
+    progress.begin("steps")
+    result["rows"] = rows = optimizers.run_optimizers(
+        contestants, settings.quick, settings.dtype, settings.device, settings.plan, settings.threads, progress
+    )
+    progress.end()
+    show(optimizers.optimizers_table(rows))
+    _show_goals(result, [] if settings.quick else optimizers.optimizer_goals(rows))
+    _finish(result, path)
+    return int(any(row["status"] != "ok" for row in rows))
 
 
 def _fixed_point(arguments: argparse.Namespace, argv: list[str]) -> int:

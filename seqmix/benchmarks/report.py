@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from seqmix._files import write_text_whole
-from seqmix.benchmarks import figures, goals, gpu_peers, views
+from seqmix.benchmarks import figures, goals, gpu_peers, optimizers, views
 from seqmix.benchmarks.record import Record
 from seqmix.benchmarks.tables import Table, megabytes, number, percent
 from seqmix.benchmarks.timing import NO_TIMES
@@ -21,7 +21,7 @@ _PEERS = (
     *gpu_peers.NAMES,
     "softmax attention",
 )
-_ORDER = ("kernels", "layers", "decode", "fixed-point", "training", "tasks")
+_ORDER = ("kernels", "layers", "decode", "fixed-point", "optimizers", "training", "tasks")
 _INTRODUCTION = """# Benchmarks
 
 Written by `seqmix bench report` from the JSON files of `seqmix bench ... --out`; text between the markers is replaced.
@@ -99,6 +99,9 @@ def _tables(entry: Record) -> list[str]:
     if entry["bench"] == "tasks":
         parts = [views.tasks_table(rows).markdown()]
         results = goals.task_goals(rows)
+    elif entry["bench"] == "optimizers":
+        parts = [optimizers.optimizers_table(rows).markdown()]
+        results = optimizers.optimizer_goals(rows)
     elif entry["bench"] == "fixed-point":
         parts = [views.fixed_point_table(rows).markdown(), views.fixed_point_legend()]
         results = goals.fixed_point_goals(rows)
