@@ -26,7 +26,7 @@ class NGND(NGNM):
         >>> x = torch.nn.Parameter(torch.tensor([1.0, 0.1]))
         >>> loss = (x**2).sum() / 2
         >>> loss.backward()
-        >>> _ = NGND([x], lr=100.0).step(loss=loss)
+        >>> _ = NGND([x], lr=1.0).step(loss=loss)
         >>> bool(loss > (x**2).sum() / 2)
         True
     """
