@@ -55,8 +55,8 @@ class LanguageModeling(LightningDataModule):
         train_length: tokens of the longest training sequence, or of a step if the state is carried.
         batch_size: a batch has `batch_size * train_length` tokens, over all ranks.
         carry_state: carry the state of each row to the next batch.
-        streaming: read documents while training, in the order of the source, instead of before; a pass over them
-            then never ends up in memory. Needs `eval_documents` and `num_workers` 0.
+        streaming: read training documents while training, in the order of the source, instead of keeping them in
+            memory. Needs `eval_documents` and `num_workers` 0.
         validation_share: share of the documents in the validation split.
         test_share: share of the documents in the test split.
         eval_lengths: longest contexts at which the test split is measured.
@@ -133,7 +133,7 @@ class LanguageModeling(LightningDataModule):
         return ", ".join([files] if isinstance(files, str) else files) if files else self.hparams["corpus"]
 
     def documents(self, split: Literal["train", "validation", "test"] | None = None) -> Iterator[Document]:
-        """The documents of a split, or all, read from their source again at each call; held-out ones without end."""
+        """The documents of a split, or all of them, read from their source again at each call."""
         own = self.hparams
         if self._paths is not None:
             documents = file_documents(self._paths, own["field"], own["separator"])
