@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqmix.kernels._triton import Spans, cut, fresh, lanes, launch, span, whole_sequences
+from seqmix.kernels._triton import Chunked, Spans, cut, fresh, lanes, launch, span, whole_sequences
 
 RUNTIME = ["length", "chunk", "chunks", "relay_length", "relay_chunk", "relay_chunks"]
 
@@ -53,13 +53,7 @@ def layout(op: str, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None, 
     bfloat16 is multiplied as it is. float16 goes through TF32, which has as many digits and cannot overflow in the
     state; float32 is never shortened.
     """
-    chunked = cut(whole_sequences(op, q, cu_seqlens), chunk)
-    relay = chunked.relay
-    if relay.offsets is not None:
-        # Chunks that no sequence needs are empty; the last one walks them, so that every slot is written.
-        offsets = relay.offsets.clone()
-        offsets[-1] = chunked.spans.number
-        relay = relay._replace(offsets=offsets)
+    chunked = every_slot(cut(whole_sequences(op, q, cu_seqlens), chunk))
     double, kinds = q.dtype == torch.float64, {q.dtype, k.dtype, v.dtype}
     # The interpreter, on a CPU, would multiply the bits of bfloat16.
     short = tl.bfloat16 if kinds == {torch.bfloat16} and q.is_cuda else tl.float32
@@ -73,7 +67,16 @@ def layout(op: str, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None, 
     # Without tensor cores a product is unrolled: narrow tiles compile in a third of the time.
     widest = 32 if options["PRECISION"] == "ieee" else 64
     widths = (max(16, lanes(width, widest)) for width in (keys, values))
-    return Layout(chunked.spans, relay, q.shape[2], keys, values, options, *widths)
+    return Layout(chunked.spans, chunked.relay, q.shape[2], keys, values, options, *widths)
+
+
+def every_slot(chunked: Chunked) -> Chunked:
+    """Chunks that no sequence needs, all of them empty, go to the last one: whatever walks chunks then writes all."""
+    offsets = chunked.relay.offsets
+    if offsets is None:
+        return chunked
+    extended = torch.cat((offsets[:-1], torch.full_like(offsets[-1:], chunked.spans.number)))
+    return chunked._replace(relay=chunked.relay._replace(offsets=extended))
 
 
 def border_slots(batch: int, length: int, sequences: int, chunk: int) -> int:

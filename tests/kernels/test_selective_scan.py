@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seqmix.kernels import diagonal_scan, selective_scan
 from seqmix.kernels.selective_scan import reference
-from tests.kernels.harness import KernelContract, OpCase
+from tests.kernels.harness import KernelContract, MatrixTritonContract, OpCase, TritonContract, compare
 
 
 def make(channels: int, states: int, direct: bool = True, signed: bool = False):
@@ -33,28 +33,32 @@ def make(channels: int, states: int, direct: bool = True, signed: bool = False):
     return build
 
 
+def case(name: str, channels: int, states: int, signed: bool = False) -> OpCase:
+    return OpCase(
+        name,
+        selective_scan,
+        reference.selective_scan,
+        make(channels, states, direct=not signed, signed=signed),
+        (channels, states),
+        untimed=("A",) if signed else ("A", "D"),
+        custom_op="selective_scan",
+        options={"signed": True} if signed else {},
+    )
+
+
 class TestSelectiveScan(KernelContract):
-    cases = [
-        OpCase(
-            "decay",
-            selective_scan,
-            reference.selective_scan,
-            make(70, 3),
-            (70, 3),
-            untimed=("A", "D"),
-            custom_op="selective_scan",
-        ),
-        OpCase(
-            "signed",
-            selective_scan,
-            reference.selective_scan,
-            make(5, 16, direct=False, signed=True),
-            (5, 16),
-            untimed=("A",),
-            custom_op="selective_scan",
-            options={"signed": True},
-        ),
-    ]
+    cases = [case("decay", 70, 3), case("signed", 5, 16, signed=True)]
+
+
+class TestSelectiveScanTriton(MatrixTritonContract):
+    cases = [case("decay", 5, 3), case("signed", 5, 2, signed=True)]
+    test_walked_whole = TritonContract.test_walked_whole
+    test_cut_into_chunks = TritonContract.test_cut_into_chunks
+
+
+def test_triton_over_several_blocks() -> None:
+    wide = case("wide", 35, 3)
+    compare(wide, wide.make(1, 70), wide.state(1), torch.float32, backend="triton")
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 10.0])

@@ -147,6 +147,16 @@ def _chunk(sequences: Spans, channels: int) -> int | None:
     return chunk_length(sequences.number * triton.cdiv(channels, 32), sequences.length)
 
 
+def relay(spans: Spans, last: Tensor, product: Tensor, incoming: Tensor, *, backward: bool) -> tuple[Tensor, Tensor]:
+    """Carry states over chunks (C, D), each with the state it reaches from zero and the product of its decays.
+
+    Returns what leaves every chunk (C, D), and every sequence (S, D); `backward` goes from the last to the first.
+    """
+    after, final = fresh(last), fresh(incoming)
+    _run(_forward, spans, last, product, incoming, after, final, None, REVERSE=backward)
+    return after, final
+
+
 def forward(a: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
     """h (B, T, D) in the type of x and the final state (S, D); a (B, T, D) or (D,)."""
     sequences = whole_sequences(OP, x, cu_seqlens)
@@ -164,9 +174,9 @@ def forward(a: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | No
         scan(sequences, initial_state, h, final, None)
         return h, final
     chunked = cut(sequences, chunk)
-    last, product, after = (fresh(initial_state, chunked.spans.number, channels) for _ in range(3))
+    last, product = (fresh(initial_state, chunked.spans.number, channels) for _ in range(2))
     scan(chunked.spans, None, None, last, product)
-    _run(_forward, chunked.relay, last, product, initial_state, after, final, None, REVERSE=False)
+    after, final = relay(chunked.relay, last, product, initial_state, backward=False)
     scan(chunked.spans, chunked.starts(initial_state, after), h, last, None)
     return h, final
 
@@ -184,9 +194,9 @@ def backward(
     if chunk is not None:
         chunked = cut(sequences, chunk)
         spans = chunked.spans
-        outgoing, product, handed_on = (fresh(initial_state, spans.number, channels) for _ in range(3))
+        outgoing, product = (fresh(initial_state, spans.number, channels) for _ in range(2))
         _run(kernel, spans, dh, a, None, None, None, None, None, outgoing, product)
-        _run(_forward, chunked.relay, outgoing, product, dfinal, handed_on, dinitial, None, REVERSE=True)
+        handed_on, dinitial = relay(chunked.relay, outgoing, product, dfinal, backward=True)
         before, incoming = chunked.states(h, initial_state), chunked.ends(dfinal, handed_on)
     # Each span has its own sum for a decay that is the same at every step.
     da = fresh(a) if a.ndim == 3 else fresh(initial_state, spans.number, channels)

@@ -141,7 +141,7 @@ def _selective_scan_backward(
 @_selective_scan.register_fake
 def _(x, dt, A, B, C, D, initial_state, cu_seqlens, signed, backend):  # type: ignore[no-untyped-def]
     kernels = load_kernels(__package__, backend)
-    slots = kernels.border_slots(x.shape[0], x.shape[1])
+    slots = kernels.border_slots(x.shape[0], x.shape[1], initial_state.shape[0])
     return (
         torch.empty_like(x, memory_format=torch.contiguous_format),
         torch.empty_like(initial_state, memory_format=torch.contiguous_format),

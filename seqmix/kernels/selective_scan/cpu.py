@@ -230,7 +230,7 @@ def _backward(  # type: ignore[no-untyped-def]
                     dA[q, d0 + d, n] = lanes[n, 2, d]
 
 
-def border_slots(batch: int, length: int) -> int:
+def border_slots(batch: int, length: int, sequences: int) -> int:
     """How many borders there is room for, packed sequences included.
 
     Two are never used: `torch.compile` makes a graph of its own for every size that can be zero or one.
@@ -273,7 +273,7 @@ def forward(
     blocks = -(-channels // WIDTH)
     y = empty_like(x)
     final = empty_like(initial_state)
-    borders = x.new_zeros(border_slots(x.shape[0], x.shape[1]), states, channels)
+    borders = x.new_zeros(border_slots(x.shape[0], x.shape[1], len(initial_state)), states, channels)
     run(
         _forward,
         (len(bounds) - 1) * blocks,
