@@ -158,8 +158,7 @@ def _scan_backward(
     rows = Rows.of(OP, u, cu_seqlens)
     options = (mixing, rank, strength, hidden, solver, tolerance, max_iterations, damping, fallback, gradient)
     problem = _problem((u, dt, p, A, D, weight, norm_weight, s0, y0), rows, options)
-    cotangent = dy.flatten(0, 1).clone()
-    cotangent[rows.last] += dlast[rows.sequence[rows.last]]
+    cotangent = rows.add_at_end(dy.flatten(0, 1), dlast)
     adjoint = Adjoint(problem, y.flatten(0, 1), cotangent, dfinal)
     if gradient == "phantom":
         zeta = cotangent
@@ -184,7 +183,7 @@ def _scan_backward(
         if gradient == "implicit":
             dy0 = rows.start(adjoint.through_gates(dp), dy0)  # type: ignore[arg-type]
     # An empty sequence hands its states on.
-    dy0[rows.lengths == 0] = dlast[rows.lengths == 0]
+    dy0 = torch.where((rows.lengths == 0).unsqueeze(-1), dlast, dy0)
     ds0 = rows.start(adjoint.decay * back, dfinal)
     return du.view_as(u), ddt.view_as(dt), dp.view_as(p), dA, dD, dweight, dnorm, ds0, dy0
 

@@ -116,8 +116,7 @@ class Adjoint:
 
     def states_back(self, do: Tensor) -> Tensor:
         """S_t = o'_t c_t^T + decay_{t+1} S_{t+1} (L, D, N)."""
-        source = do.unsqueeze(-1) * self.gates.c.unsqueeze(-2)
-        source[self.rows.last] += self.ds[self.rows.sequence[self.rows.last]]
+        source = self.rows.add_at_end(do.unsqueeze(-1) * self.gates.c.unsqueeze(-2), self.ds)
         following = self.rows.following(self.decay)
         bounds = (self.rows.bounds[-1] - self.rows.bounds).flip(0).int()
         back, _ = diagonal_scan(

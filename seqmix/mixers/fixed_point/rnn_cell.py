@@ -44,15 +44,19 @@ class Cell:
 
     def gates(self, p: Tensor, weight: Tensor, h_prev: Tensor) -> Gates:
         """The gates for p (..., M), W (recurrent, N) and h_{t-1} (..., N)."""
-        pre = p
-        if self.spans:
-            pre, more = p.clone(), rms(h_prev) @ weight.mT
-            for span, part in zip(self.spans, self._split(more), strict=True):
-                pre[..., span] += part
-        n = self.mixing.width
+        pre, n = self.preactivations(p, weight, h_prev), self.mixing.width
         decay = pre[..., :n].sigmoid()
         # 1 - lambda would lose the small digits of a long memory.
         return Gates(pre, decay, (-pre[..., :n]).sigmoid(), silu(pre[..., n : 2 * n]), self._factors(pre))
+
+    def preactivations(self, p: Tensor, weight: Tensor, h_prev: Tensor) -> Tensor:
+        """p_t + W rms(h_{t-1}), for the parts that see it."""
+        if not self.spans:
+            return p
+        pre, more = p.clone(), rms(h_prev) @ weight.mT
+        for span, part in zip(self.spans, self._split(more), strict=True):
+            pre[..., span] += part
+        return pre
 
     def _factors(self, pre: Tensor) -> tuple[Tensor, ...]:
         return self.mixing.factors(pre[..., 2 * self.mixing.width :])

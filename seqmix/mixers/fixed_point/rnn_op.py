@@ -163,8 +163,7 @@ def _scan_backward(
         full, product = _full_weight(chosen, weight), mixing == "householder"
         dp, dh0 = rnn_cpu.backward(dh, dfinal, flat, full, h0, h_flat, rows.bounds, rank, strength, product)
     else:
-        cotangent = dh.clone()
-        cotangent[rows.last] += dfinal[rows.sequence[rows.last]]
+        cotangent = rows.add_at_end(dh, dfinal)
         adjoint = Adjoint(Forward(chosen, flat, weight, h0, rows), h_flat, cotangent)
         if gradient == "phantom":
             v = adjoint.scan(cotangent)

@@ -7,12 +7,21 @@ All take rows (L, ...) of S sequences. With g_t the cotangent of h_t, the adjoin
 run backwards; its sweeps contract exactly where those of the forward pass do.
 """
 
+import importlib.util
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from seqmix.kernels import diagonal_scan
+from seqmix.mixers.fixed_point.low_rank import LowRank
 from seqmix.mixers.fixed_point.rnn_cell import Cell, Gates
 from seqmix.mixers.fixed_point.rows import Rows
+
+if TYPE_CHECKING:
+    from seqmix.mixers.fixed_point.rnn_triton import Sweeps
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 class Forward:
@@ -22,6 +31,32 @@ class Forward:
         self.cell, self.p, self.weight, self.h0, self.rows = cell, p, weight, h0, rows
         # Without hidden dependence the gates are the same in every sweep.
         self.fixed = None if cell.spans else cell.gates(p, weight, p)
+        self.fused: Sweeps | None = None
+        if p.is_cuda and _HAS_TRITON and isinstance(cell.mixing, LowRank):
+            self.fuse()
+
+    def fuse(self) -> None:
+        """Take sweeps in one Triton pass each, for mixing of low rank."""
+        from seqmix.mixers.fixed_point.rnn_triton import Sweeps
+
+        m = self.cell.mixing
+        assert isinstance(m, LowRank)
+        self.fused = Sweeps(
+            self.p.unsqueeze(0),
+            m.width,
+            m.rank,
+            m.strength,
+            m.product,
+            self.rows.cu_seqlens,
+        )
+
+    def measured_sweep(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A sweep, and by sequence (S,) the largest change and the largest magnitude."""
+        if self.fused is None:
+            new = self.sweep(y)
+            return new, self.rows.largest(new - y), self.rows.largest(new)
+        pre = self.cell.preactivations(self.p, self.weight, self.rows.previous(y, self.h0))
+        return self.fused(pre, y, self.h0)
 
     def gates(self, h: Tensor) -> Gates:
         if self.fixed is not None:

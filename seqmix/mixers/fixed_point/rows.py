@@ -16,26 +16,38 @@ class Rows:
 
     Args:
         bounds: int64 offsets (S + 1,) of the sequences.
+        total: L, where the caller knows it: to ask a GPU for it is to wait for it.
+        length: that of every sequence, where they are known to be alike.
+
+    Its methods, but for `select` and a `walk` over lengths that differ, look at no number on the host.
     """
 
-    def __init__(self, bounds: Tensor) -> None:
-        self.bounds = bounds
+    def __init__(self, bounds: Tensor, total: int | None = None, length: int | None = None) -> None:
+        self.bounds, self.length = bounds, length
         self.lengths = bounds.diff()
         self.sequences = len(bounds) - 1
-        self.sequence = torch.repeat_interleave(torch.arange(self.sequences, device=bounds.device), self.lengths)
+        numbers = torch.arange(self.sequences, device=bounds.device)
+        self.sequence = torch.repeat_interleave(numbers, self.lengths, output_size=total)
         self.total = len(self.sequence)
         position = torch.arange(self.total, device=bounds.device)
         self.first = position == bounds[self.sequence]
         self.last = position + 1 == bounds[self.sequence + 1]
+        # Where to look in the states of the sequences with the rows behind them.
+        self._before = torch.where(self.first, self.sequence, self.sequences + position - 1)
+        self._after = torch.where(self.last, self.sequence, self.sequences + position + 1)
+        empty = self.lengths == 0
+        self._start = torch.where(empty, numbers, self.sequences + bounds[:-1])
+        self._end = torch.where(empty, numbers, self.sequences + bounds[1:] - 1)
 
     @classmethod
     def of(cls, op: str, x: Tensor, cu_seqlens: Tensor | None) -> "Rows":
         """The rows of x (B, T, ...) flattened; raises `ValueError` for offsets that do not fit."""
         batch, length = x.shape[:2]
         if cu_seqlens is None:
-            return cls(torch.arange(batch + 1, device=x.device) * length)
-        check_offsets(op, cu_seqlens, length)
-        return cls(cu_seqlens.long())
+            return cls(torch.arange(batch + 1, device=x.device) * length, batch * length, length)
+        if not cu_seqlens.is_cuda:
+            check_offsets(op, cu_seqlens, length)
+        return cls(cu_seqlens.long(), length)
 
     @property
     def cu_seqlens(self) -> Tensor:
@@ -44,30 +56,25 @@ class Rows:
 
     def previous(self, h: Tensor, initial: Tensor) -> Tensor:
         """h of the token before (L, ...), and `initial` (S, ...) before the first one."""
-        shifted = torch.roll(h, 1, 0)
-        shifted[self.first] = initial[self.sequence[self.first]]
-        return shifted
+        return torch.cat((initial, h))[self._before]
 
     def following(self, v: Tensor, final: Tensor | None = None) -> Tensor:
         """v of the token after (L, ...), and `final` (S, ...) or zeros after the last one."""
-        shifted = torch.roll(v, -1, 0)
-        shifted[self.last] = 0 if final is None else final[self.sequence[self.last]]
-        return shifted
+        final = v.new_zeros(self.sequences, *v.shape[1:]) if final is None else final
+        return torch.cat((final, v))[self._after]
 
     def end(self, h: Tensor, initial: Tensor) -> Tensor:
         """h of the last token of each sequence (S, ...), `initial` for an empty one."""
-        final = initial.clone()
-        final[self.sequence[self.last]] = h[self.last]
-        return final
+        return torch.cat((initial, h))[self._end]
 
     def start(self, v: Tensor, otherwise: Tensor) -> Tensor:
         """v of the first token of each sequence (S, ...), `otherwise` for an empty one."""
-        return Rows.end(self._swapped(), v, otherwise)
+        return torch.cat((otherwise, v))[self._start]
 
-    def _swapped(self) -> "Rows":
-        swapped = object.__new__(Rows)
-        swapped.__dict__.update(self.__dict__, first=self.last, last=self.first)
-        return swapped
+    def add_at_end(self, x: Tensor, more: Tensor) -> Tensor:
+        """x (L, ...) with `more` (S, ...) added to the last token of each sequence."""
+        last = self.last.view(-1, *[1] * (x.ndim - 1))
+        return torch.where(last, x + more[self.sequence], x)
 
     def largest(self, x: Tensor) -> Tensor:
         """The largest |x| in each sequence (S,); infinity where there is a NaN, 0 for an empty one."""
@@ -86,7 +93,7 @@ class Rows:
 
         Backward, all sequences end together: step 0 is the last token of each.
         """
-        lengths = self.lengths.tolist()
+        lengths = self.lengths.tolist() if self.length is None else [self.length]
         equal = len(set(lengths)) == 1
         for t in range(max(lengths, default=0)):
             alive = slice(None) if equal else (self.lengths > t).nonzero().squeeze(1)

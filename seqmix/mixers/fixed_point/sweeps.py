@@ -62,6 +62,8 @@ def solve(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved, Tens
     not done at the cap diverges if a token of it has a radius of one or more (or numbers that are not finite); else
     it is only slow, keeps its last iterate and is reported as not converged.
     """
+    if y.is_cuda and stop.cap:
+        return solve_on_device(problem, y, stop)
     rows, solution = problem.rows, y.clone()
     ids = torch.arange(rows.sequences, device=y.device)[rows.lengths > 0]
     iterations = torch.zeros(rows.sequences, dtype=torch.long, device=y.device)
@@ -101,6 +103,20 @@ def solve(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved, Tens
     wild = torch.cat(diverging) if diverging else ids[:0]
     report = Solved(iterations, residual, residual <= stop.tolerance, torch.zeros_like(residual))
     return solution, report, wild
+
+
+def solve_on_device(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved, Tensor]:
+    """The same without a look from the host before the end: whoever has not converged by then is looked into."""
+    from seqmix.mixers.fixed_point.sweeps_device import iterate
+
+    y, report = iterate(problem, y, stop)
+    failed = ~report.converged & (problem.rows.lengths > 0)
+    wild, elsewhere = torch.zeros_like(failed), problem.astray(y)
+    if bool(failed.any()):
+        wild = failed & (problem.rows.largest(problem.radius(y).unsqueeze(1)) >= 1)
+    if elsewhere is not None:
+        wild = wild | (report.converged & (problem.rows.largest(elsewhere.to(y.dtype)[:, None]) > 0))
+    return y, report, wild.nonzero().squeeze(1)
 
 
 def residual(problem: Problem, y: Tensor) -> Tensor:

@@ -1,0 +1,62 @@
+"""Sweeps on a GPU, without a look from the host: nothing in the loop waits for a number.
+
+All sequences take part in every sweep, and one that is done keeps its iterate. Whether any is still busy is copied to
+the host behind the sweeps; the loop ends when such a copy has arrived and says no, some sweeps later than it could.
+Under stream capture nothing can arrive, and the loop runs to its cap.
+"""
+
+import torch
+from torch import Tensor
+
+from seqmix.mixers.fixed_point.sweeps import Problem, Solved, Stop
+
+
+class _Flag:
+    """A number on its way from the GPU to the host."""
+
+    def __init__(self, busy: Tensor) -> None:
+        self.value = torch.empty((), dtype=torch.bool, pin_memory=True)
+        self.value.copy_(busy, non_blocking=True)
+        self.event = torch.cuda.Event()
+        self.event.record()
+
+    def says_done(self) -> bool:
+        return self.event.query() and not bool(self.value)
+
+
+def can_poll(device: torch.device) -> bool:
+    """Whether numbers arrive on the host while the loop goes on."""
+    return device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+
+
+def iterate(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved]:
+    """Sweeps y <- F(y) to the tolerance or the cap, which must not be 0; what then becomes of failures is the caller's.
+
+    Iterations, residuals and iterates are those of `sweeps.solve`, but for sequences that it drops as diverging.
+    """
+    rows = problem.rows
+
+    def by_parts(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        new = problem.sweep(y)
+        return new, rows.largest(new - y), rows.largest(new)
+
+    measure = getattr(problem, "measured_sweep", by_parts)
+    busy = rows.lengths > 0
+    iterations = torch.zeros(rows.sequences, dtype=torch.long, device=y.device)
+    residual = y.new_zeros(rows.sequences)
+    poll, flags = can_poll(y.device), list[_Flag]()
+    for _ in range(stop.cap):
+        new, change, size = measure(y)
+        if stop.damping != 1:
+            new = torch.lerp(y, new, stop.damping)
+            size = rows.largest(new)
+        ratio = (change / size.clamp_min(1e-30)).nan_to_num(nan=torch.inf)
+        y = torch.where(busy[rows.sequence].unsqueeze(1), new, y)
+        residual = torch.where(busy, ratio, residual)
+        iterations = iterations + busy
+        busy = busy & (ratio > stop.tolerance) & ~ratio.isinf()
+        if poll:
+            flags = [*flags[-8:], _Flag(busy.any())]
+            if any(flag.says_done() for flag in flags):
+                break
+    return y, Solved(iterations, residual, residual <= stop.tolerance, torch.zeros_like(residual))

@@ -1,0 +1,103 @@
+"""Sweeps without a look from the host, and a sweep in one Triton pass: the same numbers as the loops on a CPU."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from seqmix.mixers import FixedPointMamba
+from seqmix.mixers.fixed_point.mamba_solvers import Adjoint as MambaAdjoint
+from seqmix.mixers.fixed_point.mamba_solvers import Forward as MambaForward
+from seqmix.mixers.fixed_point.mamba_solvers import Inputs
+from seqmix.mixers.fixed_point.rnn_solvers import Adjoint, Forward
+from seqmix.mixers.fixed_point.rows import Rows
+from seqmix.mixers.fixed_point.sweeps import Stop, solve, solve_on_device
+from seqmix.mixers.fixed_point.sweeps_device import iterate
+from tests.mixers.test_fp_rnn import ALL, build, diverging, relative
+
+STOP = Stop(1e-9, 200, 1.0)
+
+
+def problem(mixing, rank, hidden, bounds=(0, 20, 20, 63), dtype=torch.float64):
+    torch.manual_seed(0)
+    layer = build(mixing, rank, hidden, dtype, max_radius=0.8)
+    bounds = torch.tensor(bounds)
+    p = layer.preactivations(torch.randn(1, int(bounds[-1]), 8, dtype=dtype))[0, :, : layer.cell.size].detach()
+    h0 = torch.randn(len(bounds) - 1, layer.d_state, dtype=dtype)
+    return Forward(layer.cell, p, layer.weight_hidden.detach(), h0, Rows(bounds))
+
+
+@pytest.mark.parametrize("hidden", [(), ALL], ids=str)
+@pytest.mark.parametrize("mixing, rank", [("householder", 3), ("dplr", 2), ("householder", 0)])
+def test_a_fused_sweep_is_a_sweep(mixing, rank, hidden, monkeypatch):
+    for fill, shortest in ((0, 128), (10**6, 16)):  # sequences walked whole, then cut into chunks
+        monkeypatch.setattr("seqmix.kernels._triton.FILL", fill)
+        monkeypatch.setattr("seqmix.kernels._triton.SHORTEST_CHUNK", shortest)
+        forward = problem(mixing, rank, hidden)
+        y = torch.randn(63, 6, dtype=torch.float64)
+        new = forward.sweep(y)
+        forward.fuse()
+        fused, change, size = forward.measured_sweep(y)
+        torch.testing.assert_close(fused, new, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(change, forward.rows.largest(new - y), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(size, forward.rows.largest(new), rtol=1e-12, atol=1e-12)
+        y[5] = torch.nan
+        assert forward.measured_sweep(y)[1].isinf().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("damping", [1.0, 0.7])
+@pytest.mark.parametrize("mixing, hidden", [("householder", ALL), ("kronecker", ALL), ("dplr", ())])
+def test_solves_on_the_device_are_the_same(mixing, hidden, damping):
+    forward = problem(mixing, 2, hidden)
+    start, stop = torch.zeros(63, 6, dtype=torch.float64), STOP._replace(damping=damping)
+    y, report, wild = solve(forward, start, stop)
+    found, device_report, device_wild = solve_on_device(forward, start, stop)
+    torch.testing.assert_close(found, y, rtol=0, atol=0)
+    assert device_report.iterations.tolist() == report.iterations.tolist() and report.iterations[1] == 0
+    assert device_report.converged.all() and not len(wild) and not len(device_wild)
+    adjoint = Adjoint(forward, y, torch.randn_like(y))
+    torch.testing.assert_close(iterate(adjoint, start, stop)[0], solve(adjoint, start, stop)[0], rtol=0, atol=0)
+
+
+def test_divergence_is_found_at_the_end():
+    layer, x = diverging()
+    p = layer.preactivations(x)[..., : layer.cell.size].detach()
+    forward = Forward(
+        layer.cell, p.flatten(0, 1), layer.weight_hidden.detach(), p.new_zeros(4, 6), Rows.of("test", p, None)
+    )
+    y, report, wild = solve_on_device(forward, p.new_zeros(128, 6), Stop(1e-12, 300, 1.0))
+    assert wild.tolist() == [1, 3] and report.converged.tolist() == [True, False, True, False]
+    expected, *_ = solve(forward, p.new_zeros(128, 6), Stop(1e-12, 300, 1.0))
+    for s in (0, 2):
+        assert relative(y.view(4, 32, 6)[s], expected.view(4, 32, 6)[s]) < 1e-9
+
+
+@pytest.mark.parametrize("mixing, hidden", [("householder", ALL), ("dplr", ())])
+def test_nothing_in_the_loop_looks_at_a_number(mixing, hidden):
+    """Tensors without numbers: whatever asks for one on the host, and would wait for a GPU, raises."""
+    real = problem(mixing, 2, hidden)
+    with FakeTensorMode():
+        p, weight, h0, bounds = (
+            torch.zeros(tuple(t.shape), dtype=t.dtype) for t in (real.p, real.weight, real.h0, real.rows.bounds)
+        )
+        for rows in (Rows(bounds, 63, 21), Rows(bounds, 63)):
+            forward = Forward(real.cell, p, weight, h0, rows)
+            y, _ = iterate(forward, torch.zeros_like(p[:, :6]), STOP._replace(cap=2))
+            iterate(Adjoint(forward, y, torch.zeros_like(y)), torch.zeros_like(y), STOP._replace(cap=2))
+            rows.end(y, h0), rows.start(y, h0)
+        # A step of a decode: one token of every sequence.
+        rnn = Forward(real.cell, p[:3], weight, h0, Rows(torch.arange(4), 3, 1))
+        assert rnn.one_by_one().shape == (3, 6)
+
+
+def test_nothing_in_the_loop_of_mamba_looks_at_a_number():
+    layer = FixedPointMamba(8, d_state=4, max_radius=0.3)
+    cell, d = layer.cell, layer.d_inner
+    with FakeTensorMode():
+        inputs = Inputs(
+            torch.zeros(42, d), torch.zeros(42, d), torch.zeros(42, cell.size), torch.zeros(d, 4), torch.zeros(d),
+            torch.zeros(cell.recurrent, d), torch.zeros(d),
+        )  # fmt: skip
+        s0, y0, rows = torch.zeros(2, d, 4), torch.zeros(2, d), Rows(torch.arange(3) * 21, 42, 21)
+        forward = MambaForward(cell, inputs, s0, y0, rows, STOP)
+        y, _ = iterate(forward, torch.zeros(42, d), STOP._replace(cap=2))
+        iterate(MambaAdjoint(forward, y, y, s0), torch.zeros(42, d), STOP._replace(cap=2))
