@@ -89,10 +89,14 @@ def _parser() -> argparse.ArgumentParser:
         default=["1x:0.99"],
         metavar="LENGTH:ACCURACY",
         help="when a run is solved: 16:0.99 64:0.6 for both, 2x:0.95 in training lengths, last:80:0.95 by another "
-        "measure (last, seq, tok) than the task's own; default 1x:0.99",
+        "measure (last, seq, tok, free_seq, free_tok) than the task's own; default 1x:0.99",
     )
     report.add_argument(
-        "--lengths", nargs="+", metavar="T", help="columns, lengths or names of test sets; default all that were tested"
+        "--lengths",
+        nargs="+",
+        metavar="T",
+        help="columns, lengths or names of test sets, with another measure than the task's own in front as in "
+        "free_seq:16; default all that were tested",
     )
     report.add_argument("--write", type=Path, metavar="FILE.md", help="write into this file; default the terminal")
     report.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")
@@ -169,6 +173,7 @@ def make_records(runs: Sequence["Run"], arguments: argparse.Namespace, program: 
 def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
     from seqmix.leaderboard.report import collect, render, write_section
     from seqmix.leaderboard.statistics import Criterion
+    from seqmix.leaderboard.tables import COLUMN_MEASURES
 
     if (arguments.write is None) != (arguments.section is None):
         raise ValueError("--write and --section: expected both or none, got one")
@@ -178,6 +183,12 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
         raise ValueError(f"--solved: {error}") from None
     records, problems = collect(arguments.files, arguments.only)
     tell(problems)
+    for column in arguments.lengths or ():
+        measure, colon, _ = column.rpartition(":")
+        if colon and measure not in COLUMN_MEASURES:
+            raise ValueError(
+                f"--lengths: expected one of {', '.join(COLUMN_MEASURES)} before the colon, got {column!r}"
+            )
     text = render(records, arguments.kind, criteria=criteria, lengths=arguments.lengths)
     if arguments.write is None:
         print(text)

@@ -10,9 +10,25 @@ from seqmix.leaderboard.runs import latest
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.statistics import Criterion, accuracy, best_learning_rate, by_length, is_text, solved, spread
 
-__all__ = ["KINDS", "Group", "circumstances", "group_runs", "markdown", "seeds_table", "summary_table"]
+__all__ = [
+    "COLUMN_MEASURES",
+    "KINDS",
+    "Group",
+    "circumstances",
+    "group_runs",
+    "markdown",
+    "seeds_table",
+    "summary_table",
+]
 
 _RATE = "optimizer.lr="
+COLUMN_MEASURES = {
+    "last": "accuracy at the last position",
+    "seq": "whole-sequence accuracy",
+    "tok": "per-position accuracy",
+    "free_seq": "whole-sequence accuracy of answers that the model continues by itself",
+    "free_tok": "per-position accuracy of answers that the model continues by itself",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ def seeds_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths:
             columns = list(map(str, lengths or columns_of(runs)))
             restarted = any(run["result"]["restarts"] is not None for run in runs)
             rows = [[str(run["identity"]["seed"]), *_result(run, columns), *_cost(run, restarted)] for run in runs]
-            medians = [_number(_median([accuracy(run, length) for run in runs])) for length in columns]
+            medians = [_number(_median([_value(run, column) for run in runs])) for column in columns]
             steps, seconds = _median_cost(runs, "training", "steps"), _median_cost(runs, "cost", "train_seconds")
             rows.append(["median", *medians, counted(steps), *[""] * restarted, in_seconds(seconds)])
             header = ["seed", *map(heading, columns), "steps", *["restarts"] * restarted, "training, s"]
@@ -87,7 +103,7 @@ def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], length
             f"{best:g}",
             _solved(runs, criteria),
         ]
-        row += [_range([accuracy(run, length) for run in runs]) for length in columns]
+        row += [_range([_value(run, column) for run in runs]) for column in columns]
         sizes = [run["size"]["params_total"] for run in runs if run["status"] == "ok"]
         row += [in_seconds(_median_cost(runs, "cost", "train_seconds")), counted(sizes[0] if sizes else None)]
         rows.append(row)
@@ -96,7 +112,8 @@ def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], length
     return (
         f"{table}\n\nSolved: {_criteria(criteria)}, runs at the best learning rate, with Wilson 95 % intervals. The "
         "learning rate is chosen by the median validation accuracy at training length. "
-        f"{_measure(chosen)} at each length of the test data: median over the seeds (range). {circumstances(chosen)}"
+        f"{_measure(chosen)} at each length of the test data: median over the seeds (range). {_legend(columns)}"
+        f"{circumstances(chosen)}"
     )
 
 
@@ -125,6 +142,17 @@ def columns_of(runs: Sequence[Record]) -> list[str]:
     return sorted(dict.fromkeys(name for run in runs for name in (run["size"]["state_size"] or {})), key=by_length)
 
 
+def _value(run: Record, column: str) -> float | None:
+    # `64` or `free_seq:64`.
+    measure, colon, name = column.rpartition(":")
+    return accuracy(run, name, measure if colon else None)
+
+
+def _legend(columns: Sequence[str]) -> str:
+    found = dict.fromkeys(column.rpartition(":")[0] for column in columns if ":" in column)
+    return "".join(f"{name}: {COLUMN_MEASURES[name]}. " for name in found)
+
+
 def heading(name: str) -> str:
     """The name of a test set as the head of a column."""
     return f"{int(name):,}" if name.isdecimal() else name
@@ -135,7 +163,7 @@ def _result(run: Record, lengths: Sequence[str]) -> list[str]:
         return ["failed"] * len(lengths)
     if run["result"]["diverged"]:
         return ["diverged"] * len(lengths)
-    return [_number(accuracy(run, length)) for length in lengths]
+    return [_number(_value(run, column)) for column in lengths]
 
 
 def _cost(run: Record, restarted: bool) -> list[str]:

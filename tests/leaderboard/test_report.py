@@ -85,6 +85,21 @@ def test_second_attempt_replaces_the_first_and_failures_show(tmp_path: Path) -> 
     ]
 
 
+def test_columns_by_another_measure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_record(accuracies={16: 0.5})
+    run["result"]["metrics"]["16"] |= {"free_seq": 0.25, "free_tok": 0.625}
+    path = store(tmp_path / "runs.jsonl", run)
+    for kind in ("summary", "seeds"):
+        assert main(["report", str(path), "--kind", kind, "--lengths", "16", "free_seq:16", "free_tok:16"]) == 0
+        text = capsys.readouterr().out
+        assert "| 16 | free_seq:16 | free_tok:16 |" in text and "| 0.500 | 0.250 | 0.625 |" in text
+    assert main(["report", str(path), "--lengths", "best:16"]) == 2
+    assert "expected one of last, seq, tok, free_seq, free_tok before the colon" in capsys.readouterr().err
+    plain = store(tmp_path / "plain.jsonl", make_record())
+    assert main(["report", str(plain), "--lengths", "free_seq:16"]) == 2
+    assert "has no measure 'free_seq'" in capsys.readouterr().err
+
+
 def test_edited_config_is_another_row(tmp_path: Path) -> None:
     path = store(tmp_path / "runs.jsonl", make_record(seed=0), make_record(seed=1, model={"d_model": 64}))
     text = render(collect([path])[0], "summary")
