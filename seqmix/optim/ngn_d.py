@@ -43,6 +43,11 @@ class NGND(NGNM):
     ) -> None:
         super().__init__(params, lr, momentum, weight_decay, lower_bound=lower_bound, foreach=foreach)
 
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        if not float(group["lr"]) < float("inf"):
+            raise ValueError(f"NGND: lr must be finite, got {group['lr']!r}")
+
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Closure = None, *, loss: Tensor | float | None = None, clip_coefficient: Tensor | float = 1.0
@@ -55,18 +60,17 @@ class NGND(NGNM):
             velocities = [self.state[p].setdefault("velocity", torch.zeros_like(p)) if beta else None for p in params]
             for xs, grads, velocity in blocks(group, params, velocities):
                 shrink(xs, rate * group["weight_decay"])
-                # A loss of 0 has gradient 0: any positive number keeps 0 / 0 away.
-                tiny = max(torch.finfo(t.dtype).tiny for t in (xs[0], value))
-                twice = (2 * value).to(xs[0].device).clamp_min(tiny)
+                # c / (2 f), finite: where the loss is 0 so is the gradient
+                share = rate / (2 * value.to(xs[0].device) * torch.as_tensor(clip_coefficient) ** 2)
+                share = share.clamp_max(min(torch.finfo(t.dtype).max for t in (xs[0], value)))
                 metric = torch._foreach_mul(grads, grads)
-                if not (isinstance(clip_coefficient, float) and clip_coefficient == 1):
-                    torch._foreach_mul_(metric, torch.as_tensor(clip_coefficient).to(twice) ** -2)
-                torch._foreach_add_(metric, (twice / rate).clamp_min(tiny))
+                torch._foreach_mul_(metric, share)
+                torch._foreach_add_(metric, 1)
                 steps = torch._foreach_div(grads, metric)
-                torch._foreach_mul_(steps, -twice)
                 if beta:
                     torch._foreach_mul_(velocity, beta)
-                    torch._foreach_add_(velocity, steps, alpha=1 - beta)
-                    steps = velocity
-                torch._foreach_add_(xs, steps)
+                    torch._foreach_add_(velocity, steps, alpha=-(1 - beta) * rate)
+                    torch._foreach_add_(xs, velocity)
+                else:
+                    torch._foreach_add_(xs, steps, alpha=-rate)
         return loss

@@ -318,3 +318,9 @@ def test_decay_goes_through_the_heavy_ball():
         optimizer.step(loss=1.0)
         iterates.append(iterates[-1] * (1 - 0.02) + 0.5 * (iterates[-1] - iterates[-2]))
     assert x.item() == pytest.approx(iterates[-1], rel=1e-14)
+
+
+@pytest.mark.parametrize("make", [NGND, NGNMDv1])
+def test_infinite_rates_belong_to_ngn_and_ngn_m(make):
+    with pytest.raises(ValueError, match=f"{make.__name__}: lr must be finite, got inf"):
+        make([param(1.0)], lr=math.inf)

@@ -313,3 +313,21 @@ def test_what_cannot_be_taken(ours):
 def test_matrix_optimizers_take_matrices(ours, shape):
     with pytest.raises(ValueError, match="two axes, got gain of shape"):
         ours([("gain", nn.Parameter(torch.ones(shape)))])
+
+
+@pytest.mark.parametrize("ours", **ids(OWN))
+def test_no_step_reads_from_the_device(ours):
+    # meta tensors have no values: whatever asks for one raises
+    shape = (6, 5)
+    real, p = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.ones(shape, device="meta"))
+    optimizer = ours([p], weight_decay=0.1)
+    if ours.matrices and "muown" in ours.name:  # looks once for rows of zeros, before its first step
+        begun = ours([real])
+        begun._begin(real, begun.param_groups[0])
+        optimizer.state[p] |= {
+            key: value.to("meta") if isinstance(value, torch.Tensor) and value.dim() else value
+            for key, value in begun.state[real].items()
+        }
+    for _ in range(2):
+        p.grad = torch.ones(shape, device="meta")
+        ours.step(optimizer, torch.ones((), device="meta"))
