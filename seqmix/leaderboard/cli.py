@@ -100,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--write", type=Path, metavar="FILE.md", help="write into this file; default the terminal")
     report.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")
+    report.add_argument(
+        "--figure",
+        type=Path,
+        metavar="FILE.svg",
+        help="draw accuracy at the training length over the state's size",
+    )
     report.set_defaults(action=_report)
 
     text = "check that every line of files is a record"
@@ -189,6 +195,12 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
             raise ValueError(
                 f"--lengths: expected one of {', '.join(COLUMN_MEASURES)} before the colon, got {column!r}"
             )
+    if arguments.figure is not None:
+        from seqmix.leaderboard.state_figure import draw, state_curves
+
+        if arguments.figure.suffix != ".svg":
+            raise ValueError(f"--figure: expected a name that ends in .svg, got {str(arguments.figure)!r}")
+        draw(arguments.figure, state_curves(records))
     text = render(records, arguments.kind, criteria=criteria, lengths=arguments.lengths)
     if arguments.write is None:
         print(text)

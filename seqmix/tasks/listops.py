@@ -6,8 +6,8 @@ A node above the largest depth is an operator with probability 1/4, with a unifo
 MED is the median, rounded down, SM the sum modulo 10. Trees are kept whose number of tokens lies in a range.
 
 Trees grow level by level, many at once, and are read, valued and written in order without a loop over nodes. Example i
-stands in block i // 100 of its split, and a block has ten examples of each class: left alone, 0 and 9 would be half
-again as frequent as the rest.
+stands in block i // 100 of its split, and a block has ten examples of each class: left alone, 0 and 9 would be 17 %
+each at the published size.
 """
 
 from functools import lru_cache
