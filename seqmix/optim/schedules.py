@@ -150,7 +150,7 @@ def create_schedule(name: str, optimizer: torch.optim.Optimizer, total_steps: in
         [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
     check_schedule(name, **kwargs)
-    for group in optimizer.param_groups:
-        if "lr" not in group:
-            raise ValueError(f"schedule: optimizer {type(optimizer).__name__} has no learning rate to change")
+    if not all("lr" in group for group in optimizer.param_groups):
+        owner = type(optimizer).__name__
+        raise ValueError(f"schedule: optimizer {owner} has no learning rate; without one the schedule is 'constant'")
     return Schedule(optimizer, SCHEDULES[name](total_steps, **kwargs))

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from seqmix.kernels._backend import prefer_backend
 from seqmix.optim.registry import get_optimizer
+from seqmix.training.callbacks.optimizer_modes import OptimizerModes
 
 __all__ = ["LossInStep"]
 
@@ -42,6 +43,10 @@ class LossInStep(LightningModule):
         self._earlier: Tensor | float = 0.0  # of the micro-batches since the last step
         self._stepped = False
         self._coefficient: Tensor | None = None
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What the optimizer needs beside its steps."""
+        return [OptimizerModes()] if "train() and eval()" in _needs(self.optimizer) else []
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None

@@ -1,5 +1,6 @@
 """`SequenceLearner`: a `SequenceModel`, its optimizer and its measures as a LightningModule."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -135,6 +136,8 @@ class SequenceLearner(LossInStep):
         if total == float("inf") and self.schedule["name"] != "constant":
             raise ValueError(f"schedule: {self.schedule['name']!r} needs trainer.max_steps, which is not set")
         optimizer = create_optimizer(model=self.model, **self.optimizer)
+        if self.schedule == {"name": "constant"} and not any("lr" in group for group in optimizer.param_groups):
+            return optimizer
         total = 0 if total == float("inf") else int(total)
         schedule = create_schedule(optimizer=optimizer, total_steps=max(1, total), **self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -154,7 +157,7 @@ class SequenceLearner(LossInStep):
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
             right, total = self.last_counts
             values = {"train/loss": loss, "train/token_accuracy": right / total, **terms}
-            values["lr"] = torch.tensor(trainer.optimizers[0].param_groups[0]["lr"])
+            values["lr"] = torch.tensor(trainer.optimizers[0].param_groups[0].get("lr", math.nan))
             self.log_dict(values, sync_dist=trainer.world_size > 1, batch_size=len(targets))
         for term in terms.values():
             loss = loss + term

@@ -8,9 +8,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from seqmix.optim import register_optimizer, registry
+from seqmix.optim import get_optimizer, list_optimizers, register_optimizer, registry
 from seqmix.tasks import create_task
 from seqmix.training import SequenceLearner
+from seqmix.training.callbacks import Checkpoints
 from seqmix.training.module import cross_entropy
 
 SEEN: list[dict[str, Any]] = []
@@ -60,6 +61,7 @@ def fit(
     *,
     after: bool = True,
     mixer: Any = "lstm",
+    ckpt_path: Path | None = None,
     **kwargs: Any,
 ) -> SequenceLearner:
     torch.manual_seed(0)
@@ -70,7 +72,7 @@ def fit(
     arguments = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     arguments |= {"enable_model_summary": False, "limit_val_batches": 0, "accelerator": "cpu"}
     Trainer(default_root_dir=path, max_steps=steps, callbacks=list(callbacks), **arguments | kwargs).fit(
-        learner, datamodule=task
+        learner, datamodule=task, ckpt_path=ckpt_path
     )
     return learner
 
@@ -152,3 +154,66 @@ def test_second_derivatives_through_the_reference(tmp_path: Path, name: str) -> 
     assert any((value[moment] != 0).any() for value in learner.trainer.optimizers[0].state.values())
     with pytest.raises(NotImplementedError, match="second derivatives"):
         fit(tmp_path, {"name": name, "lr": 1e-3}, 3)
+
+
+@pytest.mark.parametrize("name", ["schedulefreeadamw", "schedulefreewrapper"])
+def test_schedule_free_weights_are_those_of_the_mode(tmp_path: Path, name: str) -> None:
+    class Watch(Callback):
+        def __init__(self) -> None:
+            self.trained: list[torch.Tensor] = []
+            self.validated: list[torch.Tensor] = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            self.trained.append(pl_module.model.embedding.weight.detach().clone())
+
+        def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+            self.validated.append(pl_module.model.embedding.weight.detach().clone())
+
+    watch, entry = Watch(), {"name": name, "lr": 0.1}
+    often = {
+        "val_check_interval": 3,
+        "check_val_every_n_epoch": None,
+        "limit_val_batches": 1,
+        "num_sanity_val_steps": 0,
+    }
+    learner = fit(tmp_path, entry, 6, (watch, Checkpoints(str(tmp_path))), enable_checkpointing=True, **often)
+    # Validation sees other weights than the step before it has left, and the step after it goes on from those.
+    assert (watch.validated[0] - watch.trained[2]).abs().max() > 1e-3
+    # To and fro is the same up to rounding.
+    torch.testing.assert_close(learner.model.embedding.weight.detach(), watch.validated[-1])
+    whole = learner.model.state_dict()
+    saved = torch.load(tmp_path / "last.ckpt")["state_dict"]
+    assert torch.equal(saved["model.embedding.weight"], whole["embedding.weight"])
+    part = tmp_path / "part"
+    fit(part, entry, 4, (Checkpoints(str(part)),), enable_checkpointing=True, **often)
+    again = (Checkpoints(str(part)),)
+    resumed = fit(part, entry, 6, again, ckpt_path=part / "last.ckpt", enable_checkpointing=True, **often)
+    for key, value in resumed.model.state_dict().items():
+        torch.testing.assert_close(value, whole[key], rtol=1e-4, atol=1e-5)
+
+
+def test_no_learning_rate_no_schedule(tmp_path: Path) -> None:
+    fit(tmp_path, "alig", log_every_n_steps=1)
+    learner = SequenceLearner("lstm", 7, 8, optimizer="alig")
+    learner.trainer = Trainer(max_steps=1, logger=False, accelerator="cpu")
+    with pytest.raises(ValueError, match="has no learning rate; without one the schedule is 'constant'"):
+        learner.configure_optimizers()
+
+
+# They stand still for some steps by design, or ask for what a config must give.
+_SLOW_STARTERS = {"adashift", "po-radam", "schedulefreeradam"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in list_optimizers() if get_optimizer(n).library != "none"])
+def test_every_registered_optimizer_trains(name: str, tmp_path: Path) -> None:
+    if name == "sparseadam":
+        with pytest.raises(RuntimeError, match="does not support dense gradients"):
+            fit(tmp_path, name, 1)
+        return
+    needed = {"num_iterations": 12} if name == "ranger21" else {}
+    mixer = {"name": "bd-lru", "d_state": 8, "block_size": 2}
+    before = fit(tmp_path, "watcher", 0, mixer=mixer).state_dict()
+    after = fit(tmp_path, {"name": name, **needed}, 12 if name in _SLOW_STARTERS else 3, mixer=mixer).state_dict()
+    assert all(value.isfinite().all() for value in after.values())
+    assert any(not torch.equal(value, before[key]) for key, value in after.items())

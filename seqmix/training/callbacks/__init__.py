@@ -7,6 +7,7 @@ from seqmix.training.callbacks.curriculum import LengthCurriculum
 from seqmix.training.callbacks.fixed_point_log import FixedPointLog
 from seqmix.training.callbacks.gate_entropy import GateEntropyPenalty
 from seqmix.training.callbacks.non_finite import NonFiniteGuard, NonFiniteLossError
+from seqmix.training.callbacks.optimizer_modes import OptimizerModes
 from seqmix.training.callbacks.predictions import PredictionFiles
 from seqmix.training.callbacks.progress import StepProgress
 from seqmix.training.callbacks.stop_when_solved import StopWhenSolved
@@ -22,6 +23,7 @@ __all__ = [
     "LengthCurriculum",
     "NonFiniteGuard",
     "NonFiniteLossError",
+    "OptimizerModes",
     "PredictionFiles",
     "StepProgress",
     "StopWhenSolved",

@@ -62,7 +62,7 @@ class NonFiniteGuard(Callback):
             self._stop(trainer, int(first))
 
     def _stop(self, trainer: Trainer, step: int) -> None:
-        rates = ", ".join(f"{group['lr']:.3g}" for group in trainer.optimizers[0].param_groups)
+        rates = ", ".join(f"{group.get('lr', float('nan')):.3g}" for group in trainer.optimizers[0].param_groups)
         callback: Any = trainer.checkpoint_callback
         path = getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
         raise NonFiniteLossError(

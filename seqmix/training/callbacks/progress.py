@@ -94,7 +94,7 @@ class StepProgress(ProgressBar):
         for name, unit in (("val/accuracy", ""), ("val/bits_per_byte", " bits per byte")):
             if name in trainer.callback_metrics:
                 parts.append(f"validation {float(trainer.callback_metrics[name]):.3f}{unit}")
-        parts.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
+        parts.append(f"lr {trainer.optimizers[0].param_groups[0].get('lr', float('nan')):.1e}")
         if step > self._first_step + 1:
             parts.append(f"{rate:.1f} steps/s")
         if total > 0 and step > self._first_step + 1:
