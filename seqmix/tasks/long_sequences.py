@@ -1,11 +1,15 @@
 """One answer for a whole sequence: ListOps and Pathfinder of the Long Range Arena, and small handwritten digits."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from seqmix.tasks.base import Task
 from seqmix.tasks.digits import DigitsExamples
 from seqmix.tasks.listops import ListOpsExamples
-from seqmix.tasks.loaders import StreamLoader, rank_of
+from seqmix.tasks.loaders import Batch, StreamLoader, rank_of
 from seqmix.tasks.mixtures import MixtureBatches, Part
 from seqmix.tasks.pathfinder import PathfinderExamples
 
@@ -53,6 +57,8 @@ class ListOps(_Classification):
         seed: of the training stream.
         eval_seed: of the validation and test sets.
         num_workers: processes that make training batches.
+        packed: put the sequences of a training batch behind one another in one row, with their bounds as
+            `cu_seqlens`, instead of padding them; targets are (1, batch_size).
 
     Raises:
         ValueError: numbers out of range, or lengths that trees of this depth do not reach.
@@ -70,13 +76,36 @@ class ListOps(_Classification):
         seed: int = 0,
         eval_seed: int = 0,
         num_workers: int = 0,
+        packed: bool = False,
     ) -> None:
         examples = ListOpsExamples(min_length, max_depth, max_arguments)
         super().__init__(
             examples, max_length, **_sizes(batch_size, train_size, eval_size, seed, eval_seed, num_workers)
         )
+        self.packed = packed
         self.save_hyperparameters()
         examples(seed=eval_seed, split="test", start=0, count=1, length=max_length)  # can such trees be found?
+
+    def train_dataloader(self) -> StreamLoader:
+        packed, self.packed = self.packed, False  # the rows of padded batches are what is packed
+        loader = super().train_dataloader()
+        self.packed = packed
+        if packed:
+            loader.make = _Packed(loader.make)
+        return loader
+
+
+@dataclass
+class _Packed:
+    # A padded batch as one row.
+    make: Callable[[int], Batch]
+
+    def __call__(self, index: int) -> Batch:
+        batch = self.make(index)
+        lengths = batch["lengths"]
+        inside = torch.arange(batch["tokens"].shape[1]) < lengths[:, None]
+        bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+        return {"tokens": batch["tokens"][inside][None], "targets": batch["targets"].T, "cu_seqlens": bounds}
 
 
 class Pathfinder(_Classification):

@@ -44,6 +44,11 @@ class MixtureBatches:
                 f"batch_size counts the sequences of all ranks and must be a multiple of their number "
                 f"{self.world_size}, got {self.batch_size}"
             )
+        small = [part.size for part in self.parts if part.size < self.batch_size]
+        if self.finite and small:
+            raise ValueError(
+                f"batch_size must be at most the {min(small)} training examples of a kind, got {self.batch_size}"
+            )
         self.batches = [max(1, part.size // self.batch_size) for part in self.parts]
         self.in_epoch = sum(self.batches)
 

@@ -141,7 +141,12 @@ class MQAR(_Recall):
         return StreamLoader(batches, batches.in_epoch if finite else ENDLESS, num_workers=self.num_workers)
 
 
-class InContextRecall(_Recall):
+class _NextToken(_Recall):
+    # The value that is asked for is the next token: a model must not see it.
+    predicts_next = True
+
+
+class InContextRecall(_NextToken):
     """MAD's in-context recall (Poli et al. 2024, 2403.17844): pairs of a key and its value, in random order.
 
     A value is asked for wherever its key was seen before. Chance is that of a guess among the value tokens.
@@ -184,7 +189,7 @@ class InContextRecall(_Recall):
         self.save_hyperparameters()
 
 
-class NoisyRecall(_Recall):
+class NoisyRecall(_NextToken):
     """`InContextRecall` where some pairs are two tokens of noise; arguments as there, and of the noise.
 
     Args:
@@ -215,7 +220,7 @@ class NoisyRecall(_Recall):
         self.save_hyperparameters()
 
 
-class FuzzyRecall(_Recall):
+class FuzzyRecall(_NextToken):
     """`InContextRecall` of runs: keys and values of up to `motif` tokens; arguments as there.
 
     Tests ask with keys of `motif` tokens. With `protocol: mad` a few training and test examples ask for a pair that

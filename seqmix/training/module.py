@@ -239,7 +239,7 @@ def check_answers(model: SequenceModel, task: Any) -> None:
         raise ValueError(f"model.head: n_classes must be at least the {asked} classes of {name}, got {given}")
     if asked is None and given is not None:
         raise ValueError(f"model.head: {name} asks for an answer at each position, got {model.head_name!r}")
-    if asked is None and task.vocab_size > model.vocab_size:
+    if task.vocab_size > model.vocab_size:
         raise ValueError(
             f"model.vocab_size: must be at least the {task.vocab_size} tokens of {name}, got {model.vocab_size}"
         )

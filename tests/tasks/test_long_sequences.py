@@ -1,5 +1,6 @@
 """ListOps against a plain reader, Pathfinder's geometry, digits' split; and that each is what it was."""
 
+import sys
 from itertools import islice
 
 import numpy as np
@@ -48,6 +49,20 @@ def test_listops_says_what_its_lists_are_worth(settings, longest: int) -> None:
         all_counts += counts
     assert max(depths) <= settings[1] and min(all_counts) == 2 and max(all_counts) == settings[2]
     assert torch.equal(batch["targets"].flatten().bincount(), torch.full((10,), 20)), "as many of each class"
+
+
+@pytest.mark.parametrize("train_size", [None, 200])
+def test_packed_lists_are_the_padded_ones(train_size) -> None:
+    arguments = {"min_length": 10, "max_length": 50, "max_depth": 5, "max_arguments": 5, "train_size": train_size}
+    padded, packed = (
+        next(iter(create_task("listops", packed=packed, batch_size=32, **arguments).train_dataloader()))
+        for packed in (False, True)
+    )
+    rows = packed["tokens"][0].split(packed["cu_seqlens"].diff().tolist())
+    assert [row.tolist() for row in rows] == [
+        row[:length].tolist() for row, length in zip(padded["tokens"], padded["lengths"], strict=True)
+    ]
+    assert torch.equal(packed["targets"], padded["targets"].T) and packed["cu_seqlens"].dtype == torch.int32
 
 
 def test_listops_grows_the_published_trees() -> None:
@@ -112,6 +127,15 @@ def test_the_distance_of_discs_is_a_weak_hint_only() -> None:
     below = np.array([[(each < bound).mean() for each in apart] for bound in grid])
     best = 0.5 + abs(below[:, 0] - below[:, 1]).max() / 2
     assert best < 0.7
+
+
+def test_without_scikit_learn_digits_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    from seqmix.tasks import digits
+
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    digits._pictures.cache_clear()
+    with pytest.raises(ImportError, match=r"seqmix\.tasks\.digits needs sklearn: pip install 'seqmix\[images\]'"):
+        create_task("digits")
 
 
 def test_digits_are_split_once() -> None:

@@ -199,6 +199,20 @@ def test_an_epoch_of_a_mixture_has_its_shares(train_size) -> None:
     assert sorted(map(str, first)) == sorted(map(str, second)) and list(map(str, first)) != list(map(str, second))
 
 
+def test_a_finite_part_fills_a_batch() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at most the 5 training examples of a kind, got 10"):
+        create_task("mqar", train_mixture=[[16, 2, 5]], train_size=5, batch_size=10).train_dataloader()
+    with pytest.raises(ValueError, match="batch_size must be at most the 5"):
+        create_task("mqar", train_size=5).train_dataloader()
+
+
+def test_answers_that_are_the_next_tokens_must_not_be_seen() -> None:
+    told = {name: getattr(create_task(name), "predicts_next", False) for name in ("mqar", "memorization")}
+    assert told == {"mqar": False, "memorization": False}
+    for name in ("in-context-recall", "noisy-recall", "fuzzy-recall"):
+        assert create_task(name).predicts_next
+
+
 def test_test_sets_are_named_by_what_differs() -> None:
     def names(sets):
         return [each.name for each in create_task("mqar", vocab_size=64, eval_sets=sets).test_sets]
