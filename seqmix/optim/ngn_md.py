@@ -99,12 +99,12 @@ class NGNMDv1(LossOptimizer):
                 beta2 = group["betas"][1]
                 torch._foreach_mul_(moments, beta2)
                 torch._foreach_addcmul_(moments, grads, grads, value=1 - beta2)
-                metric = _metric(moments, corrections, group["eps"])
-                torch._foreach_sqrt_(metric)
-                norms += torch._foreach_norm(torch._foreach_div(grads, metric))
+                weighted = torch._foreach_div(grads, _metric(moments, corrections, group["eps"]))
+                torch._foreach_mul_(weighted, grads)
+                norms += [c * t.sum(dtype=value.dtype) for c, t in zip(corrections, weighted, strict=True)]
                 if decay:
-                    products += [t.sum() for t in torch._foreach_mul(grads, xs)]
-            squares.append(total([n.square() for n in norms], value) / clip_coefficient**2)
+                    products += [t.sum(dtype=value.dtype) for t in torch._foreach_mul(grads, xs)]
+            squares.append(total(norms, value) / clip_coefficient**2)
             inner.append(decay * total(products, value) / clip_coefficient)
             rates.append(rate / (1 + decay * rate))
         # [1 - sum_i s_i lambda_i (g.x)_i / (2f)]_+; without decay 1, at a loss of 0 there is no gradient
@@ -127,19 +127,24 @@ class NGNMDv1(LossOptimizer):
             # The metric again rather than kept: no buffer as large as the model.
             metric = _metric(moments, corrections, group["eps"])
             torch._foreach_mul_(velocity, beta)
-            torch._foreach_reciprocal_(metric)
-            torch._foreach_mul_(metric, grads)
-            add_scaled(velocity, metric, -(1 - beta) * gamma)
+            if gamma.device.type == "cpu":
+                scale = -(1 - beta) * float(gamma)
+                torch._foreach_addcdiv_(velocity, grads, metric, [scale * c for c in corrections])
+            else:
+                steps = torch._foreach_div(grads, metric)
+                torch._foreach_mul_(steps, corrections)
+                add_scaled(velocity, list(steps), -(1 - beta) * gamma)
             if share:
                 torch._foreach_add_(velocity, xs, alpha=-share)
             torch._foreach_add_(xs, velocity)
 
 
 def _metric(moments: list[Tensor], corrections: list[float], eps: float) -> list[Tensor]:
+    """D times the root of the bias correction, which is left to a factor of the step."""
     metric = list(torch._foreach_sqrt(moments))
-    torch._foreach_div_(metric, corrections)
     # without eps a coordinate that never had a gradient is 0 / 0
-    torch._foreach_add_(metric, eps or torch.finfo(moments[0].dtype).tiny)
+    tiny = torch.finfo(moments[0].dtype).tiny
+    torch._foreach_add_(metric, [eps * correction or tiny for correction in corrections])
     return metric
 
 
