@@ -80,13 +80,13 @@ register_task(
 )
 register_task(
     "induction-heads",
-    "seqmix.tasks.copying:InductionHeads",
+    "seqmix.tasks.remembering:InductionHeads",
     description="What followed the trigger token when it was seen.",
     source="2312.00752",
 )
 register_task(
     "compression",
-    "seqmix.tasks.copying:Compression",
+    "seqmix.tasks.remembering:Compression",
     description="Say every token again from the last vector alone (MAD).",
     source="2403.17844",
 )
