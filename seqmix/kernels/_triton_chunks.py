@@ -342,7 +342,7 @@ def _queries_keys_backward(  # type: ignore[no-untyped-def]
         crossing += tl.sum(tl.where(causal & (step[:, None] > step[None, :]), received[None, :], 0.0), 1)
         total = tl.sum(tl.load(g + row, mask=mask_t, other=0.0).to(ACC), 0)
         crossing += tl.exp(total) * tl.sum(through, 0)
-        tl.store(dg + (block * rows + t) * heads + h, crossing, mask=mask_t)
+        tl.store(dg + (block.to(tl.int64) * rows + t) * heads + h, crossing, mask=mask_t)
     else:
         pairs = tl.where(causal, pairs, 0.0)
     dq_t += dot(pairs, k_t, DOT, ACC, PRECISION)

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from seqmix.mixers import FixedPointMamba
+from seqmix.mixers.fixed_point.mamba_cell import _first_pole
+from seqmix.mixers.fixed_point.mamba_op import cell as mamba_cell_of
 from seqmix.mixers.fixed_point.mamba_solvers import Adjoint as MambaAdjoint
 from seqmix.mixers.fixed_point.mamba_solvers import Forward as MambaForward
 from seqmix.mixers.fixed_point.mamba_solvers import Inputs
+from seqmix.mixers.fixed_point.rnn_op import cell as rnn_cell_of
 from seqmix.mixers.fixed_point.rnn_solvers import Adjoint, Forward
 from seqmix.mixers.fixed_point.rows import Rows
 from seqmix.mixers.fixed_point.sweeps import Stop, solve, solve_on_device
@@ -71,33 +73,49 @@ def test_divergence_is_found_at_the_end():
         assert relative(y.view(4, 32, 6)[s], expected.view(4, 32, 6)[s]) < 1e-9
 
 
-@pytest.mark.parametrize("mixing, hidden", [("householder", ALL), ("dplr", ())])
-def test_nothing_in_the_loop_looks_at_a_number(mixing, hidden):
+@pytest.fixture
+def no_numbers(monkeypatch):
     """Tensors without numbers: whatever asks for one on the host, and would wait for a GPU, raises."""
-    real = problem(mixing, 2, hidden)
+    monkeypatch.setattr("seqmix.mixers.fixed_point.mamba_cell._can_look", lambda x: False)
     with FakeTensorMode():
-        p, weight, h0, bounds = (
-            torch.zeros(tuple(t.shape), dtype=t.dtype) for t in (real.p, real.weight, real.h0, real.rows.bounds)
-        )
-        for rows in (Rows(bounds, 63, 21), Rows(bounds, 63)):
-            forward = Forward(real.cell, p, weight, h0, rows)
-            y, _ = iterate(forward, torch.zeros_like(p[:, :6]), STOP._replace(cap=2))
-            iterate(Adjoint(forward, y, torch.zeros_like(y)), torch.zeros_like(y), STOP._replace(cap=2))
-            rows.end(y, h0), rows.start(y, h0)
-        # A step of a decode: one token of every sequence.
-        rnn = Forward(real.cell, p[:3], weight, h0, Rows(torch.arange(4), 3, 1))
-        assert rnn.one_by_one().shape == (3, 6)
+        yield
 
 
-def test_nothing_in_the_loop_of_mamba_looks_at_a_number():
-    layer = FixedPointMamba(8, d_state=4, max_radius=0.3)
-    cell, d = layer.cell, layer.d_inner
-    with FakeTensorMode():
-        inputs = Inputs(
-            torch.zeros(42, d), torch.zeros(42, d), torch.zeros(42, cell.size), torch.zeros(d, 4), torch.zeros(d),
-            torch.zeros(cell.recurrent, d), torch.zeros(d),
-        )  # fmt: skip
-        s0, y0, rows = torch.zeros(2, d, 4), torch.zeros(2, d), Rows(torch.arange(3) * 21, 42, 21)
-        forward = MambaForward(cell, inputs, s0, y0, rows, STOP)
-        y, _ = iterate(forward, torch.zeros(42, d), STOP._replace(cap=2))
-        iterate(MambaAdjoint(forward, y, y, s0), torch.zeros(42, d), STOP._replace(cap=2))
+RNN_CELLS = [rnn_cell_of("householder", 6, 2, 2.0, "lambda b mixing"), rnn_cell_of("dplr", 6, 2, 2.0, "")]
+MAMBA_CELL = mamba_cell_of("householder", 6, 4, 2, 2.0, "b c mixing")
+
+
+@pytest.mark.parametrize("chosen", RNN_CELLS, ids=("householder", "dplr"))
+def test_nothing_in_the_loop_looks_at_a_number(chosen, no_numbers):
+    p, weight, h0 = torch.zeros(42, chosen.size), torch.zeros(chosen.recurrent, 6), torch.zeros(2, 6)
+    for rows in (Rows(torch.arange(3) * 21, 42, 21), Rows(torch.arange(3) * 21, 42)):
+        forward = Forward(chosen, p, weight, h0, rows)
+        y, _ = iterate(forward, torch.zeros(42, 6), STOP._replace(cap=2))
+        iterate(Adjoint(forward, y, torch.zeros_like(y)), torch.zeros_like(y), STOP._replace(cap=2))
+    # A step of a decode: one token of every sequence.
+    rows = Rows(torch.arange(3), 2, 1)
+    h = Forward(chosen, p[:2], weight, h0, rows).one_by_one()
+    assert rows.end(h, h0).shape == (2, 6)
+
+
+def test_nothing_in_the_loop_of_mamba_looks_at_a_number(no_numbers):
+    chosen = MAMBA_CELL
+    sizes = (42, 6), (42, 6), (42, chosen.size), (6, 4), (6,), (chosen.recurrent, 6), (6,)
+    inputs, s0, y0 = Inputs(*(torch.zeros(size) for size in sizes)), torch.zeros(2, 6, 4), torch.zeros(2, 6)
+    forward = MambaForward(chosen, inputs, s0, y0, Rows(torch.arange(3) * 21, 42, 21), STOP)
+    y, _ = iterate(forward, torch.zeros(42, 6), STOP._replace(cap=2))
+    iterate(MambaAdjoint(forward, y, y, s0), torch.zeros(42, 6), STOP._replace(cap=2))
+    token = MambaForward(chosen, inputs.at(slice(0, 2)), s0, y0, Rows(torch.arange(3), 2, 1), STOP)
+    assert token.one_by_one().shape == (2, 6)
+    with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+        solve(token, torch.zeros(2, 6), STOP._replace(cap=0))
+
+
+def test_first_pole_in_closed_form_is_the_largest_real_eigenvalue():
+    systems = torch.randn(500, 2, 2, dtype=torch.float64)
+    values = torch.linalg.eigvals(systems)
+    expected = torch.where(values.imag == 0, values.real, 0).amax(-1).clamp_min(0)
+    torch.testing.assert_close(_first_pole(systems), expected, rtol=1e-10, atol=1e-12)
+    padded = torch.nn.functional.pad(systems, (0, 1, 0, 1))
+    torch.testing.assert_close(_first_pole(padded), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(_first_pole(systems[:, :1, :1]), systems[:, 0, 0].clamp_min(0))

@@ -20,6 +20,7 @@ from seqmix.mixers.fixed_point.sweeps import Stop
 
 EPS = 1e-5
 _IDLE = 4  # steps without a smaller residual after which only rounding is left
+_BLIND = 32  # steps of a root where nobody looks whether they are enough: they take some ten
 PARTS = ("b", "c", "mixing")  # in the order of the pre-activations
 
 
@@ -50,10 +51,27 @@ class Normed(NamedTuple):
         return self.weight * self.inverse * g
 
 
+def _can_look(x: Tensor) -> bool:
+    """Whether to look at numbers costs nothing: on a GPU it waits, and cannot be part of a CUDA graph."""
+    return not x.is_cuda
+
+
 def _first_pole(system: Tensor) -> Tensor:
     """The largest real eigenvalue, at least zero: the deviation at which y has its first pole, (...)."""
-    values = torch.linalg.eigvals(torch.where(system.isfinite(), system, 0))
-    return torch.where(values.imag.abs() <= 1e-7 * values.abs(), values.real, 0).amax(-1).clamp_min(0)
+    system = torch.where(system.isfinite(), system, 0)
+    if system.shape[-1] > 2:
+        values = torch.linalg.eigvals(system)
+        return torch.where(values.imag.abs() <= 1e-7 * values.abs(), values.real, 0).amax(-1).clamp_min(0)
+    if system.shape[-1] == 1:
+        return system[..., 0, 0].clamp_min(0)
+    # In closed form, for which a GPU need not be waited for.
+    half = (system[..., 0, 0] - system[..., 1, 1]) / 2
+    square = half.square() + system[..., 0, 1] * system[..., 1, 0]
+    mean, root = (system[..., 0, 0] + system[..., 1, 1]) / 2, square.clamp_min(0).sqrt()
+    product = system[..., 0, 0] * system[..., 1, 1] - system[..., 0, 1] * system[..., 1, 0]
+    # The larger eigenvalue without a difference: the smaller one is known better where the mean is negative.
+    top = torch.where(mean >= 0, mean + root, product / (mean - root))
+    return torch.where(square >= -1e-14 * top.square(), top, 0).clamp_min(0)
 
 
 def _centre(o: Tensor) -> Tensor:
@@ -130,7 +148,8 @@ class Cell:
         f_low, f_high = excess(low), -high  # at a pole the deviation is infinite
         best, least, side = low, f_low, torch.zeros_like(low)
         steps, idle = (torch.zeros_like(low, dtype=torch.long) for _ in range(2))
-        for _ in range(stop.cap or 1000):
+        watched = _can_look(rest)
+        for _ in range(stop.cap or 1000 if watched else min(stop.cap or _BLIND, _BLIND)):
             # Regula falsi with the Illinois rule: the value at an end that stays twice counts half.
             tau = low + (high - low) * (f_low / (f_low - f_high))
             f = excess(tau)
@@ -138,7 +157,7 @@ class Cell:
             busy = (least > stop.tolerance * best) & (idle < _IDLE)
             best, least = torch.where(better, tau, best), torch.where(better, f.abs(), least)
             steps, idle = steps + busy, torch.where(better, 0, idle + 1)
-            if not bool(((least > stop.tolerance * best) & (idle < _IDLE)).any()):
+            if watched and not bool(((least > stop.tolerance * best) & (idle < _IDLE)).any()):
                 break
             right = f < 0
             f_low, f_high = (
