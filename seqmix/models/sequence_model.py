@@ -120,7 +120,7 @@ class SequenceModel(nn.Module):
         }
         like: dict[str, Any] = {"device": device, "dtype": dtype}
         d_hidden = 8 * math.ceil(round(mlp_ratio * d_model, 6) / 8)
-        # A linear head beside tokens is the common case; `build_part` has the others.
+        # None stands for the model's own, an embedding of tokens and a linear head.
         own = build_part("embedding", embedding_spec, d_model, vocab_size, **like)
         self.embedding = nn.Embedding(vocab_size, d_model, **like) if own is None else own
         self.dropout = nn.Dropout(dropout)

@@ -87,6 +87,17 @@ def test_intensities_enter_on_a_line() -> None:
 
 
 @pytest.mark.parametrize("head", ["classification", "autoencoder"])
+def test_compiles(head: str) -> None:
+    model, lengths = (
+        build(head, bidirectional=True, embedding={"name": "intensity", "n_levels": 9}),
+        torch.tensor([4, 6]),
+    )
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    same(compiled(tokens(), lengths=lengths)[0], model(tokens(), lengths=lengths)[0])
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("head", ["classification", "autoencoder"])
 def test_a_head_is_saved_with_its_model(head: str, tmp_path) -> None:
     model = build(head, bidirectional=True, embedding={"name": "intensity", "n_levels": 11})
     model.save_pretrained(tmp_path)

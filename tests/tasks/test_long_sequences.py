@@ -1,6 +1,7 @@
 """ListOps against a plain reader, Pathfinder's geometry, digits' split; and that each is what it was."""
 
 import sys
+import time
 from itertools import islice
 
 import numpy as np
@@ -11,6 +12,7 @@ from seqmix.tasks import create_task
 from seqmix.tasks import pathfinder as drawing
 from seqmix.tasks.digits import DigitsExamples
 from seqmix.tasks.listops import ListOpsExamples
+from seqmix.tasks.mqar import MQARExamples
 from seqmix.tasks.pathfinder import PathfinderExamples
 from seqmix.tasks.streams import words
 
@@ -218,6 +220,17 @@ def test_workers_and_resuming_change_nothing(name: str, arguments, num_workers: 
 def test_versions_are_pinned(name: str, arguments, version: str) -> None:
     # Any change here changes the test sets; then results before and after cannot be compared.
     assert create_task(name, **arguments).version() == version
+
+
+@pytest.mark.parametrize(("name", "count", "least"), [("mqar", 4096, 5_000), ("listops", 400, 100)])
+def test_generation_is_vectorised(name: str, count: int, least: int) -> None:
+    # A loop over examples makes fewer; the goals, 20,000 and 500 a second, are checked by the benchmark.
+    examples = MQARExamples(8192, 8) if name == "mqar" else ListOpsExamples()
+    length = 128 if name == "mqar" else 2000
+    examples(seed=0, split="warm", start=0, count=64, length=length)
+    begin = time.perf_counter()
+    examples(seed=0, split="train", start=0, count=count, length=length)
+    assert count / (time.perf_counter() - begin) > least
 
 
 @pytest.mark.parametrize(
