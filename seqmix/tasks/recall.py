@@ -134,7 +134,7 @@ class MQAR(_Recall):
         finite = self.train_size is not None
         if not self.mixture and not finite:
             return super().train_dataloader()
-        # As in zoology, a finite set is cut into batches once, and an epoch has them in another order.
+        # A finite set is cut into batches once, and an epoch has them in another order: it need not be kept.
         parts = self.mixture or [Part(self.examples, self.train_length, self.train_size or 0)]
         rank, world_size = rank_of(self)
         batches = MixtureBatches(parts, self.seed, self.batch_size, finite, rank, world_size)
