@@ -32,7 +32,7 @@ def scans_in_a_tree() -> None:
     In that order a combine function that is not associative, or mixes up its sides, shows. It is faster as well.
     """
     if INTERPRETED and importlib.util.find_spec("triton"):
-        importlib.import_module("tests.kernels.interpreter").scan_in_a_tree()
+        importlib.import_module("tests.kernels.interpreter").prepare()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -62,9 +62,16 @@ def chunk_length(programs: int, length: int) -> int | None:
 class Chunked(NamedTuple):
     """Chunks of sequences, and the sequences as spans of chunks: what carries its state from chunk to chunk."""
 
+    sequences: Spans
     spans: Spans
     relay: Spans
     first: Tensor | None  # (S,) the first chunk of each sequence, where packed
+    of: Tensor | None  # (C,) the sequence of each chunk, where packed
+
+    @property
+    def places(self) -> tuple[Tensor | None, Tensor | None]:
+        """`of, bounds`, as a kernel hands them to `sequence_of`."""
+        return self.of, self.sequences.offsets
 
     def starts(self, initial_state: Tensor, after: Tensor) -> Tensor:
         """States before each chunk (C, ...): those after the chunk before it, or (S, ...) before a sequence."""
@@ -98,7 +105,7 @@ def cut(sequences: Spans, chunk: int) -> Chunked:
     if sequences.offsets is None:
         chunks = -(-sequences.length // chunk)
         spans = Spans(sequences.number * chunks, None, sequences.length, chunk, chunks)
-        return Chunked(spans, Spans(sequences.number, None, chunks, chunks, 1), None)
+        return Chunked(sequences, spans, Spans(sequences.number, None, chunks, chunks, 1), None, None)
     # How many chunks there are is known on the GPU only; this many suffice, and those not needed stay empty.
     count = sequences.length // chunk + sequences.number
     bounds = sequences.offsets.long()
@@ -107,7 +114,8 @@ def cut(sequences: Spans, chunk: int) -> Chunked:
     index = torch.arange(count + 1, device=bounds.device)
     of = (torch.searchsorted(first, index, right=True) - 1).clamp(max=sequences.number - 1)
     rows = torch.minimum(bounds[of] + (index - first[of]) * chunk, bounds[of + 1])
-    return Chunked(Spans(count, rows, sequences.length, 0, 1), Spans(sequences.number, first, count, 0, 1), first[:-1])
+    relay = Spans(sequences.number, first, count, 0, 1)
+    return Chunked(sequences, Spans(count, rows, sequences.length, 0, 1), relay, first[:-1], of)
 
 
 @triton.jit
@@ -125,16 +133,30 @@ def span(i, offsets, length, chunk, chunks):  # type: ignore[no-untyped-def]
     return first, last
 
 
+@triton.jit
+def sequence_of(i, of, bounds, length, chunks):  # type: ignore[no-untyped-def]
+    """The sequence that chunk `i` belongs to, and that sequence's rows [start, end)."""
+    if of is None:
+        sequence = i.to(tl.int64) // chunks
+        start = sequence * length
+        end = start + length
+    else:
+        sequence = tl.load(of + i).to(tl.int64)
+        start, end = span(sequence, bounds, length, length, 1)
+    return sequence, start, end
+
+
 # Numbers that change from call to call: a kernel is not compiled anew for a length of 1 or one divisible by 16.
 RUNTIME = ["length", "chunk", "chunks"]
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
-    """Start `programs` programs of `kernel` on the device of the first argument; none where there is no work."""
+    """Start `programs` programs of `kernel` on the device of its tensors; none where there is no work."""
     if programs == 0:
         return
-    if arguments[0].is_cuda:
-        with torch.cuda.device(arguments[0].device):
+    device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
+    if device.type == "cuda":
+        with torch.cuda.device(device):
             kernel[(programs,)](*arguments, **options)
     else:
         kernel[(programs,)](*arguments, **options)

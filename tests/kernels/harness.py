@@ -34,6 +34,7 @@ class OpCase:
     complex_state: bool = False
     custom_op: str = ""
     low_precision: bool = True
+    slack: float = 1.0  # more than the error rule allows, where a kernel's file says why
     options: dict[str, Any] = field(default_factory=dict)
 
     def state(self, sequences: int) -> Tensor:
@@ -83,7 +84,13 @@ def largest(tensor: Tensor) -> float:
     return tensor.abs().max().item() if tensor.numel() else 0.0
 
 
-def assert_rule(got: dict[str, Tensor], plain: dict[str, Tensor], truth: dict[str, Tensor], dtype: torch.dtype) -> None:
+def assert_rule(
+    got: dict[str, Tensor],
+    plain: dict[str, Tensor],
+    truth: dict[str, Tensor],
+    dtype: torch.dtype,
+    slack: float = 1.0,
+) -> None:
     """The error rule, entry by entry."""
     eps = torch.finfo(dtype).eps
     for name, reference in truth.items():
@@ -94,6 +101,7 @@ def assert_rule(got: dict[str, Tensor], plain: dict[str, Tensor], truth: dict[st
         assert torch.isfinite(got[name]).all(), f"{name} is not finite"
         error = (got[name].to(wide) - reference).abs().max().item()
         allowed = 3 * (plain[name].to(wide) - reference).abs().max().item() + 2 * eps * reference.abs().max().item()
+        allowed *= slack
         assert error <= allowed, f"{name}: error {error:.3e} exceeds {allowed:.3e}"
 
 
@@ -111,7 +119,7 @@ def compare(case: OpCase, inputs: dict[str, Tensor], state: Tensor, dtype: torch
         plain = run(case.op, cast_all(rounded, dtype), _leaf(rounded_state), **by_reference)
     else:
         plain = run(case.reference, cast_all(rounded, dtype), _leaf(cast(rounded_state, dtype)), **case.options)
-    assert_rule(got, plain, truth, dtype)
+    assert_rule(got, plain, truth, dtype, case.slack)
 
 
 def _leaf(tensor: Tensor) -> Tensor:
@@ -340,15 +348,19 @@ class TritonContract(KernelContract):
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
             yield
 
+    @pytest.mark.parametrize("length", [1, 2, 63])
+    def test_error_rule_float32(self, case: OpCase, length: int) -> None:
+        compare(case, case.make(2, length), case.state(2), torch.float32, backend="triton")
+
     def test_walked_whole(self, case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("seqmix.kernels._triton.FILL", 0)
-        compare(case, case.make(2, 150), case.state(2), torch.float32, backend="triton")
+        compare(case, case.make(1, 150), case.state(1), torch.float32, backend="triton")
 
     def test_cut_into_chunks(self, case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("seqmix.kernels._triton.FILL", 10**6)
         monkeypatch.setattr("seqmix.kernels._triton.SHORTEST_CHUNK", 32)
-        compare(case, case.make(2, 150), case.state(2), torch.float32, backend="triton")
-        inputs, state, cu_seqlens = case.packed([0, 1, 1, 64, 100, 190, 190])
+        compare(case, case.make(2, 70), case.state(2), torch.float32, backend="triton")
+        inputs, state, cu_seqlens = case.packed([0, 1, 1, 64, 80, 115, 115])
         compare(case, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
 
 

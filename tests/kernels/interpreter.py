@@ -1,8 +1,10 @@
-"""Makes Triton's interpreter scan as a GPU does: in a tree, a whole tile at a time."""
+"""Makes Triton's interpreter scan as a GPU does, in a tree, and spares it work that it does at every call."""
 
 from typing import Any
 
 import numpy as np
+import triton
+import triton.language
 from triton.runtime import interpreter
 
 
@@ -22,5 +24,15 @@ def _generic_scan(self: Any, tensors: tuple[Any, ...]) -> list[Any]:
     return [self.to_tensor(tile, dtype) for tile, dtype in zip(tiles, types, strict=True)]
 
 
-def scan_in_a_tree() -> None:
+class _Language:
+    """Stands for a kernel that sees the language both ways, as kernels and as Triton's own library do."""
+
+    __globals__ = {"tl": triton.language, "core": triton.language.core}
+
+
+def prepare() -> None:
+    """Once in a process."""
     interpreter.ScanOps.generic_scan = _generic_scan
+    # The interpreter puts its operations into the language at every call of every function, which is most of its time.
+    interpreter._patch_lang(_Language)
+    interpreter._patch_lang = lambda function: interpreter._LangPatchScope()

@@ -7,7 +7,7 @@ from torch.nn.functional import conv1d, pad, silu
 
 from seqmix.kernels import causal_conv1d
 from seqmix.kernels.causal_conv1d import reference
-from tests.kernels.harness import KernelContract, OpCase
+from tests.kernels.harness import KernelContract, OpCase, TritonContract
 
 
 def make(channels: int, width: int, biased: bool = True):
@@ -40,6 +40,10 @@ class TestCausalConv1d(KernelContract):
         case("width 3", 5, 3, False, None),
         case("width 7", 2, 7, True, None),
     ]
+
+
+class TestCausalConv1dTriton(TritonContract):
+    cases = TestCausalConv1d.cases
 
 
 @pytest.mark.parametrize("activation", [None, "silu"])

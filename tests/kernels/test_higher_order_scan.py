@@ -1,10 +1,11 @@
 """`higher_order_scan` and its gated form keep the kernel contract and equal the companion recurrence."""
 
+import pytest
 import torch
 
 from seqmix.kernels import block_scan, diagonal_scan, gated_higher_order_scan, higher_order_scan
 from seqmix.kernels.higher_order_scan import reference
-from tests.kernels.harness import KernelContract, OpCase
+from tests.kernels.harness import KernelContract, OpCase, TritonContract, compare
 
 
 def make_plain(channels: int, m: int):
@@ -53,6 +54,28 @@ class TestGatedHigherOrderScan(KernelContract):
         )
         for n, m in ((3, 1), (5, 3), (2, 4))
     ]
+
+
+class TestHigherOrderScanTriton(TritonContract):
+    cases = TestHigherOrderScan.cases[1:2]
+
+
+class TestGatedHigherOrderScanTriton(TritonContract):
+    cases = TestGatedHigherOrderScan.cases[1:2]
+
+
+class TestOrdersTriton:
+    """Orders that the contract leaves out, in chunks where those exist."""
+
+    backend = "triton"
+
+    @pytest.mark.parametrize("index", [0, 2, 3])
+    def test_error_rule(self, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("seqmix.kernels._triton.FILL", 10**6)
+        monkeypatch.setattr("seqmix.kernels._triton.SHORTEST_CHUNK", 6)
+        case = TestHigherOrderScan.cases[index]
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            compare(case, case.make(1, 21), case.state(1), torch.float32, backend="triton")
 
 
 def test_equals_the_companion_matrix() -> None:
