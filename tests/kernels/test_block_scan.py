@@ -66,15 +66,22 @@ class TestBlockScanTriton(TritonContract):
 
 
 class TestGatedBlockScanTriton(TritonContract):
-    cases = [gated_case(3, 1), gated_case(5, 2), gated_case(3, 4, slack=2), gated_case(1, 5)]
+    cases = [gated_case(9, 1), gated_case(5, 2), gated_case(3, 4, slack=2)]
+
+
+@pytest.mark.slow
+class TestLargerBlocksTriton(TritonContract):
+    """Every step of larger blocks is interpreted on its own, which takes long; `TestSizesTriton` is the short form."""
+
+    cases = [plain_case(1, 5), gated_case(1, 5)]
 
 
 class TestSizesTriton:
-    """Sizes that the contract leaves out: padded ones, and those with tiles of their own."""
+    """Padded sizes and those with tiles of their own: states, gradients, chunks and packing."""
 
     backend = "triton"
 
-    @pytest.mark.parametrize("m", [3, 8, 16, 33])
+    @pytest.mark.parametrize("m", [3, 5, 8, 16, 33])
     @pytest.mark.parametrize("make", [plain_case, gated_case])
     def test_error_rule(self, make, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
         case = make(1, m, slack=2)
@@ -82,6 +89,8 @@ class TestSizesTriton:
         monkeypatch.setattr("seqmix.kernels._triton.SHORTEST_CHUNK", 6)
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
             compare(case, case.make(1, 13), case.state(1), torch.float32, backend="triton")
+            inputs, state, cu_seqlens = case.packed([0, 0, 1, 9])
+            compare(case, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
 
 
 def test_permutations_compose_exactly() -> None:

@@ -56,7 +56,10 @@ class TestGatedHigherOrderScan(KernelContract):
     ]
 
 
+@pytest.mark.slow
 class TestHigherOrderScanTriton(TritonContract):
+    """Like its gated form, which the default tests run, without the gates."""
+
     cases = TestHigherOrderScan.cases[1:2]
 
 
@@ -76,6 +79,8 @@ class TestOrdersTriton:
         case = TestHigherOrderScan.cases[index]
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
             compare(case, case.make(1, 21), case.state(1), torch.float32, backend="triton")
+            inputs, state, cu_seqlens = case.packed([0, 0, 1, 9])
+            compare(case, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
 
 
 def test_equals_the_companion_matrix() -> None:

@@ -135,7 +135,7 @@ def _run(kernel, x: Tensor, weight: Tensor, spans: int, *arguments: object, **op
     channels, taps = weight.shape
     width = lanes(channels, 64)
     tile = {"W": taps, "DOUBLE": x.dtype.itemsize == 8, "BD": width, "num_warps": 4, "enable_fp_fusion": True}
-    launch(kernel, spans * triton.cdiv(channels, width), *arguments, channels, **({"BT": 32} | tile | options))
+    launch(kernel, spans * triton.cdiv(channels, width), *arguments, channels, **({"BT": 16} | tile | options))
 
 
 def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:

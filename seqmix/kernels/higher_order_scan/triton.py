@@ -150,11 +150,11 @@ def _backward(  # type: ignore[no-untyped-def]
             upstream = upstream + (tl.load(dh + at, mask=mask, other=0.0).to(kind),)
             if GATED and dx is not None:
                 values = values + (tl.load(x + at, mask=mask, other=0.0).to(kind),)
-        # past[k] is h at `newest - k`.
+        # past[k] is h at `newest - 1 - k`.
         past = ()
         if dx is not None:
-            for k in tl.static_range(STEPS + M):
-                row = 0 * n + newest - k
+            for k in tl.static_range(STEPS + M - 1):
+                row = 0 * n + newest - 1 - k
                 value = tl.load(h + row * channels + n, mask=mask_n & (row >= begin), other=0.0).to(kind)
                 place = (s * channels + n) * M + begin - 1 - row
                 older = tl.load(initial + place, mask=mask_n & (row < begin) & (row >= begin - M), other=0.0)
@@ -173,17 +173,21 @@ def _backward(  # type: ignore[no-untyped-def]
             carry = following + (tl.where(inside, g[M - 1] * adjoint, carry[M - 1]),)
             if dx is not None:
                 if GATED:
+                    # h_t again from the same rounded values that it is subtracted from, so that errors cancel.
+                    now = g[M] * values[u]
+                    for i in tl.static_range(M):
+                        now += g[i] * past[u + i]
                     flow = adjoint * g[M]
-                    d = flow * (values[u] - past[u])
+                    d = flow * (values[u] - now)
                     tl.store(da + at * SLOTS + M, d.to(da.dtype.element_ty), mask=mask)
                     tl.store(dx + at, flow.to(dx.dtype.element_ty), mask=mask)
                 else:
                     tl.store(dx + at, adjoint.to(dx.dtype.element_ty), mask=mask)
                 for i in tl.static_range(M):
                     if GATED:
-                        d = adjoint * g[i] * (past[u + 1 + i] - past[u])
+                        d = adjoint * g[i] * (past[u + i] - now)
                     else:
-                        d = adjoint * past[u + 1 + i]
+                        d = adjoint * past[u + i]
                     tl.store(da + at * SLOTS + i, d.to(da.dtype.element_ty), mask=mask)
     for i in tl.static_range(M):
         tl.store(dinitial + state + i, carry[i], mask=mask_n)
