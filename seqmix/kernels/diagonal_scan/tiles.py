@@ -16,12 +16,14 @@ def times(a, a_im, b, b_im, COMPLEX: tl.constexpr):  # type: ignore[no-untyped-d
 
 @triton.jit
 def _combine(a0, x0, a1, x1):  # type: ignore[no-untyped-def]
-    return a0 * a1, a1 * x0 + x1
+    # The decays may be wider than the values.
+    return a0 * a1, a1.to(x0.dtype) * x0 + x1
 
 
 @triton.jit
 def _combine_complex(a0, b0, x0, y0, a1, b1, x1, y1):  # type: ignore[no-untyped-def]
-    return a0 * a1 - b0 * b1, a0 * b1 + b0 * a1, a1 * x0 - b1 * y0 + x1, a1 * y0 + b1 * x0 + y1
+    a, b = a1.to(x0.dtype), b1.to(x0.dtype)
+    return a0 * a1 - b0 * b1, a0 * b1 + b0 * a1, a * x0 - b * y0 + x1, a * y0 + b * x0 + y1
 
 
 @triton.jit

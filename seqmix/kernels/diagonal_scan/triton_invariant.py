@@ -1,7 +1,7 @@
 """Triton kernels for h_t = a h_{t-1} + x_t with one decay (D,) for all steps, which is never expanded in memory.
 
-As in `triton.py`, with a row of decays in registers. Rounding a power of a the same way at every tile would add up, so
-powers and the carry from tile to tile are float64; that is one row a tile.
+As in `triton.py`, with a row of decays in registers. Rounding a power of a the same way again and again would add up,
+so powers are float64, within a tile too, and so is the carry from tile to tile.
 """
 
 import triton
@@ -43,8 +43,8 @@ def forward(  # type: ignore[no-untyped-def]
     a_t, a_im = load(a, d, mask_d, tl.float64, COMPLEX)
     tile, tile_im = _power(tl.full((BT, BD), 1.0, tl.float64), a_t, a_im, (step + 1)[:, None], BITS, COMPLEX)
     tile, tile_im = tile.to(kind), tile_im.to(kind)
-    decay = tl.broadcast_to(a_t.to(kind)[None, :], (BT, BD))
-    decay_im = tl.broadcast_to(a_im.to(kind)[None, :], (BT, BD))
+    decay = tl.broadcast_to(a_t[None, :], (BT, BD))
+    decay_im = tl.broadcast_to(a_im[None, :], (BT, BD))
     whole, whole_im = _power(one, a_t, a_im, BT, BITS, COMPLEX)
     rest, rest_im = _power(one, a_t, a_im, (last - first - 1) % BT + 1, BITS, COMPLEX)
     total, total_im = one, one * 0.0
@@ -93,8 +93,8 @@ def backward(  # type: ignore[no-untyped-def]
     a_im = -a_im
     tile, tile_im = _power(tl.full((BT, BD), 1.0, tl.float64), a_t, a_im, step[:, None], BITS, COMPLEX)
     tile, tile_im = tile.to(kind), tile_im.to(kind)
-    decay = tl.broadcast_to(a_t.to(kind)[None, :], (BT, BD))
-    decay_im = tl.broadcast_to(a_im.to(kind)[None, :], (BT, BD))
+    decay = tl.broadcast_to(a_t[None, :], (BT, BD))
+    decay_im = tl.broadcast_to(a_im[None, :], (BT, BD))
     whole, whole_im = _power(one, a_t, a_im, BT, BITS, COMPLEX)
     rest, rest_im = _power(one, a_t, a_im, (last - first - 1) % BT + 1, BITS, COMPLEX)
     total, total_im = one, one * 0.0
