@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from seqmix.kernels import block_scan, diagonal_scan
+from seqmix.kernels import block_scan, diagonal_scan, gated_block_scan
 
 triton = pytest.importorskip("triton")
 
@@ -89,3 +89,20 @@ def test_more_elements_than_32_bits_count() -> None:
     h, final = diagonal_scan(torch.full((channels,), 0.5, device="cuda"), x)
     assert x.numel() > 2**31
     assert (final == 2).all() and (h[:, -100:] == 2).all() and (h[:, :1] == 1).all()
+
+
+def test_float32_gates_beside_bfloat16_values() -> None:
+    """Types as they come: the state is float32 either way, outputs and gradients take the type of their tensor."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    logits = torch.randn(1, 9, 2, 2, 3, device=device, requires_grad=True)
+    v = torch.randn(1, 9, 2, 2, device=device).bfloat16().requires_grad_()
+    results = []
+    for backend in ("triton", "reference"):
+        h, final = gated_block_scan(logits, v, backend=backend)
+        assert h.dtype == torch.bfloat16 and final.dtype == torch.float32
+        results.append((h, final, *torch.autograd.grad(h.float().sum() + final.sum(), (logits, v))))
+    for found, expected in zip(*results, strict=True):
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found.float(), expected.float(), rtol=2e-2, atol=2e-2)
+    # The final state has not been through bfloat16.
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-6)
