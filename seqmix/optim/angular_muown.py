@@ -84,7 +84,8 @@ class AngularMuown(Muown):
 
     def _step_scale(self, group: dict[str, Any], count: int, shape: torch.Size) -> float:
         rows, columns = shape
-        size = max(1, rows / columns) ** 0.5 if group["scale"] == "spectral" else 0.2 * max(shape) ** 0.5
+        rms = super()._step_scale(group, count, shape)
+        size = max(1, rows / columns) ** 0.5 if group["scale"] == "spectral" else rms
         passed = max(0, count - 1 - group["warmup"])
         return size / (1 + group["decay_scale"] * passed) ** group["decay_degree"]
 

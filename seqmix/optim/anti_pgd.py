@@ -7,7 +7,7 @@ f + sigma^2 / 2 tr Hess f to second order, which prefers flat minima. Source: 22
 into the parameters; in the gradient momentum would filter them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,11 @@ class NoiseWrapper(Optimizer):
     def _prepare(self, group: dict[str, Any]) -> None:
         for key, value in self.own.items():
             group.setdefault(key, value)
-        for p in group["params"]:
+        self._refuse(group["params"])
+
+    def _refuse(self, params: Iterable[Any]) -> None:
+        for given in params:
+            p = given[1] if isinstance(given, tuple) else given  # with its name
             if hasattr(p, "full_tensor") or p.is_complex():
                 raise NotImplementedError(f"{type(self).__name__}: noise on sharded or complex parameters")
 
@@ -79,9 +83,13 @@ class NoiseWrapper(Optimizer):
         if "base" not in self.__dict__:
             super().add_param_group(param_group)
             return
-        self._prepare(param_group | {"params": list(_listed(param_group["params"]))})
-        self.base.add_param_group(param_group)
-        self._prepare(self.base.param_groups[-1])
+        given = param_group["params"]
+        members = given if isinstance(given, Tensor | set) else list(given)  # the base refuses sets
+        self._refuse([members] if isinstance(members, Tensor) else members)
+        self.base.add_param_group({**param_group, "params": members})
+        group = self.base.param_groups[-1]
+        group.setdefault("noise_step", self.param_groups[0]["noise_step"])  # one stream serves all groups
+        self._prepare(group)
         self._link()
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,10 +105,6 @@ class NoiseWrapper(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._link()
-
-
-def _listed(params: Any) -> list[Tensor]:
-    return [params] if isinstance(params, Tensor) else list(params)
 
 
 class AntiPGD(NoiseWrapper):

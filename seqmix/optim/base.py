@@ -13,10 +13,12 @@ __all__ = [
     "Closure",
     "blocks",
     "check_at_least",
+    "check_betas",
     "check_share",
     "count_step",
     "evaluate",
     "local",
+    "never_zero",
     "shrink",
 ]
 
@@ -66,6 +68,13 @@ class BaseOptimizer(Optimizer):
 
     def _begin(self, p: Tensor, group: dict[str, Any]) -> None:
         """Fill `self.state[p]` before its first step."""
+
+    def _buffers(self, params: list[Tensor], key: str) -> list[Tensor]:
+        """`state[key]` of each parameter, zeros where it is new."""
+        for p in params:
+            if key not in self.state[p]:
+                self.state[p][key] = torch.zeros_like(p)
+        return [self.state[p][key] for p in params]
 
 
 def blocks(group: dict[str, Any], params: list[Tensor], *companions: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
@@ -133,6 +142,11 @@ def shrink(tensors: list[Tensor], share: float) -> None:
         torch._foreach_mul_(tensors, 1 - share)
 
 
+def never_zero(eps: float, dtype: torch.dtype) -> float:
+    """`eps`, or what keeps 0 / (0 + eps) from being NaN where `dtype` holds no number as small."""
+    return max(eps, torch.finfo(dtype).tiny)
+
+
 def check_at_least(owner: str, low: float, **values: Any) -> None:
     """`ValueError` unless every value is a number of at least `low`."""
     for name, value in values.items():
@@ -146,3 +160,10 @@ def check_share(owner: str, **values: Any) -> None:
         for item in value if isinstance(value, Sequence) and not isinstance(value, str) else (value,):
             if isinstance(item, bool) or not isinstance(item, int | float) or not 0 <= item < 1:
                 raise ValueError(f"{owner}: {name} must be in [0, 1), got {value!r}")
+
+
+def check_betas(owner: str, betas: Any) -> None:
+    """`ValueError` unless `betas` are two numbers in [0, 1)."""
+    if not isinstance(betas, list | tuple) or len(betas) != 2:
+        raise ValueError(f"{owner}: betas must be two numbers, got {betas!r}")
+    check_share(owner, betas=betas)

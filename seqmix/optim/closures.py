@@ -4,14 +4,13 @@ Theirs want gradients that were computed before the step, or a closure that turn
 the gradients, computes the loss and its gradients, and returns the loss, as `torch.optim` and Lightning do it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from seqmix._extras import require
+from seqmix.optim.base import Closure, evaluate
 
 require("pytorch_optimizer", extra="train", owner="seqmix.optim.closures")
 import pytorch_optimizer.optimizer  # noqa: E402
@@ -20,14 +19,11 @@ library: Any = pytorch_optimizer.optimizer
 
 __all__ = ["SAM", "AliG", "FriendlySAM", "LookSAM"]
 
-Closure = Callable[[], Tensor] | None
 
-
-def _evaluate(owner: Optimizer, closure: Closure) -> Tensor:
+def _evaluate(owner: Optimizer, closure: Closure) -> Any:
     if closure is None:
         raise ValueError(f"{type(owner).__name__}: step needs a closure that computes the loss and its gradients")
-    with torch.enable_grad():
-        return closure()
+    return evaluate(closure)
 
 
 class _Ascent:

@@ -60,14 +60,11 @@ class FractionalPGD(NoiseWrapper):
             if "increments" not in state:
                 state["increments"], state["increments_drawn"] = p.new_zeros((self.memory, *p.shape)), 0
             past, drawn = state["increments"], state["increments_drawn"]
-            weights, deviation = predictors(self.hurst, self.memory)[min(drawn, self.memory)]
-            fresh.mul_(deviation)
-            if weights:
-                # the increment j steps ago lies at (drawn - j) mod memory
-                placed = [0.0] * self.memory
-                for j, weight in enumerate(weights, 1):
-                    placed[(drawn - j) % self.memory] = weight
-                fresh.add_(torch.tensordot(past.new_tensor(placed), past, 1))
+            fresh.mul_(predictors(self.hurst, self.memory)[min(drawn, self.memory)][1])
+            if drawn:
+                row = drawn if drawn < self.memory else self.memory + drawn % self.memory
+                placed = _placed(self.hurst, self.memory, past.dtype, past.device)[row]
+                fresh.add_(torch.tensordot(placed, past, 1))
             past[drawn % self.memory] = fresh
             state["increments_drawn"] = drawn + 1
         p.add_(fresh, alpha=group["sigma"])
@@ -95,3 +92,16 @@ def predictors(hurst: float, memory: int) -> list[tuple[list[float], float]]:
         variance *= 1 - last * last
         found.append((list(weights), variance**0.5))
     return found
+
+
+@cache
+def _placed(hurst: float, memory: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Weights (2 memory, memory) of the buffers after 0 .. 2 memory - 1 increments; from memory on they turn in a ring.
+
+    The increment j steps before step k lies at (k - j) mod memory. Kept on the device, which a copy would wait for.
+    """
+    table = torch.zeros(2 * memory, memory, dtype=torch.float64)
+    for drawn in range(2 * memory):
+        for j, weight in enumerate(predictors(hurst, memory)[min(drawn, memory)][0], 1):
+            table[drawn, (drawn - j) % memory] = weight
+    return table.to(device, dtype)

@@ -36,7 +36,7 @@ class LMO(MatrixOptimizer):
         norm: `"l2"`, `"l_inf"` or `"spectral"` (parameters with two axes alone).
         momentum: mu of the averaged gradient.
         radius: of the ball.
-        constrained: stay inside the ball, which acts as weight decay by lr.
+        constrained: stay inside the ball, which acts as weight decay by lr; lr is then at most 1.
         weight_decay: decoupled; x loses lr * weight_decay * x a step.
         row_blocks: blocks of rows that are matrices of their own.
         method, steps, precision: of the orthogonalisation; `"svd"` is the exact oracle.
@@ -84,6 +84,8 @@ class LMO(MatrixOptimizer):
         super()._check(group)
         check_share("LMO", momentum=group["momentum"])
         check_at_least("LMO", 0, radius=group["radius"])
+        if group["constrained"] and not float(group["lr"]) <= 1:
+            raise ValueError(f"LMO: lr must be at most 1 to stay inside the ball (constrained), got {group['lr']!r}")
 
     def _takes_matrices(self, group: dict[str, Any]) -> bool:
         return group["norm"] == "spectral"
@@ -122,6 +124,6 @@ class LMO(MatrixOptimizer):
             grads = list(torch._foreach_neg(grads))  # type: ignore[arg-type]
         if not mu or not params:
             return grads  # type: ignore[return-value]
-        means = [self.state[p].setdefault("mean", torch.zeros_like(p)) for p in params]
+        means = self._buffers(params, "mean")
         torch._foreach_lerp_(means, grads, 1 - mu)  # type: ignore[arg-type]
         return means

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.optim.base import SLICE, BaseOptimizer, local
+from seqmix.optim.base import SLICE, BaseOptimizer, local, never_zero
 from seqmix.optim.orthogonal import check_method, orthogonalize
 
 __all__ = ["MatrixOptimizer", "adam_direction", "block_sizes", "row_slices"]
@@ -86,5 +86,5 @@ def adam_direction(state: dict[str, Any], key: str, grad: Tensor, betas: tuple[f
     mean, square = state[f"{key}_mean"], state[f"{key}_square"]
     mean.lerp_(grad, 1 - betas[0])
     square.mul_(betas[1]).addcmul_(grad, grad, value=1 - betas[1])
-    root = (square / (1 - betas[1] ** count)).sqrt_().add_(eps)
+    root = (square / (1 - betas[1] ** count)).sqrt_().add_(never_zero(eps, grad.dtype))
     return mean / (1 - betas[0] ** count) / root

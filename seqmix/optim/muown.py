@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.optim.base import Closure, check_at_least, check_share, count_step, evaluate, local
+from seqmix.optim.base import Closure, check_at_least, check_betas, check_share, count_step, evaluate, local
 from seqmix.optim.matrices import MatrixOptimizer, adam_direction, row_slices
 
 __all__ = ["Muown"]
@@ -24,7 +24,7 @@ _LINEAR_ROW = 3**-0.5  # length of a row of nn.Linear's initialisation, for rows
 
 
 class Muown(MatrixOptimizer):
-    """Muown for matrices; one buffer of their size and five of a number for each row.
+    """Muown for matrices; one buffer of their size and four of a number for each row.
 
     Args:
         params: parameters with two axes, or groups of them; `create_optimizer("muown", model)` finds them.
@@ -75,9 +75,8 @@ class Muown(MatrixOptimizer):
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
         owner = type(self).__name__
-        if not isinstance(group["betas"], list | tuple) or len(group["betas"]) != 2:
-            raise ValueError(f"{owner}: betas must be two numbers, got {group['betas']!r}")
-        check_share(owner, momentum=group["momentum"], betas=group["betas"])
+        check_share(owner, momentum=group["momentum"])
+        check_betas(owner, group["betas"])
         check_at_least(owner, 0, eps=group["eps"])
 
     def _begin(self, p: Tensor, group: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ class LossOptimizer(BaseOptimizer):
         # On an accelerator reading the value would wait for it: there a bad one shows as NaN weights.
         if value.device.type == "cpu" and not 0 <= float(value) < math.inf:
             raise ValueError(f"{owner}: the loss must be finite and at least lower_bound = {bound}, got {float(loss)}")
-        return loss, value.masked_fill(value < 0, torch.nan)
+        return loss, value.masked_fill((value < 0) | (value == math.inf), torch.nan)
 
     def _rates(self, loss: Tensor, squares: list[Tensor], rates: list[float]) -> list[Tensor]:
         """gamma of every group from its squared norm and its c, which may be infinite."""
@@ -104,11 +104,10 @@ class NGNM(LossOptimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
-        check_share(type(self).__name__, momentum=group["momentum"])
-
-    def _begin(self, p: Tensor, group: dict[str, Any]) -> None:
-        if group["momentum"]:
-            self.state[p]["velocity"] = torch.zeros_like(p)
+        owner, lr, decay = type(self).__name__, group["lr"], group["weight_decay"]
+        check_share(owner, momentum=group["momentum"])
+        if decay and not float(lr) < math.inf:
+            raise ValueError(f"{owner}: weight_decay must be 0 where lr is infinite, got {decay!r} and {lr!r}")
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -127,14 +126,13 @@ class NGNM(LossOptimizer):
         rates = self._rates(value, squares, [float(group["lr"]) for group in self.param_groups])
         for group, params, gamma in zip(self.param_groups, active, rates, strict=True):
             beta, decay = group["momentum"], group["weight_decay"]
-            decay = float(group["lr"]) * decay if decay else 0.0  # lr may be infinite
+            decay = float(group["lr"]) * decay if decay else 0.0  # an infinite lr has no decay
             if not beta:
                 for xs, grads in blocks(group, params):
                     shrink(xs, decay)
                     add_scaled(xs, grads, -gamma)
                 continue
-            velocities = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in params]
-            for xs, grads, steps in blocks(group, params, velocities):
+            for xs, grads, steps in blocks(group, params, self._buffers(params, "velocity")):
                 shrink(xs, decay)
                 torch._foreach_mul_(steps, beta)
                 add_scaled(steps, grads, -(1 - beta) * gamma)
@@ -173,7 +171,11 @@ class NGN(NGNM):
 
 def squared_norm(tensors: list[Any], like: Tensor) -> Tensor:
     """Sum of squares of all tensors, shards of other ranks included, as a scalar on the device of `like`."""
-    return total([n.square() for n in torch._foreach_norm(tensors)] if tensors else [], like)
+    kinds = {t.dtype for t in tensors}
+    low = kinds & {torch.bfloat16, torch.float16}  # whose own norm has three digits, or overflows
+    wide = torch.float64 if torch.float64 in kinds else torch.float32
+    norms = torch._foreach_norm(tensors, 2, wide if low else None) if tensors else ()
+    return total([n.square() for n in norms], like)
 
 
 def total(parts: list[Tensor], like: Tensor) -> Tensor:

@@ -56,12 +56,13 @@ class NGND(NGNM):
         loss, value = self._take_loss(closure, loss)
         for group in self.param_groups:
             rate, beta = float(group["lr"]), group["momentum"]
-            params = self._active(group) if rate else []
-            velocities = [self.state[p].setdefault("velocity", torch.zeros_like(p)) if beta else None for p in params]
+            params = self._active(group)
+            velocities = self._buffers(params, "velocity") if beta else [None] * len(params)
             for xs, grads, velocity in blocks(group, params, velocities):
                 shrink(xs, rate * group["weight_decay"])
                 # c / (2 f), finite: where the loss is 0 so is the gradient
-                share = rate / (2 * value.to(xs[0].device) * torch.as_tensor(clip_coefficient) ** 2)
+                doubled = 2 * value.to(xs[0].device) * torch.as_tensor(clip_coefficient) ** 2
+                share = rate / doubled if rate else torch.zeros_like(doubled)
                 share = share.clamp_max(min(torch.finfo(t.dtype).max for t in (xs[0], value)))
                 metric = torch._foreach_mul(grads, grads)
                 torch._foreach_mul_(metric, share)

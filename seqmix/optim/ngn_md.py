@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.optim.base import Closure, blocks, check_at_least, check_share, count_step
+from seqmix.optim.base import Closure, blocks, check_at_least, check_betas, count_step, never_zero
 from seqmix.optim.ngn import LossOptimizer, add_scaled, total
 
 __all__ = ["NGNMDv1"]
@@ -68,9 +68,7 @@ class NGNMDv1(LossOptimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
-        if not isinstance(group["betas"], list | tuple) or len(group["betas"]) != 2:
-            raise ValueError(f"NGNMDv1: betas must be two numbers, got {group['betas']!r}")
-        check_share("NGNMDv1", betas=group["betas"])
+        check_betas("NGNMDv1", group["betas"])
         check_at_least("NGNMDv1", 0, eps=group["eps"])
         if not float(group["lr"]) < float("inf"):
             raise ValueError(f"NGNMDv1: lr must be finite, got {group['lr']!r}")
@@ -142,9 +140,7 @@ class NGNMDv1(LossOptimizer):
 def _metric(moments: list[Tensor], corrections: list[float], eps: float) -> list[Tensor]:
     """D times the root of the bias correction, which is left to a factor of the step."""
     metric = list(torch._foreach_sqrt(moments))
-    # without eps a coordinate that never had a gradient is 0 / 0
-    tiny = torch.finfo(moments[0].dtype).tiny
-    torch._foreach_add_(metric, [eps * correction or tiny for correction in corrections])
+    torch._foreach_add_(metric, [never_zero(eps * correction, moments[0].dtype) for correction in corrections])
     return metric
 
 

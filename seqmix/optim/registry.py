@@ -120,8 +120,11 @@ def check_optimizer(name: str, **kwargs: Any) -> None:
             raise ValueError(f"optimizer {name!r}: {key} must be a number, got {value!r}")
     if entry.takes == "optimizer":
         base = _base(kwargs)
-        if get_optimizer(base["name"]).takes == "optimizer":
+        inner = get_optimizer(base["name"])
+        if inner.takes == "optimizer":
             raise ValueError(f"optimizer {name!r}: base must be no wrapper itself, got {base['name']!r}")
+        if "train()" in inner.needs:
+            raise ValueError(f"optimizer {name!r}: base must not be schedule-free, got {base['name']!r}")
         check_optimizer(**base)
     if entry.takes == "matrices" and not isinstance(kwargs.get("adamw", {}), dict):
         raise ValueError(f"optimizer {name!r}: adamw must be a dict of AdamW's arguments, got {kwargs['adamw']!r}")
@@ -141,6 +144,7 @@ def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwarg
     Args:
         name: a name from `list_optimizers()`.
         model: a module, or parameter groups; an optimizer of matrices takes every group whose `kind` is not `"rest"`.
+            `lbfgs` takes all parameters as one list, with one `lr`.
         kwargs: arguments of the optimizer, `lr` and `weight_decay` among them.
 
     Raises:
@@ -163,7 +167,7 @@ def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwarg
     if entry.takes == "model":
         if not isinstance(model, nn.Module):
             raise ValueError(f"optimizer {name!r} takes a model, got {type(model).__name__}")
-        return entry.load()(model, **_tuples(entry, kwargs))
+        return _as_declared(entry.load()(model, **_tuples(entry, kwargs)), _groups(entry, model, kwargs))
     if entry.takes == "list":
         groups = [{"params": list(model.parameters())}] if isinstance(model, nn.Module) else model
         return entry.load()([p for group in groups for p in group["params"] if p.requires_grad], **kwargs)
@@ -177,6 +181,11 @@ def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwarg
         mine = [g for g in _groups(entry, model, kwargs, split) if g["kind"] == "matrix"]
         rest = [g for g in _groups(adamw, model, theirs, split) if g["kind"] == "rest"]
     else:
+        if ignored := [key for key in ("matrices", "rest", "fused") if split.get(key) is not None]:
+            raise ValueError(
+                f"optimizer {name!r}: {', '.join(ignored)} need a module to look in, got groups, which say it by "
+                "`kind` and `row_blocks`"
+            )
         mine = [group for group in model if group.get("kind") != "rest"]
         rest = [group for group in model if group.get("kind") == "rest"]
     if not mine:
@@ -220,6 +229,15 @@ def _build(entry: OptimizerEntry, groups: list[dict[str, Any]], kwargs: dict[str
     for group in groups:
         group.update({key: value for key, value in entry.group.items() if key not in group})
     return entry.load()(groups, **_tuples(entry, kwargs))
+
+
+def _as_declared(optimizer: Optimizer, groups: list[dict[str, Any]]) -> Optimizer:
+    # It has made groups of one parameter by its own rule; rates and decay are the model's to declare.
+    declared = {id(p): group for group in groups for p in group["params"]}
+    for group in optimizer.param_groups:
+        (p,) = group["params"]
+        group.update({key: declared[id(p)][key] for key in ("lr", "weight_decay")})
+    return optimizer
 
 
 def _tuples(entry: OptimizerEntry, kwargs: dict[str, Any]) -> dict[str, Any]:

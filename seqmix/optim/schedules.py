@@ -2,7 +2,8 @@
 
 Steps count from 0 and a run of `total_steps` takes the steps 0 to total_steps - 1. A shape that falls reaches its
 floor `final` at `total_steps`, the first step that is not taken: the last step that is taken is one short of the floor,
-so that with a floor of 0 it still moves. No shape goes below its floor, at no step beyond the end either.
+so that with a floor of 0 it still moves. No shape goes below its floor, at no step beyond the end either; a warm-up
+begins at 1 / warmup, wherever the floor is.
 """
 
 import inspect

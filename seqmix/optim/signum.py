@@ -57,17 +57,13 @@ class Signum(BaseOptimizer):
         super()._check(group)
         check_share("Signum", momentum=group["momentum"])
 
-    def _begin(self, p: Tensor, group: dict[str, Any]) -> None:
-        if group["momentum"]:
-            self.state[p]["mean"] = torch.zeros_like(p)
-
     @torch.no_grad()
     def step(self, closure: Closure = None) -> Any:  # type: ignore[override]
         """One step; returns the closure's loss."""
         loss = evaluate(closure)
         for group in self.param_groups:
             rate, beta, params = float(group["lr"]), group["momentum"], self._active(group)
-            means = [self.state[p].setdefault("mean", torch.zeros_like(p)) if beta else None for p in params]
+            means = self._buffers(params, "mean") if beta else [None] * len(params)
             for xs, directions, averages in blocks(group, params, means):
                 shrink(xs, rate * group["weight_decay"])
                 if beta:

@@ -14,7 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.optim.base import BaseOptimizer, Closure, blocks, check_at_least, check_share, count_step, evaluate, shrink
+from seqmix.optim.base import (
+    BaseOptimizer,
+    Closure,
+    blocks,
+    check_at_least,
+    check_share,
+    count_step,
+    evaluate,
+    never_zero,
+    shrink,
+)
 
 __all__ = ["TiedAdam"]
 
@@ -94,7 +104,6 @@ class TiedAdam(BaseOptimizer):
                 if corrected:
                     torch._foreach_mul_(work, factors)
                 torch._foreach_sqrt_(work)
-                # without eps a coordinate that never had a gradient is 0 / 0
-                torch._foreach_add_(work, [eps * factor or torch.finfo(xs[0].dtype).tiny for factor in factors])
+                torch._foreach_add_(work, [never_zero(eps * factor, xs[0].dtype) for factor in factors])
                 torch._foreach_addcdiv_(xs, means, work, value=-rate)
         return loss

@@ -20,6 +20,8 @@ from seqmix.training.callbacks.optimizer_modes import OptimizerModes
 
 __all__ = ["LossInStep"]
 
+_NO_NORM = "norm_after_clipping: False is for NGN, optimizer {!r} uses no norm"
+
 
 class LossInStep(LightningModule):
     """Steps of the optimizer `{name: ..., arguments}` under automatic optimization, with the loss where it needs one.
@@ -30,7 +32,7 @@ class LossInStep(LightningModule):
             models, or False for that before clipping (by norm).
 
     Raises:
-        ValueError: `norm_after_clipping=False` with another optimizer than NGN, or with clipping by value, which leaves
+        ValueError: `norm_after_clipping=False` for an optimizer without norm, or with clipping by value, which leaves
             no factor to undo; several micro-batches under an optimizer that evaluates the loss more than once a step.
     """
 
@@ -39,6 +41,8 @@ class LossInStep(LightningModule):
         self.optimizer, self.norm_after_clipping = optimizer, norm_after_clipping
         needs = _needs(optimizer)
         self._wants_loss = "closure" in needs or "loss" in needs
+        if not self._wants_loss and not norm_after_clipping:
+            raise ValueError(_NO_NORM.format(optimizer["name"]))
         self._wants_graph = "second derivatives" in needs
         self._earlier: Tensor | float = 0.0  # of the micro-batches since the last step
         self._stepped = False
@@ -70,15 +74,14 @@ class LossInStep(LightningModule):
 
         arguments: dict[str, Any] = {}
         self._coefficient = None
+        inner = getattr(optimizer.optimizer, "base", optimizer.optimizer)  # of noise around it, which hands on
+        known = inspect.signature(inner.step).parameters
         if not self.norm_after_clipping and self.trainer.gradient_clip_val:
-            known = inspect.signature(optimizer.optimizer.step).parameters
             if "clip_coefficient" not in known:
-                raise ValueError(
-                    f"norm_after_clipping: False is for NGN, optimizer {self.optimizer['name']!r} uses no norm"
-                )
+                raise ValueError(_NO_NORM.format(self.optimizer["name"]))
             # Filled in by the closure, which clips after it has the gradients.
             self._coefficient = arguments["clip_coefficient"] = torch.ones((), device=self.device)
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None and "loss" in known:
             # A gradient scaler evaluates the closure itself and calls step without one.
             arguments["loss"] = total
         optimizer.step(closure=closure, **arguments)

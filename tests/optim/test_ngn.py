@@ -324,3 +324,24 @@ def test_decay_goes_through_the_heavy_ball():
 def test_infinite_rates_belong_to_ngn_and_ngn_m(make):
     with pytest.raises(ValueError, match=f"{make.__name__}: lr must be finite, got inf"):
         make([param(1.0)], lr=math.inf)
+
+
+@pytest.mark.parametrize("make", [NGN, NGNM])
+def test_an_infinite_rate_has_no_decay(make):
+    with pytest.raises(ValueError, match=r"weight_decay must be 0 where lr is infinite, got 0.1 and inf"):
+        make([param(1.0)], lr=math.inf, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("make", [NGNM, lambda p, **k: NGND(p, momentum=0.9, **k), NGNMDv1])
+def test_the_heavy_ball_rolls_on_at_rate_zero(make):
+    x = param(1.0, 2.0)
+    optimizer = make([x], lr=0.1)
+    last = torch.zeros(2, dtype=F64)
+    for rate, loss in ((0.1, 1.0), (0.0, 1.0), (0.0, 0.0)):
+        optimizer.param_groups[0]["lr"] = rate
+        before, x.grad = x.detach().clone(), torch.tensor([1.0, -2.0], dtype=F64)
+        optimizer.step(loss=loss)
+        moved = x.detach() - before
+        if not rate:
+            torch.testing.assert_close(moved, 0.9 * last, rtol=1e-12, atol=0)
+        last = moved

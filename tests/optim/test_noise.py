@@ -151,6 +151,19 @@ def test_complex_parameters_are_refused():
         AntiPGD(torch.optim.SGD([nn.Parameter(torch.ones(2, dtype=torch.complex64))]))
 
 
+def test_groups_that_come_later_draw_at_the_same_step():
+    first, late = nn.Linear(2, 2), nn.Linear(2, 3)
+    optimizer = AntiPGD(torch.optim.SGD(first.named_parameters(), lr=0.1))
+    first.weight.grad = torch.ones(2, 2)
+    optimizer.step()
+    optimizer.add_param_group({"params": late.named_parameters(prefix="late")})
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
+    assert [group["noise_step"] for group in optimizer.param_groups] == [1, 1]
+    with pytest.raises(NotImplementedError, match="complex"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2, dtype=torch.complex64))]})
+    assert len(optimizer.param_groups) == 2
+
+
 def test_a_bad_loss_adds_no_noise():
     p = nn.Parameter(torch.ones(2))
     p.grad = torch.ones(2)

@@ -216,6 +216,12 @@ def test_combined_takes_groups_later():
         (lambda: create_optimizer("muon", network(), adamw={"beta": 1}), ValueError, "argument of optimizer 'adamw'"),
         (lambda: create_optimizer("adammini", [{"params": []}]), ValueError, "takes a model, got list"),
         (lambda: create_optimizer("sam", network(), base="lookahead"), ValueError, "base must be no wrapper"),
+        (lambda: create_optimizer("anti-pgd", network(), base="schedulefreesgd"), ValueError, "not be schedule-free"),
+        (
+            lambda: create_optimizer("muown", [{"params": [nn.Parameter(torch.ones(2, 2))]}], fused={"qkv": 3}),
+            ValueError,
+            "optimizer 'muown': fused need a module",
+        ),
         (lambda: create_optimizer("sam", network()).step(), ValueError, "SAM: step needs a closure"),
         (
             lambda: check_optimizer("lookahead", base={"name": "sgd", "betas": 1}),
@@ -228,6 +234,16 @@ def test_combined_takes_groups_later():
 def test_mistakes_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_rates_and_decay_of_an_optimizer_that_takes_the_model():
+    model = SequenceModel("lru", 7, 8, 1)
+    optimizer = create_optimizer("adammini", model, lr=0.02, weight_decay=0.1)
+    given = {id(group["params"][0]): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    facts = describe_parameters(model)
+    assert {fact.factor for fact in facts} > {1.0} and {fact.decays for fact in facts} == {True, False}
+    for fact in facts:
+        assert given[id(fact.parameter)] == (0.02 * fact.factor, 0.1 if fact.decays else 0.0), fact.name
 
 
 def test_wrappers_hand_rates_to_their_base():

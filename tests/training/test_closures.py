@@ -116,6 +116,9 @@ def test_norm_after_or_before_clipping(tmp_path: Path, after: bool) -> None:
     fit(tmp_path, {"name": "watcher", "lr": 1e-3}, 1, after=after, gradient_clip_val=whole / 4)
     assert SEEN[0]["norm"] == pytest.approx(whole / 4, rel=1e-3)
     assert SEEN[0]["coefficient"] == pytest.approx(1.0 if after else 0.25, rel=1e-3)
+    around = {"name": "anti-pgd", "base": {"name": "watcher", "lr": 1e-3}, "sigma": 0.0}
+    fit(tmp_path, around, 1, after=after, gradient_clip_val=whole / 4)
+    assert SEEN.pop()["coefficient"] == SEEN[0]["coefficient"]
     # A bound that is not reached changes nothing.
     fit(tmp_path, {"name": "watcher", "lr": 1e-3}, 1, after=after, gradient_clip_val=whole * 4)
     assert (SEEN[1]["norm"], SEEN[1]["coefficient"]) == (pytest.approx(whole, rel=1e-6), 1.0)
@@ -129,6 +132,8 @@ def test_mistakes(tmp_path: Path) -> None:
         fit(tmp_path, "watcher", after=False, **clip)
     with pytest.raises(ValueError, match=r"False is for NGN, optimizer 'sam' uses no norm"):
         fit(tmp_path, "sam", after=False, gradient_clip_val=1.0)
+    with pytest.raises(ValueError, match=r"False is for NGN, optimizer 'adamw' uses no norm"):
+        SequenceLearner("lstm", 7, 8, norm_after_clipping=False)
 
 
 def test_several_evaluations(tmp_path: Path) -> None:
