@@ -32,7 +32,8 @@ class SequenceLearner(LossInStep):
     Logged: `train/loss`, `train/token_accuracy`, `lr`; for validation and test, for each of their sets L (named by its
     length, or otherwise by the task), `loss/L`, `token_accuracy/L` (positions), `last_accuracy/L` (last positions),
     `sequence_accuracy/L` (sequences right at every position); and `val/accuracy`, the task's own metric, averaged over
-    the validation sets. These are teacher-forced: the input is right whatever the model has answered before. A task
+    the validation sets. Of text there are `bits_per_byte/L` and `perplexity/L` instead of the last two, and
+    `val/bits_per_byte`. These are teacher-forced: the input is right whatever the model has answered before. A task
     with `free_running` also has `free_token_accuracy/L` and `free_sequence_accuracy/L` in the test: the most likely
     answers when each is the next input, through the model's own state.
 
