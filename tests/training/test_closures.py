@@ -142,6 +142,27 @@ def test_several_evaluations(tmp_path: Path) -> None:
     assert all(torch.isfinite(p).all() for p in learner.parameters())
 
 
+def test_a_gradient_scaler_hands_the_loss_over(tmp_path: Path) -> None:
+    from lightning.pytorch.plugins.precision import MixedPrecision
+
+    class Scaled(MixedPrecision):
+        """Scales the loss by 2^10 and evaluates the closure as fp16 does, in float32."""
+
+        def __init__(self) -> None:
+            scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+            super().__init__("16-mixed", "cpu", scaler)
+
+        def autocast_context_manager(self):
+            return torch.autocast("cpu", enabled=False)
+
+    seen, clip = Batches(), {"gradient_clip_val": 0.1, "accumulate_grad_batches": 2}
+    learner = fit(tmp_path, {"name": "ngn-md", "lr": 0.1}, 2, (seen,), plugins=[Scaled()], **clip)
+    plain = fit(tmp_path, {"name": "ngn-md", "lr": 0.1}, 2, **clip)
+    for one, two in zip(learner.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+    assert any(not torch.equal(seen.weights[0][name], p) for name, p in learner.named_parameters())
+
+
 def test_bases_of_wrappers_are_asked(tmp_path: Path) -> None:
     from seqmix.training.closures import LossInStep
 
