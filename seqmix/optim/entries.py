@@ -35,9 +35,13 @@ def adamw(
     if fused is None:
         tensors = [p for group in params for p in group["params"]]
         fused = all(type(p) in (nn.Parameter, torch.Tensor) and p.is_floating_point() for p in tensors)
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, fused=fused
     )
+    # The fused step would undo a gradient scaler's factor itself, after clipping: mixed precision under Lightning then
+    # refuses to clip. Without this it is undone before, as for any other optimizer.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
 
 
 _OURS: tuple[tuple[str, type[Optimizer], str, str, dict[str, Any]], ...] = (

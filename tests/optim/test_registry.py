@@ -246,6 +246,25 @@ def test_rates_and_decay_of_an_optimizer_that_takes_the_model():
         assert given[id(fact.parameter)] == (0.02 * fact.factor, 0.1 if fact.decays else 0.0), fact.name
 
 
+def test_fused_adamw_leaves_unscaling_to_the_scaler():
+    found = []
+    for scaled in (False, True):
+        model = network()
+        optimizer, loss = create_optimizer("adamw", model, lr=0.01), problem(model)
+        assert optimizer.param_groups[0]["fused"]
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=scaled)
+        for _ in range(3):
+            optimizer.zero_grad()
+            scaler.scale(loss()).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            scaler.step(optimizer)
+            scaler.update()
+        found.append([p.detach() for p in model.parameters()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_wrappers_hand_rates_to_their_base():
     optimizer = create_optimizer("lookahead", network(), lr=0.5, base={"name": "sgd", "momentum": 0.9}, k=3)
     assert {(g["lr"], g["momentum"]) for g in optimizer.param_groups} == {(0.5, 0.9)} and optimizer.k == 3

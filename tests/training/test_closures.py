@@ -124,6 +124,20 @@ def test_norm_after_or_before_clipping(tmp_path: Path, after: bool) -> None:
     assert (SEEN[1]["norm"], SEEN[1]["coefficient"]) == (pytest.approx(whole, rel=1e-6), 1.0)
 
 
+@pytest.mark.parametrize("name", ["adamw", "muown", "ngn-md"])
+def test_clipping_in_mixed_precision(tmp_path: Path, name: str) -> None:
+    class Norm(Callback):
+        def __init__(self) -> None:
+            self.norms: list[float] = []
+
+        def on_before_zero_grad(self, trainer, pl_module, optimizer) -> None:
+            if trainer.global_step:
+                self.norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters()])))
+
+    fit(tmp_path, name, 2, (norm := Norm(),), precision="bf16-mixed", gradient_clip_val=0.01)
+    assert norm.norms == pytest.approx([0.01] * len(norm.norms), rel=1e-3) and norm.norms
+
+
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"more than once a step, which needs trainer\.accumulate_grad_batches"):
         fit(tmp_path, {"name": "watcher", "evaluations": 2}, accumulate_grad_batches=2)
