@@ -8,6 +8,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +170,8 @@ def make_records(runs: Sequence["Run"], arguments: argparse.Namespace, program: 
     try:
         with tempfile.TemporaryDirectory(prefix="seqmix-runs-") as folder:
             runner = LocalProcesses(Path(folder), arguments.threads, arguments.jobs)
-            failed = sweep(runs, store, runner, jobs=arguments.jobs, retry_failed=arguments.retry_failed)
+            with closing(runner):
+                failed = sweep(runs, store, runner, jobs=arguments.jobs, retry_failed=arguments.retry_failed)
     except KeyboardInterrupt:
         print(f"{program}: stopped; the same command continues", file=sys.stderr)
         return 130

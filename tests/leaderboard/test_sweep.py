@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from seqmix.leaderboard.claims import Claims
 from seqmix.leaderboard.cli import main
+from seqmix.leaderboard.local import LocalProcesses
 from seqmix.leaderboard.plan import Run, plan_run, plan_runs
 from seqmix.leaderboard.progress import Progress
 from seqmix.leaderboard.runs import RunStore, read_runs
@@ -198,6 +200,46 @@ def test_real_run_leaves_a_record_that_says_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_runs_are_forked_and_a_dead_server_is_told_and_replaced(tmp_path: Path) -> None:
+    runner = LocalProcesses(tmp_path)
+    runs = [plan_run("parity", [*TINY, "trainer.max_steps=100000"], seed) for seed in (0, 1)]
+    with closing(runner):
+        jobs = [runner.start(run, 1) for run in runs]
+        server = runner.server.process
+        assert server is not None
+        wait(lambda: len(children(server.pid)) == 2)
+        jobs[0].stop()
+        assert jobs[0].finished()
+        assert not jobs[1].finished(), "the other goes on"
+        server.kill()
+        wait(jobs[1].finished)
+        record = jobs[1].record()
+        assert (record["status"], record["reason"].splitlines()[0]) == ("failed", "killed by SIGKILL")
+        again = runner.start(plan_run("parity", TINY, 2), 1)
+        assert runner.server.process is not server
+        wait(again.finished)
+        assert again.record()["status"] == "ok"
+        last = runner.start(runs[0], 2)
+        server = runner.server.process
+        assert server is not None
+        wait(lambda: len(children(server.pid)) == 1)
+        alive = children(server.pid)
+    assert last.finished()
+    assert not any(Path("/proc", pid).exists() for pid in alive), "what goes on when the sweep ends is killed"
+
+
+def children(pid: int) -> list[str]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return path.read_text().split() if path.exists() else []
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def test_runs_that_diverge_or_die(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     assert main(["run", "parity", "--lr", "1e30", "--set", *TINY, "--store", str(path)]) == 0
