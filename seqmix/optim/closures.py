@@ -44,6 +44,11 @@ class SAM(_Ascent, library.SAM):
     def __init__(self, base: Optimizer, rho: float = 0.05, adaptive: bool = False, perturb_eps: float = 1e-12) -> None:
         super().__init__(base, rho=rho, adaptive=adaptive, perturb_eps=perturb_eps)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # groups and state are the base's, which may hand them to parts of its own
+        self.base_optimizer.load_state_dict(state_dict)
+        self.param_groups, self.state = self.base_optimizer.param_groups, self.base_optimizer.state
+
 
 class LookSAM(_Ascent, library.LookSAM):
     """SAM that climbs every k-th step and reuses the orthogonal part of that gradient between; 2203.02714."""

@@ -125,6 +125,9 @@ def check_optimizer(name: str, **kwargs: Any) -> None:
             raise ValueError(f"optimizer {name!r}: base must be no wrapper itself, got {base['name']!r}")
         if "train()" in inner.needs:
             raise ValueError(f"optimizer {name!r}: base must not be schedule-free, got {base['name']!r}")
+        if entry.needs and ("loss" in inner.needs or "closure" in inner.needs):
+            # these call the step of their base without arguments
+            raise ValueError(f"optimizer {name!r}: base must step without the loss, got {base['name']!r}")
         check_optimizer(**base)
     if entry.takes == "matrices" and not isinstance(kwargs.get("adamw", {}), dict):
         raise ValueError(f"optimizer {name!r}: adamw must be a dict of AdamW's arguments, got {kwargs['adamw']!r}")

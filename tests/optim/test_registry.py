@@ -183,6 +183,33 @@ def test_combined_goes_on_where_it_was(route, tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("name", [n for n in CREATED if get_optimizer(n).takes == "optimizer"])
+def test_wrappers_around_combined_go_on_where_they_were(name):
+    def run(model, optimizer):
+        loss = problem(model)
+
+        def closure():
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            return value
+
+        for _ in range(3):
+            optimizer.step(closure)
+        return [p.detach().clone() for p in model.parameters()]
+
+    models, optimizers = [network(), network()], []
+    for model in models:
+        optimizers.append(create_optimizer(name, model, base="muon", lr=0.05))
+        if "train()" in get_optimizer(name).needs:
+            optimizers[-1].train()
+    run(models[0], optimizers[0])
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    for a, b in zip(*map(run, models, optimizers), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_combined_takes_groups_later():
     optimizer = create_optimizer("muon", network(), lr=0.05)
     vector, matrix = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3, 2))
@@ -217,6 +244,8 @@ def test_combined_takes_groups_later():
         (lambda: create_optimizer("adammini", [{"params": []}]), ValueError, "takes a model, got list"),
         (lambda: create_optimizer("sam", network(), base="lookahead"), ValueError, "base must be no wrapper"),
         (lambda: create_optimizer("anti-pgd", network(), base="schedulefreesgd"), ValueError, "not be schedule-free"),
+        (lambda: create_optimizer("sam", network(), base="ngn-m"), ValueError, "base must step without the loss"),
+        (lambda: create_optimizer("schedulefreewrapper", network(), base="lbfgs"), ValueError, "without the loss"),
         (
             lambda: create_optimizer("muown", [{"params": [nn.Parameter(torch.ones(2, 2))]}], fused={"qkv": 3}),
             ValueError,
