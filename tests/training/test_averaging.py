@@ -11,7 +11,7 @@ from seqmix.__main__ import main
 from seqmix.tasks import create_task
 from seqmix.training import SequenceLearner
 from seqmix.training.average import average_checkpoints
-from seqmix.training.callbacks import Checkpoints, EMAWeights, GateEntropyPenalty, LAWAWeights
+from seqmix.training.callbacks import Checkpoints, EMAWeights, GateEntropyPenalty, LAWAWeights, OptimizerModes
 
 AVERAGES = {"ema": lambda: EMAWeights(0.6), "lawa": lambda: LAWAWeights(3, 2)}
 
@@ -132,6 +132,7 @@ def test_new_weights_begin_a_new_average(tmp_path: Path) -> None:
     ("callbacks", "kwargs", "message"),
     [
         ([EMAWeights(), LAWAWeights()], {}, "a run has one average, got 2"),
+        ([EMAWeights(), OptimizerModes()], {}, r"must not average its weights itself \(schedule-free\)"),
         ([EMAWeights()], {"precision": "bf16-true"}, "bf16-true parameters loses its small changes"),
     ],
 )

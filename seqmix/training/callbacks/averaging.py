@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from seqmix.optim.averaging import LatestAverage
+from seqmix.training.callbacks.optimizer_modes import OptimizerModes
 
 __all__ = ["EMAWeights", "LAWAWeights"]
 
@@ -45,6 +46,10 @@ class _AveragedWeights(WeightAveraging):
         others = [c for c in trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
         if len(others) > 1:
             raise ValueError(f"{type(self).__name__}: a run has one average, got {len(others)} (ema, lawa)")
+        if any(isinstance(c, OptimizerModes) for c in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                f"{type(self).__name__}: the optimizer must not average its weights itself (schedule-free)"
+            )
         if getattr(pl_module, "device_mesh", None) is not None:
             raise ValueError(f"{type(self).__name__}: parameters must not be sharded (--trainer.strategy fully_shard)")
         # Parameters get the type of `bf16-true` after this hook.
@@ -115,7 +120,8 @@ class EMAWeights(_AveragedWeights):
         device: where the average is, `cpu` to save memory of an accelerator.
 
     Raises:
-        ValueError: numbers out of range, sharded or low-precision parameters, or a second average.
+        ValueError: numbers out of range, sharded or low-precision parameters, a second average, or an optimizer that
+            has one of its own (schedule-free).
     """
 
     def __init__(self, decay: float = 0.999, every_n_steps: int = 1, start: int = 0, device: str | None = None) -> None:
@@ -138,7 +144,8 @@ class LAWAWeights(_AveragedWeights):
         device: where the snapshots are, `cpu` to save memory of an accelerator.
 
     Raises:
-        ValueError: numbers out of range, sharded or low-precision parameters, or a second average.
+        ValueError: numbers out of range, sharded or low-precision parameters, a second average, or an optimizer that
+            has one of its own (schedule-free).
     """
 
     def __init__(self, size: int = 20, every_n_steps: int = 64, start: int = 0, device: str | None = None) -> None:
