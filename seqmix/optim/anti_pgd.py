@@ -33,7 +33,9 @@ class NoiseWrapper(Optimizer):
         owner = type(self).__name__
         if not isinstance(base, Optimizer):
             raise ValueError(f"{owner}: base must be an optimizer, got {type(base).__name__}")
-        check_at_least(owner, 0, sigma=sigma, seed=seed)
+        check_at_least(owner, 0, sigma=sigma)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"{owner}: seed must be a whole number of at least 0, got {seed!r}")
         self.seed, self.own = seed, {"sigma": float(sigma), "noise_step": 0}
         for group in base.param_groups:
             self._prepare(group)

@@ -27,12 +27,14 @@ class LossOptimizer(BaseOptimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
-        bound = self.defaults["lower_bound"]
+        owner, bound, first = type(self).__name__, group["lower_bound"], self.param_groups[0]["lower_bound"]
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
-            raise ValueError(f"{type(self).__name__}: lower_bound must be a finite number, got {bound!r}")
+            raise ValueError(f"{owner}: lower_bound must be a finite number, got {bound!r}")
+        if bound != first:
+            raise ValueError(f"{owner}: lower_bound must be that of the other groups, {first!r}, got {bound!r}")
 
     def _take_loss(self, closure: Closure, loss: Any) -> tuple[Any, Tensor]:
-        owner, bound = type(self).__name__, self.defaults["lower_bound"]
+        owner, bound = type(self).__name__, self.param_groups[0]["lower_bound"]
         if (closure is None) == (loss is None):
             raise ValueError(f"{owner}: step needs a closure or loss=, {'neither' if loss is None else 'both'} given")
         loss = evaluate(closure) if loss is None else loss

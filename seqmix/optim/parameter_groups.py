@@ -91,9 +91,11 @@ def describe_parameters(
             rows = tuple(rows) if isinstance(rows, list) else rows
             facts.append(ParameterFacts(name, p, id(p) not in fixed, factors.get(id(p), 1.0), kind, reason, rows))
     for argument, pattern in [*patterns.items(), *(("fused", pattern) for pattern, _ in blocks.values())]:
-        if pattern and not any(pattern.search(fact.name) for fact in facts):
-            names = ", ".join(fact.name for fact in facts[:6])
-            raise ValueError(f"{argument} must find a trainable parameter, {pattern.pattern!r} finds none of {names}")
+        # blocks of rows mean nothing for the rest
+        found = [fact for fact in facts if argument != "fused" or fact.kind == "matrix"]
+        if pattern and not any(pattern.search(fact.name) for fact in found):
+            names, what = ", ".join(fact.name for fact in found[:6]), "matrix" if argument == "fused" else "parameter"
+            raise ValueError(f"{argument} must find a trainable {what}, {pattern.pattern!r} finds none of {names}")
     return facts
 
 

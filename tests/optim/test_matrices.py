@@ -205,8 +205,10 @@ def test_fused_blocks_by_name():
     optimizer = create_optimizer("muown", model, fused={"qkv": 3})
     blocks = {tuple(g["params"][0].shape): g["row_blocks"] for g in optimizer.param_groups if g["part"] == "muown"}
     assert blocks == {(12, 4): 3, (4, 4): 1}
-    with pytest.raises(ValueError, match="fused must find a trainable parameter, 'kv_cache' finds none"):
+    with pytest.raises(ValueError, match="fused must find a trainable matrix, 'kv_cache' finds none"):
         create_optimizer("muown", model, fused={"kv_cache": 2})
+    with pytest.raises(ValueError, match=r"matrix, 'qkv' finds none of out_proj.weight$"):
+        create_optimizer("muown", model, fused={"qkv": 3}, rest="qkv")
     with pytest.raises(ValueError, match="argument of optimizer 'muon': 'fused'"):
         create_optimizer("muon", model, fused={"qkv": 3})
 

@@ -345,3 +345,21 @@ def test_the_heavy_ball_rolls_on_at_rate_zero(make):
         if not rate:
             torch.testing.assert_close(moved, 0.9 * last, rtol=1e-12, atol=0)
         last = moved
+
+
+@pytest.mark.parametrize("make", FAMILY)
+def test_the_lower_bound_is_in_the_state(make):
+    found = []
+    for bound in (-3.0, 0.0):
+        x = param(1.0, 2.0)
+        optimizer = make([x], lr=0.5, lower_bound=-3.0)
+        if not bound:
+            state = optimizer.state_dict()
+            optimizer = make([x], lr=0.5)
+            optimizer.load_state_dict(state)
+        x.grad = torch.tensor([1.0, -0.5], dtype=F64)
+        optimizer.step(loss=-1.0)
+        found.append(x.detach())
+    assert torch.equal(*found)
+    with pytest.raises(ValueError, match=r"lower_bound must be that of the other groups, -3.0, got 0.0"):
+        optimizer.add_param_group({"params": [param(1.0)], "lower_bound": 0.0})

@@ -138,7 +138,8 @@ def test_seeds_differ_and_repeat():
         (lambda b: FractionalPGD(b, hurst=1.0), ValueError, r"hurst must be in \(0, 1\), got 1.0"),
         (lambda b: FractionalPGD(b, hurst=math.nan), ValueError, "hurst must be in"),
         (lambda b: FractionalPGD(b, memory=0), ValueError, "memory must be at least 1, got 0"),
-        (lambda b: AntiPGD(b, seed=-1), ValueError, "seed must be at least 0"),
+        (lambda b: AntiPGD(b, seed=-1), ValueError, "seed must be a whole number of at least 0, got -1"),
+        (lambda b: AntiPGD(b, seed=0.5), ValueError, "seed must be a whole number of at least 0, got 0.5"),
     ],
 )
 def test_mistakes(call, error, message):
