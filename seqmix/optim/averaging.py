@@ -107,11 +107,12 @@ def average_state_dicts(
             )
     result = {}
     for name, tensor in last.items():
-        if not tensor.is_floating_point():
+        if not (tensor.is_floating_point() or tensor.is_complex()):
             result[name] = tensor.clone()
             continue
-        total = torch.zeros_like(tensor, dtype=torch.float64)
+        wide = torch.complex128 if tensor.is_complex() else torch.float64
+        total = torch.zeros_like(tensor, dtype=wide)
         for state, weight in zip(states, weights, strict=True):
-            total += state[name].double() * (weight / sum(weights))
+            total += state[name].to(wide) * (weight / sum(weights))
         result[name] = total.to(tensor.dtype)
     return result

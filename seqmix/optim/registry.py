@@ -162,6 +162,12 @@ def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwarg
     """
     check_optimizer(name, **kwargs)
     entry = get_optimizer(name)
+    if not isinstance(model, nn.Module) and not (
+        isinstance(model, list | tuple) and all(isinstance(group, dict) for group in model)
+    ):
+        raise ValueError(
+            f"optimizer {name!r}: model must be a module or a list of parameter groups, got {type(model).__name__}"
+        )
     kwargs = {**entry.defaults, **kwargs}
     if entry.takes == "optimizer":
         base = _base(kwargs)
@@ -199,7 +205,9 @@ def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwarg
 
 def _base(kwargs: dict[str, Any]) -> dict[str, Any]:
     base = kwargs.get("base", "adamw")
-    base = {"name": base} if isinstance(base, str) else dict(base)
+    base = {"name": base} if isinstance(base, str) else base
+    if not isinstance(base, dict) or "name" not in base:
+        raise ValueError(f"base must be the name of an optimizer or a dict with `name`, got {base!r}")
     return {**{key: kwargs[key] for key in ("lr", "weight_decay") if key in kwargs}, **base}
 
 

@@ -151,6 +151,8 @@ def create_schedule(name: str, optimizer: torch.optim.Optimizer, total_steps: in
         [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
     check_schedule(name, **kwargs)
+    if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
+        raise ValueError(f"schedule: total_steps must be a positive number of steps, got {total_steps!r}")
     if not all("lr" in group for group in optimizer.param_groups):
         owner = type(optimizer).__name__
         raise ValueError(f"schedule: optimizer {owner} has no learning rate; without one the schedule is 'constant'")

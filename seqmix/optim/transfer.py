@@ -62,7 +62,7 @@ def transfer(
     if rule not in RULES:
         raise unknown_name("rule", rule, RULES)
     for name, pair in (("batch", batch), ("tokens", tokens)):
-        if not all(0 < value < float("inf") for value in pair):
+        if len(pair) != 2 or not all(0 < value < float("inf") for value in pair):
             raise ValueError(f"transfer: {name} must be two positive numbers, from and to, got {pair!r}")
     if not lr > 0 or not eps >= 0 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(

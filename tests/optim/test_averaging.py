@@ -99,6 +99,8 @@ def test_mean_of_states() -> None:
     assert average_state_dicts(states)["x"].tolist() == [3.0, 3.0]
     assert average_state_dicts(states)["n"] == 2
     assert average_state_dicts(states, [0, 1, 3])["x"].tolist() == [5.0, 5.0]
+    spins = [{"z": torch.full((2,), value)} for value in (1j, 3 + 1j)]
+    assert average_state_dicts(spins)["z"].tolist() == [1.5 + 1j] * 2
     # Many equal weights stay what they are, in any type.
     same = {"x": torch.tensor([0.1, 1e-30], dtype=torch.bfloat16)}
     assert torch.equal(average_state_dicts([same] * 7)["x"], same["x"])

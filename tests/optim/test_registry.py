@@ -244,6 +244,13 @@ def test_combined_takes_groups_later():
         (lambda: create_optimizer("adammini", [{"params": []}]), ValueError, "takes a model, got list"),
         (lambda: create_optimizer("sam", network(), base="lookahead"), ValueError, "base must be no wrapper"),
         (lambda: create_optimizer("anti-pgd", network(), base="schedulefreesgd"), ValueError, "not be schedule-free"),
+        (
+            lambda: create_optimizer("sam", network(), base={"lr": 1}),
+            ValueError,
+            "base must be the name of an optimizer",
+        ),
+        (lambda: create_optimizer("muown", [nn.Parameter(torch.ones(2, 2))]), ValueError, "list of parameter groups"),
+        (lambda: create_optimizer("adamw", network().parameters()), ValueError, "groups, got generator"),
         (lambda: create_optimizer("sam", network(), base="ngn-m"), ValueError, "base must step without the loss"),
         (lambda: create_optimizer("schedulefreewrapper", network(), base="lbfgs"), ValueError, "without the loss"),
         (

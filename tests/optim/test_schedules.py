@@ -133,6 +133,12 @@ def test_cooldown_longer_than_the_run() -> None:
         scheduled("wsd", 100, warmup=50, cooldown=60)
 
 
+@pytest.mark.parametrize("total", [0, -3, 10.0, "10"])
+def test_a_run_has_steps(total) -> None:
+    with pytest.raises(ValueError, match="total_steps must be a positive number of steps, got"):
+        scheduled("cosine", total)
+
+
 def bound_at_best(rule: str, batch: float, steps: float) -> tuple[float, float]:
     """Best (lr, 1 - beta1) of the bound that the rules come from, over a fine grid."""
     a = np.array([0.1]) if rule == "lmo-fixed-momentum" else np.logspace(-8, 0, 16001)
@@ -182,6 +188,7 @@ def test_transfer_there_and_back() -> None:
         ({"rule": "adam", "tokens": (1, 2)}, "says nothing about the budget"),
         ({"rule": "adam", "batch": (1, 20)}, "no past to average"),
         ({"rule": "lmo", "batch": (0, 1)}, "batch must be two positive numbers"),
+        ({"rule": "lmo", "tokens": (1,)}, "tokens must be two positive numbers"),
         ({"rule": "lmo", "betas": (0.9, 1.0)}, "betas in"),
     ],
 )
