@@ -3,10 +3,13 @@
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 40  # names that an error lists; more are a page to read
+
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
-    """A `ValueError` that says what `name` was meant to be, the nearest known names, and all of them."""
+    """A `ValueError` that says what `name` was meant to be, the nearest known names, and all if they are few."""
     choices = sorted(known)
     near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(choices)})")
+    all_of_them = ", ".join(choices) if len(choices) <= _LISTED or not near else f"{len(choices)} names"
+    return ValueError(f"unknown {kind} {name!r}{hint} (known: {all_of_them})")

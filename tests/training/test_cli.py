@@ -59,7 +59,7 @@ def test_fit_test_predict_resume(folder: Path, capsys: pytest.CaptureFixture[str
         ("fit --config a5 --mixer mambo", "unknown mixer 'mambo'; did you mean 'mamba'"),
         ("fit --config a5 --mixer.blok_size 4", "'blok_size'; did you mean 'block_size'"),
         ("fit --config a5 --model.mixer.block_size 0", "block_size must be a positive integer, got 0"),
-        ("fit --config a5 --optimizer adamm", "unknown optimizer 'adamm'; did you mean 'adamw'"),
+        ("fit --config a5 --optimizer adamww", "unknown optimizer 'adamww'; did you mean 'adamw'"),
         ("fit --config a5 --optimizer.lrr 1", "unknown argument of optimizer 'adamw': 'lrr'; did you mean 'lr'"),
         ("fit --config a5 --data.group A55", "group: A55 has more than"),
         ("fit --config a5 --data.group a5", "unknown group 'a5'"),
