@@ -146,6 +146,9 @@ def sequence_of(i, of, bounds, length, chunks):  # type: ignore[no-untyped-def]
     return sequence, start, end
 
 
+# Whether kernels run in Triton's interpreter, which was chosen when they were made.
+INTERPRETED = not isinstance(span, triton.JITFunction)
+
 # Numbers that change from call to call: a kernel is not compiled anew for a length of 1 or one divisible by 16.
 RUNTIME = ["length", "chunk", "chunks"]
 

@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqmix.kernels._triton import Chunked, Spans, cut, fresh, lanes, launch, span, whole_sequences
+from seqmix.kernels._triton import INTERPRETED, Chunked, Spans, cut, fresh, lanes, launch, span, whole_sequences
 
-RUNTIME = ["length", "chunk", "chunks", "relay_length", "relay_chunk", "relay_chunks"]
+RUNTIME = ["length", "chunk", "chunks", "relay_length", "relay_chunk", "relay_chunks", "rows"]
 
 
 class Layout(NamedTuple):
@@ -55,8 +55,8 @@ def layout(op: str, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None, 
     """
     chunked = every_slot(cut(whole_sequences(op, q, cu_seqlens), chunk))
     double, kinds = q.dtype == torch.float64, {q.dtype, k.dtype, v.dtype}
-    # The interpreter, on a CPU, would multiply the bits of bfloat16.
-    short = tl.bfloat16 if kinds == {torch.bfloat16} and q.is_cuda else tl.float32
+    # The interpreter would multiply the bits of bfloat16.
+    short = tl.bfloat16 if kinds == {torch.bfloat16} and not INTERPRETED else tl.float32
     options = {
         "BT": max(16, lanes(q.shape[1], chunk)),  # tl.dot wants 16 of everything
         "DOT": tl.float64 if double else short,

@@ -60,6 +60,31 @@ def test_solves_on_the_device_are_the_same(mixing, hidden, damping):
     torch.testing.assert_close(iterate(adjoint, start, stop)[0], solve(adjoint, start, stop)[0], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("behind", [0, 30])
+def test_the_loop_ends_however_far_the_device_is_behind(behind, monkeypatch):
+    """Flags arrive in order, `behind` sweeps late; the loop ends at the first that says nobody is busy."""
+    made = []
+
+    class Flag:
+        def __init__(self, busy):
+            self.busy, self.number = bool(busy), len(made)
+            made.append(self)
+
+        def arrived(self):
+            return len(made) > self.number + behind
+
+        def __bool__(self):
+            return self.busy
+
+    monkeypatch.setattr("seqmix.mixers.fixed_point.sweeps_device._Flag", Flag)
+    monkeypatch.setattr("seqmix.mixers.fixed_point.sweeps_device.can_poll", lambda device: True)
+    forward, start = problem("householder", 2, ALL), torch.zeros(63, 6, dtype=torch.float64)
+    y, report = iterate(forward, start, STOP)
+    needed = int(report.iterations.max())
+    assert needed + behind < STOP.cap and len(made) == needed + behind
+    torch.testing.assert_close(y, solve(forward, start, STOP)[0], rtol=0, atol=0)
+
+
 def test_divergence_is_found_at_the_end():
     layer, x = diverging()
     p = layer.preactivations(x)[..., : layer.cell.size].detach()

@@ -36,8 +36,8 @@ def _largest(x):  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _sweep(  # type: ignore[no-untyped-def]
-    pre, old, initial, new, last_state, product, change, size, offsets, length, chunk, chunks, width, rank, strength,
-    PRODUCT: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
+    pre, old, initial, new, last_state, product, change, size, offsets, length, chunk, chunks, width, rank,
+    STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     # Without `new` only the state at the end of the span and the product of its decays are wanted.
     item = tl.program_id(0).to(tl.int64)
@@ -71,7 +71,7 @@ def _sweep(  # type: ignore[no-untyped-def]
             u *= _sigmoid(u)
             u *= tl.rsqrt(tl.sum(u * u, 1) + 1e-6)[:, None]
             alpha = tl.load(pre + t * total_size + (2 + rank) * width + i, mask=mask_t, other=0.0)
-            taken = (strength * _sigmoid(alpha) * tl.sum(u * rest, 1))[:, None] * u
+            taken = (STRENGTH * _sigmoid(alpha) * tl.sum(u * rest, 1))[:, None] * u
             mixed += taken
             if PRODUCT:
                 rest -= taken
@@ -99,10 +99,12 @@ class Sweeps:
 
     def __init__(self, p: Tensor, width: int, rank: int, strength: float, product: bool, cu_seqlens: Tensor | None):
         self.width = width
-        self.arguments = (width, rank, strength)
+        self.arguments = (width, rank)
         BN = lanes(width, 1 << 20)
         # 4,096 numbers in a tile: 16 for each thread, of which some eight are alive at a time.
-        self.options = {"PRODUCT": product, "BT": max(2, min(64, 4096 // BN)), "BN": BN, "num_warps": 8}
+        tile = {"BT": max(2, min(64, 4096 // BN)), "BN": BN, "num_warps": 8}
+        # A constant, because a number handed to a kernel is float32.
+        self.options = {"STRENGTH": strength, "PRODUCT": product} | tile
         self.sequences = whole_sequences(OP, p, cu_seqlens)
         chunk = chunk_length(self.sequences.number, self.sequences.length)
         self.chunked = None if chunk is None else cut(self.sequences, chunk)

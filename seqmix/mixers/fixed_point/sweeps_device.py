@@ -5,6 +5,8 @@ the host behind the sweeps; the loop ends when such a copy has arrived and says 
 Under stream capture nothing can arrive, and the loop runs to its cap.
 """
 
+from collections import deque
+
 import torch
 from torch import Tensor
 
@@ -20,8 +22,11 @@ class _Flag:
         self.event = torch.cuda.Event()
         self.event.record()
 
-    def says_done(self) -> bool:
-        return self.event.query() and not bool(self.value)
+    def arrived(self) -> bool:
+        return self.event.query()
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
 
 
 def can_poll(device: torch.device) -> bool:
@@ -44,7 +49,7 @@ def iterate(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved]:
     busy = rows.lengths > 0
     iterations = torch.zeros(rows.sequences, dtype=torch.long, device=y.device)
     residual = y.new_zeros(rows.sequences)
-    poll, flags = can_poll(y.device), list[_Flag]()
+    poll, flags = can_poll(y.device), deque[_Flag]()
     for _ in range(stop.cap):
         new, change, size = measure(y)
         if stop.damping != 1:
@@ -56,7 +61,13 @@ def iterate(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved]:
         iterations = iterations + busy
         busy = busy & (ratio > stop.tolerance) & ~ratio.isinf()
         if poll:
-            flags = [*flags[-8:], _Flag(busy.any())]
-            if any(flag.says_done() for flag in flags):
-                break
-    return y, Solved(iterations, residual, residual <= stop.tolerance, torch.zeros_like(residual))
+            flags.append(_Flag(busy.any()))
+            # None is dropped before it arrives: the host may be any number of sweeps ahead.
+            while flags and flags[0].arrived():
+                if not flags.popleft():
+                    return y, _report(iterations, residual, stop)
+    return y, _report(iterations, residual, stop)
+
+
+def _report(iterations: Tensor, residual: Tensor, stop: Stop) -> Solved:
+    return Solved(iterations, residual, residual <= stop.tolerance, torch.zeros_like(residual))
