@@ -34,5 +34,7 @@ def loop_by_rows(logits: Tensor, v: Tensor) -> Tensor:
     batch, length, rows, m = v.shape
     h = torch.empty_like(v, memory_format=torch.contiguous_format)
     block = triton.next_power_of_2(m)
-    _loop[(batch * rows,)](logits.contiguous(), v.contiguous(), h, length, rows, m, block, num_warps=1)
+    _loop[(batch * rows,)](
+        logits.contiguous(), v.contiguous(), h, length, rows, m, block, num_warps=1, enable_fp_fusion=True
+    )
     return h

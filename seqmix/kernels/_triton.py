@@ -157,6 +157,8 @@ def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
     """Start `programs` programs of `kernel` on the device of its tensors; none where there is no work."""
     if programs == 0:
         return
+    # Triton warns where nobody says whether products may be contracted: its default will change.
+    options = {"enable_fp_fusion": True} | options
     device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
     if device.type == "cuda":
         with torch.cuda.device(device):

@@ -1,7 +1,8 @@
-"""Compiles every Triton kernel for an H100 or H200 on a machine without one, and prints what each of them uses.
+"""Compiles the Triton kernels of one case for an H100 or H200, without one, and prints what each of them uses.
 
-Run by `test_triton_compiles.py` in a process of its own, because here Triton must not interpret. Ops run forward and
-backward on CPU tensors with a launch that stops after compilation, so their numbers mean nothing.
+`compile_kernels.py CASE` is run by `test_triton_compiles.py` in a process of its own, because here Triton must not
+interpret. Ops run forward and backward on CPU tensors with a launch that stops after compilation, so their numbers mean
+nothing. `VARIANTS` are what the benchmark's case leaves out; packed sequences and float64 come last.
 """
 
 import json
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,49 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver, jit
 
 import seqmix.kernels
-from seqmix.benchmarks.cases import CASES, Case
+from seqmix.benchmarks.cases import CASES, Inputs
 from seqmix.kernels import _backend
+from seqmix.mixers.fixed_point.rnn_triton import Sweeps
+
+# 300 steps are cut into chunks, 64 are not, 1 and 17 have tiles of their own where products are; after those nothing is
+# left to compile for any other length.
+LENGTHS = (300, 64, 1, 17, 16, 301, 512)
+
+
+def as_they_are(inputs: Inputs) -> Inputs:
+    return inputs
+
+
+def gated_by_head(inputs: Inputs) -> Inputs:
+    return inputs | {"log_g": torch.zeros(inputs["q"].shape[:3], requires_grad=True)}
+
+
+def without_gates(inputs: Inputs) -> Inputs:
+    return {name: tensor for name, tensor in inputs.items() if name != "log_g"}
+
+
+def sweep(length: int) -> None:
+    """One sweep of the fixed-point RNN."""
+    width = 256
+    for rank, product in ((2, True), (1, False)):
+        p = torch.zeros(2, length, 2 * width + rank * (width + 1))
+        sweeps = Sweeps(p, width, rank, 0.8 / 3, product, None)
+        sweeps(p.flatten(0, 1), torch.zeros(2 * length, width), torch.zeros(2, width))
+
+
+SWEEP = "fixed_point_sweep"
+# For a case: name, sizes, type, and what becomes of the inputs.
+Variant = tuple[str, dict[str, int], torch.dtype, Callable[[Inputs], Inputs]]
+VARIANTS: dict[str, list[Variant]] = {
+    "gated_block_scan": [(f"m={m}", {"m": m}, torch.bfloat16, as_they_are) for m in (1, 2, 3, 5, 8, 16)],
+    "gated_higher_order_scan": [("m=16", {"m": 16}, torch.bfloat16, as_they_are)],
+    "gated_linear_attention": [
+        (name, {}, dtype, change)
+        for name, change in (("by head", gated_by_head), ("no gates", without_gates))
+        for dtype in (torch.float32, torch.bfloat16)
+    ],
+    "delta_rule": [("by head", {}, dtype, gated_by_head) for dtype in (torch.float32, torch.bfloat16)],
+}
 
 TARGET = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -50,12 +93,11 @@ def usage(cubin: bytes) -> dict[str, int]:
     return {"registers": int(found["REG"]), "stack": int(found["STACK"]) + int(found["LOCAL"])}
 
 
-def main() -> None:
+def main(wanted: str) -> None:
     driver.set_active(Driver())
     launch = jit.JITFunction.run
     seen: set[str] = set()
-    case: Case
-    length: int
+    case, length = wanted, 0
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         kernel = launch(self, *args, grid=grid, warmup=True, **kwargs)
@@ -65,7 +107,7 @@ def main() -> None:
         name = f"{self.fn.__module__.removeprefix('seqmix.kernels.')}.{self.fn.__name__}"
         ptx = kernel.asm["ptx"]
         row = {
-            "case": case.name,
+            "case": case,
             "length": length,
             "kernel": name,
             "shared": kernel.metadata.shared,
@@ -80,20 +122,34 @@ def main() -> None:
             _backend.load_kernels(package, backend)
     # The kernels are made; now the ops may be given CPU tensors.
     os.environ["TRITON_INTERPRET"] = "1"
-    for case in CASES:
-        package = sys.modules[getattr(seqmix.kernels, case.op).__module__].__package__
-        if (package, "triton") not in _backend._AVAILABLE:
+
+    def run(op: str, inputs: Inputs, **options: Any) -> None:
+        output, _ = getattr(seqmix.kernels, op)(**inputs, **options, backend="triton")
+        outputs = output if isinstance(output, tuple) else (output,)
+        torch.autograd.grad(outputs, list(inputs.values()), [torch.ones_like(each) for each in outputs])
+
+    if wanted == SWEEP:
+        for length in LENGTHS:
+            sweep(length)
+        return
+    of = next(each for each in CASES if each.name == wanted)
+    for dtype in (torch.float32, torch.bfloat16):
+        if of.is_complex and dtype != torch.float32:
             continue
-        for dtype in (torch.float32, torch.bfloat16):
-            if case.is_complex and dtype != torch.float32:
-                continue
-            # 300 steps are cut into chunks, 64 are not; after those nothing is left to compile for any other length.
-            for length in (300, 64, 1, 17, 16, 301, 512):
-                inputs = case.inputs(case.sizes | {"B": 2, "T": length}, dtype, torch.device("cpu"))
-                output, _ = getattr(seqmix.kernels, case.op)(**inputs, **case.options, backend="triton")
-                outputs = output if isinstance(output, tuple) else (output,)
-                torch.autograd.grad(outputs, list(inputs.values()), [torch.ones_like(each) for each in outputs])
+        for length in LENGTHS:
+            run(of.op, of.inputs(of.sizes | {"B": 2, "T": length}, dtype, torch.device("cpu")), **of.options)
+    length = LENGTHS[0]
+    packed = torch.float32 if of.is_complex else torch.bfloat16
+    for name, sizes, dtype, change in (
+        *VARIANTS.get(wanted, ()),
+        ("packed", {}, packed, as_they_are),
+        ("float64", {"K": 16, "V": 16}, torch.float64, as_they_are),
+    ):
+        case = f"{wanted}, {name}"
+        inputs = change(of.inputs(of.sizes | {"B": 1, "T": length} | sizes, dtype, torch.device("cpu")))
+        offsets = torch.tensor([0, 0, 7, length], dtype=torch.int32) if name == "packed" else None
+        run(of.op, inputs, **of.options, cu_seqlens=offsets)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -59,8 +59,8 @@ class TestGatedBlockScan(KernelContract):
     cases = [gated_case(n, m) for n, m in ((3, 1), (5, 2), (9, 4), (2, 5))]
 
 
-# Products of matrices in a tree round more than the same matrices applied one by one: at m = 4 up to 1.7 times what
-# the rule allows.
+# Products of matrices in a tree or over chunks round more than the same matrices applied one by one: with gates that
+# mix, m >= 3, up to 1.7 times what the rule allows. Where a transition permutes, they round as little.
 class TestBlockScanTriton(TritonContract):
     cases = [plain_case(5, 2)]
 
@@ -84,7 +84,7 @@ class TestSizesTriton:
     @pytest.mark.parametrize("m", [3, 5, 8, 16, 33])
     @pytest.mark.parametrize("make", [plain_case, gated_case])
     def test_error_rule(self, make, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        case = make(1, m, slack=2)
+        case = make(1, m, slack=2 if make is gated_case else 1)
         monkeypatch.setattr("seqmix.kernels._triton.FILL", 10**6)
         monkeypatch.setattr("seqmix.kernels._triton.SHORTEST_CHUNK", 6)
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):

@@ -79,13 +79,13 @@ def run_scan(x: Tensor, gates: Tensor, *tensors: Tensor | None, spans: Spans, **
         width = lanes(blocks, width)
         programs = spans.number * triton.cdiv(blocks, width)
         tile = {"BT": steps, "BN": width, "num_warps": 4}
-        launch(triton_planes.scan, programs, *arguments, M=m, **modes, **tile, enable_fp_fusion=True)
+        launch(triton_planes.scan, programs, *arguments, M=m, **modes, **tile)
     else:
         size = triton.next_power_of_2(m)
         # A product of matrices has m^3 terms in registers; a single matrix has m^2.
         warps = 4 if tensors[3] is not None else max(1, min(8, size * size // 512))
         tile = {"SIZE": size, "STEPS": max(1, min(8, 512 // (size * size))), "num_warps": warps}
-        launch(triton_matrices.scan, spans.number * blocks, *arguments, M=m, **modes, **tile, enable_fp_fusion=True)
+        launch(triton_matrices.scan, spans.number * blocks, *arguments, M=m, **modes, **tile)
 
 
 def _op(gated: bool, m: int) -> str:
@@ -158,6 +158,5 @@ def backward(
         SIZE=size,
         BQ=max(1, 2048 // (size * size)),
         num_warps=4 if size <= 32 else 8,
-        enable_fp_fusion=True,
     )
     return da, dx, dinitial

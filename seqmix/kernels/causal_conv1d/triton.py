@@ -134,7 +134,7 @@ def _pieces(x: Tensor, cu_seqlens: Tensor | None) -> Chunked:
 def _run(kernel, x: Tensor, weight: Tensor, spans: int, *arguments: object, **options: object) -> None:  # type: ignore[no-untyped-def]
     channels, taps = weight.shape
     width = lanes(channels, 64)
-    tile = {"W": taps, "DOUBLE": x.dtype.itemsize == 8, "BD": width, "num_warps": 4, "enable_fp_fusion": True}
+    tile = {"W": taps, "DOUBLE": x.dtype.itemsize == 8, "BD": width, "num_warps": 4}
     launch(kernel, spans * triton.cdiv(channels, width), *arguments, channels, **({"BT": 16} | tile | options))
 
 

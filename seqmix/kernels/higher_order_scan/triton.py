@@ -196,7 +196,7 @@ def _backward(  # type: ignore[no-untyped-def]
 def _run(kernel, spans: Spans, channels: int, order: int, gated: bool, *arguments: object) -> None:  # type: ignore[no-untyped-def]
     width = lanes(channels, 32)
     # About 32 loads are under way in each thread.
-    tile = {"STEPS": max(1, min(8, 32 // (order + 2))), "BN": width, "num_warps": 1, "enable_fp_fusion": True}
+    tile = {"STEPS": max(1, min(8, 32 // (order + 2))), "BN": width, "num_warps": 1}
     programs = spans.number * triton.cdiv(channels, width)
     launch(kernel, programs, *arguments, *spans.arguments, channels, M=order, GATED=gated, **tile)
 
