@@ -94,15 +94,13 @@ class Task(LightningDataModule):
 
     def _try_examples(self) -> None:
         # Lengths too short for what a task puts in them are told before training starts, not at the last test set.
-        if not self.examples.prefixes:
-            for length in {self.min_length or self.train_length, self.train_length}:
-                self.examples(seed=self.seed, split="train", start=0, count=1, length=length)
+        tried = [
+            ("train", self.seed, self.examples, n) for n in {self.min_length or self.train_length, self.train_length}
+        ]
         for split, sets in (("validation", self.validation_sets), ("test", self.test_sets)):
-            for each in sets:
-                if not each.examples.prefixes:
-                    each.examples(
-                        seed=self.eval_seed, split=f"{split} {each.name}", start=0, count=1, length=each.length
-                    )
+            tried += [(f"{split} {each.name}", self.eval_seed, each.examples, each.length) for each in sets]
+        for split, seed, examples, length in tried:
+            examples(seed=seed, split=split, start=0, count=1, length=length)
 
     def _at(self, length: int) -> EvalSet:
         return EvalSet(str(length), self.examples, length, self.eval_size)

@@ -2,7 +2,8 @@
 
     [MAX 4 3 [MIN 2 3 ] 1 0 [MED 1 5 8 9 2 ] ]        tokens: [MAX, [MIN, [MED, [SM, ], digits; the class is the value
 
-A node above the largest depth is an operator with probability 1/4, with a uniform number of arguments, else a digit.
+A node above the largest depth is an operator with probability 1/4, with a uniform number of arguments, else a digit;
+the root has depth 1, as in the published generator.
 MED is the median, rounded down, SM the sum modulo 10. Trees are kept whose number of tokens lies in a range.
 
 Trees grow level by level, many at once, and are read, valued and written in order without a loop over nodes. Example i
@@ -32,7 +33,7 @@ Ints = NDArray[np.int64]
 
 class _Level(NamedTuple):
     # Nodes of one depth, those of a parent side by side.
-    parent: Ints  # number in the level above; of the tree, at depth 0
+    parent: Ints  # number in the level above; of the tree, for roots
     arity: Ints  # 0: a digit
 
 
@@ -43,7 +44,7 @@ class ListOpsExamples:
 
     Args:
         min_length: the shortest that is kept; a length in calls is the longest.
-        max_depth: of a tree.
+        max_depth: of a tree, its root and its deepest digits counted.
         max_arguments: of an operator, which has at least two.
 
     Raises:
@@ -63,7 +64,7 @@ class ListOpsExamples:
     def __init__(self, min_length: int = 500, max_depth: int = 10, max_arguments: int = 10) -> None:
         for name, value, least in (
             ("min_length", min_length, 1),
-            ("max_depth", max_depth, 1),
+            ("max_depth", max_depth, 2),
             ("max_arguments", max_arguments, 2),
         ):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -140,10 +141,10 @@ def _grow(
     trees = parent = np.arange(_GROWN)
     tokens = np.zeros(_GROWN, dtype=np.int64)
     levels: list[_Level] = []
-    for depth in range(max_depth + 1):
-        drawn = stream.words(2 * len(trees)) if depth < max_depth else np.zeros(0, dtype=np.uint32)
+    for depth in range(1, max_depth + 1):
         arity = np.zeros(len(trees), dtype=np.int64)
         if depth < max_depth:
+            drawn = stream.words(2 * len(trees))
             inner = drawn[: len(trees)] < 1 << 30
             arity[inner] = 2 + below(drawn[len(trees) :][inner], max_arguments - 1)
         levels.append(_Level(parent, arity))

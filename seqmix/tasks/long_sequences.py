@@ -49,7 +49,7 @@ class ListOps(_Classification):
     Args:
         max_length: longest sequence; batches have this width, and say in `lengths` where sequences end.
         min_length: shortest sequence.
-        max_depth: of a tree.
+        max_depth: of a tree, its root and its deepest digits counted.
         max_arguments: of an operator.
         batch_size: sequences in a batch, over all ranks.
         train_size: number of different training examples; None for a stream that never repeats.
@@ -84,7 +84,6 @@ class ListOps(_Classification):
         )
         self.packed = packed
         self.save_hyperparameters()
-        examples(seed=eval_seed, split="test", start=0, count=1, length=max_length)  # can such trees be found?
 
     def train_dataloader(self) -> StreamLoader:
         packed, self.packed = self.packed, False  # the rows of padded batches are what is packed
@@ -144,7 +143,6 @@ class Pathfinder(_Classification):
         length = examples.size**2
         super().__init__(examples, length, **_sizes(batch_size, train_size, eval_size, seed, eval_seed, num_workers))
         self.save_hyperparameters()
-        examples(seed=eval_seed, split="test", start=0, count=1, length=length)  # is there room?
 
 
 class Digits(_Classification):

@@ -30,9 +30,6 @@ class _Recall(Task):
             self.validation_sets = self.test_sets
         if protocol == "mad":
             self.metric = "macro_accuracy"
-        # Lengths that cannot be are errors here, not in the first batch.
-        for split, each in (("train", self._at(self.train_length)), *(("test", each) for each in self.test_sets)):
-            each.examples(seed=0, split=split, start=0, count=1, length=each.length)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         if self.protocol is None:

@@ -19,7 +19,7 @@ from seqmix.tasks.streams import words
 MIN, MAX, MED, SM, CLOSE, PAD = range(10, 16)
 
 
-def read(tokens: list[int], depth: int = 0) -> tuple[int, list[int], int, list[int]]:
+def read(tokens: list[int], depth: int = 1) -> tuple[int, list[int], int, list[int]]:
     """Value, the tokens that are left, the depth of the tree and how many arguments its operators have."""
     head, rest = tokens[0], tokens[1:]
     if head < 10:
@@ -72,11 +72,24 @@ def test_listops_grows_the_published_trees() -> None:
 
     levels, lengths = _grow(_Stream(0, "x"), 1, 10**9, 4, 10)
     assert len(lengths) > 150 and abs(len(lengths) - 256) < 6 * 14, "a root is an operator in one of four trees"
-    inner = np.concatenate([level.arity for level in levels[1:4]])
+    inner = np.concatenate([level.arity for level in levels[1:3]])
     assert abs((inner > 0).mean() - 0.25) < 6 * (0.1875 / len(inner)) ** 0.5
     arity = inner[inner > 0]
     assert abs(np.bincount(arity, minlength=11)[2:] - len(arity) / 9).max() < 6 * (len(arity) / 9) ** 0.5
-    assert not levels[4].arity.any(), "the largest depth has digits only"
+    assert len(levels) == 4 and not levels[3].arity.any(), "the largest depth has digits only"
+
+
+def test_listops_are_as_long_as_the_published_ones() -> None:
+    from seqmix.tasks.listops import _grow, _Stream
+
+    def mean_length(depth: int, max_depth: int) -> float:
+        # The published recursion, which starts with depth 1, in expectation: six arguments on average.
+        return 1 if depth == max_depth else 0.75 + 0.25 * (2 + 6 * mean_length(depth + 1, max_depth))
+
+    for max_depth in (2, 4):
+        lengths = np.concatenate([_grow(_Stream(0, f"{n}"), 1, 10**9, max_depth, 10)[1] for n in range(8)])
+        error = lengths.std() / len(lengths) ** 0.5
+        assert abs(lengths.mean() - (2 + 6 * mean_length(2, max_depth))) < 4 * error
 
 
 def test_pathfinder_curves_keep_apart_and_go_on() -> None:
@@ -212,7 +225,7 @@ def test_workers_and_resuming_change_nothing(name: str, arguments, num_workers: 
         ("noisy-recall", {}, "dd17f0e898cef004"),
         ("fuzzy-recall", {}, "0678d9833a94cff9"),
         ("memorization", {}, "22d5223ef40831ef"),
-        ("listops", {}, "91bed50f979973d7"),
+        ("listops", {}, "48093314c4989592"),
         ("pathfinder", {}, "608f6ad0310c02fe"),
         ("digits", {}, "af5ea4512b1a95c5"),
     ],
@@ -239,6 +252,7 @@ def test_generation_is_vectorised(name: str, count: int, least: int) -> None:
         ("listops", {"max_length": 400}, "longest length must be at least min_length = 500"),
         ("listops", {"min_length": 30, "max_length": 40, "max_depth": 2, "max_arguments": 3}, "too few have 30 to 40"),
         ("listops", {"max_arguments": 1}, "max_arguments must be an integer of at least 2"),
+        ("listops", {"max_depth": 1}, "max_depth must be an integer of at least 2"),
         ("listops", {"min_length": 0}, "min_length must be an integer of at least 1"),
         ("pathfinder", {"size": 7}, "size must be an integer of at least 8"),
         ("pathfinder", {"size": 10, "dashes": 12}, "did not fit into 10 x 10 pixels"),
