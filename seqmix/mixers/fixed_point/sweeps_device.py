@@ -20,7 +20,8 @@ class _Flag:
         self.value = torch.empty((), dtype=torch.bool, pin_memory=True)
         self.value.copy_(busy, non_blocking=True)
         self.event = torch.cuda.Event()
-        self.event.record()
+        # Behind the copy, on its device, which need not be the current one.
+        self.event.record(torch.cuda.current_stream(busy.device))
 
     def arrived(self) -> bool:
         return self.event.query()
