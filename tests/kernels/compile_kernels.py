@@ -54,15 +54,19 @@ def sweep(length: int) -> None:
 SWEEP = "fixed_point_sweep"
 # For a case: name, sizes, type, and what becomes of the inputs.
 Variant = tuple[str, dict[str, int], torch.dtype, Callable[[Inputs], Inputs]]
+WIDE: Variant = ("K=V=128", {"K": 128, "V": 128}, torch.bfloat16, as_they_are)
 VARIANTS: dict[str, list[Variant]] = {
     "gated_block_scan": [(f"m={m}", {"m": m}, torch.bfloat16, as_they_are) for m in (1, 2, 3, 5, 8, 16)],
     "gated_higher_order_scan": [("m=16", {"m": 16}, torch.bfloat16, as_they_are)],
     "gated_linear_attention": [
-        (name, {}, dtype, change)
-        for name, change in (("by head", gated_by_head), ("no gates", without_gates))
-        for dtype in (torch.float32, torch.bfloat16)
+        WIDE,
+        *(
+            (name, {}, dtype, change)
+            for name, change in (("by head", gated_by_head), ("no gates", without_gates))
+            for dtype in (torch.float32, torch.bfloat16)
+        ),
     ],
-    "delta_rule": [("by head", {}, dtype, gated_by_head) for dtype in (torch.float32, torch.bfloat16)],
+    "delta_rule": [WIDE, *(("by head", {}, dtype, gated_by_head) for dtype in (torch.float32, torch.bfloat16))],
 }
 
 TARGET = GPUTarget("cuda", 90, 32)

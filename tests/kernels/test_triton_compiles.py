@@ -11,6 +11,7 @@ import pytest
 
 from seqmix.benchmarks.cases import CASES
 
+SWEEP = "fixed_point_sweep"
 # Those that spill nothing, at the sizes of the benchmark.
 SCANS = {
     "diagonal_scan",
@@ -21,8 +22,8 @@ SCANS = {
     "higher_order_scan",
     "gated_higher_order_scan",
     "causal_conv1d",
+    SWEEP,
 }
-SWEEP = "fixed_point_sweep"
 SCRIPT = Path(__file__).with_name("compile_kernels.py")
 
 
