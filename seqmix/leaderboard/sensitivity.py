@@ -229,14 +229,14 @@ def table(curves: Sequence[Curve]) -> str:
     return "\n\n".join(parts)
 
 
-_HEADER = ["", "learning rates", "best rate", "best loss", "loss at it, by seed", "median loss"]
+_HEADER = ["", "learning rates", "best rate", "best loss", "median over seeds (range; seeds)", "median loss"]
 _HEADER += ["sensitivity", "plateau", "decades", "diverged"]
 
 
 def _row(each: Curve) -> list[str]:
     low, high = each.plateau
     rates, seeds = sorted(each.losses), sorted(each.at_best)
-    spread = f"{np.median(seeds):.4f} ({seeds[0]:.4f} to {seeds[-1]:.4f})" if len(seeds) > 1 else ""
+    spread = f"{np.median(seeds):.4f} ({seeds[0]:.4f} to {seeds[-1]:.4f}; {len(seeds)})" if len(seeds) > 1 else ""
     return [
         each.contender.label,
         f"{len(rates)}, {rates[0]:g} to {rates[-1]:g}",

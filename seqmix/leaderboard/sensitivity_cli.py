@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LOSS",
         help="loss at the start of training, which none counts above; default that of a guess at chance",
     )
+    parser.add_argument("--report-only", action="store_true", help="run nothing: report the seeds that there are")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="loss against learning rate, .svg or .png")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write into this file; default the terminal")
     parser.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")
@@ -82,15 +83,12 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     )
     for each in every:
         _check(each.run(each.rates[0], 0))
-    status = make_records(
-        [each.run(rate, seed) for seed in arguments.seeds for each in every for rate in each.rates],
-        arguments,
-        "seqmix sensitivity",
-    )
+    runs = [each.run(rate, seed) for seed in arguments.seeds for each in every for rate in each.rates]
+    status = 0 if arguments.report_only else make_records(runs, arguments, "seqmix sensitivity")
     if arguments.dry_run or status == 130:
         return status
     curves = _curves(every, arguments)
-    if arguments.seeds_at_best:
+    if arguments.seeds_at_best and not arguments.report_only:
         runs = [each.contender.run(each.best_rate, seed) for seed in arguments.seeds_at_best for each in curves]
         status = max(status, make_records(runs, arguments, "seqmix sensitivity"))
         if status == 130:

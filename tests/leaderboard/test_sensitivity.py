@@ -60,7 +60,7 @@ def test_seeds_added_at_the_best_rate_do_not_move_the_grid() -> None:
     found = curve_of(losses, *more)
     assert (found.best, found.best_rate, found.sensitivity) == (0.5, 1e-3, curve_of(losses).sensitivity)
     assert found.at_best == (0.5, 2.5, 0.7)
-    assert "| 0.7000 (0.5000 to 2.5000) |" in table([found])
+    assert "| 0.7000 (0.5000 to 2.5000; 3) |" in table([found])
 
 
 @pytest.mark.parametrize("broken", [{"diverged": True}, {"failed": True}])
@@ -149,10 +149,16 @@ def test_a_finished_sweep_is_reported_at_once(capsys: pytest.CaptureFixture[str]
     options += ["--seeds-at-best", "0", "1", "--figure", str(tmp_path / "rates.svg")]
     assert sensitivity_cli.main([*options, "--write", str(page), "--section", "rates"]) == 0
     text = page.read_text()
-    assert "| adamw | 3, 0.0001 to 0.01 | 0.001 | 0.5000 | 1.0000 (0.5000 to 1.5000) | 1.0000 | 0.3333 |" in text
+    assert "| adamw | 3, 0.0001 to 0.01 | 0.001 | 0.5000 | 1.0000 (0.5000 to 1.5000; 2) | 1.0000 | 0.3333 |" in text
     assert text.index("| adamw |") < text.index("| lion |")
     assert "Written by `seqmix sensitivity a5" in text
     assert (tmp_path / "rates.svg").read_text().startswith("<?xml")
+    assert len(read_runs(store)) == 8
+    # With a seed that was never run the report has those that were, and runs none.
+    capsys.readouterr()
+    partial = [option for option in options if option != "1"]
+    assert sensitivity_cli.main([*partial, "--seeds", "0", "--report-only", "--seeds-at-best", "0", "1", "2"]) == 0
+    assert "(0.5000 to 1.5000; 2) |" in capsys.readouterr().out
     assert len(read_runs(store)) == 8
 
 
