@@ -36,11 +36,30 @@ def scans_in_a_tree() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of compiled Triton kernels are GPU tests; interpreted, they belong to the default ones."""
+    """Tests of compiled Triton kernels are GPU tests; interpreted, they belong to the default ones.
+
+    Those are classes and parameters with the backend "triton", and what is marked as such.
+    """
     for item in items:
-        contract = getattr(item, "cls", None)
-        if not INTERPRETED and contract is not None and getattr(contract, "backend", None) == "triton":
+        parameters = getattr(item, "callspec", None)
+        backends = (
+            getattr(getattr(item, "cls", None), "backend", None),
+            parameters and parameters.params.get("backend"),
+        )
+        if "triton" in backends:
+            item.add_marker(pytest.mark.triton)
+        if not INTERPRETED and item.get_closest_marker("triton"):
             item.add_marker(pytest.mark.gpu)
+
+
+@pytest.fixture(autouse=True)
+def on_the_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests of Triton kernels make their tensors on the GPU where there is one."""
+    if INTERPRETED or request.node.get_closest_marker("triton") is None:
+        yield
+    else:
+        with torch.device("cuda"):
+            yield
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

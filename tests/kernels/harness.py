@@ -4,7 +4,7 @@ The rule for errors: against the float64 reference, at most 3 times the error of
 kernel's own type, plus 2 eps max|reference|. It holds for outputs, final states and every gradient.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -331,7 +331,7 @@ class KernelContract:
 class TritonContract(KernelContract):
     """The same contract for Triton kernels: compiled on a GPU (`-m gpu`), else under Triton's interpreter on the CPU.
 
-    The root `conftest.py` chooses the interpreter, makes its scans run in a tree, and puts the GPU marks.
+    `conftest.py` chooses the interpreter or the GPU, makes scans run in a tree, and puts the GPU marks.
     """
 
     backend = "triton"
@@ -341,12 +341,6 @@ class TritonContract(KernelContract):
     test_two_threads_agree_with_one = None  # type: ignore[assignment]
     test_gradcheck_of_reference = None  # type: ignore[assignment]
     test_common_bad_input = None  # type: ignore[assignment]
-
-    @pytest.fixture(autouse=True)
-    def on_the_device(self) -> Iterator[None]:
-        """Tensors are made on the GPU where there is one."""
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            yield
 
     @pytest.mark.parametrize("length", [1, 2, 63])
     def test_error_rule_float32(self, case: OpCase, length: int) -> None:

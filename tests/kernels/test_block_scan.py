@@ -87,10 +87,9 @@ class TestSizesTriton:
         case = make(1, m, slack=2 if make is gated_case else 1)
         monkeypatch.setattr("seqmix.kernels._triton.FILL", 10**6)
         monkeypatch.setattr("seqmix.kernels._triton.SHORTEST_CHUNK", 6)
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            compare(case, case.make(1, 13), case.state(1), torch.float32, backend="triton")
-            inputs, state, cu_seqlens = case.packed([0, 0, 1, 9])
-            compare(case, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
+        compare(case, case.make(1, 13), case.state(1), torch.float32, backend="triton")
+        inputs, state, cu_seqlens = case.packed([0, 0, 1, 9])
+        compare(case, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
 
 
 def test_permutations_compose_exactly() -> None:

@@ -53,6 +53,7 @@ class TestDeltaRuleTriton(MatrixTritonContract):
     cases = [case("isometric", 1, 5, 7, "ends"), case("gated", 1, 6, 2, "ends", 1e-3)]
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("beta", ["two", "any"])
 @pytest.mark.parametrize("strongest", [None, 20.0])
 def test_triton_reflections_and_strong_decay(beta: str, strongest: float | None) -> None:
@@ -61,11 +62,13 @@ def test_triton_reflections_and_strong_decay(beta: str, strongest: float | None)
     compare(some, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
 
 
+@pytest.mark.triton
 def test_triton_over_several_tiles() -> None:
     wide = case("wide", 1, 70, 67, "two", 0.1)
     compare(wide, wide.make(1, 40), wide.state(1), torch.float32, backend="triton")
 
 
+@pytest.mark.triton
 def test_triton_repeated_keys() -> None:
     """One key over and over at beta = 2: powers of L grow like binomials, and an inverse made of them is garbage.
 

@@ -49,6 +49,7 @@ class TestGatedLinearAttentionTriton(MatrixTritonContract):
     cases = [case("per channel", 1, 5, 7, "channel"), case("per head", 2, 5, 7, "head")]
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("gates", ["channel", "head", None])
 def test_triton_strong_decay(gates: str | None) -> None:
     some = case("strong", 1, 5, 7, gates, 20.0)
@@ -56,6 +57,7 @@ def test_triton_strong_decay(gates: str | None) -> None:
     compare(some, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("gates", ["channel", "head", None])
 def test_triton_over_several_tiles(gates: str | None) -> None:
     """Keys and values wider than a tile, in a width that is no multiple of anything."""
@@ -79,6 +81,7 @@ def test_rare_strong_decays() -> None:
     compare(full, inputs, full.state(1), torch.float32)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("gates", ["channel", "head"])
 def test_triton_rare_strong_decays(gates: str) -> None:
     """In one of two heads: its own state is lost, and errors are held to what the other keeps."""

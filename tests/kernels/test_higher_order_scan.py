@@ -77,10 +77,9 @@ class TestOrdersTriton:
         monkeypatch.setattr("seqmix.kernels._triton.FILL", 10**6)
         monkeypatch.setattr("seqmix.kernels._triton.SHORTEST_CHUNK", 6)
         case = TestHigherOrderScan.cases[index]
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            compare(case, case.make(1, 21), case.state(1), torch.float32, backend="triton")
-            inputs, state, cu_seqlens = case.packed([0, 0, 1, 9])
-            compare(case, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
+        compare(case, case.make(1, 21), case.state(1), torch.float32, backend="triton")
+        inputs, state, cu_seqlens = case.packed([0, 0, 1, 9])
+        compare(case, inputs, state, torch.float32, cu_seqlens=cu_seqlens, backend="triton")
 
 
 def test_equals_the_companion_matrix() -> None:

@@ -56,6 +56,7 @@ class TestSelectiveScanTriton(MatrixTritonContract):
     test_cut_into_chunks = TritonContract.test_cut_into_chunks
 
 
+@pytest.mark.triton
 def test_triton_over_several_blocks() -> None:
     wide = case("wide", 35, 3)
     compare(wide, wide.make(1, 20), wide.state(1), torch.float32, backend="triton")

@@ -28,6 +28,7 @@ def problem(mixing, rank, hidden, bounds=(0, 20, 20, 63), dtype=torch.float64):
     return Forward(layer.cell, p, layer.weight_hidden.detach(), h0, Rows(bounds))
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("hidden", [(), ALL], ids=str)
 @pytest.mark.parametrize("mixing, rank", [("householder", 3), ("dplr", 2), ("householder", 0)])
 def test_a_fused_sweep_is_a_sweep(mixing, rank, hidden, monkeypatch):
