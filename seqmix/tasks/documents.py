@@ -73,6 +73,8 @@ def find_files(patterns: str | Sequence[str]) -> list[Path]:
         if not paths:
             raise ValueError(f"files: expected files, a folder or a pattern that matches some, got {pattern!r}")
         found.update(dict.fromkeys(paths))
+    if not found:
+        raise ValueError("files: expected files, a folder or a pattern, got an empty list")
     return list(found)
 
 

@@ -49,6 +49,8 @@ def test_files_by_name_folder_and_pattern(tmp_path: Path) -> None:
     assert find_files([str(tmp_path / "deep"), str(found[1])]) == found[1:], "each once"
     with pytest.raises(ValueError, match=r"files: expected files, a folder or a pattern .* got '.*none\*'"):
         find_files(str(tmp_path / "none*"))
+    with pytest.raises(ValueError, match="files: expected files, a folder or a pattern, got an empty list"):
+        find_files([])
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,10 @@ def test_every_config_builds_and_takes_a_step(name: str, whole: bool, tmp_path: 
         module, _, cls = entry["class_path"].rpartition(".")
         callbacks.append(getattr(__import__(module, fromlist=[cls]), cls)(**entry.get("init_args", {})))
     options = {key: value for key, value in config["trainer"].items() if key != "callbacks"}
-    options.setdefault("check_val_every_n_epoch", None)  # as the command line does
+    options = {"val_check_interval": 500, "check_val_every_n_epoch": None} | options  # as the command line does
+    # A stream has no epochs that end: one that is validated after epochs never would be.
+    interval = options["val_check_interval"] or options["check_val_every_n_epoch"] * len(task.train_dataloader())
+    assert interval <= options["max_steps"], "validation comes before the end"
     options |= {"fast_dev_run": True, "logger": False, "accelerator": "cpu", "enable_model_summary": False}
     Trainer(callbacks=callbacks, default_root_dir=tmp_path, **options).fit(learner, datamodule=task)
     assert any(not torch.equal(p, before[name]) for name, p in learner.named_parameters())
