@@ -11,6 +11,7 @@ Letters: D channels (d_inner), N states of each, R rows of W.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,6 +97,7 @@ class Cell:
         spans = {part: slice(end - sizes[part], end) for part, end in zip(PARTS, ends, strict=True)}
         self.spans = [spans[part] for part in PARTS if part in hidden]
         self.recurrent = sum(sizes[part] for part in hidden)  # R
+        self.where = np.array([m for span in self.spans for m in range(span.start, span.stop)], np.int64)  # (R,)
 
     def gates(self, p: Tensor, weight: Tensor, y_prev: Tensor) -> Gates:
         """The gates for p (..., M), W (R, D) and y_{t-1} (..., D)."""

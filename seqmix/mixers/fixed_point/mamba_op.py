@@ -10,10 +10,10 @@ from seqmix.kernels._backend import refuse_double_backward
 from seqmix.mixers.fixed_point.kronecker import Kronecker
 from seqmix.mixers.fixed_point.low_rank import LowRank
 from seqmix.mixers.fixed_point.mamba_cell import PARTS, Cell
-from seqmix.mixers.fixed_point.mamba_solvers import Adjoint, Forward, Inputs
+from seqmix.mixers.fixed_point.mamba_solvers import Adjoint, Forward, Inputs, compiled
 from seqmix.mixers.fixed_point.rnn_cell import Mixing
 from seqmix.mixers.fixed_point.rows import Rows
-from seqmix.mixers.fixed_point.sweeps import Solved, Stop, by_sweeps, residual
+from seqmix.mixers.fixed_point.sweeps import Solved, Stop, by_sweeps
 
 OP = "fixed_point_selective_scan"
 
@@ -118,13 +118,12 @@ def _scan(
     problem = _problem((u, dt, p, A, D, weight, norm_weight, s0, y0), rows, options)
     if solver == "sweeps":
         y, report = by_sweeps(problem, torch.zeros_like(problem.inputs.u), problem.stop)
+        _, final = problem.scan(y)
     else:
-        y = problem.one_by_one()
-        left = residual(problem, y)
+        y, final, left = problem.solve_one_by_one()
         # Near a pole a solve is as exact as the type allows, and no more.
         enough = max(tolerance, torch.finfo(y.dtype).eps ** 0.5)
         report = Solved(problem.steps, left, left <= enough, torch.ones_like(left))
-    _, final = problem.scan(y)
     return y.view_as(u), final, rows.end(y, y0), report.stack(u.dtype)
 
 
@@ -158,6 +157,15 @@ def _scan_backward(
     rows = Rows.of(OP, u, cu_seqlens)
     options = (mixing, rank, strength, hidden, solver, tolerance, max_iterations, damping, fallback, gradient)
     problem = _problem((u, dt, p, A, D, weight, norm_weight, s0, y0), rows, options)
+    if gradient == "implicit" and solver == "sequential" and compiled(problem.cell, u.device):
+        from seqmix.mixers.fixed_point.mamba_cpu_backward import backward
+
+        adjoint = Adjoint(problem, y.flatten(0, 1), dy.flatten(0, 1), dfinal)
+        d, dweight = backward(adjoint, dlast), torch.zeros_like(weight)
+        if adjoint.cell.spans:
+            dweight = adjoint.cell.recurrent_rows(d.p).mT @ adjoint.before
+        return d.u.view_as(u), d.dt.view_as(dt), d.p.view_as(p), d.A, d.D, dweight, d.norm, d.s0, d.y0
+
     cotangent = rows.add_at_end(dy.flatten(0, 1), dlast)
     adjoint = Adjoint(problem, y.flatten(0, 1), cotangent, dfinal)
     if gradient == "phantom":

@@ -1,20 +1,33 @@
 """The fixed-point Mamba over whole sequences in plain torch: sweeps, one token after the other, and their adjoints.
 
+Where `compiled` says so, Numba kernels (`mamba_cpu`, `mamba_cpu_backward`) go one token after the other instead.
+
 All take rows (L, ...) of S sequences. The adjoint zeta_t is the whole gradient that reaches y_t. With
 o'_t = norm'^T zeta_t, the states' gradient S_t = o'_t c_t^T + decay_{t+1} S_{t+1} and x'_t = D o'_t + dt_t S_t b_t,
 
     zeta_t = dy_t + K_t^T x'_t + (what reaches y_t through the gates of token t + 1)
 """
 
+import importlib.util
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from seqmix.kernels import diagonal_scan, selective_scan
+from seqmix.mixers.fixed_point.low_rank import LowRank
 from seqmix.mixers.fixed_point.mamba_cell import Cell, Gates, Normed, norm
 from seqmix.mixers.fixed_point.rows import Rows
-from seqmix.mixers.fixed_point.sweeps import Stop
+from seqmix.mixers.fixed_point.sweeps import Stop, residual
+
+_HAS_NUMBA = importlib.util.find_spec("numba") is not None
+_LARGEST_RANK = 2  # for which the first pole has a closed form
+
+
+def compiled(cell: Cell, device: torch.device) -> bool:
+    """Whether there is a kernel that solves such tokens one after the other."""
+    mixing = cell.mixing
+    return _HAS_NUMBA and device.type == "cpu" and isinstance(mixing, LowRank) and 0 < mixing.rank <= _LARGEST_RANK
 
 
 class Inputs(NamedTuple):
@@ -70,12 +83,21 @@ class Forward:
 
     def one_by_one(self) -> Tensor:
         """Each token iterated to its own fixed point; `steps` keeps the most that a token took."""
+        return self.solve_one_by_one()[0]
+
+    def solve_one_by_one(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, with the final states (S, D, N) and the residuals (S,)."""
+        if compiled(self.cell, self.s0.device):
+            from seqmix.mixers.fixed_point import mamba_cpu
+
+            y, final, self.steps, left = mamba_cpu.forward(self)
+            return y, final, left
         y, state, before = torch.empty_like(self.inputs.u), self.s0.clone(), self.y0.clone()
         for alive, token in self.rows.walk():
             y_t, state[alive], steps = self._token(self.inputs.at(token), state[alive], before[alive])
             y[token] = before[alive] = y_t
             self.steps[alive] = torch.maximum(self.steps[alive], steps)
-        return y
+        return y, state, residual(self, y)
 
     def _token(self, i: Inputs, s: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """y_t, s_t and the steps taken."""
@@ -160,6 +182,10 @@ class Adjoint:
 
     def one_by_one(self) -> Tensor:
         """The exact answer, from the last token to the first."""
+        if compiled(self.cell, self.y.device):
+            from seqmix.mixers.fixed_point.mamba_cpu_backward import backward
+
+            return backward(self, torch.zeros_like(self.forward.y0)).zeta
         i, cell = self.forward.inputs, self.cell
         zeta, states, carry = torch.empty_like(self.y), self.ds.clone(), torch.zeros_like(self.forward.y0)
         for alive, token in self.rows.walk(backward=True):
