@@ -77,7 +77,6 @@ def test_equals_the_pass_in_torch(arguments, offsets, in_torch):
     expected, report_of_torch = in_torch(everything, layer, x, state, packed)
     assert_alike(found, expected, 1e-9)
     assert report[:, 2:].equal(report_of_torch[:, 2:]) and report[:, 1].max() < 1e-12
-    assert (report[:, 0] - report_of_torch[:, 0]).abs().max() <= 4  # the last steps only move roundings
 
 
 @pytest.mark.parametrize("arguments", LAYERS, ids=str)
@@ -146,3 +145,20 @@ def test_a_cap_and_a_tolerance_mean_what_they_say():
     layer.options = layer.options._replace(max_iterations=2)
     layer(x)
     assert (layer.last_solve[:, 0] == 2).all() and not layer.last_solve[:, 2].any()
+
+
+def test_auto_is_sequential_unless_sweeps_contract_and_there_is_no_kernel():
+    x = random(2, 20, 6)
+    for arguments, expected in (
+        ({}, "sequential"),
+        ({"max_radius": 0.3}, "sequential"),
+        ({"rank": 3}, "sequential"),
+        ({"mixing": "kronecker"}, "sequential"),
+        ({"mixing": "kronecker", "max_radius": 0.5}, "sequential"),
+        ({"mixing": "kronecker", "max_radius": 0.3}, "sweeps"),
+        ({"rank": 3, "max_radius": 0.3}, "sweeps"),
+    ):
+        layer = build(solver="auto", **arguments)
+        assert (layer.solver_for(x), layer.solver_for(x[:, :1])) == (expected, "sequential"), arguments
+        layer(x)
+        assert layer.last_solve[:, 3].eq(expected == "sequential").all(), arguments

@@ -10,7 +10,8 @@ Parallel form: sweeps y^l = LayerNorm(selective_scan(Q u + (I - Q) y^{l-1})) fro
 y^{l-1}_{t-1}. Sequential form, and decode: token by token. For a given deviation of its argument the LayerNorm is
 linear, so a token is a root of one number, found by bracketing, and a system of size r for a mixing of rank r; there
 is a solution for every token, also where sweeps circle or diverge. A strong mixing has several. The one that counts
-is on the branch that grows out of Q = I; a sequence whose sweeps end elsewhere is solved again, token by token.
+is on the branch that grows out of Q = I; a sequence whose sweeps end elsewhere is solved again, token by token. On a
+CPU that is one compiled pass over time, forward and backward, for mixings of rank 1 and 2, and plain torch for others.
 State: s, y of the last token, and the last d_conv - 1 inputs of the convolution.
 
 Released code and paper agree on this layer, but the code's `step` is that of plain Mamba; this one's is the layer.
@@ -27,6 +28,7 @@ from torch.nn.functional import linear, silu, softplus
 from seqmix.kernels import causal_conv1d
 from seqmix.mixers.base import one_of, positive, recurrent_dtype
 from seqmix.mixers.fixed_point.mamba_op import cell, fixed_point_selective_scan
+from seqmix.mixers.fixed_point.mamba_solvers import compiled
 from seqmix.mixers.fixed_point.options import MIXINGS, SolverOptions, names_of, strength_of
 from seqmix.mixers.fixed_point.rows import previous_token
 from seqmix.mixers.mamba import Mamba
@@ -34,6 +36,7 @@ from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
 _HIDDEN = ("mixing", "b", "c", "gate")
+_CONTRACTS = 0.3  # a max_radius with which sweeps contract in practice
 
 
 @mixer_state
@@ -57,7 +60,9 @@ class FixedPointMamba(Mamba):
         max_iterations: cap on the sweeps over a sequence, or on the root's steps in sequential mode; None for none.
         tolerance: when they end: max |y^l - y^{l-1}| beside max |y^l|; None for 16 rounding errors.
         hidden_dependence: which of `"mixing"`, `"b"`, `"c"` and `"gate"` see y of the token before.
-        solver: `"sequential"`, `"sweeps"` or `"auto"`: sequential on a CPU and for single tokens, sweeps elsewhere.
+        solver: `"sequential"`, `"sweeps"` or `"auto"`: sequential for single tokens and on a CPU, sweeps elsewhere. On
+            a CPU without a kernel for the mixing (Kronecker, ranks above 2) and with a max_radius of at most 0.3, where
+            sweeps contract and are faster than plain torch token by token, it is sweeps too.
         d_conv: width of the convolution on u; 1 sees one token only.
         expand: d_inner over d_model.
         dt_rank: rank of the step's projection; d_model / 16, rounded up, if None.
@@ -151,7 +156,12 @@ class FixedPointMamba(Mamba):
         """What `"auto"` stands for with x (B, T, d_model)."""
         if self.solver != "auto":
             return self.solver
-        return "sequential" if x.device.type == "cpu" or x.shape[1] == 1 else "sweeps"
+        if x.shape[1] == 1:
+            return "sequential"
+        if x.device.type != "cpu":
+            return "sweeps"
+        contracts = self.max_radius is not None and self.max_radius <= _CONTRACTS
+        return "sweeps" if contracts and not compiled(self.cell, x.device) else "sequential"
 
     def solve(
         self, x: Tensor, state: FixedPointMambaState, cu_seqlens: Tensor | None

@@ -15,7 +15,8 @@ from seqmix.mixers.fixed_point.mamba_solvers import Forward
 
 EPS = 1e-5
 EPS_LOW_RANK = 1e-6
-IDLE = 4
+IDLE = 4  # steps without a smaller residual
+CLOSE = 4 * np.finfo(np.float64).eps  # a bracket with nothing left inside
 
 
 @jit("reassoc")
@@ -85,12 +86,15 @@ def _excess(tau, system, source, cross, gram, square, work, omega):  # type: ign
 
 @jit()
 def _root(system, source, cross, gram, square, tolerance, cap, work, omega):  # type: ignore[no-untyped-def]
-    """tau and the steps taken: regula falsi with the Illinois rule, between zero and the first pole."""
+    """tau and the steps taken: regula falsi with the Illinois rule, between zero and the first pole.
+
+    Where it stalls the bracket is halved: beside a pole four steps may bring nothing and yet be far from the root.
+    """
     low, high = 0.0, 1.0 / max(_first_pole(system), 0.5 * np.sqrt(EPS))
     f_low, f_high = 1.0 / np.sqrt(square + EPS), -high
     best, least, side, idle, steps = low, f_low, 0, 0, 0
-    while steps < cap and least > tolerance * best and idle < IDLE:
-        tau = low + (high - low) * (f_low / (f_low - f_high))
+    while steps < cap and least > tolerance * best and high - low > CLOSE * high:
+        tau = 0.5 * (low + high) if idle >= IDLE else low + (high - low) * (f_low / (f_low - f_high))
         f = _excess(tau, system, source, cross, gram, square, work, omega)
         steps += 1
         idle += 1
@@ -266,5 +270,5 @@ def forward(problem: Forward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *(_array(t) for t in (s0, problem.y0, y, final, report)),
     )
     steps, change, size = report.unbind(1)
-    residual = (change / size.clamp_min(1e-30)).nan_to_num(nan=torch.inf)
+    residual = (change / size.clamp_min(1e-30)).nan_to_num(nan=torch.inf, posinf=torch.inf)
     return y, final.mT.contiguous(), steps.long(), residual
