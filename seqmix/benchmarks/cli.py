@@ -307,8 +307,8 @@ def _fixed_point(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _tasks(arguments: argparse.Namespace, argv: list[str]) -> int:
-    if arguments.device != "cpu" or arguments.threads not in (None, (1,)):
-        raise ValueError("tasks: batches are made on one core of the CPU, without --device and --threads")
+    if arguments.device != "cpu" or arguments.threads not in (None, (1,)) or arguments.dtype != "float32":
+        raise ValueError("tasks: batches are made on one core of the CPU, without --device, --dtype, --threads")
     names, settings = tasks.select_tasks(arguments.only), replace(_settings(arguments), threads=(1,))
     result, path = _begin(arguments, argv, settings)
     progress = Progress(len(names))

@@ -288,6 +288,7 @@ def test_every_task_is_timed(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     assert "| word-problem | 4 | 129 |" in docs and "word-problem, length 129: at least 20,000 sequences" in docs
     assert run(capsys, "tasks", "--only", "word-problm")[2].count("did you mean 'word-problem'") == 1
     assert "on one core" in run(capsys, "tasks", "--device", "cuda")[2]
+    assert "without --device, --dtype" in run(capsys, "tasks", "--dtype", "bfloat16")[2]
 
 
 def test_a_task_that_cannot_be_built_is_a_row_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
