@@ -147,18 +147,9 @@ def test_a_cap_and_a_tolerance_mean_what_they_say():
     assert (layer.last_solve[:, 0] == 2).all() and not layer.last_solve[:, 2].any()
 
 
-def test_auto_is_sequential_unless_sweeps_contract_and_there_is_no_kernel():
+def test_auto_is_sequential_on_a_cpu():
     x = random(2, 20, 6)
-    for arguments, expected in (
-        ({}, "sequential"),
-        ({"max_radius": 0.3}, "sequential"),
-        ({"rank": 3}, "sequential"),
-        ({"mixing": "kronecker"}, "sequential"),
-        ({"mixing": "kronecker", "max_radius": 0.5}, "sequential"),
-        ({"mixing": "kronecker", "max_radius": 0.3}, "sweeps"),
-        ({"rank": 3, "max_radius": 0.3}, "sweeps"),
-    ):
+    for arguments in ({}, {"max_radius": 0.3}, {"rank": 3}, {"mixing": "kronecker"}):
         layer = build(solver="auto", **arguments)
-        assert (layer.solver_for(x), layer.solver_for(x[:, :1])) == (expected, "sequential"), arguments
         layer(x)
-        assert layer.last_solve[:, 3].eq(expected == "sequential").all(), arguments
+        assert layer.last_solve[:, 3].all(), arguments

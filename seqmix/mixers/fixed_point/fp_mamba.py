@@ -28,7 +28,6 @@ from torch.nn.functional import linear, silu, softplus
 from seqmix.kernels import causal_conv1d
 from seqmix.mixers.base import one_of, positive, recurrent_dtype
 from seqmix.mixers.fixed_point.mamba_op import cell, fixed_point_selective_scan
-from seqmix.mixers.fixed_point.mamba_solvers import compiled
 from seqmix.mixers.fixed_point.options import MIXINGS, SolverOptions, names_of, strength_of
 from seqmix.mixers.fixed_point.rows import previous_token
 from seqmix.mixers.mamba import Mamba
@@ -36,7 +35,6 @@ from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
 _HIDDEN = ("mixing", "b", "c", "gate")
-_CONTRACTS = 0.3  # a max_radius with which sweeps contract in practice
 
 
 @mixer_state
@@ -60,9 +58,7 @@ class FixedPointMamba(Mamba):
         max_iterations: cap on the sweeps over a sequence, or on the root's steps in sequential mode; None for none.
         tolerance: when they end: max |y^l - y^{l-1}| beside max |y^l|; None for 16 rounding errors.
         hidden_dependence: which of `"mixing"`, `"b"`, `"c"` and `"gate"` see y of the token before.
-        solver: `"sequential"`, `"sweeps"` or `"auto"`: sequential for single tokens and on a CPU, sweeps elsewhere. On
-            a CPU without a kernel for the mixing (Kronecker, ranks above 2) and with a max_radius of at most 0.3, where
-            sweeps contract and are faster than plain torch token by token, it is sweeps too.
+        solver: `"sequential"`, `"sweeps"` or `"auto"`: sequential on a CPU and for single tokens, sweeps elsewhere.
         d_conv: width of the convolution on u; 1 sees one token only.
         expand: d_inner over d_model.
         dt_rank: rank of the step's projection; d_model / 16, rounded up, if None.
@@ -156,12 +152,7 @@ class FixedPointMamba(Mamba):
         """What `"auto"` stands for with x (B, T, d_model)."""
         if self.solver != "auto":
             return self.solver
-        if x.shape[1] == 1:
-            return "sequential"
-        if x.device.type != "cpu":
-            return "sweeps"
-        contracts = self.max_radius is not None and self.max_radius <= _CONTRACTS
-        return "sweeps" if contracts and not compiled(self.cell, x.device) else "sequential"
+        return "sequential" if x.device.type == "cpu" or x.shape[1] == 1 else "sweeps"
 
     def solve(
         self, x: Tensor, state: FixedPointMambaState, cu_seqlens: Tensor | None
