@@ -47,7 +47,10 @@ def test_every_config_builds_and_takes_a_step(name: str, whole: bool, tmp_path: 
     options = {key: value for key, value in config["trainer"].items() if key != "callbacks"}
     options = {"val_check_interval": 500, "check_val_every_n_epoch": None} | options  # as the command line does
     # A stream has no epochs that end: one that is validated after epochs never would be.
-    interval = options["val_check_interval"] or options["check_val_every_n_epoch"] * len(task.train_dataloader())
+    interval = options["val_check_interval"]
+    if interval is None:
+        own = create_task(load_config(name)["data"]["name"], **config["data"]["init_args"])  # batches of its own size
+        interval = options["check_val_every_n_epoch"] * len(own.train_dataloader())
     assert interval <= options["max_steps"], "validation comes before the end"
     options |= {"fast_dev_run": True, "logger": False, "accelerator": "cpu", "enable_model_summary": False}
     Trainer(callbacks=callbacks, default_root_dir=tmp_path, **options).fit(learner, datamodule=task)
