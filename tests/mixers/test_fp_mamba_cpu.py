@@ -117,6 +117,21 @@ def test_tokens_where_sweeps_diverge(mixing, in_torch):
     torch.testing.assert_close(swept[chosen], found[0][chosen], rtol=1e-7, atol=1e-9)
 
 
+def test_a_strong_mixing_is_solved_alone_as_in_company(monkeypatch):
+    """Beside a pole regula falsi stalls; how long others take must not decide whether a root is found."""
+    monkeypatch.setattr("seqmix.mixers.fixed_point.mamba_solvers._HAS_NUMBA", False)
+    layer = build(mixing="dplr", max_iterations=1000)
+    with torch.no_grad():
+        layer.mixing_proj.bias[-2:] = 3
+        layer.mixing_proj.weight.mul_(4)
+    x, state = random(6, 32, 6), start(layer, 6)
+    together, _ = layer(x, state)
+    for i in range(6):
+        alone, _ = layer(x[i : i + 1], state.select(torch.tensor([i])))
+        assert layer.last_solve[0, 2] and layer.last_solve[0, 1] < 1e-12
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-9, atol=1e-10)
+
+
 def test_a_sequence_is_solved_for_itself():
     """Neither company nor threads change a bit; a NaN stays in its sequence and is reported."""
     layer = build(d_state=16, expand=8)

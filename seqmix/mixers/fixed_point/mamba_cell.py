@@ -150,16 +150,18 @@ class Cell:
         f_low, f_high = excess(low), -high  # at a pole the deviation is infinite
         best, least, side = low, f_low, torch.zeros_like(low)
         steps, idle = (torch.zeros_like(low, dtype=torch.long) for _ in range(2))
-        watched = _can_look(rest)
+        watched, narrow = _can_look(rest), torch.finfo(rest.dtype).eps
         for _ in range(stop.cap or 1000 if watched else min(stop.cap or _BLIND, _BLIND)):
-            # Regula falsi with the Illinois rule: the value at an end that stays twice counts half.
-            tau = low + (high - low) * (f_low / (f_low - f_high))
+            # Regula falsi with the Illinois rule: the value at an end that stays twice counts half. Where that does not
+            # get nearer, beside a pole, halving does, until the bracket is as narrow as a rounding error.
+            share = torch.where(idle < _IDLE, f_low / (f_low - f_high), 0.5)
+            tau = low + (high - low) * share
             f = excess(tau)
             better = f.abs() < least
-            busy = (least > stop.tolerance * best) & (idle < _IDLE)
+            busy = (least > stop.tolerance * best) & (high - low > narrow * high)
             best, least = torch.where(better, tau, best), torch.where(better, f.abs(), least)
             steps, idle = steps + busy, torch.where(better, 0, idle + 1)
-            if watched and not bool(((least > stop.tolerance * best) & (idle < _IDLE)).any()):
+            if watched and not bool(((least > stop.tolerance * best) & (high - low > narrow * high)).any()):
                 break
             right = f < 0
             f_low, f_high = (
