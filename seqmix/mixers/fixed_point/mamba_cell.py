@@ -20,7 +20,7 @@ from seqmix.mixers.fixed_point.rnn_cell import Mixing
 from seqmix.mixers.fixed_point.sweeps import Stop
 
 EPS = 1e-5
-_IDLE = 4  # steps without a smaller residual after which only rounding is left
+_IDLE = 4  # steps without a smaller residual after which the bracket is halved
 _BLIND = 32  # steps of a root where nobody looks whether they are enough: they take some ten
 PARTS = ("b", "c", "mixing")  # in the order of the pre-activations
 
@@ -151,6 +151,10 @@ class Cell:
         best, least, side = low, f_low, torch.zeros_like(low)
         steps, idle = (torch.zeros_like(low, dtype=torch.long) for _ in range(2))
         watched, narrow = _can_look(rest), torch.finfo(rest.dtype).eps
+
+        def unsettled() -> Tensor:
+            return (least > stop.tolerance * best) & (high - low > narrow * high)
+
         for _ in range(stop.cap or 1000 if watched else min(stop.cap or _BLIND, _BLIND)):
             # Regula falsi with the Illinois rule: the value at an end that stays twice counts half. Where that does not
             # get nearer, beside a pole, halving does, until the bracket is as narrow as a rounding error.
@@ -158,10 +162,10 @@ class Cell:
             tau = low + (high - low) * share
             f = excess(tau)
             better = f.abs() < least
-            busy = (least > stop.tolerance * best) & (high - low > narrow * high)
+            busy = unsettled()
             best, least = torch.where(better, tau, best), torch.where(better, f.abs(), least)
             steps, idle = steps + busy, torch.where(better, 0, idle + 1)
-            if watched and not bool(((least > stop.tolerance * best) & (high - low > narrow * high)).any()):
+            if watched and not bool(unsettled().any()):
                 break
             right = f < 0
             f_low, f_high = (
