@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seqmix.leaderboard.plan import Run, plan_run
-from seqmix.leaderboard.schema import SCHEMA_VERSION, Record, empty_record
+from seqmix.leaderboard.schema import SCHEMA_VERSION, Record, config_hash, empty_record
 
 __all__ = ["LocalProcesses", "repro_facts"]
 
@@ -119,7 +119,8 @@ class LocalProcesses:
     jobs: int = 1
 
     def start(self, run: Run, attempt: int) -> "_LocalJob":
-        if plan_run(run.config, run.overrides, run.seed).id != run.id:
+        place = {"board": run.board, "entry": run.entry, "column": run.column}
+        if plan_run(run.config, run.overrides, run.seed, **place).id != run.id:
             raise ValueError(f"config {run.config}: it was changed during the sweep; start the sweep again")
         folder = Path(tempfile.mkdtemp(prefix=f"{run.name}-{run.seed}-", dir=self.folder))
         facts = repro_facts() | {"command": run.command}
@@ -169,13 +170,14 @@ class _LocalJob:
             record |= {"status": "ok", "reason": results["reason"]}
             for section in ("identity", "size", "training", "result", "cost"):
                 record[section] |= results[section]
-            record["training"]["checkpoint"] = self.run.settings.get("test_after_fit", "last")
+            _say_checkpoint(record, self.run.settings.get("test_after_fit", "last"))
         else:
             record |= {"status": "failed", "reason": self._reason()}
             record["identity"] |= _named(self.run.settings) | (results.get("identity") or {})
         run = self.run
         record["identity"] |= {"seed": run.seed, "config": run.name, "overrides": list(run.overrides)}
-        record["identity"] |= {"settings": run.settings}
+        record["identity"] |= {"settings": run.settings, "config_hash": config_hash(run.settings), "split": "test"}
+        record["identity"] |= {"board": run.board, "entry": run.entry, "column": run.column}
         record["cost"] |= {"wall_seconds": seconds, "threads": self.threads, "jobs": self.jobs}
         record["repro"] |= self.facts | {"utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         self._clean()
@@ -192,6 +194,17 @@ class _LocalJob:
 
     def _clean(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _say_checkpoint(record: Record, which: str) -> None:
+    # Which weights speak for the run; the recorder does not know the command line.
+    curve, best = record["result"]["curve"], record["result"]["best_step"]
+    if best is None:
+        which = "last"  # what was never validated has no best weights
+    if which == "best":
+        curve = [point for point in curve if point["step"] == best]
+    record["training"] |= {"checkpoint": which, "checkpoint_split": "validation" if which == "best" else None}
+    record["result"]["validation"] = curve[-1] if curve else None
 
 
 def _named(settings: dict[str, Any]) -> dict[str, Any]:

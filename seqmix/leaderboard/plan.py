@@ -23,7 +23,8 @@ class Run:
         overrides: KEY=VALUE on top of it, the learning rate last.
         seed: of weights and training stream.
         settings: the config with its bases, the overrides and the seed.
-        id: hash of name, settings and seed.
+        id: hash of name, settings and seed, and of the place on a board.
+        board, entry, column: the board that it is for, its row there and its task; None outside boards.
     """
 
     config: str
@@ -31,6 +32,9 @@ class Run:
     seed: int
     settings: dict[str, Any] = field(compare=False, repr=False)
     id: str = field(compare=False)
+    board: str | None = None
+    entry: str | None = None
+    column: str | None = None
 
     @property
     def name(self) -> str:
@@ -52,8 +56,16 @@ class Run:
         return ", ".join([self.name, *(f"learning rate {rate}" for rate in rates[-1:]), f"seed {self.seed}"])
 
 
-def plan_run(config: str, overrides: Sequence[str], seed: int) -> Run:
-    """The run of a config with overrides and a seed.
+def plan_run(
+    config: str,
+    overrides: Sequence[str],
+    seed: int,
+    *,
+    board: str | None = None,
+    entry: str | None = None,
+    column: str | None = None,
+) -> Run:
+    """The run of a config with overrides and a seed, for a row and a task of a board if it has one.
 
     Raises:
         ValueError: an unknown config (with the nearest names), an override that is not KEY=VALUE, a negative seed.
@@ -68,8 +80,11 @@ def plan_run(config: str, overrides: Sequence[str], seed: int) -> Run:
         settings = set_by_path(settings, key, parse_value(value))
     settings = plain(set_by_path(settings, "seed_everything", seed))
     content = {"config": Path(config).stem, "settings": settings, "seed": seed}
+    if board is not None:
+        # A record has one place: what stands in two cells is two runs.
+        content |= {"board": board, "entry": entry, "column": column}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return Run(config, tuple(overrides), seed, settings, digest[:16])
+    return Run(config, tuple(overrides), seed, settings, digest[:16], board, entry, column)
 
 
 def plan_runs(

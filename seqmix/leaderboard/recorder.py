@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from seqmix._files import write_whole
+from seqmix.leaderboard.footprint import decode_milliseconds, state_bytes
 from seqmix.leaderboard.schema import plain
 from seqmix.training.callbacks.curriculum import LengthCurriculum
 from seqmix.training.callbacks.non_finite import NonFiniteLossError
@@ -20,6 +22,7 @@ __all__ = ["RunRecorder"]
 
 _MEASURES = {"last": "last_accuracy", "seq": "sequence_accuracy", "tok": "token_accuracy", "loss": "loss"}
 _OF_TEXT = {"tok": "token_accuracy", "loss": "loss", "bpb": "bits_per_byte", "ppl": "perplexity"}
+_THRESHOLDS = (0.5, 0.9, 0.99)  # of `steps_to`
 _OPTIONAL = {"free_seq": "free_sequence_accuracy", "free_tok": "free_token_accuracy", "macro": "macro_accuracy"}
 
 
@@ -28,7 +31,7 @@ class RunRecorder(Callback):
 
     The file has the sections of a leaderboard record that only the run itself knows: `identity`, `size`, `training`,
     `result` and `cost` (`seqmix.leaderboard.schema` says what is in them). A run whose loss stops being a number leaves
-    one too, marked as diverged. Seconds and tokens go on counting in a resumed run.
+    one too, marked as diverged. Seconds, tokens and iterations go on counting in a resumed run.
     """
 
     def __init__(self) -> None:
@@ -37,18 +40,49 @@ class RunRecorder(Callback):
         self.curve: list[dict[str, float | None]] = []
         self._since: float | None = None
         self._trained = False
+        # Of validations, which are no training; processor time of the processes that went before.
+        self._validating, self._validation_began, self._cpu_before = 0.0, 0.0, 0.0
+        # Of the solves of fixed-point layers by test set: sum and number of iterations, on the device.
+        self._solves: dict[str, Tensor] = {}
+        self._state: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._state = _state_of_one_token(trainer, pl_module)
         self._since, self._trained = time.monotonic(), True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.tokens += batch["tokens"].numel() * trainer.world_size
+        self._count_solves("train", pl_module)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        sets = getattr(trainer.datamodule, "test_sets", None)  # type: ignore[attr-defined]
+        if sets:
+            self._count_solves(sets[dataloader_idx].name, pl_module)
+
+    def _count_solves(self, name: str, pl_module: LightningModule) -> None:
+        found = [getattr(mixer, "last_solve", None) for mixer in pl_module.model.mixers]  # type: ignore[union-attr]
+        for solve in found:
+            if isinstance(solve, Tensor):
+                counts = torch.stack([solve[:, 0].double().sum(), solve.new_tensor(len(solve), dtype=torch.float64)])
+                self._solves[name] = self._solves[name] + counts if name in self._solves else counts
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation_began = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not self._trained:
             return
+        self._validating += time.monotonic() - self._validation_began
         metrics = trainer.callback_metrics
         losses = [float(value) for name, value in metrics.items() if name.startswith("val/loss")]
         point = {"step": trainer.global_step, "loss": losses[-1] if losses else None}
@@ -65,23 +99,37 @@ class RunRecorder(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._trained:
-            self._write(trainer, pl_module)
+            self._write(trainer, pl_module, tested=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, NonFiniteLossError) and self._trained:
             self._write(trainer, pl_module, reason=str(exception))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self._seconds(), "tokens": self.tokens, "curve": list(self.curve)}
+        return {
+            "seconds": self._seconds(),
+            "tokens": self.tokens,
+            "curve": list(self.curve),
+            "validating": self._validating,
+            "cpu": self._cpu_seconds(),
+            "solves": self._solves.get("train"),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.tokens = state_dict["seconds"], state_dict["tokens"]
         self.curve = list(state_dict["curve"])
+        # Checkpoints of before did not keep these.
+        self._validating, self._cpu_before = state_dict.get("validating", 0.0), state_dict.get("cpu", 0.0)
+        if state_dict.get("solves") is not None:
+            self._solves["train"] = state_dict["solves"]
 
     def _seconds(self) -> float:
         return self.seconds + (0.0 if self._since is None else time.monotonic() - self._since)
 
-    def _write(self, trainer: Trainer, learner: Any, reason: str | None = None) -> None:
+    def _cpu_seconds(self) -> float:
+        return self._cpu_before + time.process_time()
+
+    def _write(self, trainer: Trainer, learner: Any, reason: str | None = None, tested: bool = False) -> None:
         task: Any = trainer.datamodule  # type: ignore[attr-defined]
         model = learner.model
         sets = list(getattr(task, "test_sets", []))
@@ -98,6 +146,7 @@ class RunRecorder(Callback):
                 "params_non_embedding": model.num_parameters(non_embedding=True),
                 "params_mixer": sum(p.numel() for mixer in model.mixers for p in mixer.parameters()),
                 "state_size": {each.name: model.state_size(each.length) for each in sets},
+                "state_bytes": {each.name: state_bytes(model, self._state, each.length) for each in sets},
             },
             "training": _training(trainer, learner, task) | {"tokens": self.tokens},
             "result": {
@@ -106,11 +155,20 @@ class RunRecorder(Callback):
                 "train_length": getattr(task, "train_length", None),
                 "metrics": metrics,
                 "curve": self.curve,
+                **_reached(self.curve, text),
+                "iterations": {name: float(sums[0] / sums[1]) for name, sums in self._solves.items()} or None,
                 **_progress(trainer),
                 "diverged": diverged,
             },
-            "cost": {"train_seconds": round(self._seconds(), 3), "threads": torch.get_num_threads()}
-            | {"device": _device(trainer), "peak_memory_bytes": _peak_memory()},
+            "cost": {
+                "train_seconds": round(self._seconds(), 3),
+                "cpu_seconds": round(self._cpu_seconds(), 3),
+                "tokens_per_second": self.tokens / max(1e-9, self._seconds() - self._validating),
+                "decode_ms": decode_milliseconds(model) if tested else None,
+                "threads": torch.get_num_threads(),
+                "device": _device(trainer),
+                "peak_memory_bytes": _peak_memory(),
+            },
             "reason": reason or ("a test loss is not finite" if diverged else None),
         }
         if trainer.is_global_zero:
@@ -128,6 +186,26 @@ def _metrics(trainer: Trainer, sets: list[Any], measures: dict[str, str]) -> dic
         if measures.keys() <= found.keys():
             rows[each.name] = {s: float(trainer.callback_metrics[name]) for s, name in found.items()} | {"n": each.size}
     return rows
+
+
+def _state_of_one_token(trainer: Trainer, learner: Any) -> Any:
+    # At the start: later the weights may not be finite. Nothing of it must be felt by the training.
+    token = torch.zeros(1, 1, dtype=torch.int64, device=learner.device)
+    training = learner.model.training
+    learner.model.eval()
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
+        _, state = learner.model.features(token)
+    learner.model.train(training)
+    return state
+
+
+def _reached(curve: list[dict[str, float | None]], text: bool) -> dict[str, Any]:
+    # Validations whose measure is no number say nothing; of equal ones the first is the best, as in `best.ckpt`.
+    measure, sign = ("bpb", -1) if text else ("accuracy", 1)
+    points = [(p["step"], sign * v) for p in curve if (v := p[measure]) is not None and math.isfinite(v)]
+    best = max(points, key=lambda point: point[1], default=(None, None))[0]
+    first = {f"{t:g}": next((step for step, value in points if value >= t), None) for t in _THRESHOLDS}
+    return {"best_step": best, "steps_to": None if text else first}
 
 
 def _mixer(specs: list[Any]) -> dict[str, Any]:
@@ -155,13 +233,18 @@ def _task(task: Any) -> dict[str, Any]:
 
 
 def _training(trainer: Trainer, learner: Any, task: Any) -> dict[str, Any]:
+    decays = [group["weight_decay"] for group in trainer.optimizers[0].param_groups if "weight_decay" in group]
+    steps = trainer.global_step
     return {
         "optimizer": learner.optimizer,
         "lr": trainer.optimizers[0].defaults.get("lr") if trainer.optimizers else learner.optimizer.get("lr"),
+        "weight_decay": max(decays, default=None),
         "schedule": learner.schedule,
+        "warmup": learner.schedule.get("warmup", 0),
         "batch_size": getattr(task, "batch_size", None),
-        "steps": trainer.global_step,
+        "steps": steps,
         "max_steps": trainer.max_steps,
+        "stopped_early": steps < trainer.max_steps if trainer.max_steps > 0 else None,
         "precision": str(trainer.precision),
         "clip": trainer.gradient_clip_val,
     }

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seqmix.leaderboard.schema import MAX_BYTES, Record, plain, problems_of
+from seqmix.leaderboard.checks import problems_of
+from seqmix.leaderboard.schema import MAX_BYTES, Record, plain, upgraded
 
 __all__ = ["RunStore", "TornLineWarning", "latest", "read_runs", "scan_runs"]
 
@@ -178,8 +179,9 @@ class RunStore:
         except (ValueError, RecursionError) as error:
             self.problems.append(f"{where}: not JSON: {error}")
             return
-        found = problems_of(record)
+        found = problems_of(record, older=True)
         if not found:
+            record = upgraded(record)
             key = record["id"], record["attempt"]
             if key not in self._keys:
                 self._keys[key] = self._line

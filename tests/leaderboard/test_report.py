@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from seqmix.leaderboard.checks import problems_of
 from seqmix.leaderboard.cli import main
 from seqmix.leaderboard.report import collect, render, write_section
 from seqmix.leaderboard.runs import RunStore
-from seqmix.leaderboard.schema import problems_of
 from tests.leaderboard.records import make_record
 
 README = "# Mine\n\n<!-- seqmix:a5 -->\nold\n<!-- /seqmix:a5 -->\n\nmine too\n"
@@ -192,6 +192,7 @@ def text_record(mixer: str, bits: float, *, lr: float = 1e-3, seed: int = 0, val
     result |= {"metric": "bits_per_byte", "chance": None, "train_length": 256}
     result["metrics"] = {str(n): row for n, row in rows.items()} if result["metrics"] else {}
     result["curve"] = [{"step": 9, "accuracy": 0.5, "loss": 1.0, "bpb": validation}]
+    result |= {"validation": result["curve"][0], "steps_to": None}
     assert not problems_of(record)
     return record
 

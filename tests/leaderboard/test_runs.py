@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from seqmix.leaderboard.checks import problems_of
 from seqmix.leaderboard.claims import Claims
 from seqmix.leaderboard.runs import RunStore, TornLineWarning, latest, read_runs, scan_runs
-from seqmix.leaderboard.schema import MAX_BYTES
+from seqmix.leaderboard.schema import MAX_BYTES, SCHEMA_VERSION, config_hash
 from tests.leaderboard.records import make_record
 
 Record = dict[str, Any]
@@ -159,8 +160,14 @@ SEQ = ("result", "metrics", "16", "seq")
 WRONG = [
     (("colour",), "red", "colour: unknown field"),
     (("size", "colour"), "red", "size.colour: unknown field"),
-    (("schema_version",), 2, "schema_version: expected 1, got 2"),
-    (("schema_version",), ..., "schema_version: expected 1, got None"),
+    (("schema_version",), 3, "schema_version: expected 1 to 2, got 3, which a newer seqmix has written"),
+    (("schema_version",), 0, "schema_version: expected 1 to 2, got 0"),
+    (("schema_version",), True, "schema_version: expected 1 to 2, got True"),
+    (("schema_version",), ..., "schema_version: expected 1 to 2, got None"),
+    (("schema_version",), 1, "identity.board: unknown field"),
+    (("identity", "config_hash"), ..., "identity.config_hash: missing"),
+    (("size", "state_bytes"), {"16": -1}, "size.state_bytes.16: expected a number of at least 0, got int -1"),
+    (("result", "validation"), {"step": 1}, "result.validation: expected a point of the curve, got another"),
     (("size", "params_total"), ..., "size.params_total: missing"),
     (("size", "params_total"), 1.5, "size.params_total: expected int, got float 1.5"),
     (("size", "params_total"), True, "size.params_total: expected int, got bool True"),
@@ -195,6 +202,29 @@ def test_wrong_fields_are_told_by_file_and_line(tmp_path: Path, keys: Any, value
     with pytest.raises(ValueError, match=r"record for .*runs\.jsonl"):
         RunStore(path).append(wrong)
     assert path.read_bytes() == before
+
+
+def test_records_of_version_1_are_upgraded(tmp_path: Path) -> None:
+    files = [path for path in (ROOT / "docs/results").glob("*.jsonl") if path.name != "shift-k.jsonl"]
+    old = {path: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
+    assert sum(record["schema_version"] == 1 for records in old.values() for record in records) > 100
+    for path, lines in old.items():
+        for line, record in zip(lines, read_runs(path), strict=True):
+            assert record["schema_version"] == SCHEMA_VERSION and not problems_of(record)
+            if line["schema_version"] == 1:
+                assert record["identity"]["config_hash"] == config_hash(line["identity"]["settings"])
+                assert record["identity"]["board"] is None and record["cost"]["cpu_seconds"] is None
+            for section, values in line.items():
+                if isinstance(values, dict):
+                    assert values.items() <= record[section].items()
+    again = RunStore(tmp_path / "again.jsonl")
+    again.append(read_runs(files[0])[0])
+    assert read_runs(again.path) == read_runs(files[0])[:1]
+
+
+def test_hash_of_a_config_is_not_of_its_seed() -> None:
+    one, other = (config_hash({"mixer": {"name": "lstm"}, "seed_everything": seed}) for seed in (0, 1))
+    assert one == other != config_hash({"mixer": {"name": "lru"}, "seed_everything": 0})
 
 
 def test_lines_that_are_no_records(tmp_path: Path) -> None:

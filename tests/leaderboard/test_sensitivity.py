@@ -21,6 +21,7 @@ GRID = (1e-4, 1e-3, 1e-2, 1e-1)
 def record(lr: float, loss: float | None, seed: int = 0, config: str = "a5", **kwargs: Any) -> dict[str, Any]:
     made = make_record(config, seed, lr=lr, **kwargs)
     if made["result"]["curve"]:
+        made["result"]["validation"] = None
         made["result"]["curve"] = [
             {"step": 10, "accuracy": 0.5, "loss": 9.0},
             {"step": 20, "accuracy": 0.5, "loss": loss},

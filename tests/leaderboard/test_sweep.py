@@ -194,6 +194,17 @@ def test_real_run_leaves_a_record_that_says_everything(tmp_path: Path) -> None:
     assert record["size"]["state_size"] == {"4": 32, "8": 32}
     assert 0 < record["cost"]["train_seconds"] < record["cost"]["wall_seconds"]
     assert record["cost"]["threads"] == 1 and record["cost"]["device"] == "cpu"
+    assert record["size"]["state_bytes"] == {"4": 4 * 32, "8": 4 * 32}
+    training, result = record["training"], record["result"]
+    assert (training["weight_decay"], training["warmup"], training["stopped_early"]) == (0.01, 60, False)
+    assert (training["checkpoint"], training["checkpoint_split"], result["best_step"]) == ("last", None, 2)
+    assert result["validation"] == result["curve"][0] and result["iterations"] is None
+    assert set(result["steps_to"]) == {"0.5", "0.9", "0.99"}
+    assert 0 < record["cost"]["cpu_seconds"] <= 1.05 * record["cost"]["wall_seconds"]
+    # Validations are no training, so that there is more of it in a second than tokens in all of them.
+    assert record["cost"]["tokens_per_second"] > training["tokens"] / record["cost"]["train_seconds"]
+    assert 0 < record["cost"]["decode_ms"] < 1000
+    assert record["identity"]["split"] == "test" and record["identity"]["board"] is None
     before = path.read_bytes()
     assert main(argv) == 0
     assert path.read_bytes() == before
