@@ -60,7 +60,7 @@ _HOMES = {
     "seqmix.optim": ("parameter_groups",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_SUBMODULES = ("benchmarks", "kernels", "leaderboard", "mixers", "models", "optim", "tasks", "training")
+_SUBMODULES = ("benchmarks", "kernels", "leaderboard", "mixers", "models", "optim", "tasks", "testing", "training")
 
 __all__ = [
     "BDLRU",

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from seqmix.mixers import create_mixer
-from tests.mixers.test_contract import (
-    D,
+from seqmix.testing.comparison import (
     assert_same,
     chunked,
     inputs,
@@ -39,7 +38,7 @@ OPTIONS = [
 def mixer(request):
     torch.manual_seed(0)
     name, options = request.param
-    return create_mixer(name, D, **options, dtype=torch.float64)
+    return create_mixer(name, 16, **options, dtype=torch.float64)
 
 
 def test_whole_equals_chunks_equals_steps(mixer):
