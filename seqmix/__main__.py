@@ -1,5 +1,6 @@
 """The `seqmix` command."""
 
+import os
 import sys
 
 from seqmix import __version__
@@ -52,6 +53,9 @@ Names with one line each; PATTERN is a shell pattern such as 'a5*'."""
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status. A mistake in the arguments is told in one line."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    # What a config names as module:Class may lie beside it; nothing that is installed is hidden by that.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         return _run(argv)
     except (ValueError, ImportError) as error:

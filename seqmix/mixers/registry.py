@@ -1,6 +1,7 @@
 """Mixers by name: what `mixer: {name: bd-lru, block_size: 5}` in a config looks up."""
 
 import fnmatch
+import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,10 +46,33 @@ def register_mixer(
 
 
 def get_mixer(name: str) -> MixerEntry:
-    """The entry of one mixer; an unknown name raises `ValueError` with the nearest ones."""
+    """The entry of one mixer, by its registered name or, registered or not, as `"module:Class"`.
+
+    Raises:
+        ValueError: an unknown name, with the nearest ones, or a module or class that is not there.
+    """
+    if isinstance(name, str) and ":" in name:
+        return _imported(name)
     if not isinstance(name, str) or name not in _ENTRIES:
         raise unknown_name("mixer", name, _ENTRIES)
     return _ENTRIES[name]
+
+
+def _imported(name: str) -> MixerEntry:
+    path, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"mixer {name!r}: there is no module {error.name!r}") from None
+    constructor = getattr(module, attribute, None)
+    if not callable(constructor):
+        known = [
+            key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, TokenMixer)
+        ]
+        raise unknown_name(f"class of {path}", attribute, known)
+    return MixerEntry(name, constructor, (constructor.__doc__ or "").partition("\n")[0], path)
 
 
 def list_mixers(filter: str = "*") -> list[str]:
@@ -60,7 +84,7 @@ def create_mixer(name: str, d_model: int, **kwargs: Any) -> TokenMixer:
     """Build a mixer by name.
 
     Args:
-        name: a name from `list_mixers()`.
+        name: a name from `list_mixers()`, or `"module:Class"` for one that is not registered.
         d_model: width of its input and output.
         kwargs: arguments of that mixer's constructor, `device` and `dtype` included.
 
