@@ -73,6 +73,9 @@ def _check_values(record: Record, failed: bool) -> list[str]:
         found.append("result.metrics: a run that did not diverge must have some, got none")
     for length, row in result["metrics"].items():
         found += _check_row(f"result.metrics.{length}", length, row, result["diverged"], text)
+    certificate = result.get("certificate")
+    if certificate is not None and not isinstance(certificate.get("certified"), bool):
+        found.append(f"result.certificate: expected {{certified: true or false, ...}}, got {certificate!r:.80}")
     names = ("accuracy", "loss", "bpb") if text else ("accuracy", "loss")
     for index, point in enumerate(result["curve"]):
         if not isinstance(point, dict) or set(point) != {"step", *names}:

@@ -159,6 +159,7 @@ class RunRecorder(Callback):
                 "iterations": {name: float(sums[0] / sums[1]) for name, sums in self._solves.items()} or None,
                 **_progress(trainer),
                 "diverged": diverged,
+                "certificate": _certificate(trainer),
             },
             "cost": {
                 "train_seconds": round(self._seconds(), 3),
@@ -255,6 +256,11 @@ def _progress(trainer: Trainer) -> dict[str, Any]:
     lengths = [callback.length for callback in callbacks if isinstance(callback, LengthCurriculum)]
     restarts = [callback.restarts for callback in callbacks if hasattr(callback, "restarts")]
     return {"final_length": max(lengths, default=None), "restarts": sum(restarts) if restarts else None}
+
+
+def _certificate(trainer: Trainer) -> Any:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback.certificate for callback in callbacks if hasattr(callback, "certificate")), None)
 
 
 def _device(trainer: Trainer) -> str:

@@ -52,6 +52,8 @@ result
     final_length                       where the length curriculum ended; null without one
     restarts                           starts with new weights; null for a run that cannot have any
     diverged                           a loss was not finite; only then may a number be null or NaN
+    certificate                        {certified, ...}: what an exact check of the tested weights for every length
+                                       said; null where none was asked for (*)
 cost
     train_seconds, wall_seconds        of training with its validations; of the whole process
     cpu_seconds                        processor time of the whole process, which other work on the machine does not
@@ -158,6 +160,7 @@ _SECTIONS: dict[str, dict[str, tuple[type, ...]]] = {
         "final_length": _INT + _NONE,
         "restarts": _INT + _NONE,
         "diverged": _FLAG,
+        "certificate": _OBJECT + _NONE,
     },
     "cost": {
         "train_seconds": _NUMBER,
@@ -188,7 +191,7 @@ _SINCE = {
         "identity": {"config_hash", "split", "board", "entry", "column", "submission"},
         "size": {"state_bytes", "flops_per_token"},
         "training": {"weight_decay", "warmup", "stopped_early", "checkpoint_split"},
-        "result": {"validation", "best_step", "steps_to", "iterations"},
+        "result": {"validation", "best_step", "steps_to", "iterations", "certificate"},
         "cost": {"cpu_seconds", "tokens_per_second", "decode_ms"},
     }
 }
