@@ -1,12 +1,15 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
+import ctypes
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_text_whole", "write_whole"]
+__all__ = ["write_folder_whole", "write_text_whole", "write_whole"]
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -31,3 +34,44 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """`write_whole` for a text in UTF-8, its line ends as they are."""
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8", newline=""))
+
+
+def write_folder_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """`write(part)` fills a folder beside `path`, which then takes its place at once; the old one is removed.
+
+    If `write` raises, the old folder is left as it was. Where the system cannot swap two folders, there is a moment
+    without any.
+    """
+    path = path.resolve()
+    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        write(part)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, path.stat().st_mode & 0o777 if path.exists() else 0o777 & ~umask)
+        if not path.exists():
+            os.rename(part, path)
+            return
+        if not _swap(part, path):
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+            os.rename(path, old)  # an empty folder gives way
+            try:
+                os.rename(part, path)
+            except BaseException:
+                os.rename(old, path)
+                raise
+            part = old
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _swap(one: Path, other: Path) -> bool:
+    # Linux alone swaps names, and Python has no name for it.
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    at_here, exchange = -100, 2
+    return bool(rename(at_here, os.fsencode(one), at_here, os.fsencode(other), exchange) == 0)
