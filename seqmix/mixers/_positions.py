@@ -100,3 +100,9 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The pairs (i, i + K/2) of x (B, T, H, K) turned by the angles of a table."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
+
+
+def turn_back(omega: Tensor) -> Tensor:
+    """R(-omega) (..., K, K) for the angles omega (..., K/2) of the pairs (i, i + K/2)."""
+    cos, sin = torch.diag_embed(omega.cos()), torch.diag_embed(omega.sin())
+    return torch.cat((torch.cat((cos, sin), -1), torch.cat((-sin, cos), -1)), -2)

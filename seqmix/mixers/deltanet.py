@@ -24,6 +24,7 @@ from torch.nn.functional import normalize, silu, softplus
 
 from seqmix.kernels import causal_conv1d, delta_rule
 from seqmix.mixers._heads import head_width, init_taps, rms_norm
+from seqmix.mixers._positions import turn_back
 from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.selective_rope import make_position
@@ -149,11 +150,9 @@ class DeltaNet(TokenMixer):
                 return beta, None
             return beta, -self.A_log.to(real).exp() * softplus(a.to(real) + self.dt_bias.to(real))
 
-    def _project(
-        self, x: Tensor, state: DeltaNetState, cu_seqlens: Tensor | None
-    ) -> tuple[Tensor, list[Tensor], Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """q (B, T, H, K), n keys like it, v (B, T, H, n, V), and what the state keeps beside S."""
-        qkv, conv = self.in_proj(x), state.conv
+    def split(self, x: Tensor, conv: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+        """q (B, T, H, K) and n keys like it before they turn, of any length, v (B, T, H, n, V), and the new window."""
+        qkv = self.in_proj(x)
         if self.conv_weight is not None:
             qkv, conv = causal_conv1d(qkv, self.conv_weight, None, "silu", initial_state=conv, cu_seqlens=cu_seqlens)
         else:
@@ -161,11 +160,28 @@ class DeltaNet(TokenMixer):
         q, k, v = qkv.split(self._widths, dim=-1)
         heads = (self.n_heads, -1)
         keys = [part.unflatten(-1, heads) for part in k.chunk(self.n_householder, dim=-1)]
-        (q, *keys), window, angle = self.position.rotate(
-            x, [q.unflatten(-1, heads), *keys], (state.window, state.angle), cu_seqlens
-        )
         v = v.unflatten(-1, (self.n_householder, self.n_heads, -1)).transpose(2, 3)
+        return q.unflatten(-1, heads), keys, v, conv
+
+    def _project(
+        self, x: Tensor, state: DeltaNetState, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, list[Tensor], Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """q (B, T, H, K), n keys like it, v (B, T, H, n, V), and what the state keeps beside S."""
+        q, keys, v, conv = self.split(x, state.conv, cu_seqlens)
+        (q, *keys), window, angle = self.position.rotate(x, [q, *keys], (state.window, state.angle), cu_seqlens)
         return normalize(q, dim=-1), [normalize(k, dim=-1) for k in keys], v, (conv, window, angle)
+
+    def transition(self, x: Tensor, keys: list[Tensor], beta: Tensor) -> Tensor:
+        """A_t (B, T, H, K, K): decay, turn back by the token's angle, then the n steps; for keys that do not turn."""
+        _, log_g = self.gates(x)
+        product = torch.eye(self.d_key, device=x.device, dtype=beta.dtype).expand(*beta.shape[:3], -1, -1)
+        if self.position.n_angles:
+            window, _ = self.position.init_state(x.shape[0], x.device, x.dtype)
+            product = turn_back(self.position.increments(x, window, None)[0].to(beta.dtype))
+        for i, k in enumerate(keys):
+            k = normalize(k, dim=-1).to(beta.dtype)
+            product = product - beta[..., i, None, None] * k[..., None] * (k[..., None, :] @ product)
+        return product if log_g is None else log_g.exp()[..., None, None] * product
 
     def mix(self, x: Tensor, state: DeltaNetState, cu_seqlens: Tensor | None) -> tuple[Tensor, DeltaNetState]:
         q, keys, v, kept = self._project(x, state, cu_seqlens)
@@ -214,19 +230,13 @@ class DeltaNet(TokenMixer):
         return self.n_heads * self.d_key * self.d_value + window + self.position.state_size()
 
     def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
-        """`eigenvalues` (B, T, H, K) of a token's transition, all steps and the decay together, complex for n > 1
-        (of the transition before it turns, where there are positions), and `beta` (B, T, H, n)."""
-        state = self.init_state(x.shape[0], device=x.device, dtype=x.dtype)
-        _, keys, _, _ = self._project(x, state, None)
-        beta, log_g = self.gates(x)
-        decay = torch.ones_like(beta[..., 0]) if log_g is None else log_g.exp()
-        product = torch.eye(self.d_key, device=x.device, dtype=beta.dtype)
-        for i, k in enumerate(keys):
-            k = k.to(beta.dtype)
-            product = product - beta[..., i, None, None] * k[..., None] * (k[..., None, :] @ product)
-        symmetric = self.n_householder == 1
-        eigenvalues = torch.linalg.eigvalsh(product) if symmetric else torch.linalg.eigvals(product)
-        return {"eigenvalues": decay[..., None] * eigenvalues, "beta": beta}
+        """`eigenvalues` (B, T, H, K) of a token's transition, decay, turn and all steps together, from an empty window
+        (complex for n > 1 or with positions), and `beta` (B, T, H, n)."""
+        _, keys, _, _ = self.split(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype).conv, None)
+        beta, _ = self.gates(x)
+        a = self.transition(x, keys, beta)
+        symmetric = self.n_householder == 1 and not self.position.n_angles
+        return {"eigenvalues": torch.linalg.eigvalsh(a) if symmetric else torch.linalg.eigvals(a), "beta": beta}
 
     def extra_repr(self) -> str:
         return (

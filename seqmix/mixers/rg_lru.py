@@ -104,8 +104,8 @@ class RGLRU(TokenMixer):
         radius = (u * (self.r_max**2 - self.r_min**2) + self.r_min**2).sqrt()
         self.Lambda.copy_((1 / radius - 1).log())
 
-    def recurrence(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """a and the input sqrt(1 - a^2) i u, both (B, T, d_state) in at least float32, for the convolved u."""
+    def coefficients(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """a and the gain sqrt(1 - a^2) i, both (B, T, d_state) in at least float32, for the convolved u."""
         real = recurrent_dtype(u.dtype)
         with torch.autocast(u.device.type, enabled=False):
             u = u.to(real)
@@ -114,7 +114,7 @@ class RGLRU(TokenMixer):
             r, i = (z + self.gate_bias.to(real)[:, None, None]).sigmoid()
             log_a = -8 * r * softplus(self.Lambda.to(real))
             scale = (-torch.expm1(2 * log_a)).clamp_min(_SMALLEST).sqrt()
-            return log_a.exp(), scale * i * u
+            return log_a.exp(), scale * i
 
     def _convolve(self, x: Tensor, window: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         u, z = self.in_proj(x).chunk(2, dim=-1)
@@ -123,7 +123,8 @@ class RGLRU(TokenMixer):
 
     def mix(self, x: Tensor, state: RGLRUState, cu_seqlens: Tensor | None) -> tuple[Tensor, RGLRUState]:
         u, z, window = self._convolve(x, state.conv, cu_seqlens)
-        h, final = diagonal_scan(*self.recurrence(u), initial_state=state.h, cu_seqlens=cu_seqlens)
+        a, gain = self.coefficients(u)
+        h, final = diagonal_scan(a, gain * u, initial_state=state.h, cu_seqlens=cu_seqlens)
         return self.out_proj(gelu(z) * h.to(z.dtype)), RGLRUState(final, window)
 
     def init_state(
@@ -143,7 +144,7 @@ class RGLRU(TokenMixer):
     def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
         """`eigenvalues` a_t (B, T, d_state), real, from an empty window."""
         u, _, _ = self._convolve(x, None, None)
-        return {"eigenvalues": self.recurrence(u)[0]}
+        return {"eigenvalues": self.coefficients(u)[0]}
 
     def extra_repr(self) -> str:
         return f"d_state={self.d_state}, n_heads={self.n_heads}, d_conv={self.d_conv}"

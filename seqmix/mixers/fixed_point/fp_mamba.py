@@ -28,6 +28,7 @@ from torch.nn.functional import linear, silu, softplus
 from seqmix.kernels import causal_conv1d
 from seqmix.mixers.base import one_of, positive, recurrent_dtype
 from seqmix.mixers.fixed_point.mamba_op import cell, fixed_point_selective_scan
+from seqmix.mixers.fixed_point.mamba_solvers import Inputs
 from seqmix.mixers.fixed_point.options import MIXINGS, SolverOptions, names_of, strength_of
 from seqmix.mixers.fixed_point.rows import previous_token
 from seqmix.mixers.mamba import Mamba
@@ -154,10 +155,8 @@ class FixedPointMamba(Mamba):
             return self.solver
         return "sequential" if x.device.type == "cpu" or x.shape[1] == 1 else "sweeps"
 
-    def solve(
-        self, x: Tensor, state: FixedPointMambaState, cu_seqlens: Tensor | None
-    ) -> tuple[Tensor, Tensor, FixedPointMambaState, Tensor]:
-        """y and z (B, T, d_inner), the new state and the report (S, 4); in the type of the recurrence throughout."""
+    def inputs(self, x: Tensor, conv: Tensor, cu_seqlens: Tensor | None) -> tuple[Inputs, Tensor, Tensor]:
+        """What the recurrence sees of x (B, T, d_model), z before it sees y, and the new window, in its type."""
         real = recurrent_dtype(x.dtype)
 
         def project(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -165,12 +164,10 @@ class FixedPointMamba(Mamba):
 
         x = x.to(real)
         u, z = project(self.in_proj, x).chunk(2, dim=-1)
-        conv, bias = self.conv1d, None if self.conv1d.bias is None else self.conv1d.bias.to(real)
-        u, window = causal_conv1d(
-            u, conv.weight.squeeze(1).to(real), bias, "silu", initial_state=state.conv.to(real), cu_seqlens=cu_seqlens
-        )
+        weight, bias = self.conv1d.weight.squeeze(1), None if self.conv1d.bias is None else self.conv1d.bias.to(real)
+        u, window = causal_conv1d(u, weight.to(real), bias, "silu", initial_state=conv.to(real), cu_seqlens=cu_seqlens)
         r, bc = project(self.x_proj, u).split((self.dt_rank, 2 * self.d_state), dim=-1)
-        y, (s, last), report = fixed_point_selective_scan(
+        inputs = Inputs(
             u,
             softplus(project(self.dt_proj, r)),
             torch.cat((bc, project(self.mixing_proj, x)), -1),
@@ -178,6 +175,16 @@ class FixedPointMamba(Mamba):
             self.D.to(real),
             self.weight_hidden.to(real),
             self.norm_weight.to(real),
+        )
+        return inputs, z, window
+
+    def solve(
+        self, x: Tensor, state: FixedPointMambaState, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Tensor, FixedPointMambaState, Tensor]:
+        """y and z (B, T, d_inner), the new state and the report (S, 4); in the type of the recurrence throughout."""
+        inputs, z, window = self.inputs(x, state.conv, cu_seqlens)
+        y, (s, last), report = fixed_point_selective_scan(
+            *inputs,
             (state.ssm, state.y),
             mixing=self.mixing,
             rank=self.rank,
@@ -185,10 +192,10 @@ class FixedPointMamba(Mamba):
             hidden=self.hidden_gates,
             solver=self.solver_for(x),
             cu_seqlens=cu_seqlens,
-            **self.options.arguments(real),
+            **self.options.arguments(z.dtype),
         )
         if self.weight_gate is not None:
-            z = z + linear(previous_token(y, state.y, cu_seqlens), self.weight_gate.to(real))
+            z = z + linear(previous_token(y, state.y, cu_seqlens), self.weight_gate.to(z.dtype))
         return y, z, FixedPointMambaState(window, s, last), report
 
     def mix(self, x: Tensor, state: Any, cu_seqlens: Tensor | None) -> tuple[Tensor, Any]:
@@ -217,7 +224,7 @@ class FixedPointMamba(Mamba):
     @torch.no_grad()
     def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
         """What a solve of x (B, T, d_model) from a zero state did: `iterations`, `residual`, `converged` and
-        `sequential` (B,)."""
+        `sequential` (B,). `seqmix.inspect.eigenvalues` has those of the transition, which has (d_inner N)^2 entries."""
         *_, report = self.solve(x, self.init_state(len(x), device=x.device, dtype=x.dtype), None)
         return {
             "iterations": report[:, 0],

@@ -1,0 +1,43 @@
+"""Looking into a layer: its mixing matrix, the eigenvalues of its transitions, its gradients over time.
+
+Each name loads its module when first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seqmix.inspect.forms import Direct, LinearForm, Recurrence, register_linear_form
+    from seqmix.inspect.gradients import gradient_norms
+    from seqmix.inspect.mixing import linear_form, mixing_matrix
+    from seqmix.inspect.spectra import eigenvalues, observe
+
+_HOMES = {
+    "seqmix.inspect.gradients": ("gradient_norms",),
+    "seqmix.inspect.forms": ("Direct", "LinearForm", "Recurrence", "register_linear_form"),
+    "seqmix.inspect.mixing": ("linear_form", "mixing_matrix"),
+    "seqmix.inspect.spectra": ("eigenvalues", "observe"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Direct",
+    "LinearForm",
+    "Recurrence",
+    "eigenvalues",
+    "gradient_norms",
+    "linear_form",
+    "mixing_matrix",
+    "observe",
+    "register_linear_form",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'seqmix.inspect' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

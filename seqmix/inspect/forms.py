@@ -1,0 +1,101 @@
+"""What a layer does to a sequence once its gates are known: a linear map of its values, the mixing matrix.
+
+A mixer reads x and forms values v_t and gates. Given the gates it is linear in the values,
+
+    o_t = sum_{s <= t} M[t, s] v_s,        y_t = output(o)_t
+
+with M the mixing matrix: what it remembers, and nothing else. Norms, output gates and projections come after it and act
+on each token alone; short convolutions come before it, in the values and gates. For a recurrence
+
+    s_t = A_t s_{t-1} + W_t v_t,    o_t = R_t s_t + E_t v_t      (or R_t s_{t-1} + E_t v_t)
+
+the matrix is M[t, s] = R_t A_t ... A_{s+1} W_s, and M[t, t] = R_t W_t + E_t. For attention it is the softmax.
+Letters: H blocks that do not see each other (heads, channels), I numbers in a value of one and O in what is read from
+it, V channels that share a block's matrix, n numbers in its state.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Direct", "LinearForm", "Recurrence", "register_linear_form"]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearForm(ABC):
+    """A layer on one input x (B, T, d_model), from an empty state."""
+
+    values: Tensor  # v (B, T, H, I, V)
+    output: Callable[[Tensor], Tensor]  # y (B, T, d_model) for what is read, o (B, T, H, O, V)
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """M (B, H, T, T, O, I); the upper triangle, s > t, is zero."""
+
+    def read(self) -> Tensor:
+        """o (B, T, H, O, V)."""
+        return torch.einsum("bhtsoi,bshic->bthoc", self.matrix(), self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class Recurrence(LinearForm):
+    """s_t = A_t s_{t-1} + W_t v_t, and o_t = R_t s_t + E_t v_t; with `early`, o_t = R_t s_{t-1} + E_t v_t."""
+
+    transition: Callable[[int], Tensor]  # A_t for t: (B, H, n, n), or (B, H, n) for a diagonal one
+    write: Tensor  # W (B, T, H, n, I)
+    readout: Tensor  # R (B, T, H, O, n)
+    skip: Tensor | None = None  # E, of the shape (B, T, H, O, I) or one that expands to it
+    early: bool = False
+
+    def matrix(self) -> Tensor:
+        length = self.write.shape[1]
+        shape = (self.write.shape[0], self.write.shape[2], length, *self.write.shape[3:])
+        # What every value has become by now, (B, H, T, n, I); those to come are zero.
+        state = self.write.new_zeros(shape)
+        rows = []
+        for t in range(length):
+            before, a = state, self.transition(t)
+            state = a[:, :, None, :, None] * state if a.ndim == 3 else a[:, :, None] @ state
+            state = torch.cat((state[:, :, :t], self.write[:, t, :, None], state[:, :, t + 1 :]), dim=2)
+            rows.append(self.readout[:, t, :, None] @ (before if self.early else state))
+        matrix = torch.stack(rows, dim=2)
+        if self.skip is not None:
+            skip = self.skip.expand(*self.write.shape[:3], matrix.shape[4], matrix.shape[5]).transpose(1, 2)
+            matrix = matrix + torch.diag_embed(skip.permute(0, 1, 3, 4, 2)).permute(0, 1, 4, 5, 2, 3)
+        return matrix
+
+    def eigenvalues(self) -> Tensor:
+        """Of every A_t, (B, T, H, n), complex; O(n^3) for each that is not diagonal."""
+        found = []
+        for t in range(self.write.shape[1]):
+            a = self.transition(t)
+            found.append(a if a.ndim == 3 else torch.linalg.eigvals(a))
+        return torch.stack(found, dim=1).to(torch.promote_types(found[0].dtype, torch.complex64))
+
+
+@dataclass(frozen=True, eq=False)
+class Direct(LinearForm):
+    """A layer without a recurrence, whose matrix is known at once."""
+
+    weights: Tensor  # M (B, H, T, T, O, I)
+
+    def matrix(self) -> Tensor:
+        return self.weights
+
+
+@singledispatch
+def form_of(layer: Any, x: Tensor) -> LinearForm:
+    """The form of one class of layers; subclasses share it unless they have one of their own."""
+    raise ValueError(
+        f"linear_form: {type(layer).__name__} has no mixing matrix: it is not linear in its values, or no form was "
+        "registered for it (seqmix.inspect.register_linear_form)"
+    )
+
+
+register_linear_form = form_of.register
+"""`@register_linear_form(MyMixer)` over a function of (layer, x (B, T, d_model)) that returns a `LinearForm`."""
