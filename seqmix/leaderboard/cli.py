@@ -118,10 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_sweep_options(run: argparse.ArgumentParser) -> None:
-    """Options of every command that makes records."""
-    run.add_argument("configs", nargs="+", metavar="CONFIG", help="names of shipped configs, or files; or one board")
-    run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default 0")
+def add_sweep_options(run: argparse.ArgumentParser, *, configs: bool = True, seeds: Sequence[int] = (0,)) -> None:
+    """Options of every command that makes records; those that choose their own config do without `configs`."""
+    if configs:
+        run.add_argument(
+            "configs", nargs="+", metavar="CONFIG", help="names of shipped configs, or files; or one board"
+        )
+    text = f"default {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else "")
+    run.add_argument("--seeds", nargs="+", type=int, default=list(seeds), metavar="N", help=text)
     run.add_argument(
         "--set",
         nargs="+",
