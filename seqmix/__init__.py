@@ -60,7 +60,18 @@ _HOMES = {
     "seqmix.optim": ("parameter_groups",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_SUBMODULES = ("benchmarks", "kernels", "leaderboard", "mixers", "models", "optim", "tasks", "testing", "training")
+_SUBMODULES = (
+    "benchmarks",
+    "inspect",
+    "kernels",
+    "leaderboard",
+    "mixers",
+    "models",
+    "optim",
+    "tasks",
+    "testing",
+    "training",
+)
 
 __all__ = [
     "BDLRU",

@@ -46,7 +46,7 @@ class Automaton:
                 f"Automaton: step and output must be tables (Q, V) of one shape, got {self.step.shape} and "
                 f"{self.output.shape}"
             )
-        if not (-1 <= self.step.min() and self.step.max() < len(self.step) and 0 <= self.start < len(self.step)):
+        if not (self.step.min() >= -1 and self.step.max() < len(self.step) and 0 <= self.start < len(self.step)):
             raise ValueError(f"Automaton: states must be in [0, {len(self.step)}), steps may also be -1")
 
     @property
