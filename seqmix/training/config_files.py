@@ -43,6 +43,7 @@ SECTIONS: dict[str, tuple[str, Config | None]] = {
     "gate_entropy": ("seqmix.training.callbacks.GateEntropyPenalty", None),
     "volume_restart": ("seqmix.training.callbacks.VolumeRestart", None),
     "stop_when_solved": ("seqmix.training.callbacks.StopWhenSolved", None),
+    "certify": ("seqmix.training.callbacks.Certify", None),
     "non_finite": ("seqmix.training.callbacks.NonFiniteGuard", {}),
     "progress": ("seqmix.training.callbacks.StepProgress", {}),
     "accuracy_table": ("seqmix.training.callbacks.AccuracyTable", {}),
