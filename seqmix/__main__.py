@@ -16,9 +16,9 @@ _COMMANDS = {
     "train-tokenizer": "learn a byte-level BPE from text, for --data.tokenizer",
     "average": "make one checkpoint with the mean of the weights of several",
     "list": "what there is: mixers, tasks, configs, optimizers, and a model's parameters",
+    "inspect": "figures of what is inside a layer: eigenvalues, mixing matrices, gradients by lag",
     "bench": "time kernels and layers on this machine",
     "shift-k": "fit poles to a shift, against the lower bound, with a table and a figure",
-    "block-law": "learn groups with blocks of every size, with a table and a figure beside the theory",
     "leaderboard": "run configs with many seeds and learning rates, and make tables of the records",
     "sensitivity": "loss against learning rate for several optimizers or mixers, with a table and a figure",
 }
@@ -80,6 +80,10 @@ def _run(argv: list[str]) -> int:
         from seqmix.benchmarks.cli import main as bench
 
         return bench(rest) or 0
+    if command == "inspect":
+        from seqmix.inspect.cli import main as inspect
+
+        return inspect(rest)
     if command == "leaderboard":
         from seqmix.leaderboard.cli import main as leaderboard
 
@@ -88,10 +92,6 @@ def _run(argv: list[str]) -> int:
         from seqmix.leaderboard.sensitivity_cli import main as sensitivity
 
         return sensitivity(rest)
-    if command == "block-law":
-        from seqmix.leaderboard.block_law_cli import main as block_law
-
-        return block_law(rest)
     if command == "shift-k":
         from seqmix.leaderboard.shift_k import main as shift_k
 

@@ -1,5 +1,4 @@
-"""Looking into a layer: its mixing matrix, the eigenvalues of its transitions, its gradients over time; and
-certificates, which prove a model right for every length.
+"""Looking into a layer: its mixing matrix, the eigenvalues of its transitions, its gradients over time.
 
 Each name loads its module when first used.
 """
@@ -8,33 +7,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seqmix.inspect.certificates import Certificate, CounterExample, certify
     from seqmix.inspect.forms import Direct, LinearForm, Recurrence, register_linear_form
     from seqmix.inspect.gradients import gradient_norms
     from seqmix.inspect.mixing import linear_form, mixing_matrix
+    from seqmix.inspect.records import SpectrumRecord, read_spectra
     from seqmix.inspect.spectra import eigenvalues, observe
 
 _HOMES = {
-    "seqmix.inspect.certificates": ("Certificate", "CounterExample", "certify"),
     "seqmix.inspect.gradients": ("gradient_norms",),
     "seqmix.inspect.forms": ("Direct", "LinearForm", "Recurrence", "register_linear_form"),
     "seqmix.inspect.mixing": ("linear_form", "mixing_matrix"),
+    "seqmix.inspect.records": ("SpectrumRecord", "read_spectra"),
     "seqmix.inspect.spectra": ("eigenvalues", "observe"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Certificate",
-    "CounterExample",
     "Direct",
     "LinearForm",
     "Recurrence",
-    "certify",
+    "SpectrumRecord",
     "eigenvalues",
     "gradient_norms",
     "linear_form",
     "mixing_matrix",
     "observe",
+    "read_spectra",
     "register_linear_form",
 ]
 

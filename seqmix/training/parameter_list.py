@@ -1,14 +1,10 @@
 """`seqmix list parameters`: which optimizer takes each parameter of a model, why, and whether it decays."""
 
-import importlib
-import inspect
-from typing import Any
-
 from seqmix._suggest import unknown_name
-from seqmix.models import SequenceModel
 from seqmix.optim import describe_parameters
 from seqmix.optim.registry import check_optimizer, get_optimizer
-from seqmix.training.config_files import Config, expand, load_config, merge_entry, parse_value, set_by_path
+from seqmix.training.config_files import Config, load_config, merge_entry, parse_value, set_by_path
+from seqmix.training.loading import build_model
 
 __all__ = ["HELP", "list_parameters"]
 
@@ -40,7 +36,7 @@ def list_parameters(arguments: list[str]) -> list[tuple[str, ...]]:
     split = {key: optimizer[key] for key in ("matrices", "rest", "fused") if key in optimizer}
     matrices = entry.takes == "matrices"
     rows: list[tuple[str, ...]] = [("parameter", "shape", "optimizer", "decays", "reason")]
-    for fact in describe_parameters(_model(config), **(split if matrices else {})):
+    for fact in describe_parameters(build_model(config), **(split if matrices else {})):
         taker = "adamw" if matrices and fact.kind == "rest" else name
         notes = [fact.reason] if matrices or not fact.decays else []
         notes += [f"row blocks {fact.row_blocks}"] if fact.row_blocks != 1 else []
@@ -66,17 +62,3 @@ def _read(arguments: list[str]) -> Config:
     if "mixer" not in config:
         raise ValueError("seqmix list parameters: expected --config NAME or --mixer NAME")
     return config
-
-
-def _model(config: Config) -> SequenceModel:
-    full = expand(config)
-    known = inspect.signature(SequenceModel).parameters
-    arguments: dict[str, Any] = {key: value for key, value in full["model"].items() if key in known}
-    arguments.setdefault("d_model", 128)
-    if "data" in full:
-        module, _, kind = full["data"]["class_path"].rpartition(".")
-        task = getattr(importlib.import_module(module), kind)(**full["data"].get("init_args", {}))
-        arguments.setdefault("vocab_size", task.vocab_size)
-    arguments.setdefault("vocab_size", 256)
-    arguments.setdefault("n_layers", 1)
-    return SequenceModel(**arguments)

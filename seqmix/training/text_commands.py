@@ -1,11 +1,9 @@
 """`seqmix generate` and `seqmix train-tokenizer`."""
 
 import argparse
-import inspect
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,7 +11,7 @@ from seqmix._files import write_text_whole
 from seqmix.models import SequenceModel
 from seqmix.tasks.language_modeling import LanguageModeling
 from seqmix.tasks.tokenization import JsonTokenizer, Tokenizer, restore_tokenizer, train_bpe
-from seqmix.training.module import SequenceLearner
+from seqmix.training.loading import load_model, read_checkpoint
 from seqmix.training.runs import find_checkpoint
 
 __all__ = ["generate", "load_language_model", "train_tokenizer"]
@@ -66,28 +64,20 @@ def load_language_model(checkpoint: Path, *, device: torch.device | str = "cpu")
         ValueError: a file that is no checkpoint of `seqmix fit` on the task `language-modeling`, or whose tokenizer
             is not the one that its model was trained with.
     """
-    try:
-        content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        arguments, weights = content["hyper_parameters"], content["state_dict"]
-    except OSError as error:
-        raise ValueError(f"checkpoint: cannot read {checkpoint}: {error.strerror}") from None
-    except Exception as error:  # unpickling fails in many ways
-        raise ValueError(f"checkpoint: {checkpoint} is not one of seqmix fit: {type(error).__name__}") from None
+    content = read_checkpoint(checkpoint)
     text = content.get(LanguageModeling.__qualname__)
     if text is None:
         raise ValueError(
             f"checkpoint: {checkpoint} was not trained on text (task language-modeling), it has no tokenizer"
         )
-    known = inspect.signature(SequenceLearner).parameters
-    model = SequenceLearner(**{name: value for name, value in arguments.items() if name in known}).model
+    model = load_model(content, device=device)
     tokenizer = restore_tokenizer(text["tokenizer"])
     if tokenizer.fingerprint != text["fingerprint"] or tokenizer.vocab_size != model.vocab_size:
         raise ValueError(
             f"checkpoint: the tokenizer in {checkpoint} is not its model's: expected {text['fingerprint']} with "
             f"{model.vocab_size} tokens, got {tokenizer.fingerprint} with {tokenizer.vocab_size}"
         )
-    model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
-    return model.to(device).eval(), tokenizer
+    return model, tokenizer
 
 
 def train_tokenizer(argv: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 from seqmix.training.callbacks.accuracy_table import AccuracyTable
 from seqmix.training.callbacks.averaging import EMAWeights, LAWAWeights
-from seqmix.training.callbacks.certify import Certify
 from seqmix.training.callbacks.checkpoints import Checkpoints, TrainingInterrupted
 from seqmix.training.callbacks.curriculum import LengthCurriculum
 from seqmix.training.callbacks.fixed_point_log import FixedPointLog
@@ -11,12 +10,12 @@ from seqmix.training.callbacks.non_finite import NonFiniteGuard, NonFiniteLossEr
 from seqmix.training.callbacks.optimizer_modes import OptimizerModes
 from seqmix.training.callbacks.predictions import PredictionFiles
 from seqmix.training.callbacks.progress import StepProgress
+from seqmix.training.callbacks.spectrum_recorder import SpectrumRecorder
 from seqmix.training.callbacks.stop_when_solved import StopWhenSolved
 from seqmix.training.callbacks.volume_restart import VolumeRestart
 
 __all__ = [
     "AccuracyTable",
-    "Certify",
     "Checkpoints",
     "EMAWeights",
     "FixedPointLog",
@@ -27,6 +26,7 @@ __all__ = [
     "NonFiniteLossError",
     "OptimizerModes",
     "PredictionFiles",
+    "SpectrumRecorder",
     "StepProgress",
     "StopWhenSolved",
     "TrainingInterrupted",

@@ -1,0 +1,67 @@
+"""Models and tasks from what is on disk: a config, a checkpoint, the run that a checkpoint lies in."""
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqmix.models import SequenceModel
+from seqmix.training.config_files import Config, expand, load_config
+from seqmix.training.module import SequenceLearner
+from seqmix.training.runs import run_of
+
+__all__ = ["build_model", "build_task", "load_model", "read_checkpoint", "task_of"]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint; `ValueError` for a file that is none."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content["hyper_parameters"], content["state_dict"]
+    except OSError as error:
+        raise ValueError(f"checkpoint: cannot read {path}: {error.strerror}") from None
+    except Exception as error:  # unpickling fails in many ways
+        raise ValueError(f"checkpoint: {path} is not one of seqmix fit: {type(error).__name__}") from None
+    return content
+
+
+def load_model(checkpoint: Path | dict[str, Any], *, device: torch.device | str = "cpu") -> SequenceModel:
+    """The model of a checkpoint, given by its file or by what `read_checkpoint` has read of it, in eval mode."""
+    content = read_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    known = inspect.signature(SequenceLearner).parameters
+    arguments = {name: value for name, value in content["hyper_parameters"].items() if name in known}
+    model = SequenceLearner(**arguments).model
+    model.load_state_dict({name.removeprefix("model."): value for name, value in content["state_dict"].items()})
+    return model.to(device).eval()
+
+
+def build_model(config: Config) -> SequenceModel:
+    """The model that a config asks for, with new weights; by default one layer of width 128.
+
+    Its vocabulary is that of the task, where there is one and nothing else is said, and else 256.
+    """
+    known = inspect.signature(SequenceModel).parameters
+    model = expand(config).get("model", {})
+    arguments: dict[str, Any] = {key: value for key, value in model.items() if key in known}
+    if "vocab_size" not in arguments:
+        arguments["vocab_size"] = build_task(config).vocab_size if "data" in config else 256
+    return SequenceModel(**{"d_model": 128, "n_layers": 1} | arguments)
+
+
+def build_task(config: Config) -> Any:
+    """The task that a config asks for, as `load_config` reads it; `ValueError` where it asks for none."""
+    data = expand(config).get("data")
+    if data is None:
+        raise ValueError("data: expected a config with a task, got none")
+    module, _, kind = data["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module), kind)(**data.get("init_args", {}))
+
+
+def task_of(checkpoint: Path) -> Any | None:
+    """The task of the run that a checkpoint lies in; None for one that lies in none."""
+    run = run_of(checkpoint)
+    if run is None or not (run / "config.yaml").is_file():
+        return None
+    return build_task(load_config(str(run / "config.yaml")))
