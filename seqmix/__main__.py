@@ -19,6 +19,7 @@ _COMMANDS = {
     "inspect": "figures of what is inside a layer: eigenvalues, mixing matrices, gradients by lag",
     "bench": "time kernels and layers on this machine",
     "shift-k": "fit poles to a shift, against the lower bound, with a table and a figure",
+    "block-law": "learn groups with blocks of every size, with a table and a figure beside the theory",
     "leaderboard": "run configs with many seeds and learning rates, and make tables of the records",
     "sensitivity": "loss against learning rate for several optimizers or mixers, with a table and a figure",
 }
@@ -92,6 +93,10 @@ def _run(argv: list[str]) -> int:
         from seqmix.leaderboard.sensitivity_cli import main as sensitivity
 
         return sensitivity(rest)
+    if command == "block-law":
+        from seqmix.leaderboard.block_law_cli import main as block_law
+
+        return block_law(rest)
     if command == "shift-k":
         from seqmix.leaderboard.shift_k import main as shift_k
 

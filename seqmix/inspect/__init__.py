@@ -1,4 +1,5 @@
-"""Looking into a layer: its mixing matrix, the eigenvalues of its transitions, its gradients over time.
+"""Looking into a layer: its mixing matrix, the eigenvalues of its transitions, its gradients over time; and
+certificates, which prove a model right for every length.
 
 Each name loads its module when first used.
 """
@@ -7,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seqmix.inspect.certificates import Certificate, CounterExample, certify
     from seqmix.inspect.forms import Direct, LinearForm, Recurrence, register_linear_form
     from seqmix.inspect.gradients import gradient_norms
     from seqmix.inspect.mixing import linear_form, mixing_matrix
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from seqmix.inspect.spectra import eigenvalues, observe
 
 _HOMES = {
+    "seqmix.inspect.certificates": ("Certificate", "CounterExample", "certify"),
     "seqmix.inspect.gradients": ("gradient_norms",),
     "seqmix.inspect.forms": ("Direct", "LinearForm", "Recurrence", "register_linear_form"),
     "seqmix.inspect.mixing": ("linear_form", "mixing_matrix"),
@@ -23,10 +26,13 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Certificate",
+    "CounterExample",
     "Direct",
     "LinearForm",
     "Recurrence",
     "SpectrumRecord",
+    "certify",
     "eigenvalues",
     "gradient_norms",
     "linear_form",

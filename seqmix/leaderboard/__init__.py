@@ -1,5 +1,31 @@
 """Records of runs, sweeps that make them, and tables that show every seed: `seqmix leaderboard`.
 
 `schema` says what a record holds; `runs` keeps records in files; `plan`, `sweep` and `local` make them;
-`statistics`, `tables` and `report` say what they mean.
+`statistics`, `aggregate`, `tables` and `report` say what they mean.
 """
+
+from seqmix.leaderboard.aggregate import aggregate
+from seqmix.leaderboard.runs import RunStore, read_runs, scan_runs
+from seqmix.leaderboard.schema import SCHEMA_VERSION
+from seqmix.leaderboard.summaries import (
+    BoardSummary,
+    CellSummary,
+    ColumnSummary,
+    EntrySummary,
+    RateSummary,
+    SeedSummary,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "BoardSummary",
+    "CellSummary",
+    "ColumnSummary",
+    "EntrySummary",
+    "RateSummary",
+    "RunStore",
+    "SeedSummary",
+    "aggregate",
+    "read_runs",
+    "scan_runs",
+]

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seqmix.leaderboard.plan import Run
+    from seqmix.leaderboard.sweep import Plan
 
 __all__ = ["add_sweep_options", "main", "make_records", "tell", "told"]
 
 _EPILOG = """examples:
+  seqmix leaderboard run board.yaml --store boards/board.jsonl --jobs 2
   seqmix leaderboard run a5 --seeds 0 1 2 3 4 --store boards/a5.jsonl
   seqmix leaderboard report boards/a5.jsonl --kind seeds --solved 16:0.99 64:0.6 --write README.md --section a5
   seqmix leaderboard run parity parity-mamba --lr 1e-3 3e-3 1e-2 --store boards/parity.jsonl --jobs 2
@@ -116,10 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_sweep_options(run: argparse.ArgumentParser) -> None:
-    """Options of every command that makes records."""
-    run.add_argument("configs", nargs="+", metavar="CONFIG", help="names of shipped configs, or files")
-    run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default 0")
+def add_sweep_options(run: argparse.ArgumentParser, *, configs: bool = True, seeds: Sequence[int] = (0,)) -> None:
+    """Options of every command that makes records; those that choose their own config do without `configs`."""
+    if configs:
+        run.add_argument(
+            "configs", nargs="+", metavar="CONFIG", help="names of shipped configs, or files; or one board"
+        )
+    text = f"default {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else "")
+    run.add_argument("--seeds", nargs="+", type=int, default=list(seeds), metavar="N", help=text)
     run.add_argument(
         "--set",
         nargs="+",
@@ -142,25 +148,52 @@ def _positive(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.leaderboard.board import find_board
     from seqmix.leaderboard.plan import plan_runs
 
+    boards = {name: path for name in arguments.configs if (path := find_board(name)) is not None}
+    if boards:
+        return _run_board(boards, arguments)
     runs = plan_runs(arguments.configs, arguments.seeds, arguments.lr, arguments.set)
     return make_records(runs, arguments, "seqmix leaderboard")
 
 
-def make_records(runs: Sequence["Run"], arguments: argparse.Namespace, program: str) -> int:
-    """Do what `arguments.store` has no record of, or print it with `--dry-run`; returns the exit status."""
+def _run_board(boards: dict[str, Path], arguments: argparse.Namespace) -> int:
+    from seqmix.leaderboard.board import load_board
+    from seqmix.leaderboard.board_plan import BoardPlan, sizes_table
+
+    if len(arguments.configs) > 1:
+        raise ValueError(f"CONFIG: a board stands alone, got {next(iter(boards))!r} among {len(arguments.configs)}")
+    for option, given in (("--lr", arguments.lr), ("--seeds", arguments.seeds != [0]), ("--set", arguments.set)):
+        if given:
+            raise ValueError(f"{option}: a board has its own, in its file")
+    _require_training("seqmix leaderboard")
+    (path,) = boards.values()
+    plan = BoardPlan(load_board(path))
+    if arguments.dry_run:
+        print(sizes_table(plan))
+        return 0
+    return make_records(plan, arguments, "seqmix leaderboard")
+
+
+def _require_training(program: str) -> None:
     from seqmix._extras import require
-    from seqmix.leaderboard.local import LocalProcesses
-    from seqmix.leaderboard.runs import RunStore
-    from seqmix.leaderboard.sweep import sweep
 
     # Not Lightning itself, which takes seconds: the runs import it.
     for module in ("lightning", "jsonargparse"):
         if importlib.util.find_spec(module) is None:
             require(module, extra="train", owner=program)
+
+
+def make_records(plan: "Sequence[Run] | Plan", arguments: argparse.Namespace, program: str) -> int:
+    """Do what `arguments.store` has no record of, or print it with `--dry-run`; returns the exit status."""
+    from seqmix.leaderboard.local import LocalProcesses
+    from seqmix.leaderboard.runs import RunStore
+    from seqmix.leaderboard.sweep import sweep
+
+    _require_training(program)
     if arguments.dry_run:
-        print("\n".join(run.command for run in runs))
+        print("\n".join(run.command for run in (plan if isinstance(plan, Sequence) else plan.runs({}))))
         return 0
     if not arguments.store.parent.is_dir() or arguments.store.is_dir():
         raise ValueError(f"--store: expected a file in a folder that exists, got {str(arguments.store)!r}")
@@ -171,7 +204,7 @@ def make_records(runs: Sequence["Run"], arguments: argparse.Namespace, program: 
         with tempfile.TemporaryDirectory(prefix="seqmix-runs-") as folder:
             runner = LocalProcesses(Path(folder), arguments.threads, arguments.jobs)
             with closing(runner):
-                failed = sweep(runs, store, runner, jobs=arguments.jobs, retry_failed=arguments.retry_failed)
+                failed = sweep(plan, store, runner, jobs=arguments.jobs, retry_failed=arguments.retry_failed)
     except KeyboardInterrupt:
         print(f"{program}: stopped; the same command continues", file=sys.stderr)
         return 130

@@ -42,6 +42,11 @@ class Run:
         return Path(self.config).stem
 
     @property
+    def kind(self) -> str:
+        """What it has in common with runs that take as long: task and row, or the config."""
+        return self.name if self.board is None else f"{self.column} {self.entry}"
+
+    @property
     def options(self) -> list[str]:
         """Options of `seqmix fit`."""
         return ["--config", self.config, "--seed_everything", str(self.seed), *(f"--{text}" for text in self.overrides)]
@@ -53,7 +58,7 @@ class Run:
 
     def __str__(self) -> str:
         rates = [text.partition("=")[2] for text in self.overrides if text.startswith("optimizer.lr=")]
-        return ", ".join([self.name, *(f"learning rate {rate}" for rate in rates[-1:]), f"seed {self.seed}"])
+        return ", ".join([self.kind, *(f"learning rate {rate}" for rate in rates[-1:]), f"seed {self.seed}"])
 
 
 def plan_run(

@@ -1,5 +1,6 @@
 """What can be said about a handful of runs."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -16,10 +17,15 @@ __all__ = [
     "best_learning_rate",
     "bits_per_byte",
     "bootstrap_interval",
+    "bootstrap_rows",
+    "broken",
     "by_length",
     "is_text",
+    "learning_rate",
+    "normalised",
     "solved",
     "spread",
+    "validation_point",
     "wilson_interval",
 ]
 
@@ -64,9 +70,54 @@ def bootstrap_interval(
         raise ValueError(f"bootstrap_interval: values must be one or more finite numbers, got {values!r:.80}")
     if not 0 < level < 1:
         raise ValueError(f"bootstrap_interval: level must be in (0, 1), got {level!r}")
-    rows = np.random.default_rng(seed).integers(data.size, size=(draws, data.size))
+    rows = bootstrap_rows(data.size, draws, seed)
     low, high = np.quantile(statistic(data[rows], axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=64)
+def bootstrap_rows(n: int, draws: int = 10_000, seed: int = 0) -> np.ndarray:
+    """Which of n values each draw takes, (draws, n): the same for everything that has n values."""
+    rows = np.random.default_rng(seed).integers(n, size=(draws, n))
+    rows.flags.writeable = False
+    return rows
+
+
+def normalised(value: float, chance: float | None, *, text: bool = False) -> float:
+    """0 for guessing and below, 1 for all right: (accuracy - chance) / (1 - chance).
+
+    Bits per byte count as 1 - bits / 8: a byte that is guessed costs 8 bits.
+
+    Example:
+        >>> normalised(0.75, 0.5), normalised(2.0, None, text=True), normalised(0.1, 0.5)
+        (0.5, 0.75, 0.0)
+    """
+    share = 1 - value / 8 if text else (value - (chance or 0.0)) / (1 - (chance or 0.0))
+    return max(0.0, share)
+
+
+def broken(record: Record) -> str | None:
+    """`failed` or `diverged`, None for a run that came to its end."""
+    if record["status"] != "ok":
+        return "failed"
+    return "diverged" if record["result"]["diverged"] else None
+
+
+def learning_rate(record: Record) -> float:
+    """That of a run; of one that failed, the one of its config."""
+    known = record["training"]["lr"]
+    if known is not None:
+        return float(known)
+    entry = record["identity"]["settings"].get("optimizer")
+    return float(entry["lr"]) if isinstance(entry, dict) and isinstance(entry.get("lr"), int | float) else 0.0
+
+
+def validation_point(record: Record) -> dict[str, float | None] | None:
+    """The validation that speaks for a run: of the weights that were tested; None if there was none."""
+    point = record["result"]["validation"]
+    if point is None and record["result"]["curve"]:
+        point = record["result"]["curve"][-1]
+    return point  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -130,7 +181,7 @@ class Criterion:
         Raises:
             ValueError: the run was not tested at this length.
         """
-        if record["status"] != "ok" or record["result"]["diverged"]:
+        if broken(record):
             return False
         length = self.length_of(record)
         value = accuracy(record, length, self.measure)
@@ -154,7 +205,7 @@ def accuracy(record: Record, length: int | str, measure: str | None = None) -> f
 
     Diverged and failed runs stay in every statistic, with accuracy 0; None where a run was not tested.
     """
-    if record["status"] != "ok" or record["result"]["diverged"]:
+    if broken(record):
         return 0.0
     row = record["result"]["metrics"].get(str(length))
     measure = measure or MEASURES[record["result"]["metric"]]
@@ -170,7 +221,7 @@ def solved(records: Sequence[Record], criteria: Sequence[Criterion]) -> tuple[in
 
 
 def best_learning_rate(rates: dict[float, list[Record]]) -> float:
-    """The rate with the best median of the last validation accuracy over its runs; test data is not looked at.
+    """The rate with the best median of validation accuracy over its runs; test data is not looked at.
 
     Of text it is the smallest median of bits per byte. Ties go to the smaller median of the last validation loss, then
     to the smaller rate.
@@ -197,21 +248,21 @@ def is_text(record: Record) -> bool:
 
 def bits_per_byte(record: Record, length: int | str) -> float | None:
     """Test bits per byte of a run on text; infinite if it diverged or failed, None where it was not tested."""
-    if record["status"] != "ok" or record["result"]["diverged"]:
+    if broken(record):
         return math.inf
     row = record["result"]["metrics"].get(str(length))
     return None if row is None else float(row["bpb"])
 
 
 def _validation(record: Record, worst: float) -> tuple[float, float]:
-    if record["status"] != "ok" or record["result"]["diverged"]:
+    if broken(record):
         return worst, math.inf
-    curve = record["result"]["curve"]
-    if not curve:
+    point = validation_point(record)
+    if point is None:
         raise ValueError(
             f"run {record['id']} ({record['identity']['config']}) was never validated, so that no learning rate can be "
             "chosen; set trainer.val_check_interval to at most the number of steps"
         )
-    loss = curve[-1]["loss"]
-    best = -curve[-1]["bpb"] if is_text(record) else curve[-1]["accuracy"]
-    return float(best), math.inf if loss is None else float(loss)
+    loss, best = point["loss"], point["bpb" if is_text(record) else "accuracy"]
+    assert best is not None  # only in a run that diverged
+    return float(-best if is_text(record) else best), math.inf if loss is None else float(loss)

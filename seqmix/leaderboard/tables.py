@@ -8,7 +8,16 @@ import numpy as np
 
 from seqmix.leaderboard.runs import latest
 from seqmix.leaderboard.schema import Record
-from seqmix.leaderboard.statistics import Criterion, accuracy, best_learning_rate, by_length, is_text, solved, spread
+from seqmix.leaderboard.statistics import (
+    Criterion,
+    accuracy,
+    best_learning_rate,
+    by_length,
+    is_text,
+    learning_rate,
+    solved,
+    spread,
+)
 
 __all__ = [
     "COLUMN_MEASURES",
@@ -42,8 +51,8 @@ class Group:
     def rates(self) -> dict[float, list[Record]]:
         """Runs by learning rate, smallest first."""
         found: dict[float, list[Record]] = {}
-        for run in sorted(self.runs, key=lambda run: (_rate_of(run), run["identity"]["seed"])):
-            found.setdefault(_rate_of(run), []).append(run)
+        for run in sorted(self.runs, key=lambda run: (learning_rate(run), run["identity"]["seed"])):
+            found.setdefault(learning_rate(run), []).append(run)
         return found
 
 
@@ -57,7 +66,7 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
         identity = record["identity"]
         overrides = [text for text in identity["overrides"] if not text.startswith(_RATE)]
         label = " ".join([identity["config"], *overrides])
-        _, runs = groups.setdefault(repr((label, _without_rate_and_seed(identity["settings"]))), (label, []))
+        _, runs = groups.setdefault(repr((label, without_rate_and_seed(identity["settings"]))), (label, []))
         runs.append(record)
     labels = [label for label, _ in groups.values()]
     numbered: list[Group] = []
@@ -120,16 +129,8 @@ def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], length
 KINDS: dict[str, Callable[..., str]] = {"seeds": seeds_table, "summary": summary_table}
 
 
-def _rate_of(record: Record) -> float:
-    training = record["training"]["lr"]
-    if training is not None:
-        return float(training)
-    # A run that failed has no training section.
-    entry = record["identity"]["settings"].get("optimizer")
-    return float(entry["lr"]) if isinstance(entry, dict) and isinstance(entry.get("lr"), int | float) else 0.0
-
-
-def _without_rate_and_seed(settings: dict[str, Any]) -> str:
+def without_rate_and_seed(settings: dict[str, Any]) -> str:
+    """What a config is but for learning rate and seed, to compare."""
     rest = {key: value for key, value in settings.items() if key != "seed_everything"}
     if isinstance(rest.get("optimizer"), dict):
         rest["optimizer"] = {key: value for key, value in rest["optimizer"].items() if key != "lr"}

@@ -3,11 +3,13 @@
 Importing this needs torch and numpy only; building a task needs Lightning (`pip install 'seqmix[train]'`).
 """
 
+from seqmix.tasks.automata import Automaton
 from seqmix.tasks.groups import Group, group
 from seqmix.tasks.registry import TaskEntry, create_task, get_task, list_tasks, register_task
 from seqmix.tasks.word_problem import WordProblemExamples
 
 __all__ = [
+    "Automaton",
     "Group",
     "TaskEntry",
     "WordProblemExamples",

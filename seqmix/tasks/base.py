@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from seqmix._extras import require
+from seqmix.tasks.automata import Automaton
 from seqmix.tasks.batches import EvalBatches, EvalSet, Examples, TrainBatches
 from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader, rank_of
 
@@ -155,6 +156,13 @@ class Task(LightningDataModule):
         return [self._eval_loader("test", each) for each in self.test_sets]
 
     predict_dataloader = test_dataloader
+
+    def automaton(self) -> Automaton:
+        """The task as a finite automaton; a task that is none, or says nothing of one, is a `NotImplementedError`."""
+        make = getattr(self.examples, "automaton", None)
+        if make is None:
+            raise NotImplementedError(f"{type(self).__name__} is no finite automaton over tokens")
+        return make()
 
     def version(self) -> str:
         """A hash of the first 64 examples of every test set, fewer of those that have 100,000 tokens and more.

@@ -5,14 +5,16 @@ Every word is an input of `length` tokens whose last position alone has a target
 (seed, split, its number, length): a shorter one is another example, and `max_length` is not looked at.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqmix.tasks.automata import IGNORE, Automaton
 from seqmix.tasks.bracket_expressions import bracket_expressions
 from seqmix.tasks.streams import below, words
-from seqmix.tasks.word_problem import IGNORE
 
 __all__ = [
     "BracketArithmeticExamples",
@@ -39,6 +41,10 @@ class OneAnswer:
     def make(self, drawn: NDArray[np.uint32], length: int) -> tuple[Words, Words]:
         """Tokens (count, length) and answers (count,) from random words (count, length)."""
         raise NotImplementedError
+
+    def automaton(self) -> Automaton:
+        """The language as a finite automaton that answers wherever a word may end."""
+        raise NotImplementedError(f"{self.name} is no finite automaton")
 
     def __call__(
         self, *, seed: int, split: str, start: int, count: int, length: int, max_length: int | None = None
@@ -70,6 +76,11 @@ class SingleParityExamples(OneAnswer):
         bits = below(drawn, 2)
         return 1 + bits, 1 + bits.sum(1) % 2
 
+    def automaton(self) -> Automaton:
+        """States are the two parities."""
+        step = np.array([[-1, 0, 1], [-1, 1, 0]])
+        return Automaton("parity, asked at the end", 0, step, _answers(step, [1, 2]))
+
 
 class EvenPairsExamples(OneAnswer):
     """Is the number of pairs `12` and `21` even, which is whether first and last agree: answer 1, otherwise 2."""
@@ -80,6 +91,11 @@ class EvenPairsExamples(OneAnswer):
         tokens = 1 + below(drawn, 2)
         return tokens, 1 + (tokens[:, 0] != tokens[:, -1])
 
+    def automaton(self) -> Automaton:
+        """States 1 + 2 * first + last, and 0 before both."""
+        step = np.array([[-1, 1, 4], [-1, 1, 2], [-1, 1, 2], [-1, 3, 4], [-1, 3, 4]])
+        return Automaton("even pairs", 0, step, _answers(step, [IGNORE, 1, 2, 2, 1]))
+
 
 class CycleNavigationExamples(OneAnswer):
     """Where a walk on a cycle of five ends: tokens 0, 1, 2 stay, step forward, step back; answers are places 0 .. 4."""
@@ -89,6 +105,12 @@ class CycleNavigationExamples(OneAnswer):
     def make(self, drawn: NDArray[np.uint32], length: int) -> tuple[Words, Words]:
         tokens = below(drawn, 3)
         return tokens, np.array([0, 1, -1])[tokens].sum(1) % 5
+
+    def automaton(self) -> Automaton:
+        """States are the places."""
+        step = np.full((5, self.vocab_size), -1)
+        step[:, :3] = (np.arange(5)[:, None] + [0, 1, -1]) % 5
+        return Automaton("navigation on a cycle of five", 0, step, _answers(step, range(5)))
 
 
 class ModularArithmeticExamples(OneAnswer):
@@ -112,6 +134,27 @@ class ModularArithmeticExamples(OneAnswer):
             term = np.where(times, term * digit % 5, np.where(operator == 0, digit, -digit))
         return tokens, (total + term) % 5 + 5
 
+    def automaton(self) -> Automaton:
+        """States: before all and after padding; (total, term) after a digit and after `*`; total after `+` and `-`."""
+        n, start, padded, end = 5, 0, 1, 62
+        total, term = np.divmod(np.arange(n * n), n)
+        digit, times, plus, minus = 2, 2 + n * n, 2 + 2 * n * n, 2 + 2 * n * n + n  # where each kind begins
+        step = np.full((end + 1, self.vocab_size), -1)
+        output = np.full_like(step, IGNORE)
+        d = np.arange(n)
+        step[start, 0] = padded
+        step[[start, padded], 5:] = digit + d
+        after_digit, after_times = digit + np.arange(n * n), times + np.arange(n * n)
+        step[after_digit, 1] = plus + (total + term) % n
+        step[after_digit, 2] = minus + (total + term) % n
+        step[after_digit, 3] = after_times
+        step[after_digit, 4] = end
+        output[after_digit, 4] = (total + term) % n + 5
+        step[after_times, 5:] = digit + n * total[:, None] + term[:, None] * d % n
+        step[plus + d, 5:] = digit + n * d[:, None] + d
+        step[minus + d, 5:] = digit + n * d[:, None] + -d % n
+        return Automaton("arithmetic modulo 5 without brackets", start, step, output)
+
 
 class BracketArithmeticExamples(OneAnswer):
     """The value modulo 5 of an expression with brackets and unary minus, followed by `=`; see `bracket_expressions`.
@@ -133,6 +176,11 @@ class BracketArithmeticExamples(OneAnswer):
         tokens = np.full(drawn.shape, 10)
         tokens[:, :-1], values = bracket_expressions(drawn[:, :-1], multiplication=self.multiplication)
         return tokens, values
+
+
+def _answers(step: Words, answers: Iterable[int]) -> Words:
+    """The output table of an automaton whose answer is that of the state it has come to."""
+    return np.where(step >= 0, np.array(list(answers))[step], IGNORE)
 
 
 class MixedLengths:

@@ -7,13 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqmix.tasks.automata import IGNORE, Automaton
 from seqmix.tasks.groups import Group
 from seqmix.tasks.groups import group as group_of
 from seqmix.tasks.streams import symbols
 
 __all__ = ["IGNORE", "WordProblemExamples"]
-
-IGNORE = -100  # target where there is no loss
 
 
 class WordProblemExamples:
@@ -68,6 +67,17 @@ class WordProblemExamples:
         tokens[:, int(self.bos) :] = words
         targets[:, int(self.bos) :] = self.group.running_product(words)
         return {"tokens": torch.from_numpy(tokens), "targets": torch.from_numpy(targets)}
+
+    def automaton(self) -> Automaton:
+        """States are the elements, and one more before a BOS."""
+        n = self.group.order
+        step = np.full((n + self.bos, self.vocab_size), -1, dtype=np.int64)
+        output = np.full_like(step, IGNORE)
+        step[:n, self.inputs] = output[:n, self.inputs] = self.group.table[:, self.inputs]
+        if self.bos:
+            step[n, n] = 0
+        name = f"the word problem of {self.group.name}"
+        return Automaton(name, n if self.bos else 0, step, output, n if self.bos else None)
 
 
 def _inputs(group: Group, generators: int | Sequence[int] | None) -> NDArray[np.int64]:

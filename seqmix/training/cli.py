@@ -25,16 +25,6 @@ from seqmix.training.pretraining import Pretraining, pretrain
 
 __all__ = ["CommandLine", "main"]
 
-_TRAINER: dict[str, Any] = {
-    "max_steps": 1000,
-    "gradient_clip_val": 1.0,
-    "log_every_n_steps": 50,
-    "val_check_interval": 500,
-    "check_val_every_n_epoch": None,
-    "num_sanity_val_steps": 0,
-    "use_distributed_sampler": False,
-    "enable_model_summary": False,
-}
 _KEPT = (
     "seed_everything",
     "trainer",
@@ -93,7 +83,7 @@ class CommandLine(LightningCLI):
                 SequenceLearner,
                 LightningDataModule,
                 subclass_mode_data=True,
-                trainer_defaults=_TRAINER,
+                trainer_defaults=dict(config_files.TRAINER),
                 seed_everything_default=0,
                 save_config_callback=SaveConfig,
                 parser_kwargs={

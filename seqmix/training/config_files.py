@@ -18,12 +18,23 @@ from seqmix._extras import require
 from seqmix._suggest import unknown_name
 from seqmix.tasks.registry import get_task
 
-__all__ = ["SECTIONS", "expand", "find_config", "list_configs", "load_config", "merge", "parse_value"]
+__all__ = ["SECTIONS", "TRAINER", "expand", "find_config", "list_configs", "load_config", "merge", "parse_value"]
 
 Config = dict[str, Any]
 
 FOLDER = Path(__file__).parents[1] / "configs"
 MODEL_ENTRIES = ("mixer", "optimizer", "schedule")
+# Arguments of the trainer unless the config says otherwise.
+TRAINER: Config = {
+    "max_steps": 1000,
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 50,
+    "val_check_interval": 500,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+}
 # Callbacks that have a key of their own: class, and arguments unless the config says otherwise (None: left out).
 SECTIONS: dict[str, tuple[str, Config | None]] = {
     "ema": ("seqmix.training.callbacks.EMAWeights", None),
@@ -32,6 +43,7 @@ SECTIONS: dict[str, tuple[str, Config | None]] = {
     "gate_entropy": ("seqmix.training.callbacks.GateEntropyPenalty", None),
     "volume_restart": ("seqmix.training.callbacks.VolumeRestart", None),
     "stop_when_solved": ("seqmix.training.callbacks.StopWhenSolved", None),
+    "certify": ("seqmix.training.callbacks.Certify", None),
     "spectrum": ("seqmix.training.callbacks.SpectrumRecorder", None),
     "non_finite": ("seqmix.training.callbacks.NonFiniteGuard", {}),
     "progress": ("seqmix.training.callbacks.StepProgress", {}),

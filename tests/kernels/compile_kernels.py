@@ -21,39 +21,81 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver, jit
 
 import seqmix.kernels
-from seqmix.benchmarks.cases import CASES, Inputs
+
+# Kernels that are made after `main` has begun are interpreted.
+import seqmix.mixers.fixed_point.mamba_triton_adjoint
+import seqmix.mixers.fixed_point.rnn_triton_adjoint
+from seqmix.benchmarks.cases import CASES
 from seqmix.kernels import _backend
-from seqmix.mixers.fixed_point.rnn_triton import Sweeps
+from seqmix.mixers.fixed_point.mamba_op import cell as mamba_cell
+from seqmix.mixers.fixed_point.mamba_solvers import Adjoint as MambaAdjoint
+from seqmix.mixers.fixed_point.mamba_solvers import Forward as MambaForward
+from seqmix.mixers.fixed_point.mamba_solvers import Inputs
+from seqmix.mixers.fixed_point.rnn_op import cell as rnn_cell
+from seqmix.mixers.fixed_point.rnn_solvers import Adjoint as RNNAdjoint
+from seqmix.mixers.fixed_point.rnn_solvers import Forward as RNNForward
+from seqmix.mixers.fixed_point.rows import Rows
+from seqmix.mixers.fixed_point.sweeps import Stop
+
+Named = dict[str, torch.Tensor]
 
 # 300 steps are cut into chunks, 64 are not, 1 and 17 have tiles of their own where products are; after those nothing is
 # left to compile for any other length.
 LENGTHS = (300, 64, 1, 17, 16, 301, 512)
 
 
-def as_they_are(inputs: Inputs) -> Inputs:
+def as_they_are(inputs: Named) -> Named:
     return inputs
 
 
-def gated_by_head(inputs: Inputs) -> Inputs:
+def gated_by_head(inputs: Named) -> Named:
     return inputs | {"log_g": torch.zeros(inputs["q"].shape[:3], requires_grad=True)}
 
 
-def without_gates(inputs: Inputs) -> Inputs:
+def without_gates(inputs: Named) -> Named:
     return {name: tensor for name, tensor in inputs.items() if name != "log_g"}
 
 
-def sweep(length: int) -> None:
-    """One sweep of the fixed-point RNN."""
-    width = 256
-    for rank, product in ((2, True), (1, False)):
-        p = torch.zeros(2, length, 2 * width + rank * (width + 1))
-        sweeps = Sweeps(p, width, rank, 0.8 / 3, product, None)
-        sweeps(p.flatten(0, 1), torch.zeros(2 * length, width), torch.zeros(2, width))
+def sweep_once(forward: Any, adjoint: Any, width: int) -> None:
+    """A sweep, one of the adjoint and the gradients at its end; no sequence is done."""
+    busy, y = torch.ones(2, dtype=torch.bool), torch.zeros(forward.rows.total, width)
+    forward.fuse()(y, busy, 1.0)
+    pulled = adjoint(y)
+    pulled.fuse()
+    pulled.fused(y, busy, 1.0)
+    pulled.vjp(y) if hasattr(pulled, "vjp") else pulled.gradients(y)
 
 
-SWEEP = "fixed_point_sweep"
+def rnn_sweeps(length: int) -> None:
+    """Sweeps of the fixed-point RNN: every mixing, seen by the state and not; 24 x 32 channels for Kronecker."""
+    rows = Rows(torch.arange(3) * length, 2 * length, length)
+    for mixing, rank, width, hidden in (
+        ("householder", 2, 256, "lambda b mixing"),
+        ("dplr", 1, 768, ""),
+        ("kronecker", 1, 768, "lambda b mixing"),
+    ):
+        chosen = rnn_cell(mixing, width, rank, 0.8 / 3, hidden)
+        p, weight = torch.zeros(2 * length, chosen.size), torch.zeros(chosen.recurrent, width)
+        forward = RNNForward(chosen, p, weight, torch.zeros(2, width), rows)
+        sweep_once(forward, lambda y, f=forward: RNNAdjoint(f, y, y), width)
+
+
+def mamba_sweeps(length: int) -> None:
+    """Sweeps of the fixed-point Mamba."""
+    rows, states = Rows(torch.arange(3) * length, 2 * length, length), 16
+    for mixing, rank, width, hidden in (("householder", 2, 512, "b c mixing"), ("kronecker", 1, 1536, "mixing")):
+        chosen = mamba_cell(mixing, width, states, rank, 0.3, hidden)
+        u, norm = torch.zeros(2 * length, width), torch.zeros(width)
+        A, weight = torch.zeros(width, states), torch.zeros(chosen.recurrent, width)
+        inputs = Inputs(u, u, torch.zeros(2 * length, chosen.size), A, norm, weight, norm)
+        s0 = torch.zeros(2, width, states)
+        forward = MambaForward(chosen, inputs, s0, s0[..., 0], rows, Stop(1e-6, 10, 1.0))
+        sweep_once(forward, lambda y, f=forward, s=s0: MambaAdjoint(f, y, y, s), width)
+
+
+SWEEPS = {"fp-rnn sweep": rnn_sweeps, "fp-mamba sweep": mamba_sweeps}
 # For a case: name, sizes, type, and what becomes of the inputs.
-Variant = tuple[str, dict[str, int], torch.dtype, Callable[[Inputs], Inputs]]
+Variant = tuple[str, dict[str, int], torch.dtype, Callable[[Named], Named]]
 WIDE: Variant = ("K=V=128", {"K": 128, "V": 128}, torch.bfloat16, as_they_are)
 VARIANTS: dict[str, list[Variant]] = {
     "gated_block_scan": [(f"m={m}", {"m": m}, torch.bfloat16, as_they_are) for m in (1, 2, 3, 5, 8, 16)],
@@ -108,7 +150,8 @@ def main(wanted: str) -> None:
         if kernel is None or kernel.hash in seen:
             return
         seen.add(kernel.hash)
-        name = f"{self.fn.__module__.removeprefix('seqmix.kernels.')}.{self.fn.__name__}"
+        module = re.sub(r"^seqmix\.(kernels|mixers\.fixed_point)\.", "", self.fn.__module__)
+        name = f"{module}.{self.fn.__name__}"
         ptx = kernel.asm["ptx"]
         row = {
             "case": case,
@@ -127,14 +170,14 @@ def main(wanted: str) -> None:
     # The kernels are made; now the ops may be given CPU tensors.
     os.environ["TRITON_INTERPRET"] = "1"
 
-    def run(op: str, inputs: Inputs, **options: Any) -> None:
+    def run(op: str, inputs: Named, **options: Any) -> None:
         output, _ = getattr(seqmix.kernels, op)(**inputs, **options, backend="triton")
         outputs = output if isinstance(output, tuple) else (output,)
         torch.autograd.grad(outputs, list(inputs.values()), [torch.ones_like(each) for each in outputs])
 
-    if wanted == SWEEP:
+    if wanted in SWEEPS:
         for length in LENGTHS:
-            sweep(length)
+            SWEEPS[wanted](length)
         return
     of = next(each for each in CASES if each.name == wanted)
     for dtype in (torch.float32, torch.bfloat16):

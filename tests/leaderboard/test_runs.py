@@ -192,6 +192,7 @@ WRONG = [
     (("result", "metrics", "16", "free_seq"), 2.0, "result.metrics.16.free_seq: expected an accuracy in [0, 1]"),
     (("result", "curve"), [{"step": 1}], "result.curve.0: expected step, accuracy and loss"),
     (("result", "diverged"), True, "reason: a run that failed or diverged must have one"),
+    (("result", "certificate"), {}, "result.certificate: expected {certified: true or false, ...}, got {}"),
     (("status",), "done", "status: expected 'ok' or 'failed', got 'done'"),
     (("id",), "A5", "id: expected 16 hex digits, got 'A5'"),
     (("attempt",), 0, "attempt: expected at least 1, got 0"),

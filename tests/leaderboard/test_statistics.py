@@ -107,6 +107,6 @@ def test_learning_rate_is_chosen_on_validation() -> None:
     rates[8e-3][0]["result"]["curve"][0]["loss"] = 0.1
     assert best_learning_rate(rates) == 8e-3
     assert best_learning_rate({1e-3: [make_record(failed=True)]}) == 1e-3
-    rates[1e-3][0]["result"]["curve"] = []
+    rates[1e-3][0]["result"] |= {"curve": [], "validation": None}
     with pytest.raises(ValueError, match="was never validated, so that no learning rate can be chosen"):
         best_learning_rate(rates)

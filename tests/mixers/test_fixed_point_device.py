@@ -8,13 +8,17 @@ from seqmix.mixers.fixed_point.mamba_cell import _first_pole
 from seqmix.mixers.fixed_point.mamba_op import cell as mamba_cell_of
 from seqmix.mixers.fixed_point.mamba_solvers import Adjoint as MambaAdjoint
 from seqmix.mixers.fixed_point.mamba_solvers import Forward as MambaForward
-from seqmix.mixers.fixed_point.mamba_solvers import Inputs
+from seqmix.mixers.fixed_point.mamba_solvers import Gradients, Inputs
 from seqmix.mixers.fixed_point.rnn_op import cell as rnn_cell_of
 from seqmix.mixers.fixed_point.rnn_solvers import Adjoint, Forward
 from seqmix.mixers.fixed_point.rows import Rows
-from seqmix.mixers.fixed_point.sweeps import Stop, solve, solve_on_device
+from seqmix.mixers.fixed_point.sweeps import Stop, by_parts, solve, solve_on_device
 from seqmix.mixers.fixed_point.sweeps_device import iterate
 from tests.mixers.test_fp_rnn import ALL, build, diverging, relative
+
+pytest.importorskip("triton")
+
+from seqmix.mixers.fixed_point.kronecker_triton import top_eigenvalue
 
 STOP = Stop(1e-9, 200, 1.0)
 
@@ -28,23 +32,104 @@ def problem(mixing, rank, hidden, bounds=(0, 20, 20, 63), dtype=torch.float64):
     return Forward(layer.cell, p, layer.weight_hidden.detach(), h0, Rows(bounds))
 
 
+def mamba_problem(mixing, rank, hidden, bounds=(0, 20, 20, 43), dtype=torch.float64):
+    chosen = mamba_cell_of(mixing, 6, 3, rank, 0.3, hidden)
+    torch.manual_seed(0)
+    bounds = torch.tensor(bounds)
+    sizes = {"u": (6,), "dt": (6,), "p": (chosen.size,)}
+    inputs = {name: torch.randn(int(bounds[-1]), *size, dtype=dtype) for name, size in sizes.items()}
+    inputs["dt"] = 0.1 * inputs["dt"].exp()
+    A, D = -torch.rand(6, 3, dtype=dtype) - 0.1, torch.rand(6, dtype=dtype)
+    weight, norm = 0.3 * torch.randn(chosen.recurrent, 6, dtype=dtype), 1 + 0.1 * torch.randn(6, dtype=dtype)
+    s0, y0 = torch.randn(len(bounds) - 1, 6, 3, dtype=dtype), torch.randn(len(bounds) - 1, 6, dtype=dtype)
+    rows = Rows(bounds)
+    return MambaForward(chosen, Inputs(**inputs, A=A, D=D, weight=weight, norm=norm), s0, y0, rows, STOP)
+
+
+def fused_and_not(fused, plain, y, rows):
+    """A sweep by kernels is a sweep, damped or not; sequences that are done stay as they are; NaN is infinite."""
+    close = {"rtol": 1e-11, "atol": 1e-11}
+    for busy, damping in ((torch.tensor([True] * rows.sequences), 1.0), (torch.arange(rows.sequences) > 0, 0.7)):
+        found = fused.measured_sweep(y, busy, damping)
+        expected = by_parts(plain, y, busy, damping)
+        torch.testing.assert_close(found[0], expected[0], **close)
+        for one, other in zip(found[1:], expected[1:], strict=True):
+            torch.testing.assert_close(one[busy], other[busy], **close)
+    y = y.clone()
+    y[2] = torch.nan
+    change = fused.measured_sweep(y, torch.ones_like(busy), 1.0)[1]
+    assert change.isinf().tolist() == [True] + [False] * (rows.sequences - 1)
+
+
+@pytest.fixture(params=["whole", "chunks"])
+def walked(request, monkeypatch):
+    """Sequences walked whole, and cut into chunks."""
+    fill, shortest = {"whole": (0, 128), "chunks": (10**6, 8)}[request.param]
+    monkeypatch.setattr("seqmix.kernels._triton.FILL", fill)
+    monkeypatch.setattr("seqmix.kernels._triton.SHORTEST_CHUNK", shortest)
+
+
+LONG, ALIKE, SHORT = (0, 19, 19, 22), (0, 10, 20), (0, 4, 4, 7)
+MIXINGS = [("householder", 3, ALL, LONG), ("householder", 2, (), ALIKE), ("dplr", 2, ("b", "mixing"), LONG),
+           ("dplr", 2, ("lambda",), ALIKE), ("householder", 0, ALL, LONG), ("kronecker", 1, ALL, SHORT),
+           ("kronecker", 1, ("b",), ALIKE)]  # fmt: skip
+
+
 @pytest.mark.triton
-@pytest.mark.parametrize("hidden", [(), ALL], ids=str)
-@pytest.mark.parametrize("mixing, rank", [("householder", 3), ("dplr", 2), ("householder", 0)])
-def test_a_fused_sweep_is_a_sweep(mixing, rank, hidden, monkeypatch):
-    for fill, shortest in ((0, 128), (10**6, 16)):  # sequences walked whole, then cut into chunks
-        monkeypatch.setattr("seqmix.kernels._triton.FILL", fill)
-        monkeypatch.setattr("seqmix.kernels._triton.SHORTEST_CHUNK", shortest)
-        forward = problem(mixing, rank, hidden)
-        y = torch.randn(63, 6, dtype=torch.float64)
-        new = forward.sweep(y)
-        forward.fuse()
-        fused, change, size = forward.measured_sweep(y)
-        torch.testing.assert_close(fused, new, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(change, forward.rows.largest(new - y), rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(size, forward.rows.largest(new), rtol=1e-12, atol=1e-12)
-        y[5] = torch.nan
-        assert forward.measured_sweep(y)[1].isinf().tolist() == [True, False, False]
+@pytest.mark.parametrize("mixing, rank, hidden, bounds", MIXINGS, ids=str)
+def test_a_fused_sweep_is_a_sweep(mixing, rank, hidden, bounds, walked):
+    plain, fused = (problem(mixing, rank, hidden, bounds) for _ in range(2))
+    if bounds == ALIKE:
+        fused.rows = Rows(torch.tensor(bounds), bounds[-1], bounds[1])
+    fused.fuse()
+    y = torch.randn(bounds[-1], 6, dtype=torch.float64)
+    fused_and_not(fused, plain, y, fused.rows)
+    cotangent, v = torch.randn_like(y), torch.randn_like(y)
+    expected, found = Adjoint(plain, y, cotangent), Adjoint(fused, y, cotangent)
+    found.fuse()
+    fused_and_not(found, expected, v, fused.rows)
+    torch.testing.assert_close(found.vjp(v), expected.vjp(v), rtol=1e-11, atol=1e-11)
+
+
+MAMBA_MIXINGS = [("householder", 3, "b c mixing", LONG), ("dplr", 2, "c", ALIKE), ("dplr", 1, "", LONG),
+                 ("householder", 1, "mixing", ALIKE), ("kronecker", 1, "b mixing", SHORT),
+                 ("kronecker", 1, "c", ALIKE)]  # fmt: skip
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("mixing, rank, hidden, bounds", MAMBA_MIXINGS, ids=str)
+def test_a_fused_sweep_of_mamba_is_a_sweep(mixing, rank, hidden, bounds):
+    plain, fused = (mamba_problem(mixing, rank, hidden, bounds) for _ in range(2))
+    if bounds == ALIKE:
+        fused.rows = Rows(torch.tensor(bounds), bounds[-1], bounds[1])
+    fused.fuse()
+    y = torch.randn(bounds[-1], 6, dtype=torch.float64)
+    fused_and_not(fused, plain, y, fused.rows)
+    dy, ds, zeta = torch.randn_like(y), torch.randn_like(plain.s0), torch.randn_like(y)
+    expected, found = MambaAdjoint(plain, y, dy, ds), MambaAdjoint(fused, y, dy, ds)
+    found.fuse()
+    fused_and_not(found, expected, zeta, fused.rows)
+    for name, one, other in zip(Gradients._fields, found.gradients(zeta), expected.gradients(zeta), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_top_eigenvalue_by_squaring(dtype):
+    """However close the next eigenvalue is, and also for a matrix of rank one or zeros."""
+    r = torch.randn(30, 5, 5, dtype=torch.float64)
+    r[0], r[1, 1:] = 0, 0
+    gram = r @ r.mT
+    values, vectors = torch.linalg.eigh(gram)
+    gaps = torch.logspace(-12, -1, 28, dtype=torch.float64)
+    values[2:, -2] = values[2:, -1] * (1 - gaps)  # the vector of a close pair is any in their plane
+    gram = vectors @ torch.diag_embed(values) @ vectors.mT
+    top, vector = top_eigenvalue(gram.to(dtype))
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(top.double(), values[:, -1], rtol=20 * eps, atol=1e-30)
+    clear = torch.cat((torch.arange(30)[1:2], torch.arange(30)[28:]))
+    along = (vector.double()[clear] * vectors[clear][..., -1]).sum(-1).abs()
+    torch.testing.assert_close(along, torch.ones_like(along), rtol=20 * eps, atol=0)
 
 
 @pytest.mark.parametrize("damping", [1.0, 0.7])

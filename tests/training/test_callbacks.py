@@ -4,6 +4,7 @@ import csv
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +130,38 @@ def test_penalty_waits_for_the_curriculum(tmp_path: Path) -> None:
     curriculum = LengthCurriculum(start=2, end=5, smoothing=0.0)
     trainer(tmp_path, AlwaysRight(), penalty, curriculum).fit(learner("h-lru"), datamodule=task())
     assert penalty.started_at == 3
+
+
+def test_penalty_from_a_length_on_after_a_delay(tmp_path: Path) -> None:
+    terms, penalty = Terms(), GateEntropyPenalty(weight=0.4, ramp_steps=2, from_length=4, delay=3)
+    curriculum = LengthCurriculum(start=2, smoothing=0.0)
+    trainer(tmp_path, AlwaysRight(), terms, penalty, curriculum, max_steps=9).fit(learner(), datamodule=task())
+    # Length 4 is reached after the second step.
+    assert penalty.started_at == 2
+    assert terms.weights == pytest.approx([0, 0, 0, 0, 0, 0, 0.2, 0.4, 0.4])
+
+
+@pytest.mark.parametrize(
+    "mixer", [{"name": "bd-lru", "block_size": 2, "normalization": "l1"}, {"name": "h-lru", "order": 3}]
+)
+def test_penalty_sharpens_signed_gates_and_those_of_h_lru(tmp_path: Path, mixer: dict[str, Any]) -> None:
+    model = learner(mixer, schedule="constant")
+    block = model.model.blocks[0]
+
+    def entropy() -> float:
+        x = block.mixer_norm(model.model.embedding.weight).unsqueeze(0)
+        return gate_entropy(block.mixer.gates(x)).mean().item()
+
+    before = entropy()
+    trainer(tmp_path, GateEntropyPenalty(weight=1.0, ramp_steps=0), max_steps=60).fit(model, datamodule=task())
+    assert entropy() < 0.8 * before
+
+
+def test_penalty_from_a_length_that_never_comes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="from_length must be at most the 8 of the task, got 9"):
+        trainer(tmp_path, GateEntropyPenalty(from_length=9), LengthCurriculum()).fit(learner(), datamodule=task())
+    with pytest.raises(ValueError, match="from_length needs a LengthCurriculum"):
+        trainer(tmp_path, GateEntropyPenalty(from_length=4)).fit(learner(), datamodule=task())
 
 
 def test_penalty_needs_gates(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ divides by 16 steps of power iteration in one of its layers and not in the other
 a factor that is small already stays small.
 """
 
+import importlib.util
 import math
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from seqmix.mixers.fixed_point.low_rank import Linear
 
 _EPS = 1e-6
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 class KroneckerFactors(NamedTuple):
@@ -65,12 +67,13 @@ class Kronecker:
             gate = part[..., n * (n + 1) // 2 :].sigmoid().unsqueeze(-1)
             r = gate * raw * inverse
             gram = r @ r.mT
-            # NaN and infinity, which eigh refuses, pass through the division by one.
-            finite = gram.isfinite().all(-1).all(-1)[..., None, None]
-            values, vectors = torch.linalg.eigh(torch.where(finite, gram, 0))
-            top, vector = values[..., -1, None, None], vectors[..., -1:]
+            top, vector = _top_eigenvalue(gram)
             saved.append(_Saved(raw * inverse, inverse, gate, gram, top.clamp_min(1), torch.where(top > 1, vector, 0)))
         return saved
+
+    def tops(self, pre: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What each factor is divided by (...) and the eigenvector (..., n), zeros where nothing is above one."""
+        return [(saved.top[..., 0, 0], saved.vector[..., 0]) for saved in self._saved(pre)]
 
     def apply(self, f: KroneckerFactors, v: Tensor) -> Tensor:
         """K v for v (..., width)."""
@@ -119,6 +122,20 @@ class Kronecker:
     def radius(self, f: KroneckerFactors, b: Linear) -> Tensor:
         """The spectral radius of B K, (...)."""
         return torch.linalg.eigvals(b(self.dense(f))).abs().amax(-1)
+
+
+def _top_eigenvalue(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalue (..., 1, 1) and its vector (..., n, 1)."""
+    if gram.is_cuda and _HAS_TRITON:
+        # `eigh` asks the GPU whether it succeeded, which waits for it and cannot be part of a CUDA graph.
+        from seqmix.mixers.fixed_point.kronecker_triton import top_eigenvalue
+
+        top, vector = top_eigenvalue(gram)
+        return top[..., None, None], vector.unsqueeze(-1)
+    # NaN and infinity, which eigh refuses, pass through the division by one.
+    finite = gram.isfinite().all(-1).all(-1)[..., None, None]
+    values, vectors = torch.linalg.eigh(torch.where(finite, gram, 0))
+    return values[..., -1, None, None], vectors[..., -1:]
 
 
 def _eye(k: Tensor) -> Tensor:

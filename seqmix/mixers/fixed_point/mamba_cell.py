@@ -9,6 +9,7 @@ Newton steps and adjoints are solves with I - B K, of size r for a mixing of ran
 Letters: D channels (d_inner), N states of each, R rows of W.
 """
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -93,7 +94,7 @@ class Cell:
         self.mixing, self.states, self.hidden = mixing, states, hidden
         sizes = {"b": states, "c": states, "mixing": mixing.size}
         self.size = sum(sizes.values())  # M
-        ends = torch.tensor([*sizes.values()]).cumsum(0).tolist()
+        ends = accumulate(sizes.values())
         spans = {part: slice(end - sizes[part], end) for part, end in zip(PARTS, ends, strict=True)}
         self.spans = [spans[part] for part in PARTS if part in hidden]
         self.recurrent = sum(sizes[part] for part in hidden)  # R

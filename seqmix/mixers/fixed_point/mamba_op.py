@@ -161,10 +161,11 @@ def _scan_backward(
         from seqmix.mixers.fixed_point.mamba_cpu_backward import backward
 
         adjoint = Adjoint(problem, y.flatten(0, 1), dy.flatten(0, 1), dfinal)
-        d, dweight = backward(adjoint, dlast), torch.zeros_like(weight)
+        exact, dweight = backward(adjoint, dlast), torch.zeros_like(weight)
         if adjoint.cell.spans:
-            dweight = adjoint.cell.recurrent_rows(d.p).mT @ adjoint.before
-        return d.u.view_as(u), d.dt.view_as(dt), d.p.view_as(p), d.A, d.D, dweight, d.norm, d.s0, d.y0
+            dweight = adjoint.cell.recurrent_rows(exact.p).mT @ adjoint.before
+        du, ddt, dp = exact.u.view_as(u), exact.dt.view_as(dt), exact.p.view_as(p)
+        return du, ddt, dp, exact.A, exact.D, dweight, exact.norm, exact.s0, exact.y0
 
     cotangent = rows.add_at_end(dy.flatten(0, 1), dlast)
     adjoint = Adjoint(problem, y.flatten(0, 1), cotangent, dfinal)
@@ -175,25 +176,16 @@ def _scan_backward(
     else:
         zeta = adjoint.one_by_one()
 
-    i, do = problem.inputs, adjoint.normed.back(zeta)
-    back = adjoint.states_back(do)
-    dx = adjoint.dx(do, back)
-    dp = adjoint.dpre(do, back, dx)
-    du = dx - adjoint.cell.mixed_back(adjoint.gates, dx)
-    drate = back * adjoint.decay * rows.previous(adjoint.states, s0)  # of dt A
-    ddt = (drate * A).sum(-1) + adjoint.x * (back * adjoint.gates.b.unsqueeze(-2)).sum(-1)
-    dA = (drate * i.dt.unsqueeze(-1)).sum(0)
-    dD, dnorm = (do * adjoint.x).sum(0), (zeta * adjoint.normed.unit).sum(0)
+    d = adjoint.gradients(zeta)
     dweight = torch.zeros_like(weight)
     dy0 = torch.zeros_like(y0)
     if adjoint.cell.spans:
-        dweight = adjoint.cell.recurrent_rows(dp).mT @ adjoint.before
+        dweight = adjoint.cell.recurrent_rows(d.p).mT @ adjoint.before
         if gradient == "implicit":
-            dy0 = rows.start(adjoint.through_gates(dp), dy0)  # type: ignore[arg-type]
+            dy0 = rows.start(adjoint.through_gates(d.p), dy0)  # type: ignore[arg-type]
     # An empty sequence hands its states on.
     dy0 = torch.where((rows.lengths == 0).unsqueeze(-1), dlast, dy0)
-    ds0 = rows.start(adjoint.decay * back, dfinal)
-    return du.view_as(u), ddt.view_as(dt), dp.view_as(p), dA, dD, dweight, dnorm, ds0, dy0
+    return d.u.view_as(u), d.dt.view_as(dt), d.p.view_as(p), d.A, d.D, dweight, d.norm, d.s0, dy0
 
 
 @_scan.register_fake

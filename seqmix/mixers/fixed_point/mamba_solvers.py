@@ -9,7 +9,8 @@ o'_t = norm'^T zeta_t, the states' gradient S_t = o'_t c_t^T + decay_{t+1} S_{t+
 """
 
 import importlib.util
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +19,13 @@ from seqmix.kernels import diagonal_scan, selective_scan
 from seqmix.mixers.fixed_point.low_rank import LowRank
 from seqmix.mixers.fixed_point.mamba_cell import Cell, Gates, Normed, norm
 from seqmix.mixers.fixed_point.rows import Rows
-from seqmix.mixers.fixed_point.sweeps import Stop, residual
+from seqmix.mixers.fixed_point.sweeps import Stop, by_parts, residual
 
+if TYPE_CHECKING:
+    from seqmix.mixers.fixed_point.mamba_triton import Sweeps
+    from seqmix.mixers.fixed_point.mamba_triton_adjoint import AdjointSweeps
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None
 _LARGEST_RANK = 2  # for which the first pole has a closed form
 
@@ -45,12 +51,38 @@ class Inputs(NamedTuple):
         return Inputs(self.u[where], self.dt[where], self.p[where], *self[3:])
 
 
+class Gradients(NamedTuple):
+    """Of what the recurrence takes, but for W and y_0."""
+
+    u: Tensor  # (L, D)
+    dt: Tensor  # (L, D)
+    p: Tensor  # (L, M)
+    A: Tensor  # (D, N)
+    D: Tensor  # (D,)
+    norm: Tensor  # (D,)
+    s0: Tensor  # (S, D, N)
+
+
 class Forward:
     """y^l = norm(selective_scan(u + K (y^{l-1} - u))), gates from y^{l-1} of the token before."""
 
     def __init__(self, cell: Cell, inputs: Inputs, s0: Tensor, y0: Tensor, rows: Rows, stop: Stop) -> None:
         self.cell, self.inputs, self.s0, self.y0, self.rows, self.stop = cell, inputs, s0, y0, rows, stop
         self.steps = torch.zeros(rows.sequences, dtype=torch.long, device=s0.device)
+        self.fused: Sweeps | None = None
+
+    def fuse(self) -> "Sweeps":
+        """The sweeps in Triton."""
+        from seqmix.mixers.fixed_point.mamba_triton import Sweeps
+
+        if self.fused is None:
+            self.fused = Sweeps(self)
+        return self.fused
+
+    def measured_sweep(self, y: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
+        if self.fused is not None or (y.is_cuda and _HAS_TRITON):
+            return self.fuse()(y, busy, damping)
+        return by_parts(self, y, busy, damping)
 
     def gates(self, y: Tensor) -> Gates:
         return self.cell.gates(self.inputs.p, self.inputs.weight, self.rows.previous(y, self.y0))
@@ -124,17 +156,43 @@ class Adjoint:
         self.before = self.rows.previous(y, forward.y0)
         self.gates = forward.gates(y)
         self.x = self.cell.mixed(self.gates, i.u, y)
-        self.decay = (i.dt.unsqueeze(-1) * i.A).exp()
-        written = (i.dt * self.x).unsqueeze(-1) * self.gates.b.unsqueeze(-2)
+        self.fused: AdjointSweeps | None = None
+        self.normed: Normed
+        if y.is_cuda and _HAS_TRITON:
+            self.normed = self.fuse().normed
+        else:
+            o = (self.states * self.gates.c.unsqueeze(-2)).sum(-1) + i.D * self.x
+            self.normed = norm(o, i.norm)
+        self.gain = self.cell.gain(self.gates, i.dt, i.D)
+
+    def fuse(self) -> "AdjointSweeps":
+        """The sweeps, and the gradients at their end, in Triton: no states (L, D, N) are kept."""
+        from seqmix.mixers.fixed_point.mamba_triton_adjoint import AdjointSweeps
+
+        if self.fused is None:
+            self.fused = AdjointSweeps(self.forward.fuse(), self.gates, self.x, self.y, self.dy, self.ds)
+        return self.fused
+
+    def measured_sweep(self, y: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
+        return by_parts(self, y, busy, damping) if self.fused is None else self.fused(y, busy, damping)
+
+    @cached_property
+    def decay(self) -> Tensor:
+        """(L, D, N)."""
+        i = self.forward.inputs
+        return (i.dt.unsqueeze(-1) * i.A).exp()
+
+    @cached_property
+    def states(self) -> Tensor:
+        """s_t (L, D, N)."""
+        written = (self.forward.inputs.dt * self.x).unsqueeze(-1) * self.gates.b.unsqueeze(-2)
         states, _ = diagonal_scan(
             self.decay.flatten(1).unsqueeze(0),
             written.flatten(1).unsqueeze(0),
-            initial_state=forward.s0.flatten(1),
+            initial_state=self.forward.s0.flatten(1),
             cu_seqlens=self.rows.cu_seqlens,
         )
-        self.states = states.squeeze(0).view_as(written)  # (L, D, N)
-        o = (self.states * self.gates.c.unsqueeze(-2)).sum(-1) + i.D * self.x
-        self.normed, self.gain = norm(o, i.norm), self.cell.gain(self.gates, i.dt, i.D)
+        return states.squeeze(0).view_as(written)
 
     def states_back(self, do: Tensor) -> Tensor:
         """S_t = o'_t c_t^T + decay_{t+1} S_{t+1} (L, D, N)."""
@@ -169,6 +227,24 @@ class Adjoint:
         if self.cell.spans:
             new = new + self.rows.following(self.through_gates(self.dpre(do, back, dx)))  # type: ignore[arg-type]
         return new
+
+    def gradients(self, zeta: Tensor) -> Gradients:
+        """Those of all inputs and parameters but W, from zeta, the whole gradient that reaches y."""
+        if self.fused is not None:
+            return self.fused.gradients(zeta)
+        i, do = self.forward.inputs, self.normed.back(zeta)
+        back = self.states_back(do)
+        dx = self.dx(do, back)
+        drate = back * self.decay * self.rows.previous(self.states, self.forward.s0)  # of dt A
+        return Gradients(
+            u=dx - self.cell.mixed_back(self.gates, dx),
+            dt=(drate * i.A).sum(-1) + self.x * (back * self.gates.b.unsqueeze(-2)).sum(-1),
+            p=self.dpre(do, back, dx),
+            A=(drate * i.dt.unsqueeze(-1)).sum(0),
+            D=(do * self.x).sum(0),
+            norm=(zeta * self.normed.unit).sum(0),
+            s0=self.rows.start(self.decay * back, self.ds),
+        )
 
     def select(self, ids: Tensor) -> "Adjoint":
         where, _ = self.rows.select(ids)

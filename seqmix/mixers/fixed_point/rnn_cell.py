@@ -7,6 +7,7 @@ which is M h_t = lambda h_{t-1} + (1 - lambda) Q b with M = I - (1 - lambda) K. 
 the solvers run inside a custom op, where autograd does not.
 """
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -37,14 +38,18 @@ class Cell:
         n = mixing.width
         sizes = {"lambda": n, "b": n, "mixing": mixing.size}
         self.size = sum(sizes.values())  # M
-        ends = torch.tensor([*sizes.values()]).cumsum(0).tolist()
+        ends = accumulate(sizes.values())
         spans = {part: slice(end - sizes[part], end) for part, end in zip(PARTS, ends, strict=True)}
         self.spans = [spans[part] for part in PARTS if part in hidden]
         self.recurrent = sum(sizes[part] for part in hidden)  # rows of W
 
     def gates(self, p: Tensor, weight: Tensor, h_prev: Tensor) -> Gates:
         """The gates for p (..., M), W (recurrent, N) and h_{t-1} (..., N)."""
-        pre, n = self.preactivations(p, weight, h_prev), self.mixing.width
+        return self.gates_of(self.preactivations(p, weight, h_prev))
+
+    def gates_of(self, pre: Tensor) -> Gates:
+        """The gates from all that makes them (..., M)."""
+        n = self.mixing.width
         decay = pre[..., :n].sigmoid()
         # 1 - lambda would lose the small digits of a long memory.
         return Gates(pre, decay, (-pre[..., :n]).sigmoid(), silu(pre[..., n : 2 * n]), self._factors(pre))

@@ -171,7 +171,7 @@ def _scan_backward(
             v, _ = by_sweeps(adjoint, torch.zeros_like(cotangent), Stop(tolerance, max_iterations, damping, fallback))
         else:
             v = direct.adjoint(adjoint) if solver == "direct" else adjoint.one_by_one()
-        dp = chosen.vjp(adjoint.gates, before, h_flat, v)
+        dp = adjoint.vjp(v)
         back = adjoint.gates.decay * v
         if gradient == "implicit":
             back = back + chosen.hidden_vjp(dp, weight, before)

@@ -8,18 +8,20 @@ run backwards; its sweeps contract exactly where those of the forward pass do.
 """
 
 import importlib.util
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from seqmix.kernels import diagonal_scan
-from seqmix.mixers.fixed_point.low_rank import LowRank
 from seqmix.mixers.fixed_point.rnn_cell import Cell, Gates
 from seqmix.mixers.fixed_point.rows import Rows
+from seqmix.mixers.fixed_point.sweeps import by_parts
 
 if TYPE_CHECKING:
     from seqmix.mixers.fixed_point.rnn_triton import Sweeps
+    from seqmix.mixers.fixed_point.rnn_triton_adjoint import AdjointSweeps
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -29,34 +31,25 @@ class Forward:
 
     def __init__(self, cell: Cell, p: Tensor, weight: Tensor, h0: Tensor, rows: Rows) -> None:
         self.cell, self.p, self.weight, self.h0, self.rows = cell, p, weight, h0, rows
-        # Without hidden dependence the gates are the same in every sweep.
-        self.fixed = None if cell.spans else cell.gates(p, weight, p)
         self.fused: Sweeps | None = None
-        if p.is_cuda and _HAS_TRITON and isinstance(cell.mixing, LowRank):
-            self.fuse()
 
-    def fuse(self) -> None:
-        """Take sweeps in one Triton pass each, for mixing of low rank."""
+    def fuse(self) -> "Sweeps":
+        """The sweeps in Triton."""
         from seqmix.mixers.fixed_point.rnn_triton import Sweeps
 
-        m = self.cell.mixing
-        assert isinstance(m, LowRank)
-        self.fused = Sweeps(
-            self.p.unsqueeze(0),
-            m.width,
-            m.rank,
-            m.strength,
-            m.product,
-            self.rows.cu_seqlens,
-        )
-
-    def measured_sweep(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A sweep, and by sequence (S,) the largest change and the largest magnitude."""
         if self.fused is None:
-            new = self.sweep(y)
-            return new, self.rows.largest(new - y), self.rows.largest(new)
-        pre = self.cell.preactivations(self.p, self.weight, self.rows.previous(y, self.h0))
-        return self.fused(pre, y, self.h0)
+            self.fused = Sweeps(self.cell, self.p, self.weight, self.h0, self.rows)
+        return self.fused
+
+    def measured_sweep(self, y: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
+        if self.fused is not None or (y.is_cuda and _HAS_TRITON):
+            return self.fuse()(y, busy, damping)
+        return by_parts(self, y, busy, damping)
+
+    @cached_property
+    def fixed(self) -> Gates | None:
+        """Without hidden dependence the gates are the same in every sweep."""
+        return None if self.cell.spans else self.cell.gates(self.p, self.weight, self.p)
 
     def gates(self, h: Tensor) -> Gates:
         if self.fixed is not None:
@@ -101,6 +94,26 @@ class Adjoint:
         self.h, self.cotangent = h, cotangent
         self.before = self.rows.previous(h, forward.h0)
         self.gates = forward.gates(h)
+        self.fused: AdjointSweeps | None = None
+        if h.is_cuda and _HAS_TRITON:
+            self.fuse()
+
+    def fuse(self) -> "AdjointSweeps":
+        """The sweeps, and the gradients of the gates, in Triton."""
+        from seqmix.mixers.fixed_point.rnn_triton_adjoint import AdjointSweeps
+
+        if self.fused is None:
+            self.fused = AdjointSweeps(self.forward.fuse(), self.gates, self.h, self.cotangent)
+        return self.fused
+
+    def measured_sweep(self, y: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
+        return by_parts(self, y, busy, damping) if self.fused is None else self.fused(y, busy, damping)
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """The gradient in p (L, M) from the solution v."""
+        if self.fused is not None:
+            return self.fused.vjp(v)
+        return self.cell.vjp(self.gates, self.before, self.h, v)
 
     def through_gates(self, v: Tensor) -> Tensor | int:
         """What v sends to the state before its token through the gates, (L, N)."""

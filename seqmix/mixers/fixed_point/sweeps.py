@@ -20,6 +20,9 @@ class Problem(Protocol):
     def sweep(self, y: Tensor) -> Tensor:
         """F(y), for all tokens at once."""
 
+    def measured_sweep(self, y: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
+        """What `by_parts` gives, in fewer passes where there is a kernel."""
+
     def select(self: P, ids: Tensor) -> P:
         """The same for some of the sequences."""
 
@@ -31,6 +34,14 @@ class Problem(Protocol):
 
     def one_by_one(self) -> Tensor:
         """The fixed point, one token after the other."""
+
+
+def by_parts(problem: Problem, y: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The next iterate (L, D), and by sequence (S,) max |F(y) - y| and max |y|; those not `busy` (S,) keep theirs."""
+    new, rows = problem.sweep(y), problem.rows
+    change = rows.largest(new - y)
+    new = new if damping == 1 else torch.lerp(y, new, damping)
+    return torch.where(busy[rows.sequence].unsqueeze(1), new, y), change, rows.largest(new)
 
 
 class Solved(NamedTuple):

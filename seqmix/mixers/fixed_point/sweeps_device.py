@@ -42,22 +42,13 @@ def iterate(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved]:
     """
     rows = problem.rows
 
-    def by_parts(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        new = problem.sweep(y)
-        return new, rows.largest(new - y), rows.largest(new)
-
-    measure = getattr(problem, "measured_sweep", by_parts)
     busy = rows.lengths > 0
     iterations = torch.zeros(rows.sequences, dtype=torch.long, device=y.device)
     residual = y.new_zeros(rows.sequences)
     poll, flags = can_poll(y.device), deque[_Flag]()
     for _ in range(stop.cap):
-        new, change, size = measure(y)
-        if stop.damping != 1:
-            new = torch.lerp(y, new, stop.damping)
-            size = rows.largest(new)
+        y, change, size = problem.measured_sweep(y, busy, stop.damping)
         ratio = (change / size.clamp_min(1e-30)).nan_to_num(nan=torch.inf)
-        y = torch.where(busy[rows.sequence].unsqueeze(1), new, y)
         residual = torch.where(busy, ratio, residual)
         iterations = iterations + busy
         busy = busy & (ratio > stop.tolerance) & ~ratio.isinf()

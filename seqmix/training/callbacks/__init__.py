@@ -2,6 +2,7 @@
 
 from seqmix.training.callbacks.accuracy_table import AccuracyTable
 from seqmix.training.callbacks.averaging import EMAWeights, LAWAWeights
+from seqmix.training.callbacks.certify import Certify
 from seqmix.training.callbacks.checkpoints import Checkpoints, TrainingInterrupted
 from seqmix.training.callbacks.curriculum import LengthCurriculum
 from seqmix.training.callbacks.fixed_point_log import FixedPointLog
@@ -16,6 +17,7 @@ from seqmix.training.callbacks.volume_restart import VolumeRestart
 
 __all__ = [
     "AccuracyTable",
+    "Certify",
     "Checkpoints",
     "EMAWeights",
     "FixedPointLog",

@@ -14,28 +14,42 @@ __all__ = ["GateEntropyPenalty", "gate_entropy"]
 class GateEntropyPenalty(Callback):
     """Adds weight * (mean entropy of the gates, in nats) to the training loss.
 
-    Gates are what a mixer's `gates(x)` returns, normalised along the last axis (BD-LRU, H-LRU). The weight grows
-    linearly from 0 over `ramp_steps`, once a `LengthCurriculum`, if there is one, has reached its last length: gates
-    that choose early choose wrongly.
+    Gates are what a mixer's `gates(x)` returns, normalised along the last axis (BD-LRU with softmax or signed gates,
+    H-LRU). The weight grows linearly from 0 over `ramp_steps`, `delay` steps after a `LengthCurriculum`, if there is
+    one, has reached `from_length`, its last length by default: gates that choose early choose wrongly
+    (docs/certificates.md).
 
     Args:
         weight: final weight.
         ramp_steps: steps from weight 0 to the final weight.
+        from_length: curriculum length at which it begins; None for the last.
+        delay: steps before the ramp.
         sequences: how many of a batch's sequences the mean is taken over; a few say as much as all and cost less.
 
     Raises:
         ValueError: numbers out of range, or a model without gates.
     """
 
-    def __init__(self, weight: float = 0.05, ramp_steps: int = 1000, sequences: int = 16) -> None:
+    def __init__(
+        self,
+        weight: float = 0.05,
+        ramp_steps: int = 1000,
+        sequences: int = 16,
+        from_length: int | None = None,
+        delay: int = 0,
+    ) -> None:
         super().__init__()
         if not weight >= 0:
             raise ValueError(f"GateEntropyPenalty: weight must be at least 0, got {weight!r}")
-        if not isinstance(ramp_steps, int) or ramp_steps < 0:
-            raise ValueError(f"GateEntropyPenalty: ramp_steps must be an integer of at least 0, got {ramp_steps!r}")
+        for name, steps in (("ramp_steps", ramp_steps), ("delay", delay)):
+            if not isinstance(steps, int) or steps < 0:
+                raise ValueError(f"GateEntropyPenalty: {name} must be an integer of at least 0, got {steps!r}")
         if not isinstance(sequences, int) or sequences < 1:
             raise ValueError(f"GateEntropyPenalty: sequences must be a positive integer, got {sequences!r}")
+        if from_length is not None and (not isinstance(from_length, int) or from_length < 1):
+            raise ValueError(f"GateEntropyPenalty: from_length must be a positive integer or null, got {from_length!r}")
         self.weight, self.ramp_steps, self.sequences = weight, ramp_steps, sequences
+        self.from_length, self.delay = from_length, delay
         self.started_at: int | None = None
         self._current = 0.0
         self._last: Tensor | None = None
@@ -51,6 +65,14 @@ class GateEntropyPenalty(Callback):
                 "GateEntropyPenalty: the model must have mixers with gates (bd-lru, h-lru), it has "
                 "none; `--gate_entropy null` leaves the penalty out"
             )
+        if self.from_length is not None:
+            if not _curricula(trainer):
+                raise ValueError("GateEntropyPenalty: from_length needs a LengthCurriculum; null begins at once")
+            longest = trainer.datamodule.train_length  # type: ignore[attr-defined]
+            if self.from_length > longest:
+                raise ValueError(
+                    f"GateEntropyPenalty: from_length must be at most the {longest} of the task, got {self.from_length}"
+                )
         # Inside the forward pass, where sharded parameters are whole and autocast is on.
         self._hooks = [mixer.register_forward_hook(self._record) for mixer in mixers]
         self._terms(pl_module)["train/gate_penalty"] = self._term
@@ -68,12 +90,12 @@ class GateEntropyPenalty(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._entropies.clear()
         if self.started_at is None:
-            curricula = [c for c in trainer.callbacks if isinstance(c, LengthCurriculum)]  # type: ignore[attr-defined]
-            if not all(curriculum.finished for curriculum in curricula):
+            first = self.from_length
+            if not all(c.finished if first is None else c.length >= first for c in _curricula(trainer)):
                 return
             self.started_at = trainer.global_step
-        progress = (trainer.global_step - self.started_at) / max(1, self.ramp_steps)
-        self._current = self.weight * min(1.0, progress)
+        progress = (trainer.global_step - self.started_at - self.delay) / max(1, self.ramp_steps)
+        self._current = self.weight * min(1.0, max(0.0, progress))
 
     def _record(self, mixer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if mixer.training and self._current:
@@ -100,6 +122,10 @@ class GateEntropyPenalty(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.started_at = state_dict["started_at"]
+
+
+def _curricula(trainer: Trainer) -> list[LengthCurriculum]:
+    return [c for c in trainer.callbacks if isinstance(c, LengthCurriculum)]  # type: ignore[attr-defined]
 
 
 def gate_entropy(gates: Tensor) -> Tensor:

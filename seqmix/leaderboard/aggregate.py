@@ -1,0 +1,114 @@
+"""What records say about each entry on each task of each board.
+
+A cell is an entry (row) on a task (column) with its learning rates and seeds. The rate is chosen on validation data, by
+the seeds that all rates have in common; what is shown is test data.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from seqmix.leaderboard.cells import cell_of
+from seqmix.leaderboard.ranking import mean_interval, ranks
+from seqmix.leaderboard.runs import latest
+from seqmix.leaderboard.schema import Record
+from seqmix.leaderboard.statistics import normalised
+from seqmix.leaderboard.summaries import BoardSummary, CellSummary, ColumnSummary, EntrySummary
+
+__all__ = ["aggregate"]
+
+
+def aggregate(records: Iterable[Record]) -> list[BoardSummary]:
+    """Boards in the order of the records; of a run that was tried again the last attempt counts.
+
+    Raises:
+        ValueError: a cell with several learning rates and a run that was never validated.
+
+    Example:
+        >>> from seqmix.leaderboard import aggregate, read_runs
+        >>> boards = aggregate(read_runs("docs/results/a5.jsonl"))  # doctest: +SKIP
+        >>> boards[0].cells["a5", "word-problem"].solved  # doctest: +SKIP
+        5
+    """
+    boards: dict[str, dict[str, dict[str, list[Record]]]] = {}
+    for record in latest(records):
+        board, entry, column = _place(record)
+        boards.setdefault(board, {}).setdefault(column, {}).setdefault(entry, []).append(record)
+    return [_board(name, columns) for name, columns in boards.items()]
+
+
+def _place(record: Record) -> tuple[str, str, str]:
+    identity = record["identity"]
+    entry, column = identity["entry"], identity["column"]
+    if identity["board"] is None:
+        changes = [text for text in identity["overrides"] if not text.startswith("optimizer.lr=")]
+        entry, column = " ".join([identity["config"], *changes]), identity["task"]
+    entry = entry or identity["mixer"] or identity["config"]
+    if identity["submission"] is not None:
+        entry = f"{identity['submission']}/{entry}"
+    return identity["board"] or "", entry, column or identity["task"] or identity["config"]
+
+
+def _board(name: str, columns: dict[str, dict[str, list[Record]]]) -> BoardSummary:
+    cells: dict[tuple[str, str], CellSummary] = {}
+    known, unmeasured = [], []
+    for column, rows in columns.items():
+        summary = _column(column, [run for runs in rows.values() for run in runs])
+        if summary is None:
+            unmeasured.append(column)
+            continue
+        known.append(summary)
+        found = [cell_of(entry, summary, runs) for entry, runs in rows.items()]
+        places = ranks([cell.normalised_interval or (0.0, 1.0) for cell in found])
+        for cell, (rank, tied) in zip(found, places, strict=True):
+            cell.rank, cell.tied = rank, tied
+            cells[cell.entry, column] = cell
+    runs = [run for rows in columns.values() for some in rows.values() for run in some]
+    return BoardSummary(name, _entries(cells, known), known, cells, runs, tuple(unmeasured))
+
+
+def _column(name: str, runs: Sequence[Record]) -> ColumnSummary | None:
+    measured = [run for run in runs if run["status"] == "ok"]
+    if not measured:
+        return None
+    first = next((run for run in measured if run["result"]["metrics"]), measured[0])
+    result, identity = first["result"], first["identity"]
+    sets = list(first["size"]["state_size"] or result["metrics"])
+    trained = result["train_length"]
+    home = str(trained) if str(trained) in sets else next(iter(sets), "")
+    lengths = {int(length) for run in measured for length in run["result"]["metrics"] if length.isdecimal()}
+    versions = {run["identity"]["task_version"] for run in measured} - {None}
+    return ColumnSummary(
+        name,
+        identity["task"],
+        identity["task_kwargs"],
+        result["metric"],
+        result["chance"],
+        trained,
+        home,
+        tuple(sorted(versions)),
+        tuple(sorted(lengths)),
+    )
+
+
+def _entries(cells: dict[tuple[str, str], CellSummary], columns: Sequence[ColumnSummary]) -> list[EntrySummary]:
+    rows: dict[str, list[CellSummary]] = {}
+    for cell in cells.values():
+        rows.setdefault(cell.entry, []).append(cell)
+    texts = {column.name: column for column in columns}
+    means = {entry: float(np.mean([cell.normalised for cell in row])) for entry, row in rows.items()}
+    intervals = {
+        entry: mean_interval([_scores(cell, texts[cell.column]) for cell in row]) for entry, row in rows.items()
+    }
+    whole = [entry for entry, row in rows.items() if len(row) == len(columns)]
+    places = dict(zip(whole, ranks([intervals[entry] for entry in whole]), strict=True))
+    found = []
+    for entry, row in rows.items():
+        rank, tied = places.get(entry, (None, False))
+        submission = row[0].runs[0]["identity"]["submission"]
+        found.append(EntrySummary(entry, submission, len(row), means[entry], intervals[entry], rank, tied))
+    return sorted(found, key=lambda entry: (entry.rank is None, -entry.mean, entry.name))
+
+
+def _scores(cell: CellSummary, column: ColumnSummary) -> list[float]:
+    return [normalised(seed.value, column.chance, text=column.text) for seed in cell.seeds]
