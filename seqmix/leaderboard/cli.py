@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seqmix.leaderboard import cli_records
+
 if TYPE_CHECKING:
     from seqmix.leaderboard.plan import Run
     from seqmix.leaderboard.sweep import Plan
@@ -25,8 +27,10 @@ _EPILOG = """examples:
   seqmix leaderboard run parity parity-mamba --lr 1e-3 3e-3 1e-2 --store boards/parity.jsonl --jobs 2
   seqmix leaderboard report boards/parity.jsonl --kind summary --solved 2x:0.95
   seqmix leaderboard validate boards/*.jsonl
+  seqmix leaderboard rerun 7c5d0330 --store boards/a5.jsonl
+  seqmix leaderboard convert boards/a5.jsonl a5.parquet
 
-A sweep that was stopped continues when it is started again. What a record holds: seqmix/leaderboard/schema.py"""
+A sweep that was stopped continues when it is started again. What a record holds: docs/leaderboard.md"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     validate = commands.add_parser("validate", help=text, description=text, allow_abbrev=False)
     validate.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
     validate.set_defaults(action=_validate)
+    cli_records.add_commands(commands)
     return parser
 
 

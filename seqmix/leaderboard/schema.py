@@ -2,7 +2,7 @@
 
 A record is a JSON object of at most `MAX_BYTES`, on one line. Every field is always there; null where it says so.
 
-    schema_version   2; records of version 1 are upgraded when they are read, with null in what they did not say (*)
+    schema_version   2; records of version 1 are upgraded when they are read
     id               16 hex digits: hash of the config's name, its contents with every override, and the seed
     attempt          1, or the number of this try at a run that failed before; (id, attempt) is unique in a file
     status           `ok` (diverged runs too) or `failed`
@@ -21,6 +21,7 @@ identity
     submission                         the submission that it came with; null for our own (*)
 size
     params_total, params_non_embedding, params_mixer
+                                       all of them, without the embedding, those of the mixers alone
     state_size                         {test set: real numbers kept per sequence after as many tokens as it is long}
     state_bytes                        {test set: the same in bytes, in the types in which they are kept} (*)
     flops_per_token                    of a forward pass at the training length, scans included; null where it was not
@@ -28,7 +29,10 @@ size
 training
     optimizer, lr, schedule            entries of the config; lr is that of the optimizer before its schedule
     weight_decay, warmup               of the parameters that decay, null for an optimizer without; steps (*)
-    batch_size, steps, max_steps, tokens, precision, clip (null for none)
+    batch_size, steps, max_steps, tokens
+                                       sequences in a batch, null where a task has none; steps done and allowed; tokens
+                                       that were trained on
+    precision, clip                    Lightning's name of it; largest norm of the gradients, null for none
     stopped_early                      something ended it before max_steps; null without max_steps (*)
     checkpoint                         weights that were tested: `last`, or `best` on validation data
     checkpoint_split                   data that chose them: `validation` for the best, null for the last ones (*)
@@ -38,9 +42,9 @@ result
     chance, train_length               of the task; null where it has none
     metrics                            {test set: {last, seq, tok, loss, n}}: accuracies and loss on n test sequences;
                                        free_seq, free_tok of answers that the model continues by itself; macro, the
-                                       mean over classes, where it decides; a set is
-                                       named by its length, or by the task; on text {tok, loss, bpb, ppl, n}: bits
-                                       per byte and perplexity on n documents
+                                       mean over classes, where it decides; a set is named by its length, or by the
+                                       task; on text {tok, loss, bpb, ppl, n}: bits per byte and perplexity on n
+                                       documents
     curve                              validation: list of {step, accuracy, loss}, on text with bpb
     validation                         the point of the curve that speaks for the run: the last, or that of the best
                                        weights if those were tested; null if it was never validated (*)
@@ -61,14 +65,15 @@ cost
     tokens_per_second                  of training without its validations, by the wall clock (*)
     decode_ms                          median milliseconds of one token of one sequence; null for what cannot decode (*)
     threads, jobs                      threads of this run; runs at a time on the machine
-    device, peak_memory_bytes
+    device, peak_memory_bytes          `cpu` or the name of a GPU; of the process, data on a GPU not included
 repro
     seqmix, commit, dirty              version; commit and whether files differed from it, null when installed
     torch, python, platform, processor
+                                       versions; operating system; processor of the machine
     command                            a command line that runs it again
     utc                                when it ended, ISO 8601
 
-(*) since version 2; null in records that were made before.
+(*) since version 2; null in older records.
 
 A failed run has null in `size`, `training`, `result` and wherever else it did not get far enough to know.
 """

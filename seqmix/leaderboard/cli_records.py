@@ -1,0 +1,105 @@
+"""`seqmix leaderboard rerun|convert|schema`: what is done with records that are there, and what they hold."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_commands"]
+
+
+def add_commands(commands: Any) -> None:
+    """Add the parsers; `commands` is what `add_subparsers` returned."""
+    from seqmix.leaderboard.rerun import TOLERANCE
+
+    text = "run a record again, and compare the result with it"
+    rerun = commands.add_parser(
+        "rerun",
+        help=text,
+        description=f"{text}: number by number on the same machine, torch and commit, else within a tolerance. "
+        "Prints what differs; exit status 1 if anything does.",
+        allow_abbrev=False,
+    )
+    rerun.add_argument("id", metavar="ID", help="of the record, or its first digits")
+    rerun.add_argument("--store", type=Path, required=True, metavar="FILE.jsonl", help="where the record is")
+    rerun.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        metavar="X",
+        help="elsewhere: how far accuracies may differ, and by which share losses and bits per byte; "
+        f"default {TOLERANCE}",
+    )
+    rerun.set_defaults(action=_rerun)
+
+    text = "write records as a Parquet file with flat columns, or a Parquet file as records again"
+    convert = commands.add_parser("convert", help=text, description=text, allow_abbrev=False)
+    convert.add_argument("source", type=Path, metavar="FILE", help="FILE.jsonl or FILE.parquet")
+    convert.add_argument("target", type=Path, metavar="OUT", help="OUT.parquet or OUT.jsonl")
+    convert.set_defaults(action=_convert)
+
+    text = "the fields of a record as a Markdown table"
+    schema = commands.add_parser("schema", help=text, description=text, allow_abbrev=False)
+    schema.add_argument("--write", type=Path, metavar="FILE.md", help="write into this file; default the terminal")
+    schema.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")
+    schema.set_defaults(action=_schema)
+
+
+def _rerun(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.leaderboard.rerun import circumstances_that_differ, differences, find_record, rerun, table
+    from seqmix.leaderboard.runs import read_runs
+
+    if not 0 < arguments.tolerance < 1:
+        raise ValueError(f"--tolerance: expected a number in (0, 1), got {arguments.tolerance!r}")
+    record = find_record(read_runs(arguments.store), arguments.id)
+    identity = record["identity"]
+    print(f"{record['id']}: {identity['config']}, seed {identity['seed']}: running it again", flush=True)
+    again = rerun(record)
+    unlike = circumstances_that_differ(record, again)
+    found = differences(record, again, arguments.tolerance if unlike else 0.0)
+    if unlike:
+        print(f"within {arguments.tolerance:g}, as circumstances differ:", *unlike, sep="\n  ")
+    if not found:
+        print("the result is the same" if not unlike else f"the result is the same within {arguments.tolerance:g}")
+        return 0
+    print(*table(found), sep="\n")
+    if again["status"] == "failed" and record["status"] != "failed":
+        print(f"it failed: {again['reason']}")
+    return 1
+
+
+def _convert(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix._files import write_text_whole
+    from seqmix.leaderboard.parquet import read_parquet, write_parquet
+    from seqmix.leaderboard.runs import read_runs
+
+    kinds = arguments.source.suffix, arguments.target.suffix
+    if kinds not in ((".jsonl", ".parquet"), (".parquet", ".jsonl")):
+        raise ValueError(f"convert: expected FILE.jsonl OUT.parquet or FILE.parquet OUT.jsonl, got {' '.join(kinds)}")
+    if arguments.target.exists():
+        raise ValueError(f"OUT: expected a new file, {arguments.target} exists")
+    if not arguments.target.parent.is_dir():
+        raise ValueError(f"OUT: expected a file in a folder that exists, got {str(arguments.target)!r}")
+    if kinds[0] == ".jsonl":
+        records = read_runs(arguments.source)
+        write_parquet(records, arguments.target)
+    else:
+        records = read_parquet(arguments.source)
+        lines = [json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n" for record in records]
+        write_text_whole(arguments.target, "".join(lines))
+    print(f"{arguments.target}: {len(records)} records")
+    return 0
+
+
+def _schema(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.leaderboard.report import write_section
+    from seqmix.leaderboard.schema_table import schema_table
+
+    if (arguments.write is None) != (arguments.section is None):
+        raise ValueError("--write and --section: expected both or none, got one")
+    if arguments.write is None:
+        print(schema_table())
+        return 0
+    changed = write_section(arguments.write, arguments.section, schema_table())
+    print(f"{arguments.write}: section {arguments.section} {'written' if changed else 'says so already'}")
+    return 0
