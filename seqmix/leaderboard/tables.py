@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from seqmix.leaderboard.certified import LEGEND, answer, any_asked, count
 from seqmix.leaderboard.runs import latest
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.statistics import (
@@ -83,16 +84,22 @@ def seeds_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths:
         for rate, runs in group.rates.items():
             columns = list(map(str, lengths or columns_of(runs)))
             restarted = any(run["result"]["restarts"] is not None for run in runs)
-            rows = [[str(run["identity"]["seed"]), *_result(run, columns), *_cost(run, restarted)] for run in runs]
+            asked = any_asked(runs)
+            rows = [
+                [str(run["identity"]["seed"]), *_result(run, columns), *_cost(run, restarted), *_proof(run, asked)]
+                for run in runs
+            ]
             medians = [_number(_median([_value(run, column) for run in runs])) for column in columns]
             steps, seconds = _median_cost(runs, "training", "steps"), _median_cost(runs, "cost", "train_seconds")
-            rows.append(["median", *medians, counted(steps), *[""] * restarted, in_seconds(seconds)])
+            processor = [in_seconds(_median_cost(runs, "cost", "cpu_seconds")), count(runs)] if asked else []
+            rows.append(["median", *medians, counted(steps), *[""] * restarted, in_seconds(seconds), *processor])
             header = ["seed", *map(heading, columns), "steps", *["restarts"] * restarted, "training, s"]
+            header += ["processor, s", "certified"] if asked else []
             parts.append(
                 f"**{group.label}**: {mixer_of(runs[0])}, learning rate {rate:g}. {_measure(runs)} at each length."
             )
             parts.append(markdown(header, rows))
-            parts.append(_solved_line(runs, criteria))
+            parts.append((LEGEND if asked else "") + _solved_line(runs, criteria))
     return "\n\n".join(parts)
 
 
@@ -100,6 +107,7 @@ def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], length
     """One row for each group: its learning rates, the best on validation data, and test results at that one."""
     rows, chosen = [], []
     columns = list(map(str, lengths or columns_of([run for group in groups for run in group.runs])))
+    asked = any_asked([run for group in groups for run in group.runs])
     for group in groups:
         rates = group.rates
         best = best_learning_rate(rates)
@@ -114,13 +122,15 @@ def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], length
         ]
         row += [_range([_value(run, column) for run in runs]) for column in columns]
         sizes = [run["size"]["params_total"] for run in runs if run["status"] == "ok"]
+        row += [count(runs), counted(_median_cost(runs, "training", "steps"))] if asked else []
         row += [in_seconds(_median_cost(runs, "cost", "train_seconds")), counted(sizes[0] if sizes else None)]
         rows.append(row)
     header = ["config", "mixer", "learning rates", "best", "solved", *map(heading, columns)]
+    header += ["certified", "steps"] if asked else []
     table = markdown([*header, "training, s", "parameters"], rows, left=2)
     return (
         f"{table}\n\nSolved: {_criteria(criteria)}, runs at the best learning rate, with Wilson 95 % intervals. The "
-        "learning rate is chosen by the median validation accuracy at training length. "
+        f"learning rate is chosen by the median validation accuracy at training length. {LEGEND if asked else ''}"
         f"{_measure(chosen)} at each length of the test data: median over the seeds (range). {_legend(columns)}"
         f"{circumstances(chosen)}"
     )
@@ -170,6 +180,10 @@ def _result(run: Record, lengths: Sequence[str]) -> list[str]:
 def _cost(run: Record, restarted: bool) -> list[str]:
     restarts = [counted(run["result"]["restarts"])] * restarted
     return [counted(run["training"]["steps"]), *restarts, in_seconds(run["cost"]["train_seconds"])]
+
+
+def _proof(run: Record, asked: bool) -> list[str]:
+    return [in_seconds(run["cost"]["cpu_seconds"]), answer(run)] if asked else []
 
 
 def _median_cost(runs: Sequence[Record], section: str, name: str) -> float | None:

@@ -68,6 +68,31 @@ def test_summary(tmp_path: Path) -> None:
         collect([path], ["s5"])
 
 
+def test_certificates_have_columns(tmp_path: Path) -> None:
+    records = [make_record(seed=k) for k in range(4)] + [make_record(seed=4, failed=True)]
+    for record, certificate in zip(
+        records,
+        [
+            {"certified": True, "safe_length": 1234},
+            {"certified": True, "safe_length": "every length"},
+            {"certified": False, "safe_length": None},
+        ],
+        strict=False,
+    ):
+        record["result"]["certificate"] = certificate
+    path = store(tmp_path / "runs.jsonl", *records)
+    lines = render(collect([path])[0], "seeds").splitlines()
+    assert lines[2] == "| seed | 16 | 64 | steps | restarts | training, s | processor, s | certified |"
+    assert [line.split(" | ")[6:] for line in lines[4:10]] == [
+        ["61", "yes; 1,234 |"], ["61", "yes; every length |"], ["61", "no |"], ["61", " |"], ["", " |"],
+        ["61", "2 of 5 |"],
+    ]  # fmt: skip
+    assert lines[-1].startswith("Certified: with every row of gates replaced by its largest")
+    header, _, row = render(collect([path])[0], "summary").splitlines()[:3]
+    assert header.endswith("| 64 | certified | steps | training, s | parameters |")
+    assert "| 2 of 5 | 2,002 | 62 | 147,552 |" in row
+
+
 def test_second_attempt_replaces_the_first_and_failures_show(tmp_path: Path) -> None:
     path = store(
         tmp_path / "runs.jsonl",
