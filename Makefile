@@ -50,7 +50,7 @@ $(VENV)/.train: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(PIP) -e '.[train,images,dev]'
+	$(PIP) -e '.[train,board,images,dev]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.train

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import shlex
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from seqmix.leaderboard import cli_records
 
 if TYPE_CHECKING:
+    from seqmix.leaderboard.cluster import ClusterJobs
+    from seqmix.leaderboard.local import LocalProcesses
     from seqmix.leaderboard.plan import Run
     from seqmix.leaderboard.sweep import Plan
 
@@ -142,6 +143,13 @@ def add_sweep_options(run: argparse.ArgumentParser, *, configs: bool = True, see
     run.add_argument("--store", type=Path, required=True, metavar="FILE.jsonl", help="where records go")
     run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time, default 1")
     run.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of each run, default 1")
+    run.add_argument(
+        "--submitit",
+        nargs="+",
+        metavar=("FOLDER", "PARAMETER=VALUE"),
+        help="run each as a job of SLURM, by submitit, with its files in FOLDER, which all machines see; parameters "
+        "are submitit's: timeout_min=30 mem_gb=8 slurm_partition=cpu, or cluster=local for processes of this machine",
+    )
     run.add_argument("--retry-failed", action="store_true", help="try again what has failed twice")
     run.add_argument("--dry-run", action="store_true", help="print the runs as command lines, and do none")
 
@@ -192,7 +200,6 @@ def _require_training(program: str) -> None:
 
 def make_records(plan: "Sequence[Run] | Plan", arguments: argparse.Namespace, program: str) -> int:
     """Do what `arguments.store` has no record of, or print it with `--dry-run`; returns the exit status."""
-    from seqmix.leaderboard.local import LocalProcesses
     from seqmix.leaderboard.runs import RunStore
     from seqmix.leaderboard.sweep import sweep
 
@@ -206,14 +213,28 @@ def make_records(plan: "Sequence[Run] | Plan", arguments: argparse.Namespace, pr
     store.refresh()
     tell(store.problems)
     try:
-        with tempfile.TemporaryDirectory(prefix="seqmix-runs-") as folder:
-            runner = LocalProcesses(Path(folder), arguments.threads, arguments.jobs)
-            with closing(runner):
-                failed = sweep(plan, store, runner, jobs=arguments.jobs, retry_failed=arguments.retry_failed)
+        with closing(_runner(arguments)) as runner:
+            failed = sweep(plan, store, runner, jobs=arguments.jobs, retry_failed=arguments.retry_failed)
     except KeyboardInterrupt:
         print(f"{program}: stopped; the same command continues", file=sys.stderr)
         return 130
     return 1 if failed or store.problems else 0
+
+
+def _runner(arguments: argparse.Namespace) -> "LocalProcesses | ClusterJobs":
+    if not arguments.submitit:
+        from seqmix.leaderboard.local import LocalProcesses
+
+        store: Path = arguments.store
+        return LocalProcesses(store.with_name(f".{store.name}.runs"), arguments.threads, arguments.jobs)
+    from seqmix.leaderboard.cluster import ClusterJobs
+    from seqmix.training.config_files import parse_value
+
+    place, *parameters = arguments.submitit
+    if any("=" not in text for text in parameters) or "=" in place:
+        raise ValueError(f"--submitit: expected FOLDER and then PARAMETER=VALUE, got {' '.join(arguments.submitit)!r}")
+    values = {text.partition("=")[0]: parse_value(text.partition("=")[2]) for text in parameters}
+    return ClusterJobs(Path(place), arguments.threads, values)
 
 
 def _report(arguments: argparse.Namespace, argv: list[str]) -> int:

@@ -1,48 +1,46 @@
 """Runs as processes of this machine, forked from one that has imported everything."""
 
+import fcntl
 import json
 import os
+import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from seqmix.leaderboard.plan import Run, plan_run
-from seqmix.leaderboard.schema import SCHEMA_VERSION, Record, config_hash, empty_record
+from seqmix.leaderboard.outcome import FIT_OPTIONS, POOLS, Outcome, last_lines, left_in, record_of, repro_facts
+from seqmix.leaderboard.plan import Run, checked_run
+from seqmix.leaderboard.schema import Record
 
 __all__ = ["LocalProcesses", "repro_facts"]
-
-_OUTPUT = (
-    "--trainer.logger=false",
-    "--accuracy_table.figure=false",
-    "--trainer.callbacks+=seqmix.leaderboard.recorder.RunRecorder",
-)
-_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class _Server:
     """The other end of `seqmix.leaderboard.worker`; started again when it has died."""
 
-    def __init__(self, log: Path, environment: dict[str, str]) -> None:
-        self.log, self.environment = log, environment
+    def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str]) -> None:
+        self.command, self.log, self.environment = list(command), log, environment
         self.process: subprocess.Popen[bytes] | None = None
+        self.facts: dict[str, Any] = {}  # of the code that it has imported
         self.status: dict[int, int | None] = {}  # of every run; None while it goes on
         self._rest = b""
 
-    def start(self, options: list[str], folder: Path) -> int:
+    def start(self, options: list[str], folder: Path, hold: tuple[str, str]) -> int:
         """Fork a run; its number."""
         self._read()
         if self.process is None:
+            self.facts = repro_facts()
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "seqmix.leaderboard.worker"],
+                    self.command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -53,9 +51,16 @@ class _Server:
             os.set_blocking(self.process.stdout.fileno(), False)
         number = len(self.status)
         self.status[number] = None
-        paths = {name: str(folder / name) for name in ("stdout", "stderr")}
-        self._tell({"start": number, "options": options, **paths})
+        order = {"start": number, "options": options, "folder": str(folder), "hold": hold, "facts": self.facts}
+        self._tell(order)
         return number
+
+    def wait(self, seconds: float) -> None:
+        """Until something has ended, but at most so long."""
+        if self.process is None or self.process.stdout is None:
+            time.sleep(seconds)
+        else:
+            select.select([self.process.stdout], [], [], seconds)
 
     def poll(self, number: int) -> int | None:
         """Exit status of a run, minus the signal that ended it; None while it goes on."""
@@ -106,133 +111,120 @@ class _Server:
 class LocalProcesses:
     """Starts each run in a process of its own, with its thread pools pinned.
 
-    The runs are forked from a server that has imported everything: that takes seconds, and a run may take less.
+    The runs are forked from a server that has imported everything: that takes seconds, and a run may take less. A run
+    that has ended is recorded even if its sweep was killed before it could: the next one with the same folder finds
+    what it left there.
 
     Args:
-        folder: where runs keep their files until they are recorded.
+        folder: where runs keep their files until they are recorded; sweeps on the same records share it.
         threads: of each run.
         jobs: runs at a time, for the record.
+        command: of the server.
     """
 
     folder: Path
     threads: int = 1
     jobs: int = 1
+    command: Sequence[str] = (sys.executable, "-m", "seqmix.leaderboard.worker")
 
     def start(self, run: Run, attempt: int) -> "_LocalJob":
-        place = {"board": run.board, "entry": run.entry, "column": run.column}
-        if plan_run(run.config, run.overrides, run.seed, **place).id != run.id:
-            raise ValueError(f"config {run.config}: it was changed during the sweep; start the sweep again")
-        folder = Path(tempfile.mkdtemp(prefix=f"{run.name}-{run.seed}-", dir=self.folder))
-        facts = repro_facts() | {"command": run.command}
-        began = time.monotonic()
-        number = self.server.start([*run.options, *_OUTPUT, f"--run_dir={folder / 'run'}"], folder)
-        return _LocalJob(run, attempt, self.server, number, folder, facts, self.threads, self.jobs, began)
+        """Start an attempt, or find one that has ended but was not recorded."""
+        checked_run(run)
+        place, name = self.place, f"{run.id}-{attempt}"
+        job = _LocalJob(run, attempt, place / name, self.threads, self.jobs)
+        for left in self.folder.glob(f"*/{name}"):  # of a sweep that is gone, since this one has claimed the run
+            if _succeeded(left):
+                left.replace(job.folder)
+                return job
+            shutil.rmtree(left, ignore_errors=True)
+        job.folder.mkdir()
+        job.server = self.server
+        options = [*run.options, *FIT_OPTIONS, f"--run_dir={job.folder / 'run'}"]
+        job.number = self.server.start(options, job.folder, (str(self.folder / "running"), run.id))
+        return job
+
+    def wait(self, seconds: float) -> None:
+        """Until a run has ended, but at most so long."""
+        self.server.wait(seconds)
+
+    @cached_property
+    def place(self) -> Path:
+        """The part of the folder that is this sweep's own."""
+        self.folder.mkdir(exist_ok=True)
+        place = Path(tempfile.mkdtemp(dir=self.folder)).resolve()
+        fcntl.flock(os.open(place / "lock", os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)  # until this process ends
+        return place
 
     @cached_property
     def server(self) -> _Server:
         environment = {name: value for name, value in os.environ.items() if name != "SEQMIX_RUN_DIR"}
-        return _Server(self.folder / "worker.log", environment | dict.fromkeys(_POOLS, str(self.threads)))
+        environment |= dict.fromkeys(POOLS, str(self.threads))
+        return _Server(self.command, self.place / "worker.log", environment)
 
     def close(self) -> None:
-        """Kill what goes on."""
+        """Kill what goes on, and remove what no sweep needs."""
         self.server.close()
+        shutil.rmtree(self.place, ignore_errors=True)
+        for other in self.folder.iterdir():
+            if other.is_dir() and _abandoned(other):
+                shutil.rmtree(other, ignore_errors=True)
+        if not any(other.is_dir() for other in self.folder.iterdir()):
+            (self.folder / "running").unlink(missing_ok=True)
+            with suppress(OSError):  # another sweep has begun
+                self.folder.rmdir()
 
 
 @dataclass
 class _LocalJob:
     run: Run
     attempt: int
-    server: _Server
-    number: int
     folder: Path
-    facts: dict[str, Any]
     threads: int
     jobs: int
-    began: float
+    began: float = field(default_factory=time.monotonic)
+    server: _Server | None = None  # none has to do with a run that was found
+    number: int = 0
 
     def finished(self) -> bool:
-        return self.server.poll(self.number) is not None
+        return self.server is None or self.server.poll(self.number) is not None
 
     def stop(self) -> None:
-        self.server.stop(self.number)
+        if self.server is not None:
+            self.server.stop(self.number)
         self._clean()
 
     def record(self) -> Record:
-        """The record of the finished run, from what it left in its folder."""
-        seconds = round(time.monotonic() - self.began, 3)
-        results: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            results = json.loads((self.folder / "run" / "results.json").read_text())
-        record = empty_record() | {"schema_version": SCHEMA_VERSION, "id": self.run.id, "attempt": self.attempt}
-        result = results.get("result") or {}
-        complete = result.get("diverged") or (self.server.poll(self.number) == 0 and result.get("metrics"))
-        if complete:
-            record |= {"status": "ok", "reason": results["reason"]}
-            for section in ("identity", "size", "training", "result", "cost"):
-                record[section] |= results[section]
-            _say_checkpoint(record, self.run.settings.get("test_after_fit", "last"))
-        else:
-            record |= {"status": "failed", "reason": self._reason()}
-            record["identity"] |= _named(self.run.settings) | (results.get("identity") or {})
-        run = self.run
-        record["identity"] |= {"seed": run.seed, "config": run.name, "overrides": list(run.overrides)}
-        record["identity"] |= {"settings": run.settings, "config_hash": config_hash(run.settings), "split": "test"}
-        record["identity"] |= {"board": run.board, "entry": run.entry, "column": run.column}
-        record["cost"] |= {"wall_seconds": seconds, "threads": self.threads, "jobs": self.jobs}
-        record["repro"] |= self.facts | {"utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        """The record of the finished run, from what it left in its folder, and the end of that."""
+        logs = [self.folder / "stderr"]
+        try:
+            outcome = Outcome(**json.loads((self.folder / "outcome.json").read_text()))
+        except FileNotFoundError:  # its server has died
+            assert self.server is not None
+            status = self.server.poll(self.number) or 1
+            outcome = Outcome(status, time.monotonic() - self.began, self.server.facts)
+            logs.append(self.server.log)
+        outcome.results, outcome.log = left_in(self.folder / "run"), last_lines(logs)
         self._clean()
-        return record
-
-    def _reason(self) -> str:
-        status = self.server.poll(self.number) or 0
-        how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
-        # A run that could not even begin has left its reason with the server.
-        logs = [path for path in (self.folder / "stderr", self.server.log) if path.is_file()]
-        tails = (path.read_text(errors="replace").strip().splitlines()[-5:] for path in logs)
-        lines = next(filter(None, tails), [])
-        return "\n".join([how, *(line[-500:] for line in lines)])
+        return record_of(self.run, self.attempt, outcome, threads=self.threads, jobs=self.jobs)
 
     def _clean(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # With what the run has left to a sweep that was killed while it ended.
+        for folder in self.folder.parent.parent.glob(f"*/{self.folder.name}"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _say_checkpoint(record: Record, which: str) -> None:
-    # Which weights speak for the run; the recorder does not know the command line.
-    curve, best = record["result"]["curve"], record["result"]["best_step"]
-    if best is None:
-        which = "last"  # what was never validated has no best weights
-    if which == "best":
-        curve = [point for point in curve if point["step"] == best]
-    record["training"] |= {"checkpoint": which, "checkpoint_split": "validation" if which == "best" else None}
-    record["result"]["validation"] = curve[-1] if curve else None
+def _succeeded(folder: Path) -> bool:
+    try:
+        return json.loads((folder / "outcome.json").read_text())["status"] == 0
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
-def _named(settings: dict[str, Any]) -> dict[str, Any]:
-    # A run that failed early has not said what it is; its config does.
-    found: dict[str, Any] = {}
-    for kind, key in (("task", "data"), ("mixer", "mixer")):
-        entry = settings.get(key)
-        entry = {"name": entry} if isinstance(entry, str) else entry
-        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            found[kind] = entry["name"]
-            found[f"{kind}_kwargs"] = {name: value for name, value in entry.items() if name != "name"}
-    return found
-
-
-def repro_facts() -> dict[str, Any]:
-    """What a record keeps of this machine and checkout: versions, commit, platform, processor."""
-    import torch
-
-    from seqmix.benchmarks.record import describe_run
-
-    facts = describe_run("leaderboard", [], torch.device("cpu"), {})
-    versions = facts["versions"]
-    return {
-        "seqmix": versions["seqmix"],
-        "torch": versions["torch"],
-        "python": versions["python"],
-        "commit": facts["commit"],
-        "dirty": facts["dirty"],
-        "platform": facts["machine"]["os"],
-        "processor": facts["machine"]["processor"],
-    }
+def _abandoned(place: Path) -> bool:
+    """Whether the sweep that this was the place of is gone, and has left nothing to record."""
+    try:
+        with (place / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return not any(map(_succeeded, place.iterdir()))
+    except (BlockingIOError, FileNotFoundError):  # it works, or has just begun or ended
+        return False

@@ -11,7 +11,7 @@ from typing import Any
 from seqmix.leaderboard.schema import plain
 from seqmix.training.config_files import load_config, parse_value, set_by_path
 
-__all__ = ["Run", "plan_run", "plan_runs"]
+__all__ = ["Run", "checked_run", "plan_run", "plan_runs"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,14 @@ def plan_run(
         content |= {"board": board, "entry": entry, "column": column}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return Run(config, tuple(overrides), seed, settings, digest[:16], board, entry, column)
+
+
+def checked_run(run: Run) -> Run:
+    """`run`, if its config is still what it was when it was planned; else a `ValueError`."""
+    place = {"board": run.board, "entry": run.entry, "column": run.column}
+    if plan_run(run.config, run.overrides, run.seed, **place).id != run.id:
+        raise ValueError(f"config {run.config}: it was changed during the sweep; start the sweep again")
+    return run
 
 
 def plan_runs(

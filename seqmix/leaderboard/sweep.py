@@ -20,7 +20,7 @@ from seqmix.leaderboard.statistics import MEASURES
 __all__ = ["Job", "Plan", "Runner", "sweep"]
 
 _ATTEMPTS = 2
-_POLL = 0.1  # seconds
+_POLL = 0.5  # seconds between looks at what has ended, where nothing wakes the sweep
 _PATIENCE = 5.0  # seconds until a run of another sweep is asked for again
 
 
@@ -39,9 +39,13 @@ class Job(Protocol):
 
 
 class Runner(Protocol):
-    """What starts runs: processes of this machine, one for each; workers that stay, or a cluster, are others."""
+    """What starts runs: as processes of this machine, or as jobs of a cluster."""
 
     def start(self, run: Run, attempt: int) -> Job: ...
+
+    def wait(self, seconds: float) -> None:
+        """Until a job may have finished, but at most so long."""
+        ...
 
 
 class Plan(Protocol):
@@ -122,7 +126,7 @@ class _Sweep:
                         break
                     self._show()
                     if self.active:
-                        time.sleep(_POLL)
+                        self.runner.wait(_POLL)
         finally:
             for job in self.active:
                 job.stop()

@@ -1,8 +1,9 @@
 """The process that runs `seqmix fit` for a sweep: it imports everything once and forks into each run.
 
-Lines of JSON come in, `{"start": n, "options": [...], "stdout": path, "stderr": path}` and `{"stop": n}`, and go out,
-`{"ended": n, "status": s}` with the exit status, or minus the signal. When standard input closes, which it does however
-the sweep ends, the runs that go on are killed: nobody would record what came of them.
+Lines of JSON come in, `{"start": n, "options": [...], "folder": path, "hold": [file, id], "facts": {...}}` and
+`{"stop": n}`, and go out, `{"ended": n, "status": s}` with the exit status, or minus the signal. The folder of a run
+then has `outcome.json`, should nobody live to read that line. When standard input closes, which it does however the
+sweep ends, the runs that go on are killed: nobody would record what came of them.
 """
 
 import ctypes
@@ -11,13 +12,19 @@ import os
 import selectors
 import signal
 import sys
+import time
 import traceback
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-__all__ = ["main"]
+from seqmix._files import write_text_whole
+from seqmix.leaderboard.claims import hold
 
-_POLL = 0.05  # seconds between looks at what has ended
+__all__ = ["die_with_parent", "main"]
+
+_POLL = 1.0  # seconds between looks at what has ended, should a signal be lost
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
 
 
@@ -28,41 +35,77 @@ def main() -> int:
     os.dup2(2, 1)
     from seqmix.leaderboard import recorder  # noqa: F401  what takes seconds, before the first fork
 
-    runs: dict[int, int] = {}  # process of each run
+    runs: dict[int, _Forked] = {}
     buffer = b""
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)
+        selector.register(_wake_when_a_child_ends(), selectors.EVENT_READ)
         while True:
-            if selector.select(_POLL):
-                read = os.read(0, 1 << 16)
-                if not read:
-                    break
-                *lines, buffer = (buffer + read).split(b"\n")
-                for line in lines:
-                    _do(json.loads(line), runs, answers)
-            for number, process in list(runs.items()):
-                ended, status = os.waitpid(process, os.WNOHANG)
-                if ended:
-                    del runs[number]
-                    with suppress(BrokenPipeError):
-                        print(json.dumps({"ended": number, "status": os.waitstatus_to_exitcode(status)}), file=answers)
-    for process in runs.values():
-        _kill(process)
-        os.waitpid(process, 0)
-    return 0
+            for key, _ in selector.select(_POLL):
+                read = os.read(key.fd, 1 << 16)
+                if key.fd == 0 and not read:
+                    _reap(runs, answers)
+                    _kill_all(runs)
+                    return 0
+                if key.fd == 0:
+                    *lines, buffer = (buffer + read).split(b"\n")
+                    for line in lines:
+                        _do(json.loads(line), runs, answers)
+            _reap(runs, answers)
 
 
-def _do(order: dict[str, Any], runs: dict[int, int], answers: TextIO) -> None:
+def _wake_when_a_child_ends() -> int:
+    """A descriptor that can be read when a child has ended."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    return reader
+
+
+def _reap(runs: "dict[int, _Forked]", answers: TextIO) -> None:
+    for number, run in list(runs.items()):
+        ended, status = os.waitpid(run.process, os.WNOHANG)
+        if ended:
+            del runs[number]
+            _tell(number, run, os.waitstatus_to_exitcode(status), answers)
+
+
+def _tell(number: int, run: "_Forked", status: int, answers: TextIO) -> None:
+    if not run.stopped:
+        outcome = {"status": status, "seconds": time.monotonic() - run.began, "facts": run.order["facts"]}
+        with suppress(FileNotFoundError):  # the sweep has given it up
+            write_text_whole(Path(run.order["folder"], "outcome.json"), json.dumps(outcome))
+    with suppress(BrokenPipeError):
+        print(json.dumps({"ended": number, "status": status}), file=answers)
+
+
+@dataclass
+class _Forked:
+    process: int
+    order: dict[str, Any]
+    began: float
+    stopped: bool = False
+
+
+def _do(order: dict[str, Any], runs: dict[int, _Forked], answers: TextIO) -> None:
     if "stop" in order:
         if order["stop"] in runs:
-            _kill(runs[order["stop"]])
+            runs[order["stop"]].stopped = True
+            _kill(runs[order["stop"]].process)
         return
-    server = os.getpid()
+    server, began = os.getpid(), time.monotonic()
     process = os.fork()
     if process == 0:
         answers.close()
         _become(order, server)
-    runs[order["start"]] = process
+    runs[order["start"]] = _Forked(process, order, began)
+
+
+def _kill_all(runs: dict[int, _Forked]) -> None:
+    for run in runs.values():
+        _kill(run.process)
+        os.waitpid(run.process, 0)
 
 
 def _become(order: dict[str, Any], server: int) -> NoReturn:
@@ -70,14 +113,17 @@ def _become(order: dict[str, Any], server: int) -> NoReturn:
     status = 1
     try:
         os.setsid()
-        if sys.platform == "linux":  # elsewhere a server that is killed outright leaves its runs behind
-            ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-            if os.getppid() != server:
-                os._exit(1)
-        for descriptor, path in ((0, os.devnull), (1, order["stdout"]), (2, order["stderr"])):
+        die_with_parent()
+        if os.getppid() != server:
+            os._exit(1)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        said = (f"{order['folder']}/{name}" for name in ("stdout", "stderr"))
+        for descriptor, path in enumerate((os.devnull, *said)):
             opened = os.open(path, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(opened, descriptor)
             os.close(opened)
+        hold(*order["hold"])
         from seqmix.__main__ import main as seqmix
 
         status = seqmix(["fit", *order["options"]])
@@ -90,6 +136,12 @@ def _become(order: dict[str, Any], server: int) -> NoReturn:
             with suppress(OSError, ValueError):
                 stream.flush()
         os._exit(status)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent has died; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def _kill(process: int) -> None:

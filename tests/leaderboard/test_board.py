@@ -95,11 +95,6 @@ class Notes(FakeRunner):
         return [(str(r.column), str(r.entry), r.settings["optimizer"]["lr"], r.seed) for r in self.runs]
 
 
-@pytest.fixture(autouse=True)
-def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqmix.leaderboard.sweep._POLL", 0.001)
-
-
 def test_best_rate_is_chosen_on_validation_data_and_then_come_the_seeds(fresh: BoardPlan, tmp_path: Path) -> None:
     store, runner = RunStore(tmp_path / "runs.jsonl"), Notes(outcome({0.001: 0.2, 0.01: 0.9, 0.1: 0.4}))
     assert sweep(fresh, store, runner) == 0

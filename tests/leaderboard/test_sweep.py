@@ -57,10 +57,8 @@ class FakeRunner:
         self.started.append((run.seed, attempt))
         return FakeJob(run, attempt, self.outcome, self.stopped)
 
-
-@pytest.fixture(autouse=True)
-def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqmix.leaderboard.sweep._POLL", 0.001)
+    def wait(self, seconds: float) -> None:
+        time.sleep(0.001)
 
 
 def runs(*seeds: int) -> list[Run]:
