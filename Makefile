@@ -2,6 +2,7 @@
 # make test    set up and run the tests (make test-slow: training runs, inductor, several processes)
 # make lint    ruff and mypy
 # make bench   time the kernels and layers on this machine
+# make docs    build the documentation into site/ (make docs-serve: show it, and follow changes)
 #
 # PYTHON       the interpreter the environment is made with, 3.11 or newer
 # VENV         where the environment goes
@@ -16,7 +17,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: train test test-slow lint bench clean
+.PHONY: train test test-slow lint bench docs docs-serve clean
 
 train: $(VENV)/.train
 	$(BIN)/seqmix fit --config a5
@@ -37,6 +38,12 @@ bench: $(VENV)/.bench
 	$(BIN)/seqmix bench kernels --device cpu
 	$(BIN)/seqmix bench layers
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 # Each stamp is newer than the files that it was installed from, so a second run changes nothing.
 $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("seqmix needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -50,12 +57,16 @@ $(VENV)/.train: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(PIP) -e '.[train,board,images,dev]'
+	$(PIP) -e '.[train,board,images,docs,dev]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.train
 	$(PIP) -e '.[train,bench]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.train
+	$(PIP) -e '.[train,docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

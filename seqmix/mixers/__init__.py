@@ -1,7 +1,7 @@
 """Token mixers: layers that mix information along a sequence, all with one contract (`TokenMixer`)."""
 
 from seqmix.mixers.attention import Attention
-from seqmix.mixers.base import TokenMixer
+from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.bd_lru import BDLRU
 from seqmix.mixers.deltanet import DeltaNet
 from seqmix.mixers.dense import DenseRNN
@@ -16,6 +16,7 @@ from seqmix.mixers.mamba3 import Mamba3
 from seqmix.mixers.registry import create_mixer, list_mixers, register_mixer
 from seqmix.mixers.rg_lru import RGLRU
 from seqmix.mixers.selective_rope import SelectiveRoPE
+from seqmix.mixers.state import mixer_state
 
 __all__ = [
     "BDLRU",
@@ -36,5 +37,7 @@ __all__ = [
     "TokenMixer",
     "create_mixer",
     "list_mixers",
+    "mixer_state",
+    "recurrent_dtype",
     "register_mixer",
 ]

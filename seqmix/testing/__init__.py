@@ -20,6 +20,7 @@ from seqmix.testing.subject import Check, Factory, Subject
 __all__ = ["MIXER_CHECKS", "Check", "check_mixer"]
 
 MIXER_CHECKS: tuple[Check, ...] = (*agreement.CHECKS, *values.CHECKS, *precision.CHECKS, *mistakes.CHECKS)
+"""Every check of the contract."""
 
 
 def check_mixer(factory: Factory, d_model: int = 16, *, only: str = "*") -> int:
