@@ -2,18 +2,20 @@
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from seqmix import FixedPointMamba, FixedPointRNN
+from seqmix.mixers.fixed_point.low_rank import eliminate
 from seqmix.mixers.fixed_point.mamba_cell import _first_pole
 from seqmix.mixers.fixed_point.mamba_op import cell as mamba_cell_of
 from seqmix.mixers.fixed_point.mamba_solvers import Adjoint as MambaAdjoint
 from seqmix.mixers.fixed_point.mamba_solvers import Forward as MambaForward
 from seqmix.mixers.fixed_point.mamba_solvers import Gradients, Inputs
-from seqmix.mixers.fixed_point.rnn_op import cell as rnn_cell_of
 from seqmix.mixers.fixed_point.rnn_solvers import Adjoint, Forward
 from seqmix.mixers.fixed_point.rows import Rows
 from seqmix.mixers.fixed_point.sweeps import Stop, by_parts, solve, solve_on_device
 from seqmix.mixers.fixed_point.sweeps_device import iterate
+from tests.kernels.waiting import on_a_gpu
 from tests.mixers.test_fp_rnn import ALL, build, diverging, relative
 
 pytest.importorskip("triton")
@@ -184,43 +186,65 @@ def test_divergence_is_found_at_the_end():
         assert relative(y.view(4, 32, 6)[s], expected.view(4, 32, 6)[s]) < 1e-9
 
 
-@pytest.fixture
-def no_numbers(monkeypatch):
-    """Tensors without numbers: whatever asks for one on the host, and would wait for a GPU, raises."""
-    monkeypatch.setattr("seqmix.mixers.fixed_point.mamba_cell._can_look", lambda x: False)
-    monkeypatch.setattr("seqmix.mixers.fixed_point.mamba_solvers._HAS_NUMBA", False)  # the compiled pass is a CPU's
-    with FakeTensorMode():
-        yield
+def layer_on_a_gpu(kind, **options):
+    """A layer, x and state on a GPU, which have no numbers."""
+    with torch.device("meta"):
+        layer = kind(8, **options)
+    for module in layer.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = torch.empty(parameter.shape)
+    return layer, torch.empty(2, 21, 8), layer.init_state(2)
 
 
-RNN_CELLS = [rnn_cell_of("householder", 6, 2, 2.0, "lambda b mixing"), rnn_cell_of("dplr", 6, 2, 2.0, "")]
-MAMBA_CELL = mamba_cell_of("householder", 6, 4, 2, 2.0, "b c mixing")
+CAPTURED = [
+    (FixedPointRNN, {"d_state": 6, "mixing": "householder", "rank": 2}),
+    (FixedPointRNN, {"d_state": 6, "mixing": "dplr", "rank": 3, "hidden_dependence": ("c",), "solver": "sweeps"}),
+    (FixedPointRNN, {"d_state": 6, "mixing": "kronecker", "solver": "sweeps"}),
+    (FixedPointMamba, {"d_state": 3, "rank": 2, "max_radius": 0.3}),
+    (FixedPointMamba, {"d_state": 3, "rank": 1, "mixing": "dplr", "d_conv": 4}),
+]
 
 
-@pytest.mark.parametrize("chosen", RNN_CELLS, ids=("householder", "dplr"))
-def test_nothing_in_the_loop_looks_at_a_number(chosen, no_numbers):
-    p, weight, h0 = torch.zeros(42, chosen.size), torch.zeros(chosen.recurrent, 6), torch.zeros(2, 6)
-    for rows in (Rows(torch.arange(3) * 21, 42, 21), Rows(torch.arange(3) * 21, 42)):
-        forward = Forward(chosen, p, weight, h0, rows)
-        y, _ = iterate(forward, torch.zeros(42, 6), STOP._replace(cap=2))
-        iterate(Adjoint(forward, y, torch.zeros_like(y)), torch.zeros_like(y), STOP._replace(cap=2))
-    # A step of a decode: one token of every sequence.
-    rows = Rows(torch.arange(3), 2, 1)
-    h = Forward(chosen, p[:2], weight, h0, rows).one_by_one()
-    assert rows.end(h, h0).shape == (2, 6)
+@pytest.mark.parametrize("kind, options", CAPTURED, ids=str)
+def test_decode_and_sweeps_can_be_captured(kind, options, monkeypatch):
+    """One token, and whole sequences by sweeps with their gradients: nothing looks at a number on the host."""
+    with on_a_gpu(monkeypatch) as launches:
+        layer, x, state = layer_on_a_gpu(kind, max_iterations=2, **options)
+        y, state = layer.step(x[:, 0], state)
+        assert y.shape == (2, 8) and y.device.type == "cuda" and layer.last_solve.shape == (2, 4)
+        launches.clear()
+        layer(x, state)
+    names = [name for name, _ in launches]
+    assert names.count("_finish" if kind is FixedPointMamba else "_sweep") >= 4, names  # two sweeps and two back
 
 
-def test_nothing_in_the_loop_of_mamba_looks_at_a_number(no_numbers):
-    chosen = MAMBA_CELL
-    sizes = (42, 6), (42, 6), (42, chosen.size), (6, 4), (6,), (chosen.recurrent, 6), (6,)
-    inputs, s0, y0 = Inputs(*(torch.zeros(size) for size in sizes)), torch.zeros(2, 6, 4), torch.zeros(2, 6)
-    forward = MambaForward(chosen, inputs, s0, y0, Rows(torch.arange(3) * 21, 42, 21), STOP)
-    y, _ = iterate(forward, torch.zeros(42, 6), STOP._replace(cap=2))
-    iterate(MambaAdjoint(forward, y, y, s0), torch.zeros(42, 6), STOP._replace(cap=2))
-    token = MambaForward(chosen, inputs.at(slice(0, 2)), s0, y0, Rows(torch.arange(3), 2, 1), STOP)
-    assert token.one_by_one().shape == (2, 6)
-    with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-        solve(token, torch.zeros(2, 6), STOP._replace(cap=0))
+def test_sweeps_look_once_and_only_for_the_fallback(monkeypatch):
+    """Outside a graph the one look is after the loop; without the fallback there is none."""
+    with on_a_gpu(monkeypatch, capturing=False):
+        monkeypatch.setattr("seqmix.mixers.fixed_point.sweeps_device.can_poll", lambda device: False)
+        layer, x, state = layer_on_a_gpu(FixedPointRNN, max_iterations=2, fallback=False)
+        layer(x, state)
+        layer, x, state = layer_on_a_gpu(FixedPointRNN, max_iterations=2)
+        with pytest.raises(DataDependentOutputException):
+            layer(x, state)
+
+
+def test_what_cannot_be_captured_says_so(monkeypatch):
+    with on_a_gpu(monkeypatch):
+        layer, x, state = layer_on_a_gpu(FixedPointMamba, rank=3)
+        with pytest.raises(NotImplementedError, match="rank above 2 cannot be part of a CUDA graph"):
+            layer.step(x[:, 0], state)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_elimination_solves(size):
+    a = torch.randn(40, 3, size, size, dtype=torch.float64)
+    a[:5, :, 0, 0] = 0  # rows must be exchanged
+    b = torch.randn(40, 3, size, 2, dtype=torch.float64)
+    if size == 1:
+        a = a + (a == 0)
+    torch.testing.assert_close(eliminate(a, b), torch.linalg.solve(a, b), rtol=1e-9, atol=1e-9)
 
 
 def test_first_pole_in_closed_form_is_the_largest_real_eigenvalue():

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 _EPS = 1e-6
+_SMALL = 8  # largest system that a GPU eliminates in a few launches of its own
 
 Linear = Callable[[Tensor], Tensor]  # a linear map of vectors (..., k, width)
 
@@ -82,7 +83,7 @@ class LowRank:
 
     def gain(self, f: LowRankFactors, gram: Tensor) -> Tensor:
         """E (..., r, r) with (I - B K)^-1 = I + B U^T E U, where gram = U B U^T (Woodbury)."""
-        return torch.linalg.solve_ex(self._core(f, gram), torch.diag_embed(f.alpha))[0]
+        return solve_small(self._core(f, gram), torch.diag_embed(f.alpha))
 
     def _core(self, f: LowRankFactors, gram: Tensor) -> Tensor:
         eye = torch.eye(self.rank, dtype=gram.dtype, device=gram.device)
@@ -91,14 +92,14 @@ class LowRank:
     def solve(self, f: LowRankFactors, b: Linear, y: Tensor) -> Tensor:
         """(I - B K)^-1 y, one system of size r; `b` maps (..., k, width), k vectors at once."""
         columns = b(f.u)
-        omega, _ = torch.linalg.solve_ex(self._core(f, f.u @ columns.mT), f.alpha * _rows(f.u, y))
-        return y + _combine(columns, omega)
+        omega = solve_small(self._core(f, f.u @ columns.mT), (f.alpha * _rows(f.u, y)).unsqueeze(-1))
+        return y + _combine(columns, omega.squeeze(-1))
 
     def solve_transposed(self, f: LowRankFactors, b: Linear, y: Tensor) -> Tensor:
         """(I - K^T B)^-1 y."""
         core = self._core(f._replace(upper=f.upper.mT), f.u @ b(f.u).mT)
-        eta, _ = torch.linalg.solve_ex(core, f.alpha * _rows(f.u, b(y.unsqueeze(-2)).squeeze(-2)))
-        return y + _combine(f.u, eta)
+        eta = solve_small(core, (f.alpha * _rows(f.u, b(y.unsqueeze(-2)).squeeze(-2))).unsqueeze(-1))
+        return y + _combine(f.u, eta.squeeze(-1))
 
     def vjp(self, pre: Tensor, f: LowRankFactors, w: Tensor, e: Tensor) -> Tensor:
         """The gradient of w^T K e in `pre`."""
@@ -134,6 +135,28 @@ class LowRank:
             return f.u.new_zeros(f.u.shape[:-2])
         gram = f.u @ b(f.u).mT
         return torch.linalg.eigvals(gram @ self.as_product(f)[1]).abs().amax(-1)
+
+
+def solve_small(a: Tensor, b: Tensor) -> Tensor:
+    """a^-1 b for systems a (..., r, r) and b (..., r, k)."""
+    return eliminate(a, b) if a.is_cuda and a.shape[-1] <= _SMALL else torch.linalg.solve_ex(a, b)[0]
+
+
+def eliminate(a: Tensor, b: Tensor) -> Tensor:
+    """The same by Gauss-Jordan elimination with row exchanges, in operations that any CUDA graph holds.
+
+    Which library solves a system on a GPU, and whether it can be captured, depends on sizes.
+    """
+    r = a.shape[-1]
+    system, place = torch.cat((a, b), -1), torch.arange(r, device=a.device)
+    for i in range(r):
+        below = system[..., i].abs().masked_fill(place < i, -1)
+        best = below.argmax(-1, keepdim=True)
+        order = torch.where(place == i, best, torch.where(place == best, i, place))
+        system = system.gather(-2, order.unsqueeze(-1).expand_as(system))
+        row = system[..., i : i + 1, :] / system[..., i : i + 1, i : i + 1]
+        system = torch.where((place == i).unsqueeze(-1), row, system - system[..., i : i + 1] * row)
+    return system[..., r:]
 
 
 def _rows(u: Tensor, v: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqmix.mixers.fixed_point.low_rank import Linear
+from seqmix.mixers.fixed_point.low_rank import Linear, solve_small
 from seqmix.mixers.fixed_point.rnn_cell import Mixing
-from seqmix.mixers.fixed_point.sweeps import Stop
+from seqmix.mixers.fixed_point.sweeps import Stop, capturing
 
 EPS = 1e-5
 _IDLE = 4  # steps without a smaller residual after which the bracket is halved
@@ -62,6 +62,11 @@ def _first_pole(system: Tensor) -> Tensor:
     """The largest real eigenvalue, at least zero: the deviation at which y has its first pole, (...)."""
     system = torch.where(system.isfinite(), system, 0)
     if system.shape[-1] > 2:
+        if capturing(system.device):
+            raise NotImplementedError(
+                "FixedPointMamba: a mixing of rank above 2 cannot be part of a CUDA graph: "
+                "its tokens need eigenvalues, which PyTorch finds on the host"
+            )
         values = torch.linalg.eigvals(system)
         return torch.where(values.imag.abs() <= 1e-7 * values.abs(), values.real, 0).amax(-1).clamp_min(0)
     if system.shape[-1] == 1:
@@ -140,7 +145,7 @@ class Cell:
 
         def mixed(tau: Tensor) -> Tensor:
             """omega with K y(tau) = U^T omega."""
-            return tau[:, None] * torch.linalg.solve_ex(eye - tau[:, None, None] * system, source)[0]
+            return tau[:, None] * solve_small(eye - tau[:, None, None] * system, source.unsqueeze(-1)).squeeze(-1)
 
         def excess(tau: Tensor) -> Tensor:
             omega = mixed(tau)

@@ -36,6 +36,11 @@ class Problem(Protocol):
         """The fixed point, one token after the other."""
 
 
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, in which nothing can wait for a number."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def by_parts(problem: Problem, y: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
     """The next iterate (L, D), and by sequence (S,) max |F(y) - y| and max |y|; those not `busy` (S,) keep theirs."""
     new, rows = problem.sweep(y), problem.rows
@@ -117,16 +122,24 @@ def solve(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved, Tens
 
 
 def solve_on_device(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved, Tensor]:
-    """The same without a look from the host before the end: whoever has not converged by then is looked into."""
+    """The same without a look from the host before the end: whoever has not converged by then is looked into.
+
+    The one look tells whether a sequence is to be solved one token after the other, which is work of another shape.
+    Without that fallback, or where a CUDA graph is captured, there is none: the report has what failed.
+    """
     from seqmix.mixers.fixed_point.sweeps_device import iterate
 
+    rows = problem.rows
     y, report = iterate(problem, y, stop)
-    failed = ~report.converged & (problem.rows.lengths > 0)
-    wild, elsewhere = torch.zeros_like(failed), problem.astray(y)
-    if bool(failed.any()):
-        wild = failed & (problem.rows.largest(problem.radius(y).unsqueeze(1)) >= 1)
+    failed, elsewhere = ~report.converged & (rows.lengths > 0), problem.astray(y)
+    astray = torch.zeros_like(failed)
     if elsewhere is not None:
-        wild = wild | (report.converged & (problem.rows.largest(elsewhere.to(y.dtype)[:, None]) > 0))
+        astray = report.converged & (rows.largest(elsewhere.to(y.dtype)[:, None]) > 0)
+        report = report._replace(converged=report.converged & ~astray)
+    nobody = torch.empty(0, dtype=torch.long, device=y.device)
+    if not stop.fallback or capturing(y.device) or not bool((failed | astray).any()):
+        return y, report, nobody
+    wild = astray | (failed & (rows.largest(problem.radius(y).unsqueeze(1)) >= 1))
     return y, report, wild.nonzero().squeeze(1)
 
 
@@ -139,7 +152,8 @@ def residual(problem: Problem, y: Tensor) -> Tensor:
 def by_sweeps(problem: Problem, start: Tensor, stop: Stop) -> tuple[Tensor, Solved]:
     """Sweeps, and one token after the other for the sequences whose sweeps diverge or go astray."""
     y, report, wild = solve(problem, start, stop)
-    report.converged[wild] = False
+    if len(wild):
+        report.converged[wild] = False
     if len(wild) and stop.fallback:
         where, _ = problem.rows.select(wild)
         part = problem.select(wild)

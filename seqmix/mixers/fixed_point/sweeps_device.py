@@ -10,7 +10,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from seqmix.mixers.fixed_point.sweeps import Problem, Solved, Stop
+from seqmix.mixers.fixed_point.sweeps import Problem, Solved, Stop, capturing
 
 
 class _Flag:
@@ -32,7 +32,7 @@ class _Flag:
 
 def can_poll(device: torch.device) -> bool:
     """Whether numbers arrive on the host while the loop goes on."""
-    return device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+    return device.type == "cuda" and not capturing(device)
 
 
 def iterate(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved]:
