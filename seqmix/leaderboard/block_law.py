@@ -73,6 +73,21 @@ class Cell:
         looked = [certificate["certified"] for certificate in found if certificate is not None]
         return sum(looked) if looked else None
 
+    @property
+    def image(self) -> int | None:
+        """The order of the largest quotient of the group that a block carries, median over runs that were looked at.
+
+        1 where blocks carry nothing; None if no run was looked at.
+        """
+        orders = [_largest_image(run, group(self.group).order) for run in self.runs]
+        known = [order for order in orders if order is not None]
+        return int(np.median(known)) if known else None
+
+    @property
+    def surprising(self) -> bool:
+        """Whether no run was solved although the law says so, or one although it says the opposite."""
+        return self.predicted != bool(self.solved or self.certified)
+
 
 def plan(
     groups: Sequence[str], sizes: Sequence[int], gates: Sequence[str], seeds: Sequence[int], read_out: str,
@@ -136,6 +151,13 @@ def _is_solved(run: Record) -> bool:
     return value is not None and value >= ACCURACY
 
 
+def _largest_image(run: Record, order: int) -> int | None:
+    certificate = run["result"]["certificate"]
+    if certificate is None:
+        return None
+    return max((order // block["kernel"] for block in certificate["blocks"] if block["kernel"]), default=1)
+
+
 def _rows(cells: dict[Key, Cell]) -> list[tuple[str, str]]:
     # Groups in the order of the plan, others after them; what has another read-out stands below.
     rows = {(name, read_out) for name, read_out, _, _ in cells}
@@ -157,33 +179,32 @@ def table(cells: dict[Key, Cell]) -> str:
             least = smallest_block(name, signed=gates == "signed", read_out=read_out)
             own = [cells.get((name, read_out, gates, m)) for m in sizes]
             if any(own):
-                rows.append([_label((name, read_out)), str(least), *(_counts(cell, bold=True) for cell in own)])
+                rows.append([_label((name, read_out)), str(least), *(_counts(cell) for cell in own)])
         if rows:
             header = [f"{gates} gates", "least m", *(f"m = {m}" for m in sizes)]
             parts.append(markdown(header, rows))
     runs = [run for cell in cells.values() for run in cell.runs]
     parts.append(
         f"Runs solved (at least {ACCURACY:g} of the words right at the longest test length), then those certified for "
-        "every length, of all. Bold: the law says that blocks of this size are enough. !: no run was solved although "
-        f"it says so, or one was although it says the opposite. {_agreement(cells)} {circumstances(runs)}"
+        "every length, of all; where none was solved, the order of the largest quotient of the group that one block "
+        "carries instead (median over the runs). Bold: the law says that blocks of this size are enough. !: no run was "
+        f"solved although it says so, or one was although it says the opposite. {_agreement(cells)} "
+        + circumstances(runs)
     )
     return "\n\n".join(parts)
 
 
-def _counts(cell: Cell | None, *, bold: bool = False) -> str:
+def _counts(cell: Cell | None) -> str:
     if cell is None:
         return ""
     certified = "-" if cell.certified is None else str(cell.certified)
-    text = f"{cell.solved}, {certified} of {len(cell.runs)}{' !' * _surprising(cell)}"
-    return f"**{text}**" if bold and cell.predicted else text
-
-
-def _surprising(cell: Cell) -> bool:
-    return cell.predicted != bool(cell.solved or cell.certified)
+    learned = "" if cell.solved or cell.image is None else f"; {cell.image}"
+    text = f"{cell.solved}, {certified} of {len(cell.runs)}{learned}{' !' * cell.surprising}"
+    return f"**{text}**" if cell.predicted else text
 
 
 def _agreement(cells: dict[Key, Cell]) -> str:
-    other = [cell for cell in cells.values() if _surprising(cell)]
+    other = [cell for cell in cells.values() if cell.surprising]
     names = ", ".join(f"{_label((c.group, c.read_out))} {c.gates} m = {c.block_size}" for c in other)
     return f"{len(cells) - len(other)} of {len(cells)} cells agree" + (f"; not {names}." if other else ".")
 

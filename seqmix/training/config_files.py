@@ -11,6 +11,8 @@ Another `name` starts an entry afresh; without one the given arguments change th
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +192,12 @@ def _tasks_by_class() -> dict[str, str]:
 
 def parse_value(text: str) -> Any:
     """YAML, with numbers like 1e-3 as numbers; a `ValueError` for text that is none."""
+    return deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Any:
+    # A sweep plans thousands of runs from few texts, and YAML is slow.
     yaml = require("yaml", extra="train", owner="seqmix")
 
     class Loader(yaml.SafeLoader):  # type: ignore[name-defined, misc]

@@ -15,13 +15,14 @@ from tests.leaderboard.records import make_record
 
 def record(
     group: str, m: int, gates: str = "softmax", seed: int = 0, *, solved: bool = True, certified: bool | None = None,
-    mlp: float = 0, **more: Any,
+    mlp: float = 0, kernels: tuple[int, ...] = (), **more: Any,
 ) -> Record:  # fmt: skip
     mixer = {"name": "bd-lru", "block_size": m, "d_state": 8 * m, "normalization": gates}
     settings = {"data": {"name": "word-problem", "group": group}, "mixer": mixer, "model": {"mlp_ratio": mlp}}
     made = make_record("block-law", seed, accuracies={16: 1.0, 256: 1.0 if solved else 0.98}, **settings, **more)
     if certified is not None:
-        made["result"]["certificate"] = {"certified": certified}
+        blocks = [{"kind": "anti-homomorphism", "kernel": kernel} for kernel in kernels]
+        made["result"]["certificate"] = {"certified": certified, "blocks": blocks}
     return made
 
 
@@ -53,6 +54,14 @@ def test_cells_count_solved_and_certified_runs() -> None:
     cell = cells["S3", "linear", "softmax", 3]
     assert (len(cell.runs), cell.solved, cell.certified, cell.predicted) == (6, 3, 2, True)
     assert cells["S3", "linear", "softmax", 2].certified is None and not cells["S3", "linear", "softmax", 2].predicted
+
+
+def test_what_was_learned_instead_is_the_largest_quotient() -> None:
+    runs = [record("S4", 3, seed=n, solved=False, certified=False, kernels=(12, 4)) for n in range(3)]
+    runs += [record("S4", 2, solved=False, certified=False), record("S4", 1, solved=False)]
+    cells = cells_of(runs)
+    assert [cells["S4", "linear", "softmax", m].image for m in (1, 2, 3)] == [None, 1, 6]
+    assert "| S4 | 4 | 0, - of 1 | 0, 0 of 1; 1 | 0, 0 of 3; 6 |" in table(cells)
 
 
 def test_what_disagrees_is_marked() -> None:
