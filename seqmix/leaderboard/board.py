@@ -10,6 +10,9 @@ mixers:                                       rows: a registered mixer with argu
   bd-lru-2: {name: bd-lru, block_size: 2, tasks: [parity]}
 rates: {low: 3.0e-4, high: 1.0e-1, points: 6}     learning rates, evenly spaced in their logarithm; or a list
 seeds: {grid: [0], best: [0, 1, 2, 3, 4]}     at every rate; at the best one, chosen on validation data
+
+base: cpu                                     a board that everything else is from, its name included
+tasks: [parity, a5]                           and those of its tasks that are wanted
 """
 
 import json
@@ -22,6 +25,7 @@ from typing import Any
 from seqmix._suggest import unknown_name
 from seqmix.leaderboard.sizing import BUDGETS, Budget
 from seqmix.mixers.registry import get_mixer
+from seqmix.models._specs import named
 from seqmix.training.config_files import FOLDER, find_config, parse_value
 
 __all__ = ["Board", "Column", "find_board", "list_boards", "load_board"]
@@ -96,11 +100,12 @@ def load_board(path: Path) -> Board:
 
 
 def _board(content: Any, path: Path) -> Board:
-    content = _mapping("the file", content, _KEYS, needed=_KEYS[1:])
+    content, folder = _on_base(_mapping("the file", content, (*_KEYS, "base")), path)
+    _mapping("the file", content, _KEYS, needed=_KEYS[1:])
     name = content.get("name", path.stem)
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"name: expected text, got {name!r}")
-    tasks = {str(key): _column(str(key), value, path.parent) for key, value in _entries("tasks", content["tasks"])}
+    tasks = {str(key): _column(str(key), value, folder) for key, value in _entries("tasks", content["tasks"])}
     mixers, only = {}, {}
     for row, entry in _entries("mixers", content["mixers"]):
         mixers[str(row)] = _mixer(str(row), entry)
@@ -108,6 +113,21 @@ def _board(content: Any, path: Path) -> Board:
             only[str(row)] = tuple(_tasks(f"mixers.{row}.tasks", mixers[str(row)].pop("tasks"), tasks))
     grid, best = _seeds(content["seeds"])
     return Board(name, _budget(content["budget"]), tasks, mixers, only, _rates(content["rates"]), grid, best)
+
+
+def _on_base(content: dict[str, Any], path: Path) -> tuple[dict[str, Any], Path]:
+    """With everything that it does not say itself from the board under `base`, and the folder of its configs."""
+    if "base" not in content:
+        return content, path.parent
+    base = find_board(str(content["base"]))
+    if base is None:
+        raise unknown_name("board in base:", content["base"], list_boards())
+    own = {key: value for key, value in content.items() if key != "base"}
+    beneath = parse_value(base.read_text())
+    if isinstance(own.get("tasks"), list):
+        tasks = beneath["tasks"]
+        own["tasks"] = {task: tasks[task] for task in _tasks("tasks", own["tasks"], tasks)}
+    return {"name": base.stem} | beneath | own, base.parent
 
 
 def _mapping(where: str, value: Any, known: Iterable[str], needed: Iterable[str] = ()) -> dict[str, Any]:
@@ -159,8 +179,12 @@ def _column(key: str, value: Any, folder: Path) -> Column:
 
 def _mixer(row: str, value: Any) -> dict[str, Any]:
     value = {"name": value} if isinstance(value, str) else value
+    value = named(value) if isinstance(value, Mapping) else value
     if not isinstance(value, Mapping) or "name" not in value:
-        raise ValueError(f"mixers.{row}: expected {{name: bd-lru, block_size: 4}} or the like, got {value!r}")
+        raise ValueError(
+            f"mixers.{row}: expected {{name: bd-lru, block_size: 4}}, {{module: my_package.MyLayer, n_heads: 4}} or "
+            f"the like, got {value!r}"
+        )
     get_mixer(value["name"])
     return dict(value)
 

@@ -87,7 +87,8 @@ def _check_values(record: Record, failed: bool) -> list[str]:
             found += _check_number(f"result.curve.{index}.{name}", point[name], name != "accuracy", result["diverged"])
     if result.get("validation") is not None and result["validation"] not in result["curve"]:
         found.append("result.validation: expected a point of the curve, got another")
-    found += _check_counts("size.state_bytes", record["size"].get("state_bytes"), _INT)
+    found += _check_counts("size.state_size", record["size"]["state_size"], (*_INT, type(None)))
+    found += _check_counts("size.state_bytes", record["size"].get("state_bytes"), (*_INT, type(None)))
     found += _check_counts("result.steps_to", result.get("steps_to"), (*_INT, type(None)))
     found += _check_counts("result.iterations", result.get("iterations"), _NUMBER)
     for section in ("size", "training", "cost"):

@@ -10,22 +10,32 @@ from torch import Tensor
 
 from seqmix.models import SequenceModel
 
-__all__ = ["decode_milliseconds", "state_bytes"]
+__all__ = ["decode_milliseconds", "state_bytes", "state_size"]
 
 _TOKENS = 16  # that are timed, after a quarter as many that are not
 
 
-def state_bytes(model: SequenceModel, state: Any, sequence_length: int) -> int:
-    """Bytes of the state of one sequence after `sequence_length` tokens, over all layers.
+def state_size(model: SequenceModel, sequence_length: int) -> int | None:
+    """Real numbers kept per sequence; None where a layer does not say how many."""
+    try:
+        return model.state_size(sequence_length)
+    except NotImplementedError:
+        return None
+
+
+def state_bytes(model: SequenceModel, state: Any, sequence_length: int) -> int | None:
+    """Bytes of the state of one sequence after `sequence_length` tokens, over all layers; None where it is not kept.
 
     Args:
         model: a model.
         state: what it returned for one sequence of one token, which shows the types; counters do not count.
         sequence_length: at least 1.
     """
+    if state_size(model, 1) != sum(_reals(leaf) for leaf in _kept(state)):
+        return None  # layers that see whole sequences only
     total = 0
     for mixer, kept in zip(model.mixers, state.layers, strict=True):
-        leaves = [leaf for leaf in _tensors(kept) if leaf.is_floating_point() or leaf.is_complex()]
+        leaves = list(_kept(kept))
         total += sum(leaf.nbytes for leaf in leaves)
         # What grows with the sequence, keys and values, has one type.
         grown = mixer.state_size(sequence_length) - mixer.state_size(1)
@@ -43,7 +53,10 @@ def decode_milliseconds(model: SequenceModel) -> float | None:
     with torch.inference_mode():
         for _ in range(_TOKENS + _TOKENS // 4):
             begin = time.perf_counter()
-            logits, state = model.step(token, state)
+            try:
+                logits, state = model.step(token, state)
+            except NotImplementedError:
+                return None
             logits.sum().item()  # waits for the device
             seconds.append(time.perf_counter() - begin)
     return 1e3 * statistics.median(seconds[-_TOKENS:])
@@ -53,9 +66,9 @@ def _reals(leaf: Tensor) -> int:
     return leaf.numel() * (2 if leaf.is_complex() else 1)
 
 
-def _tensors(state: Any) -> Iterator[Tensor]:
-    if isinstance(state, Tensor):
-        yield state
-    else:
+def _kept(state: Any) -> Iterator[Tensor]:
+    if not isinstance(state, Tensor):
         for part in state:
-            yield from _tensors(part)
+            yield from _kept(part)
+    elif state.is_floating_point() or state.is_complex():
+        yield state

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from seqmix._files import write_whole
-from seqmix.leaderboard.footprint import decode_milliseconds, state_bytes
+from seqmix.leaderboard.footprint import decode_milliseconds, state_bytes, state_size
 from seqmix.leaderboard.schema import plain
 from seqmix.training.callbacks.curriculum import LengthCurriculum
 from seqmix.training.callbacks.non_finite import NonFiniteLossError
@@ -145,7 +145,7 @@ class RunRecorder(Callback):
                 "params_total": model.num_parameters(),
                 "params_non_embedding": model.num_parameters(non_embedding=True),
                 "params_mixer": sum(p.numel() for mixer in model.mixers for p in mixer.parameters()),
-                "state_size": {each.name: model.state_size(each.length) for each in sets},
+                "state_size": {each.name: state_size(model, each.length) for each in sets},
                 "state_bytes": {each.name: state_bytes(model, self._state, each.length) for each in sets},
             },
             "training": _training(trainer, learner, task) | {"tokens": self.tokens},

@@ -22,8 +22,10 @@ identity
 size
     params_total, params_non_embedding, params_mixer
                                        all of them, without the embedding, those of the mixers alone
-    state_size                         {test set: real numbers kept per sequence after as many tokens as it is long}
-    state_bytes                        {test set: the same in bytes, in the types in which they are kept} (*)
+    state_size                         {test set: real numbers kept per sequence after as many tokens as it is long,
+                                       null for a layer that does not say}
+    state_bytes                        {test set: the same in bytes, in the types in which they are kept, null for
+                                       layers that see whole sequences only} (*)
     flops_per_token                    of a forward pass at the training length, scans included; null where it was not
                                        counted (*)
 training

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from seqmix.leaderboard.flops import flops_per_token, mean_iterations
+from seqmix.leaderboard.footprint import state_size
 from seqmix.mixers.registry import get_mixer
 from seqmix.models import SequenceModel
 from seqmix.training.module import SequenceLearner
@@ -79,7 +80,7 @@ class Size:
         mixer: entry of the registry.
         max_steps: training steps.
         parameters: of blocks and last norm.
-        state_size: real numbers per sequence at the training length.
+        state_size: real numbers per sequence at the training length; None where a layer does not say.
     """
 
     task: TaskShape
@@ -87,7 +88,7 @@ class Size:
     mixer: dict[str, Any]
     max_steps: int
     parameters: int
-    state_size: int
+    state_size: int | None
 
     @cached_property
     def flops_per_token(self) -> float:
@@ -121,7 +122,11 @@ def solve(row: str, mixer: Mapping[str, Any], task: TaskShape, budget: Budget) -
         return _steps(row, _size(mixer, task, _width(task)), budget)
 
     def measure(size: Size) -> int:
-        return size.parameters if budget.kind == "parameters" else size.state_size
+        if budget.kind == "parameters":
+            return size.parameters
+        if size.state_size is None:
+            raise ValueError(f"{row}: the size of its state is unknown; give state_size, real numbers per sequence")
+        return size.state_size
 
     def off(size: Size) -> float:
         return abs(measure(size) - budget.amount) / budget.amount
@@ -155,7 +160,7 @@ def solve(row: str, mixer: Mapping[str, Any], task: TaskShape, budget: Budget) -
 def _size(mixer: Mapping[str, Any], task: TaskShape, d_model: int) -> Size:
     model = task.build(mixer, d_model)
     parameters = sum(p.numel() for part in (model.blocks, model.norm) for p in part.parameters())
-    return Size(task, d_model, dict(mixer), task.max_steps, parameters, model.state_size(task.length))
+    return Size(task, d_model, dict(mixer), task.max_steps, parameters, state_size(model, task.length))
 
 
 def _width(task: TaskShape) -> int:

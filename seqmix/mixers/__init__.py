@@ -13,6 +13,7 @@ from seqmix.mixers.lstm import LSTM
 from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.mamba2 import Mamba2
 from seqmix.mixers.mamba3 import Mamba3
+from seqmix.mixers.module_mixer import ModuleMixer
 from seqmix.mixers.registry import create_mixer, list_mixers, register_mixer
 from seqmix.mixers.rg_lru import RGLRU
 from seqmix.mixers.selective_rope import SelectiveRoPE
@@ -33,6 +34,7 @@ __all__ = [
     "Mamba",
     "Mamba2",
     "Mamba3",
+    "ModuleMixer",
     "SelectiveRoPE",
     "TokenMixer",
     "create_mixer",

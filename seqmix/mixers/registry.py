@@ -1,14 +1,18 @@
 """Mixers by name: what `mixer: {name: bd-lru, block_size: 5}` in a config looks up."""
 
 import fnmatch
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from seqmix._suggest import unknown_name
 from seqmix.mixers.base import TokenMixer
+from seqmix.mixers.module_mixer import ModuleMixer
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ def register_mixer(
 def get_mixer(name: str) -> MixerEntry:
     """The entry of one mixer, by its registered name or, registered or not, as `"module:Class"`.
 
+    A class or function there that builds no `TokenMixer` but another `nn.Module` becomes a `ModuleMixer`.
+
     Raises:
         ValueError: an unknown name, with the nearest ones, or a module or class that is not there.
     """
@@ -68,11 +74,12 @@ def _imported(name: str) -> MixerEntry:
         raise ValueError(f"mixer {name!r}: there is no module {error.name!r}") from None
     constructor = getattr(module, attribute, None)
     if not callable(constructor):
-        known = [
-            key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, TokenMixer)
-        ]
+        known = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)]
         raise unknown_name(f"class of {path}", attribute, known)
-    return MixerEntry(name, constructor, (constructor.__doc__ or "").partition("\n")[0], path)
+    about = (constructor.__doc__ or "").strip().partition("\n")[0]
+    if isinstance(constructor, type) and issubclass(constructor, nn.Module) and not issubclass(constructor, TokenMixer):
+        constructor = functools.partial(ModuleMixer, module=constructor)
+    return MixerEntry(name, constructor, about, path)
 
 
 def list_mixers(filter: str = "*") -> list[str]:

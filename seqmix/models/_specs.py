@@ -8,7 +8,7 @@ from torch import nn
 from seqmix.mixers import TokenMixer, create_mixer
 from seqmix.models.bidirectional import Bidirectional
 
-__all__ = ["MixerSpec", "mixer_of", "specs_of"]
+__all__ = ["MixerSpec", "mixer_of", "named", "specs_of"]
 
 MixerSpec = str | Mapping[str, Any] | Callable[[int], TokenMixer]
 
@@ -34,6 +34,7 @@ def _spec_of(spec: Any) -> Any:
     if isinstance(spec, str):
         return {"name": spec}
     if isinstance(spec, Mapping):
+        spec = named(spec)
         if not isinstance(spec.get("name"), str):
             raise ValueError(f"SequenceModel: mixer must have a 'name' beside its arguments, got {dict(spec)!r}")
         return dict(spec)
@@ -43,6 +44,16 @@ def _spec_of(spec: Any) -> Any:
         "SequenceModel: mixer must be a name, a dict with a name, a function of d_model, or a list of those, "
         f"got {spec!r}" + ("; layers are built one by one, so give its class" if isinstance(spec, nn.Module) else "")
     )
+
+
+def named(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`{module: my_package.MyLayer, ...}`, a layer that is not registered, as `{name: "my_package:MyLayer", ...}`."""
+    if "name" in spec or not isinstance(spec.get("module"), str):
+        return spec
+    path, dot, attribute = spec["module"].replace(":", ".").rpartition(".")
+    if not dot:
+        raise ValueError(f"mixer: module must be the path of a class, as my_package.MyLayer, got {spec['module']!r}")
+    return {"name": f"{path}:{attribute}"} | {key: value for key, value in spec.items() if key != "module"}
 
 
 def _build(spec: Any, d_model: int, **like: Any) -> TokenMixer:

@@ -63,6 +63,44 @@ def test_what_a_board_says(plan: BoardPlan) -> None:
     assert again.id == run.id != plan_run(run.config, run.overrides, 0).id
 
 
+LAYER = """
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, hidden_size, depth=1):
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(hidden_size, hidden_size) for _ in range(depth)))
+
+    def forward(self, hidden_states, **kwargs):
+        return self.layers(hidden_states), None
+"""
+
+
+def test_layer_of_somebody_else_on_a_shipped_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "layer_of_mine.py").write_text(LAYER)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "board.yaml"
+    path.write_text("base: cpu\ntasks: [s4]\nmixers:\n  mine: {module: layer_of_mine.Mine, depth: 2}\n")
+    board, base = load_board(path), load_board(find_board("cpu"))  # type: ignore[arg-type]
+    assert (board.name, board.budget, board.rates) == ("cpu", base.budget, base.rates)
+    assert (board.grid_seeds, board.best_seeds) == (base.grid_seeds, base.best_seeds)
+    assert board.tasks == {"s4": base.tasks["s4"]}
+    assert board.mixers == {"mine": {"name": "layer_of_mine:Mine", "depth": 2}}
+    (cell,) = BoardPlan(board).cells
+    assert abs(cell.size.parameters / base.budget.amount - 1) < 0.03 and cell.size.state_size is None
+    lines = sizes_table(BoardPlan(board)).splitlines()
+    assert lines[1].split()[:2] == ["mine", "s4"] and "unknown" in lines[1]
+    path.write_text("base: cpu\ntasks: [s4]\nbudget: {state_size: 100}\nmixers: {mine: {module: layer_of_mine.Mine}}\n")
+    with pytest.raises(ValueError, match="s4: mine: the size of its state is unknown; give state_size"):
+        BoardPlan(load_board(path))
+    path.write_text("base: cpus\nmixers: {mine: lstm}\n")
+    with pytest.raises(ValueError, match="unknown board in base: 'cpus'; did you mean 'cpu'"):
+        load_board(path)
+    path.write_text("base: cpu\ntasks: [s5]\nmixers: {mine: lstm}\n")
+    with pytest.raises(ValueError, match="unknown task in tasks: 's5'; did you mean"):
+        load_board(path)
+
+
 def test_table_of_sizes(plan: BoardPlan) -> None:
     lines = sizes_table(plan).splitlines()
     assert lines[0].split() == ["mixer", "task", "d_model", "d_state", "params", "state", "size", "flops/token",

@@ -1,14 +1,17 @@
 """What a record says of a model's state and of decoding."""
 
+import functools
+
 import pytest
 import torch
+from torch import nn
 
-from seqmix import list_mixers
-from seqmix.leaderboard.footprint import decode_milliseconds, state_bytes
+from seqmix import ModuleMixer, list_mixers
+from seqmix.leaderboard.footprint import decode_milliseconds, state_bytes, state_size
 from seqmix.models import SequenceModel
 
 
-def bytes_after(model: SequenceModel, length: int) -> int:
+def bytes_after(model: SequenceModel, length: int) -> int | None:
     _, state = model(torch.zeros(1, 1, dtype=torch.int64))
     return state_bytes(model, state, length)
 
@@ -41,3 +44,11 @@ def test_decoding_is_timed_where_there_is_any() -> None:
     assert decode_milliseconds(SequenceModel("lstm", vocab_size=5, d_model=8, bidirectional=True)) is None
     head = {"name": "classification", "n_classes": 3}
     assert decode_milliseconds(SequenceModel("lstm", vocab_size=5, d_model=8, head=head)) is None
+
+
+def test_what_sees_whole_sequences_only_has_no_bytes() -> None:
+    both = SequenceModel("lstm", vocab_size=5, d_model=8, bidirectional=True)
+    assert bytes_after(both, 10) is None and state_size(both, 10) == 2 * 16
+    layer = functools.partial(ModuleMixer, module=nn.Identity)
+    whole = SequenceModel(layer, vocab_size=5, d_model=8)
+    assert (state_size(whole, 10), bytes_after(whole, 10), decode_milliseconds(whole)) == (None, None, None)
