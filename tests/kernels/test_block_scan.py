@@ -33,22 +33,13 @@ def make_gated(blocks: int, m: int):
     return build
 
 
-def plain_case(n: int, m: int, slack: float = 1.0) -> OpCase:
-    return OpCase(
-        f"m={m}", block_scan, reference.block_scan, make_plain(n, m), (n, m), custom_op="block_scan", slack=slack
-    )
+def plain_case(n: int, m: int) -> OpCase:
+    return OpCase(f"m={m}", block_scan, reference.block_scan, make_plain(n, m), (n, m), custom_op="block_scan")
 
 
-def gated_case(n: int, m: int, slack: float = 1.0) -> OpCase:
-    return OpCase(
-        f"m={m}",
-        gated_block_scan,
-        reference.gated_block_scan,
-        make_gated(n, m),
-        (n, m),
-        custom_op="block_scan",
-        slack=slack,
-    )
+def gated_case(n: int, m: int) -> OpCase:
+    make = make_gated(n, m)
+    return OpCase(f"m={m}", gated_block_scan, reference.gated_block_scan, make, (n, m), custom_op="block_scan")
 
 
 class TestBlockScan(KernelContract):
@@ -59,14 +50,14 @@ class TestGatedBlockScan(KernelContract):
     cases = [gated_case(n, m) for n, m in ((3, 1), (5, 2), (9, 4), (2, 5))]
 
 
-# Products of matrices in a tree or over chunks round more than the same matrices applied one by one: with gates that
-# mix, m >= 3, up to 1.7 times what the rule allows. Where a transition permutes, they round as little.
+# Products of gates that mix round 1.4 times (m = 2) to 1.7 times (m = 4) as much in a tree as one by one, in the mean
+# over many sequences. The rule compares largest errors, so a state needs enough numbers to have a largest one.
 class TestBlockScanTriton(TritonContract):
     cases = [plain_case(5, 2)]
 
 
 class TestGatedBlockScanTriton(TritonContract):
-    cases = [gated_case(9, 1), gated_case(5, 2), gated_case(3, 4, slack=2)]
+    cases = [gated_case(9, 1), gated_case(5, 2), gated_case(8, 4)]
 
 
 @pytest.mark.slow
@@ -84,7 +75,7 @@ class TestSizesTriton:
     @pytest.mark.parametrize("m", [3, 5, 8, 16, 33])
     @pytest.mark.parametrize("make", [plain_case, gated_case])
     def test_error_rule(self, make, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        case = make(1, m, slack=2 if make is gated_case else 1)
+        case = make({3: 8, 5: 6}.get(m, 1), m)
         monkeypatch.setattr("seqmix.kernels._triton.FILL", 10**6)
         monkeypatch.setattr("seqmix.kernels._triton.SHORTEST_CHUNK", 6)
         compare(case, case.make(1, 13), case.state(1), torch.float32, backend="triton")

@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from seqmix.kernels import delta_rule, gated_linear_attention
 from seqmix.kernels.delta_rule import reference
-from tests.kernels.harness import KernelContract, MatrixTritonContract, OpCase, compare
+from tests.kernels.harness import KernelContract, MatrixTritonContract, OpCase, assert_rule, compare
 
 
 def make(heads: int, keys: int, values: int, beta: str, strongest: float | None = None):
@@ -72,15 +72,22 @@ def test_triton_over_several_tiles() -> None:
 def test_triton_repeated_keys() -> None:
     """One key over and over at beta = 2: powers of L grow like binomials, and an inverse made of them is garbage.
 
-    Errors of writes add up within a chunk where the loop's next write would undo them: a bound of its own.
+    The writes of a chunk alternate in sign and cancel in the sums that make its outputs and its state; each has an
+    error of its own, where the loop forms a write from the state as it is. Over six seeds the error was .5 to 2.0
+    times what the rule allows, at most 4.1e-6 of the largest number.
     """
     some = case("some", 1, 8, 7, "two")
-    inputs, state = some.make(1, 64), some.state(1)
-    inputs["k"] = inputs["k"][:, :1].expand(-1, 64, -1, -1)
-    expected = delta_rule(**inputs, initial_state=state, backend="reference")
+    inputs, state = some.make(1, 64), some.state(1).float()
     short = {name: tensor.float() for name, tensor in inputs.items()}
-    for got, truth in zip(delta_rule(**short, initial_state=state.float(), backend="triton"), expected, strict=True):
-        torch.testing.assert_close(got.double(), truth, rtol=0, atol=1e-5 * truth.abs().max().item())
+    short["k"] = short["k"][:, :1].expand(-1, 64, -1, -1)
+    wide = {name: tensor.double() for name, tensor in short.items()}
+    truth, plain, got = (
+        dict(zip(("o", "state"), delta_rule(**given, initial_state=start, backend=backend), strict=True))
+        for given, start, backend in (
+            (wide, state.double(), "reference"), (short, state, "reference"), (short, state, "triton")
+        )
+    )  # fmt: skip
+    assert_rule(got, plain, truth, torch.float32, slack=3)
 
 
 @pytest.mark.parametrize("strongest", [None, 1e-3, 20.0])

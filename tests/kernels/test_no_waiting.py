@@ -19,7 +19,7 @@ def test_no_op_waits(case: Case, packed: bool, monkeypatch: pytest.MonkeyPatch) 
     shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in made.items()}
     with on_a_gpu(monkeypatch) as launches:
         inputs = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
-        offsets = torch.empty(5, dtype=torch.int32) if packed else None
+        offsets = torch.empty(5, 2, dtype=torch.int32)[:, 0] if packed else None
         # A stride of 0 along time, which a sum sends back and an expanded parameter has.
         first = next(iter(inputs))
         inputs[first] = inputs[first][:, :1].expand_as(inputs[first]) if inputs[first].ndim > 2 else inputs[first]

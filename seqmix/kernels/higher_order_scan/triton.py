@@ -252,7 +252,8 @@ def backward(
     sequences, chunk = _prepare(x, order, cu_seqlens, gated)
     da, dx, dinitial = fresh(a), fresh(x), fresh(initial_state)
     if chunk is None:
-        places = (None, None) if cu_seqlens is None else (torch.arange(sequences.number, device=x.device), cu_seqlens)
+        bounds = sequences.offsets
+        places = (None, None) if bounds is None else (torch.arange(sequences.number, device=x.device), bounds)
         tensors = (a, x, h, initial_state, dh, dfinal, da, dx, dinitial)
         _run(_backward, sequences, channels, order, gated, *tensors, *places)
         return da, dx, dinitial

@@ -57,7 +57,8 @@ class FixedPointRNN(TokenMixer):
         solver: `"sequential"`, exact, one token after the other; `"direct"`, exact, in parallel chunks, only without
             hidden dependence of lambda, mixing and b; `"sweeps"`, to the tolerance. `"auto"` is sequential on a CPU
             (there 3 to 5 times as fast as direct and 10 to 60 times as fast as sweeps) and for single tokens;
-            else it is direct where that is possible (on a CPU for Kronecker mixing only) and otherwise sweeps.
+            else it is direct where that is possible (on a CPU for Kronecker mixing only, on a GPU for that up to 128
+            channels) and otherwise sweeps.
         output_gate: whether h is multiplied by silu(W_z x_t) c_t; without it y_t = W_o RMSNorm(h_t), and there is no c.
         gradient: `"implicit"`, exact, or `"phantom"`, through one application at the fixed point (the paper's).
         damping: in (0, 1], how much of a sweep's step is taken.
@@ -159,7 +160,9 @@ class FixedPointRNN(TokenMixer):
             return self.solver
         if x.shape[1] == 1 or (x.device.type == "cpu" and (self.hidden_gates or self.mixing != "kronecker")):
             return "sequential"
-        return "sweeps" if self.hidden_gates else "direct"
+        # A Kronecker mixing is solved directly by a dense block scan, which on a GPU has blocks of at most 128.
+        dense = self.mixing == "kronecker" and self.d_state > 128 and x.device.type == "cuda"
+        return "sweeps" if self.hidden_gates or dense else "direct"
 
     def preactivations(self, x: Tensor) -> Tensor:
         """W_in x, (B, T, M + 2 N), without output gate (B, T, M), in the type of the recurrence: a fixed point
