@@ -116,7 +116,7 @@ def plan(
 
 
 def _settings(name: str, gates: str, m: int, read_out: str) -> tuple[str, ...]:
-    mixer = (f"mixer.block_size={m}", f"mixer.d_state={m * N_BLOCKS}", f"mixer.normalization={GATES[gates]}")
+    mixer = (f"mixer.block_size={m}", f"mixer.normalization={GATES[gates]}", f"mixer.d_state={m * N_BLOCKS}")
     changes = _CHANGES.get(name, ()) + (_COOLDOWN if gates == "signed" else ())
     return (f"data.group={name}", *mixer, f"model.mlp_ratio={READ_OUTS[read_out]}", *changes)
 

@@ -58,7 +58,10 @@ class Run:
 
     def __str__(self) -> str:
         rates = [text.partition("=")[2] for text in self.overrides if text.startswith("optimizer.lr=")]
-        return ", ".join([self.kind, *(f"learning rate {rate}" for rate in rates[-1:]), f"seed {self.seed}"])
+        # On a board the row says it; elsewhere the first few changes tell the runs of a config apart.
+        changes = [text for text in self.overrides if not text.startswith("optimizer.lr=")][: 3 * (self.board is None)]
+        what = " ".join([self.kind, *changes])
+        return ", ".join([what, *(f"learning rate {rate}" for rate in rates[-1:]), f"seed {self.seed}"])
 
 
 def plan_run(

@@ -75,6 +75,12 @@ def test_plan_has_everything_once() -> None:
     assert plan[0].settings["optimizer"]["lr"] == 0.001 and plan[0].settings["trainer"] == {"max_steps": 5}
 
 
+def test_runs_are_called_by_what_tells_them_apart() -> None:
+    run = plan_run("parity", ["data.seed=1", "model.d_model=8", "a.b=1", "c.d=2", "optimizer.lr=0.1"], 3)
+    assert str(run) == "parity data.seed=1 model.d_model=8 a.b=1, learning rate 0.1, seed 3"
+    assert str(plan_run("parity", ["data.seed=1"], 0, board="b", entry="row", column="task")) == "task row, seed 0"
+
+
 def test_id_is_contents_and_seed(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("base: parity\n")
