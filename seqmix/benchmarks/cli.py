@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from seqmix.benchmarks.commands import fixed_point, kernels, layers, optimizers, report, tasks, training
+from seqmix.benchmarks.commands import fixed_point, kernels, layers, optimizers, report, sweep, tasks, training
 
 __all__ = ["main"]
 
@@ -13,6 +13,7 @@ _EPILOG = """examples:
   seqmix bench kernels --device cuda --sweep length --out    on a GPU; also --sweep block --dtype bfloat16
   seqmix bench layers --only bd-lru
   seqmix bench tasks                                     how fast every task makes its data
+  seqmix bench sweep --runs 100 --seconds 10 --out       what a sweep takes beyond its runs
   seqmix bench training --device cuda --dtype bfloat16 --out
   seqmix bench report benchmarks/results/*/*.json --docs docs/benchmarks.md
 
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         fixed_point.add,
         training.add,
         tasks.add,
+        sweep.add,
         report.add,
     ):
         add(commands)

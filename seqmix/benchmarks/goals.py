@@ -117,6 +117,19 @@ def layer_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
     ]
 
 
+def sweep_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
+    """(goal, measured, met): what a sweep of long enough runs takes beyond them."""
+    return [
+        (
+            f"{s['runs']} runs of {s['seconds']} s on {s['jobs']} cores: within 10 % of the runs' own time",
+            f"{row['overhead']:.1%}",
+            row["overhead"] <= 0.1,
+        )
+        for row in rows
+        if (s := row["settings"])["runs"] >= 100 and s["seconds"] >= 10
+    ]
+
+
 def task_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
     """(goal, measured, met): how fast data is made."""
     return [

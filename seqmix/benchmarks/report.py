@@ -21,7 +21,7 @@ _PEERS = (
     *gpu_peers.NAMES,
     "softmax attention",
 )
-_ORDER = ("kernels", "layers", "decode", "fixed-point", "optimizers", "training", "tasks")
+_ORDER = ("kernels", "layers", "decode", "fixed-point", "optimizers", "training", "tasks", "sweep")
 _INTRODUCTION = """# Benchmarks
 
 Written by `seqmix bench report` from the JSON files of `seqmix bench ... --out`; text between the markers is replaced.
@@ -80,7 +80,11 @@ def _heading(entry: Record) -> str:
         + (f", load {load[0]:.1f} at the start" if load else "")
         + ". "
         + ", ".join(f"{name} {version}" for name, version in entry["versions"].items() if version)
-        + f". Memory: {settings['memory']}. Times are medians of up to {settings['repeats']} samples.",
+        + (
+            "."
+            if entry["bench"] == "sweep"
+            else f". Memory: {settings['memory']}. Times are medians of up to {settings['repeats']} samples."
+        ),
     ]
     return "\n".join(lines)
 
@@ -99,6 +103,9 @@ def _tables(entry: Record) -> list[str]:
     if entry["bench"] == "tasks":
         parts = [views.tasks_table(rows).markdown()]
         results = goals.task_goals(rows)
+    elif entry["bench"] == "sweep":
+        parts = [views.sweep_table(rows).markdown()]
+        results = goals.sweep_goals(rows)
     elif entry["bench"] == "optimizers":
         parts = [optimizers.optimizers_table(rows).markdown()]
         results = optimizers.optimizer_goals(rows)

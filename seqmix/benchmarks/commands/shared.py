@@ -12,7 +12,18 @@ from seqmix.benchmarks.kernels import Settings
 from seqmix.benchmarks.tables import show
 from seqmix.benchmarks.timing import Plan
 
-__all__ = ["MIXER_CASES", "begin", "finish", "measuring", "numbers", "positive", "settings_from", "show_goals"]
+__all__ = [
+    "MIXER_CASES",
+    "add_out",
+    "begin",
+    "begin_record",
+    "finish",
+    "measuring",
+    "numbers",
+    "positive",
+    "settings_from",
+    "show_goals",
+]
 
 MIXER_CASES = "cases are mixers, see: seqmix list mixers"
 
@@ -28,13 +39,7 @@ def measuring(commands: Any, name: str, run: Callable[..., int], text: str, epil
     parser.add_argument("--dtype", default="float32", choices=_DTYPES, help="default float32")
     parser.add_argument("--threads", type=numbers, help="torch threads, default 1,2 where there are two cores")
     parser.add_argument("--only", metavar="PATTERN", help="shell patterns of case names, separated by commas")
-    parser.add_argument(
-        "--out",
-        nargs="?",
-        const=_AUTO,
-        metavar="FILE.json",
-        help="write results as JSON; without a name under benchmarks/results/<processor>/",
-    )
+    add_out(parser)
     parser.add_argument("--repeats", type=positive, help="samples a contestant, default 9")
     parser.add_argument(
         "--memory",
@@ -45,6 +50,17 @@ def measuring(commands: Any, name: str, run: Callable[..., int], text: str, epil
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; times mean nothing")
     parser.set_defaults(run=run)
     return parser
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """The option that names a file for the results."""
+    parser.add_argument(
+        "--out",
+        nargs="?",
+        const=_AUTO,
+        metavar="FILE.json",
+        help="write results as JSON; without a name under benchmarks/results/<processor>/",
+    )
 
 
 def positive(text: str) -> int:
@@ -94,10 +110,14 @@ def begin(arguments: argparse.Namespace, argv: list[str], settings: Settings) ->
         "sample_s": settings.plan.sample_s,
         "budget_s": settings.plan.budget_s,
     }
-    result = record.describe_run(arguments.command, argv, settings.device, facts)
+    return begin_record(record.describe_run(arguments.command, argv, settings.device, facts), arguments.out)
+
+
+def begin_record(result: record.Record, out: str | None) -> tuple[record.Record, Path | None]:
+    """A record without rows, and the file that `--out` names for it; prints the machine."""
     path = None
-    if arguments.out is not None:
-        path = record.default_path(result) if arguments.out == _AUTO else Path(arguments.out)
+    if out is not None:
+        path = record.default_path(result) if out == _AUTO else Path(out)
         record.check_writable(path)
     machine = result["machine"]
     print(f"{machine.get('accelerator', machine['processor'])}, {machine['usable_cores']} cores; ", end="")
