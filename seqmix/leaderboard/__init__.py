@@ -7,6 +7,7 @@
 from seqmix.leaderboard.aggregate import aggregate
 from seqmix.leaderboard.runs import RunStore, read_runs, scan_runs
 from seqmix.leaderboard.schema import SCHEMA_VERSION
+from seqmix.leaderboard.submissions import Submission, read_submission, read_submissions
 from seqmix.leaderboard.summaries import (
     BoardSummary,
     CellSummary,
@@ -25,7 +26,10 @@ __all__ = [
     "RateSummary",
     "RunStore",
     "SeedSummary",
+    "Submission",
     "aggregate",
     "read_runs",
+    "read_submission",
+    "read_submissions",
     "scan_runs",
 ]

@@ -116,10 +116,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(action=_report)
 
-    text = "check that every line of files is a record"
-    validate = commands.add_parser("validate", help=text, description=text, allow_abbrev=False)
-    validate.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
-    validate.set_defaults(action=_validate)
     cli_records.add_commands(commands)
     return parser
 
@@ -270,18 +266,6 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
         changed = write_section(arguments.write, arguments.section, text)
         print(f"{arguments.write}: section {arguments.section} {'written' if changed else 'says so already'}")
     return 1 if problems else 0
-
-
-def _validate(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from seqmix.leaderboard.runs import scan_runs
-
-    wrong = 0
-    for path in arguments.files:
-        records, problems = scan_runs(path)
-        tell(problems)
-        wrong += len(problems)
-        print(f"{path}: {len(records)} records, {len(problems)} problems")
-    return 1 if wrong else 0
 
 
 def tell(problems: list[str]) -> None:

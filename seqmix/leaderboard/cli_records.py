@@ -1,7 +1,8 @@
-"""`seqmix leaderboard rerun|convert|schema`: what is done with records that are there, and what they hold."""
+"""`seqmix leaderboard validate|rerun|convert|schema`: what is done with records that are there, and what they hold."""
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,25 @@ __all__ = ["add_commands"]
 def add_commands(commands: Any) -> None:
     """Add the parsers; `commands` is what `add_subparsers` returned."""
     from seqmix.leaderboard.rerun import TOLERANCE
+
+    text = "check that every line of files is a record, or that submissions are what they say"
+    validate = commands.add_parser(
+        "validate",
+        help=text,
+        description=f"{text}: every problem by file and line; exit status 1 if there is any. Of the folder of a "
+        "submission its code is imported, and one run is made again.",
+        allow_abbrev=False,
+    )
+    validate.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="FILE.jsonl, or the folder of a submission"
+    )
+    validate.add_argument(
+        "--spot-check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run the cheapest record of a submission again, and write check.json; default yes",
+    )
+    validate.set_defaults(action=_validate)
 
     text = "run a record again, and compare the result with it"
     rerun = commands.add_parser(
@@ -43,6 +63,42 @@ def add_commands(commands: Any) -> None:
     schema.add_argument("--write", type=Path, metavar="FILE.md", help="write into this file; default the terminal")
     schema.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")
     schema.set_defaults(action=_schema)
+
+
+def _validate(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.leaderboard.runs import scan_runs
+
+    wrong = 0
+    for path in arguments.paths:
+        if path.is_dir():
+            wrong += _validate_submission(path, arguments.spot_check)
+            continue
+        records, problems = scan_runs(path)
+        _tell(problems)
+        wrong += len(problems)
+        print(f"{path}: {len(records)} records, {len(problems)} problems")
+    return 1 if wrong else 0
+
+
+def _validate_submission(folder: Path, again: bool) -> int:
+    from seqmix.leaderboard.submission_checks import check_submission, spot_check
+
+    found = check_submission(folder)
+    _tell(found.problems)
+    problems = len(found.problems)
+    if again and found.runs:
+        print(f"{folder}: running its cheapest run again", flush=True)
+        differing = spot_check(found)
+        _tell(differing)
+        problems += len(differing)
+    print(f"{folder}: {len(found.runs)} records, {problems} problems; {found.badge}")
+    return problems
+
+
+def _tell(problems: Sequence[str]) -> None:
+    from seqmix.leaderboard.cli import tell
+
+    tell(list(problems))
 
 
 def _rerun(arguments: argparse.Namespace, argv: list[str]) -> int:

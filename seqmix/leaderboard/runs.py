@@ -20,7 +20,7 @@ from typing import Any
 from seqmix.leaderboard.checks import problems_of
 from seqmix.leaderboard.schema import MAX_BYTES, Record, plain, upgraded
 
-__all__ = ["RunStore", "TornLineWarning", "latest", "read_runs", "scan_runs"]
+__all__ = ["RunStore", "TornLineWarning", "latest", "numbered_runs", "read_runs", "scan_runs"]
 
 Key = tuple[str, int]
 
@@ -47,6 +47,17 @@ def read_runs(path: str | os.PathLike[str]) -> list[Record]:
 
 def scan_runs(path: str | os.PathLike[str]) -> tuple[list[Record], list[str]]:
     """The good records of a file, and what is wrong with the other lines, as `FILE:LINE: field: what`."""
+    store = _scanned(path)
+    return store.records, store.problems
+
+
+def numbered_runs(path: str | os.PathLike[str]) -> tuple[list[tuple[int, Record]], list[str]]:
+    """As `scan_runs`, each record with the number of its line."""
+    store = _scanned(path)
+    return [(store._keys[record["id"], record["attempt"]], record) for record in store.records], store.problems
+
+
+def _scanned(path: str | os.PathLike[str]) -> "RunStore":
     store = RunStore(path)
     try:
         with store.path.open("rb") as file, _uncollected():
@@ -56,7 +67,7 @@ def scan_runs(path: str | os.PathLike[str]) -> tuple[list[Record], list[str]]:
     except OSError as error:
         raise ValueError(f"{path}: expected a file of records, cannot read it: {error.strerror}") from None
     store._take(rest, last=True)
-    return store.records, store.problems
+    return store
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
