@@ -15,7 +15,7 @@ _COMMANDS = {
     "generate": "continue a prompt with a checkpoint of a language model",
     "train-tokenizer": "learn a byte-level BPE from text, for --data.tokenizer",
     "average": "make one checkpoint with the mean of the weights of several",
-    "list": "what there is: mixers, tasks, configs, optimizers, and a model's parameters",
+    "list": "what there is: mixers, tasks, configs, boards, optimizers, and a model's parameters",
     "inspect": "figures of what is inside a layer: eigenvalues, mixing matrices, gradients by lag",
     "bench": "time kernels and layers on this machine",
     "shift-k": "fit poles to a shift, against the lower bound, with a table and a figure",
@@ -23,7 +23,7 @@ _COMMANDS = {
     "leaderboard": "run configs with many seeds and learning rates, and make tables of the records",
     "sensitivity": "loss against learning rate for several optimizers or mixers, with a table and a figure",
 }
-_LISTS = ("mixers", "tasks", "configs", "optimizers")
+_LISTS = ("mixers", "tasks", "configs", "boards", "optimizers")
 
 _HELP = f"""usage: seqmix COMMAND [options]
 
@@ -167,6 +167,10 @@ def _rows(kind: str) -> dict[str, str]:
         from seqmix.training.config_files import list_configs
 
         return list_configs()
+    if kind == "boards":
+        from seqmix.leaderboard.board import list_boards
+
+        return list_boards()
     if kind == "tasks":
         from seqmix.tasks.registry import get_task, list_tasks
 

@@ -120,12 +120,11 @@ def sizes_table(plan: BoardPlan) -> str:
     for cell in plan.cells:
         size = cell.size
         numbers = [f"{size.d_model}", "" if size.d_state is None else f"{size.d_state}", f"{size.parameters:,}"]
-        numbers += [
-            "unknown" if size.state_size is None else f"{size.state_size:,}",
-            f"{size.flops_per_token:,.0f}",
-            f"{size.max_steps:,}",
-            f"{size.flops:.3g}",
-        ]
+        numbers += ["unknown" if size.state_size is None else f"{size.state_size:,}"]
+        try:
+            numbers += [f"{size.flops_per_token:,.0f}", f"{size.max_steps:,}", f"{size.flops:.3g}"]
+        except NotImplementedError:  # a layer that is not ours, and cannot be counted
+            numbers += ["unknown", f"{size.max_steps:,}", "unknown"]
         rows.append((cell.row, cell.task, *numbers))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [

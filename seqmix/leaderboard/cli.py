@@ -157,12 +157,18 @@ def _positive(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from seqmix.leaderboard.board import find_board
+    from seqmix._suggest import unknown_name
+    from seqmix.leaderboard.board import find_board, list_boards
     from seqmix.leaderboard.plan import plan_runs
+    from seqmix.training.config_files import list_configs
 
     boards = {name: path for name in arguments.configs if (path := find_board(name)) is not None}
     if boards:
         return _run_board(boards, arguments)
+    known = {*list_configs(), *list_boards()}
+    for name in arguments.configs:
+        if not Path(name).suffix and name not in known:
+            raise unknown_name("config or board", name, known)
     runs = plan_runs(arguments.configs, arguments.seeds, arguments.lr, arguments.set)
     return make_records(runs, arguments, "seqmix leaderboard")
 

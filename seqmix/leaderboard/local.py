@@ -150,10 +150,14 @@ class LocalProcesses:
     @cached_property
     def place(self) -> Path:
         """The part of the folder that is this sweep's own."""
-        self.folder.mkdir(exist_ok=True)
-        place = Path(tempfile.mkdtemp(dir=self.folder)).resolve()
-        fcntl.flock(os.open(place / "lock", os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)  # until this process ends
-        return place
+        while True:
+            self.folder.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # a sweep that ends has taken it for that of one that is gone
+                place = Path(tempfile.mkdtemp(dir=self.folder)).resolve()
+                lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT)  # until this process ends
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(lock), (place / "lock").stat()):
+                    return place
 
     @cached_property
     def server(self) -> _Server:
@@ -166,8 +170,8 @@ class LocalProcesses:
         self.server.close()
         shutil.rmtree(self.place, ignore_errors=True)
         for other in self.folder.iterdir():
-            if other.is_dir() and _abandoned(other):
-                shutil.rmtree(other, ignore_errors=True)
+            if other.is_dir():
+                _remove_if_abandoned(other)
         if not any(other.is_dir() for other in self.folder.iterdir()):
             (self.folder / "running").unlink(missing_ok=True)
             with suppress(OSError):  # another sweep has begun
@@ -220,11 +224,9 @@ def _succeeded(folder: Path) -> bool:
         return False
 
 
-def _abandoned(place: Path) -> bool:
-    """Whether the sweep that this was the place of is gone, and has left nothing to record."""
-    try:
-        with (place / "lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return not any(map(_succeeded, place.iterdir()))
-    except (BlockingIOError, FileNotFoundError):  # it works, or has just begun or ended
-        return False
+def _remove_if_abandoned(place: Path) -> None:
+    """Remove what was the place of a sweep that is gone, unless there is something to record."""
+    with suppress(BlockingIOError, FileNotFoundError), (place / "lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not any(map(_succeeded, place.iterdir())):
+            shutil.rmtree(place, ignore_errors=True)

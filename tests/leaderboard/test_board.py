@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from seqmix.leaderboard.board import find_board, load_board
+from seqmix.leaderboard.board import find_board, list_boards, load_board
 from seqmix.leaderboard.board_plan import BoardPlan, sizes_table
 from seqmix.leaderboard.cli import main
 from seqmix.leaderboard.plan import Run, plan_run
 from seqmix.leaderboard.runs import RunStore, read_runs
 from seqmix.leaderboard.sweep import sweep
+from seqmix.training.config_files import list_configs
 from tests.leaderboard.records import make_record
 from tests.leaderboard.test_sweep import FakeRunner
 
@@ -229,6 +230,15 @@ def test_bad_sizes(tmp_path: Path) -> None:
         path.write_text(BOARD.replace(*change))
         with pytest.raises(ValueError, match=words):
             BoardPlan(load_board(path))
+
+
+def test_shipped_boards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in list_boards():
+        path = find_board(name)
+        assert path is not None and load_board(path).name
+    assert list_boards().keys().isdisjoint(list_configs())
+    assert main(["run", "cpuu", "--store", str(tmp_path / "runs.jsonl")]) == 2
+    assert "unknown config or board 'cpuu'; did you mean 'cpu'" in capsys.readouterr().err
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
