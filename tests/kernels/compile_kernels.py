@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ def without_gates(inputs: Named) -> Named:
     return {name: tensor for name, tensor in inputs.items() if name != "log_g"}
 
 
-def sweep_once(forward: Any, adjoint: Any, width: int) -> None:
+def sweep_once(forward: Any, adjoint: Any, width: int, dtype: torch.dtype) -> None:
     """A sweep, one of the adjoint and the gradients at its end; no sequence is done."""
-    busy, y = torch.ones(2, dtype=torch.bool), torch.zeros(forward.rows.total, width)
+    busy, y = torch.ones(2, dtype=torch.bool), torch.zeros(forward.rows.total, width, dtype=dtype)
     forward.fuse()(y, busy, 1.0)
     pulled = adjoint(y)
     pulled.fuse()
@@ -66,8 +67,9 @@ def sweep_once(forward: Any, adjoint: Any, width: int) -> None:
     pulled.vjp(y) if hasattr(pulled, "vjp") else pulled.gradients(y)
 
 
-def rnn_sweeps(length: int) -> None:
+def rnn_sweeps(length: int, dtype: torch.dtype) -> None:
     """Sweeps of the fixed-point RNN: every mixing, seen by the state and not; 24 x 32 channels for Kronecker."""
+    zeros = partial(torch.zeros, dtype=dtype)
     rows = Rows(torch.arange(3) * length, 2 * length, length)
     for mixing, rank, width, hidden in (
         ("householder", 2, 256, "lambda b mixing"),
@@ -75,22 +77,23 @@ def rnn_sweeps(length: int) -> None:
         ("kronecker", 1, 768, "lambda b mixing"),
     ):
         chosen = rnn_cell(mixing, width, rank, 0.8 / 3, hidden)
-        p, weight = torch.zeros(2 * length, chosen.size), torch.zeros(chosen.recurrent, width)
-        forward = RNNForward(chosen, p, weight, torch.zeros(2, width), rows)
-        sweep_once(forward, lambda y, f=forward: RNNAdjoint(f, y, y), width)
+        p, weight = zeros(2 * length, chosen.size), zeros(chosen.recurrent, width)
+        forward = RNNForward(chosen, p, weight, zeros(2, width), rows)
+        sweep_once(forward, lambda y, f=forward: RNNAdjoint(f, y, y), width, dtype)
 
 
-def mamba_sweeps(length: int) -> None:
-    """Sweeps of the fixed-point Mamba."""
+def mamba_sweeps(length: int, dtype: torch.dtype) -> None:
+    """Sweeps of the fixed-point Mamba; 32 x 48 channels for Kronecker."""
+    zeros = partial(torch.zeros, dtype=dtype)
     rows, states = Rows(torch.arange(3) * length, 2 * length, length), 16
     for mixing, rank, width, hidden in (("householder", 2, 512, "b c mixing"), ("kronecker", 1, 1536, "mixing")):
         chosen = mamba_cell(mixing, width, states, rank, 0.3, hidden)
-        u, norm = torch.zeros(2 * length, width), torch.zeros(width)
-        A, weight = torch.zeros(width, states), torch.zeros(chosen.recurrent, width)
-        inputs = Inputs(u, u, torch.zeros(2 * length, chosen.size), A, norm, weight, norm)
-        s0 = torch.zeros(2, width, states)
+        u, norm = zeros(2 * length, width), zeros(width)
+        A, weight = zeros(width, states), zeros(chosen.recurrent, width)
+        inputs = Inputs(u, u, zeros(2 * length, chosen.size), A, norm, weight, norm)
+        s0 = zeros(2, width, states)
         forward = MambaForward(chosen, inputs, s0, s0[..., 0], rows, Stop(1e-6, 10, 1.0))
-        sweep_once(forward, lambda y, f=forward, s=s0: MambaAdjoint(f, y, y, s), width)
+        sweep_once(forward, lambda y, f=forward, s=s0: MambaAdjoint(f, y, y, s), width, dtype)
 
 
 SWEEPS = {"fp-rnn sweep": rnn_sweeps, "fp-mamba sweep": mamba_sweeps}
@@ -177,7 +180,9 @@ def main(wanted: str) -> None:
 
     if wanted in SWEEPS:
         for length in LENGTHS:
-            SWEEPS[wanted](length)
+            SWEEPS[wanted](length, torch.float32)
+        case, length = f"{wanted}, float64", LENGTHS[0]
+        SWEEPS[wanted](length, torch.float64)
         return
     of = next(each for each in CASES if each.name == wanted)
     for dtype in (torch.float32, torch.bfloat16):
