@@ -52,8 +52,10 @@ def run_sweep(folder: Path, runs: int, jobs: int, seconds: int) -> Row:
     if failed:
         reason = next(record["reason"] for record in store.records if record["status"] == "failed")
         raise RuntimeError(f"{failed} of {runs} runs have failed, the first one: {reason}")
-    return summary([record["cost"]["wall_seconds"] for record in store.records], watched.lags(), wall, jobs) | {
-        "settings": {"runs": runs, "jobs": jobs, "seconds": seconds}
+    row = summary([record["cost"]["wall_seconds"] for record in store.records], watched.lags(), wall, jobs)
+    return row | {
+        "end_seconds": began + wall - max(job.ended for job in watched.jobs),
+        "settings": {"runs": runs, "jobs": jobs, "seconds": seconds},
     }
 
 

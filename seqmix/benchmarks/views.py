@@ -137,15 +137,27 @@ def tasks_table(rows: list[Row]) -> Table:
 
 def sweep_table(rows: list[Row]) -> Table:
     """Sweeps of `seqmix bench sweep`."""
-    columns = ["runs", "jobs", "s of training", "sweep s", "runs' own s / jobs", "overhead", "start s", "lag ms"]
+    columns = [
+        "runs",
+        "jobs",
+        "s of training",
+        "sweep s",
+        "runs' own s / jobs",
+        "overhead",
+        "start s",
+        "lag ms",
+        "end s",
+    ]
     table = Table("sweeps", columns, left=0)
     for row in rows:
         settings, lag = row["settings"], row["lag_seconds"]
         times = [f"{row['wall_seconds']:.1f}", f"{row['own_seconds'] / settings['jobs']:.1f}"]
         times += [f"{row['overhead']:.1%}", f"{row['start_seconds']:.1f}", "-" if lag is None else f"{1e3 * lag:.0f}"]
+        times += [f"{row['end_seconds']:.1f}"]
         table.rows.append([*(str(settings[name]) for name in ("runs", "jobs", "seconds")), *times])
     table.note = (
-        "start: imports before the first run; lag: what a run takes beyond its process, to start and to be recorded"
+        "start: imports before the first run; lag: what a run takes beyond its process, to start and to be recorded; "
+        "end: after the last record"
     )
     return table
 

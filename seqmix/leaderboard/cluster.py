@@ -78,7 +78,10 @@ class ClusterJobs:
         for name in parameters:
             if name not in known:
                 raise unknown_name("parameter of --submitit:", name, known)
-        executor.update_parameters(**parameters)
+        try:
+            executor.update_parameters(**parameters)
+        except (AssertionError, TypeError) as error:  # so says submitit that a value has the wrong type
+            raise ValueError(f"--submitit: {error}") from None
         return executor
 
     def start(self, run: Run, attempt: int) -> "_ClusterJob":

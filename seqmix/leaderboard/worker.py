@@ -153,4 +153,4 @@ def _kill(process: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # nobody needs what an interpreter with torch in it takes a second to tidy up

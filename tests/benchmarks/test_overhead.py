@@ -44,4 +44,5 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "--runs", "3", "--seconds", "1", "--out", str(path)]) == 0
     (row,) = json.loads(path.read_text())["rows"]
     assert row["own_seconds"] > 3 and row["wall_seconds"] > row["own_seconds"] / 2 and row["lag_seconds"] > 0
+    assert 0 <= row["end_seconds"] < row["wall_seconds"]
     assert "overhead" in capsys.readouterr().out

@@ -104,6 +104,7 @@ def test_jobs_of_a_sweep_that_is_gone_are_taken_over(tmp_path: Path, executor: F
     ("options", "words"),
     [
         (["jobs", "cluster=local", "timeout_mins=3"], "'timeout_mins'; did you mean 'timeout_min'"),
+        (["jobs", "cluster=local", "timeout_min=soon"], '--submitit: Parameter "timeout_min" expected type'),
         (["jobs", "cluster=moon"], "cluster must be slurm or local, got 'moon'"),
         (["jobs"], "cluster slurm cannot be used here"),
         (["cluster=local"], "expected FOLDER and then PARAMETER=VALUE"),
