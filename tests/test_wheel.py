@@ -46,7 +46,11 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"seqmix"}, "neither tests nor the root's links"
-    sources = [path for path in (ROOT / "seqmix").rglob("*") if path.suffix in (".py", ".yaml", ".typed")]
+    sources = [
+        path
+        for path in (ROOT / "seqmix").rglob("*")
+        if path.suffix in (".py", ".yaml", ".typed", ".html", ".css", ".js", ".svg")
+    ]
     assert {path.relative_to(ROOT).as_posix() for path in sources} | {"seqmix/py.typed"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

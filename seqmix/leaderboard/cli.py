@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqmix.leaderboard import cli_records
+from seqmix.leaderboard import cli_page, cli_records
 
 if TYPE_CHECKING:
     from seqmix.leaderboard.cluster import ClusterJobs
@@ -27,6 +27,7 @@ _EPILOG = """examples:
   seqmix leaderboard report boards/a5.jsonl --kind seeds --solved 16:0.99 64:0.6 --write README.md --section a5
   seqmix leaderboard run parity parity-mamba --lr 1e-3 3e-3 1e-2 --store boards/parity.jsonl --jobs 2
   seqmix leaderboard report boards/parity.jsonl --kind summary --solved 2x:0.95
+  seqmix leaderboard page boards/*.jsonl --out site
   seqmix leaderboard validate boards/*.jsonl
   seqmix leaderboard rerun 7c5d0330 --store boards/a5.jsonl
   seqmix leaderboard convert boards/a5.jsonl a5.parquet
@@ -85,16 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
     report.add_argument(
         "--kind",
-        choices=("seeds", "summary", "text"),
+        choices=("seeds", "summary", "text", "board"),
         default="summary",
         help="seeds: a row for each seed, and the median; summary (default): a row for each config; text: the same "
-        "for runs on text, in bits per byte",
+        "for runs on text, in bits per byte; board: entries by tasks, with ranks",
     )
     report.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="shell patterns of config names")
     report.add_argument(
         "--solved",
         nargs="+",
-        default=["1x:0.99"],
         metavar="LENGTH:ACCURACY",
         help="when a run is solved: 16:0.99 64:0.6 for both, 2x:0.95 in training lengths, last:80:0.95 by another "
         "measure (last, seq, tok, free_seq, free_tok) than the task's own; default 1x:0.99",
@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(action=_report)
 
+    cli_page.add_command(commands)
     cli_records.add_commands(commands)
     return parser
 
@@ -246,8 +247,10 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     if (arguments.write is None) != (arguments.section is None):
         raise ValueError("--write and --section: expected both or none, got one")
+    if arguments.kind == "board" and (arguments.solved or arguments.lengths):
+        raise ValueError("--kind board: it decides --solved and --lengths itself, expected neither")
     try:
-        criteria = [Criterion.parse(text) for text in arguments.solved]
+        criteria = [Criterion.parse(text) for text in arguments.solved or ["1x:0.99"]]
     except ValueError as error:
         raise ValueError(f"--solved: {error}") from None
     records, problems = collect(arguments.files, arguments.only)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqmix._files import write_text_whole
+from seqmix.leaderboard.board_table import board_table
 from seqmix.leaderboard.runs import scan_runs
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.statistics import Criterion, is_text
@@ -52,10 +53,12 @@ def render(
     criteria: Sequence[Criterion] = (Criterion(1, 0.99, relative=True),),
     lengths: Sequence[str] | None = None,
 ) -> str:
-    """The Markdown table of a kind, `seeds`, `summary`, or `text` for what is measured in bits per byte."""
+    """The Markdown table of a kind: `seeds`, `summary`, `text` for what is measured in bits per byte, or `board`."""
     kinds = KINDS | {"text": text_table}
+    if kind == "board":
+        return board_table(records)
     if kind not in kinds:
-        raise ValueError(f"kind: expected one of {', '.join(kinds)}, got {kind!r}")
+        raise ValueError(f"kind: expected one of {', '.join(kinds)}, board, got {kind!r}")
     text = {is_text(record) for record in records if record["result"]["metric"] is not None}
     if text - {kind == "text"}:
         raise ValueError(f"--kind: runs on text, in bits per byte, need 'text' and others do not, got {kind!r}")

@@ -26,6 +26,7 @@ __all__ = [
     "Group",
     "circumstances",
     "group_runs",
+    "in_accuracy",
     "markdown",
     "seeds_table",
     "summary_table",
@@ -89,7 +90,7 @@ def seeds_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths:
                 [str(run["identity"]["seed"]), *_result(run, columns), *_cost(run, restarted), *_proof(run, asked)]
                 for run in runs
             ]
-            medians = [_number(_median([_value(run, column) for run in runs])) for column in columns]
+            medians = [in_accuracy(_median([_value(run, column) for run in runs])) for column in columns]
             steps, seconds = _median_cost(runs, "training", "steps"), _median_cost(runs, "cost", "train_seconds")
             processor = [in_seconds(_median_cost(runs, "cost", "cpu_seconds")), count(runs)] if asked else []
             rows.append(["median", *medians, counted(steps), *[""] * restarted, in_seconds(seconds), *processor])
@@ -174,7 +175,7 @@ def _result(run: Record, lengths: Sequence[str]) -> list[str]:
         return ["failed"] * len(lengths)
     if run["result"]["diverged"]:
         return ["diverged"] * len(lengths)
-    return [_number(_value(run, column)) for column in lengths]
+    return [in_accuracy(_value(run, column)) for column in lengths]
 
 
 def _cost(run: Record, restarted: bool) -> list[str]:
@@ -205,8 +206,8 @@ def _median(values: Sequence[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def _number(value: float | None) -> str:
-    # 0.9998 is not 1: what rounds up to it is cut off.
+def in_accuracy(value: float | None) -> str:
+    """Three digits; 0.9998 is not 1: what rounds up to it is cut off."""
     if value is None:
         return ""
     return f"{value:.3f}" if value == 1 or value < 0.9995 else "0.999"
@@ -217,9 +218,9 @@ def _range(values: Sequence[float | None]) -> str:
     if not known:
         return ""
     if len(known) == 1:
-        return _number(known[0])
+        return in_accuracy(known[0])
     summary = spread(known)
-    return f"{_number(summary.median)} ({_number(summary.low)} to {_number(summary.high)})"
+    return f"{in_accuracy(summary.median)} ({in_accuracy(summary.low)} to {in_accuracy(summary.high)})"
 
 
 def mixer_of(run: Record) -> str:

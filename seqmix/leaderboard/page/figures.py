@@ -1,0 +1,164 @@
+"""Figures of boards as PNG and SVG: scores, and for each task accuracy over length, state and learning rate."""
+
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqmix._extras import require
+from seqmix._files import write_whole
+from seqmix.leaderboard.aggregate import aggregate
+from seqmix.leaderboard.page.plots import Measure, Series
+from seqmix.leaderboard.page.svg import shape_of
+from seqmix.leaderboard.page.task_page import series_of, task_view
+from seqmix.leaderboard.page.views import BoardView
+from seqmix.leaderboard.schema import Record
+
+__all__ = ["write_figures"]
+
+Draw = Callable[[Any], None]
+
+# As on the pages: eight colours that colour-blind people tell apart, eight shapes.
+_COLOURS = ("#0067a8", "#c84e00", "#00805c", "#a8327f", "#6a5acd", "#8a6d00", "#1390b8", "#5a5f69")
+_MARKERS = "os^DvP*h"
+
+
+def write_figures(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Write `BOARD-scores`, `BOARD-TASK-length`, `-state` and `-rate`, each as .png and .svg.
+
+    The same records give the same files.
+
+    Raises:
+        ValueError: a folder that does not exist.
+    """
+    require("matplotlib", extra="board", owner="seqmix leaderboard page --figures")
+    if not folder.is_dir():
+        raise ValueError(f"--figures: expected a folder that exists, got {str(folder)!r}")
+    written = []
+    for board in aggregate(records):
+        if not board.columns:
+            continue
+        view = BoardView(board, "", first=True)
+        name = board.name or "runs"
+        written += _save(folder / f"{name}-scores", _scores(view), (6.4, 0.28 * len(view.entries) + 1.2))
+        for task in view.tasks:
+            task_view(view, task)
+            series = [series_of(cell) for cell in task["cells"]]
+            drawings = {"length": _lengths(series, task["measure"]), "state": _states(series, task["measure"])}
+            drawings["rate"] = _rates(series, task["validation"])
+            for kind, draw in drawings.items():
+                if draw is not None:
+                    written += _save(folder / f"{name}-{task['slug']}-{kind}", draw, (7.4, 4.2))
+    return written
+
+
+def _save(stem: Path, draw: Draw, size: tuple[float, float]) -> list[Path]:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    paths = []
+    with matplotlib.rc_context({"svg.hashsalt": "seqmix", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        draw(axes)
+        for kind, nothing in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=160, metadata=nothing)
+            data = buffer.getvalue()
+            if kind == "svg":
+                data = b"".join(line.rstrip() + b"\n" for line in data.splitlines())
+            path = stem.with_name(f"{stem.name}.{kind}")
+            write_whole(path, partial(_write, data))
+            paths.append(path)
+    return paths
+
+
+def _write(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+
+
+def _scores(view: BoardView) -> Draw:
+    def draw(axes: Any) -> None:
+        entries = view.board.entries[::-1]
+        means = np.array([entry.mean for entry in entries])
+        bounds = np.array([entry.interval for entry in entries])
+        # A mean is within its interval but for rounding.
+        arms = np.maximum(np.stack([means - bounds[:, 0], bounds[:, 1] - means]), 0)
+        places = np.arange(len(entries))
+        axes.errorbar(means, places, xerr=arms, fmt="o", color=_COLOURS[0], capsize=3, markersize=5)
+        axes.set_yticks(places, [entry.name for entry in entries])
+        axes.set(xlim=(-0.02, 1.02), xlabel="mean normalised score, 95 % interval")
+
+    return draw
+
+
+def _style(one: Series, **more: Any) -> dict[str, Any]:
+    colour = _COLOURS[one.number % len(_COLOURS)]
+    return {"color": colour, "marker": _MARKERS[shape_of(one.number)], "markersize": 5, "linewidth": 1.3} | more
+
+
+def _finish(axes: Any, measure: Measure, legend: bool = True) -> None:
+    axes.set_ylabel(measure.name)
+    if not measure.text:
+        axes.set_ylim(-0.03, 1.03)
+        if measure.chance:
+            axes.axhline(measure.chance, color="0.4", linestyle=":", linewidth=1)
+    if legend:
+        axes.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _lengths(series: Sequence[Series], measure: Measure) -> Draw | None:
+    lengths = sorted({length for one in series for length, _, _ in one.lengths})
+    if not lengths:
+        return None
+
+    def draw(axes: Any) -> None:
+        for one in series:
+            medians = [median for _, median, _ in one.lengths]
+            axes.plot([length for length, _, _ in one.lengths], medians, label=one.name, **_style(one))
+        axes.set(xscale="log", xlabel="test length")
+        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        axes.minorticks_off()
+        _finish(axes, measure)
+
+    return draw
+
+
+def _states(series: Sequence[Series], measure: Measure) -> Draw | None:
+    found = [(one, one.state, *one.at) for one in series if one.state and one.at]
+    if not found:
+        return None
+
+    def draw(axes: Any) -> None:
+        for one, state, median, seeds in found:
+            style = _style(one, linestyle="none")
+            axes.plot([state, state], [min(seeds), max(seeds)], color=style["color"], linewidth=1, alpha=0.6)
+            axes.plot([state], [median], label=one.name, **style)
+        axes.set(xscale="log", xlabel="numbers in the state, at the training length")
+        _finish(axes, measure)
+
+    return draw
+
+
+def _rates(series: Sequence[Series], measure: Measure) -> Draw | None:
+    if not any(rate.values for one in series for rate in one.rates):
+        return None
+
+    def draw(axes: Any) -> None:
+        for one in series:
+            known = [(rate.lr, rate.median) for rate in one.rates if rate.median is not None and rate.lr > 0]
+            axes.plot([rate for rate, _ in known], [median for _, median in known], label=one.name, **_style(one))
+            broken = [rate.lr for rate in one.rates if rate.broken and rate.lr > 0]
+            floor = 0.0 if not measure.text else max((median for _, median in known), default=8.0)
+            axes.plot(broken, [floor] * len(broken), "x", color="#b3261e", markersize=7)
+        axes.set(xscale="log", xlabel="learning rate (×: diverged or failed)")
+        _finish(axes, measure)
+
+    return draw

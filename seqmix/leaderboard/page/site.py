@@ -1,0 +1,128 @@
+"""A folder of static pages that says what records mean: `seqmix leaderboard page`."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from seqmix import __version__
+from seqmix._files import write_folder_whole
+from seqmix.leaderboard.aggregate import aggregate
+from seqmix.leaderboard.board import Board
+from seqmix.leaderboard.page.data import write_cells, write_records, write_runs
+from seqmix.leaderboard.page.pages import Names, Pages
+from seqmix.leaderboard.page.runs_page import cell_view, runs_part
+from seqmix.leaderboard.page.svg import strip, symbols
+from seqmix.leaderboard.page.task_page import Shared, series_of, task_part, task_view
+from seqmix.leaderboard.page.views import BoardView, View
+from seqmix.leaderboard.schema import Record
+from seqmix.leaderboard.statistics import MEASURES
+
+__all__ = ["write_site"]
+
+# What one page holds at most, so that no page outgrows two megabytes: cells of an overview, rows of a task, runs.
+_CELLS, _ROWS, _RUNS = 2_400, 250, 400
+_LIST = "pages.json"
+
+
+def write_site(
+    records: Sequence[Record], out: Path, *, title: str = "seqmix leaderboard", plans: Sequence[Board] = ()
+) -> dict[str, int]:
+    """Make or replace the folder `out`; returns the bytes of each of its files.
+
+    Pages of boards are kept apart: `index.html` is the table of the first, with links to the others. What a plan with
+    the name of a board asks for and has no run is said; without one, what other entries have.
+
+    Raises:
+        ValueError: a folder with files that are not of such pages, or records of which none came to its end.
+    """
+    out = Path(out)
+    _check(out)
+    boards = aggregate(records)
+    known = {plan.name: plan for plan in plans}
+    if strange := known.keys() - {board.name for board in boards}:
+        raise ValueError(f"--board: no record is of board {', '.join(map(repr, sorted(strange)))}")
+    names = Names("assets", "index")
+    views = [
+        BoardView(board, f"{names.of(board.name or 'runs')}/", first=number == 0, plan=known.get(board.name))
+        for number, board in enumerate(board for board in boards if board.columns)
+    ]
+    if not views:
+        raise ValueError("no pages: expected at least one run that came to its end, got none")
+    dates = [record["repro"]["utc"][:10] for record in records]
+    site = {"title": title, "version": __version__, "boards": views, "n_records": len(records), "newest": max(dates)}
+    weight: dict[str, int] = {}
+
+    def fill(folder: Path) -> None:
+        pages = Pages(folder, site)
+        pages.assets()
+        for view in views:
+            _write_board(pages, view)
+        weight.update(pages.weight)
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        (folder / _LIST).write_text(json.dumps({"seqmix": __version__, "files": [*files, _LIST]}, indent=0))
+
+    write_folder_whole(out, fill)
+    return weight
+
+
+def _check(out: Path) -> None:
+    if not out.parent.is_dir() or (out.exists() and not out.is_dir()):
+        raise ValueError(f"--out: expected a folder in one that exists, got {str(out)!r}")
+    if not out.exists():
+        return
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    try:
+        own = set(json.loads((out / _LIST).read_text())["files"]) if _LIST in found else set()
+    except (ValueError, KeyError, TypeError):
+        own = set()
+    if strange := sorted(found - own):
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise ValueError(
+            f"--out: {out} has files that this command did not write: {', '.join(strange[:3])}{more}; expected a new "
+            "or empty folder, or pages to replace"
+        )
+
+
+def _write_board(pages: Pages, board: BoardView) -> None:
+    folder = pages.folder / board.folder / "data"
+    folder.mkdir(parents=True)
+    write_cells(folder / "board.csv", board.board)
+    write_records(folder / "runs.jsonl", board.board.runs)
+    sample = strip([(0.3, "u"), (0.55, "u"), (0.96, "k"), (0.98, "k"), (0.99, "k")], 0.62, "an example")
+    overview = partial(_overview, board, sample)
+    pages.paged(board.href, "overview.html", board.entries, max(1, _CELLS // len(board.tasks)), overview)
+    for task in board.tasks:
+        task_view(board, task)
+    for task in board.tasks:
+        write_runs(
+            folder / f"{task['slug']}.csv",
+            task["column"],
+            [view["cell"] for view in task["cells"]],
+            MEASURES[task["column"].metric],
+        )
+        pages.paged(task["href"], "task.html", task["cells"], _ROWS, partial(_task, board, task))
+        shared = Shared([series_of(view) for view in task["cells"]])
+        for view in task["cells"]:
+            context = {"board": board, "task": task, "entry": view["entry"], "cell": cell_view(view, shared)}
+            pages.paged(view["href"], "runs.html", _ordered(view), _RUNS, partial(_runs, context, view))
+    for entry in board.entries:
+        pages.render(entry["href"], "entry.html", board=board, entry=entry)
+
+
+def _overview(board: BoardView, sample: Any, entries: Sequence[View]) -> View:
+    return {"board": board, "entries": entries, "sample": sample}
+
+
+def _task(board: BoardView, task: View, views: Sequence[View]) -> View:
+    return {"board": board, "task": task, "symbols": symbols()} | task_part(task, views)
+
+
+def _runs(context: View, view: View, runs: Sequence[Record]) -> View:
+    return context | {"symbols": symbols(1)} | runs_part(view, context["cell"]["commits"], runs)
+
+
+def _ordered(view: View) -> list[Record]:
+    # By learning rate, then by seed.
+    return [run for rate in view["cell"].rates for run in rate.runs]
