@@ -76,7 +76,7 @@ def run(block: Block, names: dict[str, object], folder: Path) -> None:
 def check_yaml(block: Block, folder: Path) -> None:
     """A board, a config, or a part of one; commands of the page find it by the name in its title or first comment."""
     content = parse_value(block.code)
-    board = "budget" in content
+    board = bool(content.keys() & {"budget", "mixers"})
     said = re.match(r"# ([\w-]+\.yaml)\b", block.code)
     name = block.title or (said[1] if said else f"{content['name'] if board else 'block'}.yaml")
     path = folder / name
