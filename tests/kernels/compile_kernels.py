@@ -194,6 +194,8 @@ def main(wanted: str) -> None:
     packed = torch.float32 if of.is_complex else torch.bfloat16
     for name, sizes, dtype, change in (
         *VARIANTS.get(wanted, ()),
+        # A size of one is a constant to Triton, not a number.
+        ("ones", dict.fromkeys("DNHV", 1) | {"K": 1 + (wanted == "selective_rotary")}, torch.float32, as_they_are),
         ("packed", {}, packed, as_they_are),
         ("float64", {"K": 16, "V": 16}, torch.float64, as_they_are),
     ):
