@@ -47,9 +47,8 @@ class BoardView:
         self.hrefs = {key: cell["href"] for key, cell in self.cells.items() if cell["href"]}
         for entry in self.entries:
             self._complete(entry)
-        self.others = ["Parameters", "State", "Training"]
+        self.others = ["Parameters", "State"]
         self.budget = self._sizes() if plan is None else f"equal {str(plan.budget).replace('_', ' ')}"
-        self.wide = len(self.tasks) > 8
         self.lede = self._lede()
         self.facts = self._facts()
         self.missing = missing_of(board, self.hrefs, plan)
@@ -128,7 +127,6 @@ class BoardView:
         entry["others"] = [
             _span([cell.params for cell in found], words.count),
             _span([cell.state for cell in found], words.count),
-            _span([cell.seconds for cell in found], words.duration),
         ]
         bad = [told for cell in found for run in cell.runs if (told := broken(run))]
         entry["facts"] = [

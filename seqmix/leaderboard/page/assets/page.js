@@ -97,6 +97,7 @@
     box.addEventListener("change", () => {
       const index = Number(box.dataset.column);
       for (const row of board.rows) row.cells[index].hidden = !box.checked;
+      fit();
     });
   for (const button of all("button[data-mode]"))
     button.addEventListener("click", () => {
@@ -111,6 +112,19 @@
   document.addEventListener("keydown", event => {
     if (event.key === "Escape") for (const open of all("details.columns[open]")) open.open = false;
   });
+
+  // A table that fits scrolls with the page, its header at the top of the window; others scroll by themselves.
+  const fit = () => {
+    for (const frame of all(".fits")) {
+      frame.classList.remove("scroll");
+      const wide = frame.firstElementChild.offsetWidth > frame.clientWidth;
+      frame.classList.toggle("scroll", wide);
+      if (wide) frame.tabIndex = 0;
+      else frame.removeAttribute("tabindex");
+    }
+  };
+  addEventListener("resize", fit);
+  fit();
 
   // Hints: the nearest mark of a plot, or whatever has one under the pointer or the focus.
   const tip = document.createElement("div");
