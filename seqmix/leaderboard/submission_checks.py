@@ -159,10 +159,14 @@ def _task_problems(found: Submission) -> Iterator[str]:
         if record["status"] != "ok":
             continue
         identity, result, where = record["identity"], record["result"], _where(found, line)
-        key = json.dumps([identity["task"], identity["task_kwargs"]], sort_keys=True)
+        # As the run built it: arguments in a record may be those of a class beneath.
+        entry = identity["settings"].get("data")
+        key = json.dumps(entry, sort_keys=True)
         try:
+            if not isinstance(entry, dict) or entry.get("name") != identity["task"]:
+                raise ValueError(f"its settings have another under data: {key:.80}")
             if key not in tasks:
-                task = create_task(identity["task"], **identity["task_kwargs"])
+                task = create_task(**entry)
                 tasks[key] = task, task.version() if hasattr(task, "version") else None
         except (ValueError, TypeError, ImportError, OSError) as error:
             yield f"{where}: identity.task: cannot be built here: {' '.join(str(error).split())}"

@@ -58,7 +58,7 @@ def record_of(run: Run, version: str, validation: float) -> Record:
     record["id"] = run.id
     record["identity"] |= {"settings": settings, "config_hash": config_hash(settings), "overrides": [*run.overrides]}
     record["identity"] |= {"board": run.board, "entry": run.entry, "column": run.column, "task": "parity"}
-    task = {key: value for key, value in settings["data"].items() if key != "name"}
+    task = {key: value for key, value in settings["data"].items() if key != "name"} | {"group": "Z2"}
     record["identity"] |= {"task_kwargs": task, "task_version": version, "mixer": settings["mixer"]["name"]}
     row = {"last": 0.75, "seq": 0.5, "tok": 0.9, "loss": 0.5, "n": 4}
     record["result"] |= {"metric": "last_accuracy", "chance": 0.5, "train_length": 4, "steps_to": {"0.99": None}}
@@ -143,7 +143,12 @@ WRONG_LINES = [
     ("result.metrics.8", ..., "result.metrics: expected all test sets"),
     ("result.chance", 0.1, "result.chance: expected 0.5, got 0.1"),
     ("identity.task_version", "0" * 16, "of this version, got 0000000000000000"),
-    ("identity.task_kwargs.group", "S9", "identity.task: cannot be built here"),
+    (
+        "identity.settings.data.group",
+        "S9",
+        "identity.task: cannot be built here: unknown argument of task 'parity': 'g",
+    ),
+    ("identity.task", "mqar", "identity.task: cannot be built here: its settings have another under data"),
     ("identity.submission", "theirs", "identity.submission: expected 'mine', got 'theirs'"),
     ("identity.config_hash", "0" * 16, "identity.config_hash: expected"),
     ("identity.settings.data.files", "../../secret.txt", "identity.settings.data.files: a path out of the folder"),
