@@ -150,7 +150,7 @@ def test_what_is_missing_by_the_plan_and_by_what_others_have(tmp_path: Path) -> 
     found = texts((tmp_path / "planned/index.html").read_text())
     assert re.search(r"Not run\s+dense on a5\s+dense on mqar\s", found) and "gla on mqar" not in found
     assert re.search(rf"gla on a5\s+{worst:g}, 1\s", found) and re.search(r"lstm on a5\s+3 of 4\s", found)
-    assert "equal parameters 50,000" in found
+    assert "2 tasks, equal parameters (50,000)" in found
     with pytest.raises(ValueError, match="--board: no record is of board 'b'"):
         write_site(list(make_records(["lstm"], ["a5"])), tmp_path / "no", plans=[plan])
 

@@ -92,8 +92,13 @@ def _scores(view: BoardView) -> Draw:
         # A mean is within its interval but for rounding.
         arms = np.maximum(np.stack([means - bounds[:, 0], bounds[:, 1] - means]), 0)
         places = np.arange(len(entries))
-        axes.errorbar(means, places, xerr=arms, fmt="o", color=_COLOURS[0], capsize=3, markersize=5)
-        axes.set_yticks(places, [entry.name for entry in entries])
+        whole = np.array([entry.rank is not None for entry in entries])
+        for part, colour in ((whole, _COLOURS[0]), (~whole, _COLOURS[-1])):
+            axes.errorbar(means[part], places[part], xerr=arms[:, part], fmt="o", color=colour, capsize=3, markersize=5)
+        # Means over other tasks do not compare.
+        columns = len(view.tasks)
+        names = [e.name if e.rank is not None else f"{e.name} ({e.n} of {columns} tasks)" for e in entries]
+        axes.set_yticks(places, names)
         axes.set(xlim=(-0.02, 1.02), xlabel="mean normalised score, 95 % interval")
 
     return draw

@@ -48,7 +48,7 @@ class BoardView:
         for entry in self.entries:
             self._complete(entry)
         self.others = ["Parameters", "State"]
-        self.budget = self._sizes() if plan is None else f"equal {str(plan.budget).replace('_', ' ')}"
+        self.budget = self._sizes() if plan is None else _equal(plan)
         self.lede = self._lede()
         self.facts = self._facts()
         self.missing = missing_of(board, self.hrefs, plan)
@@ -144,7 +144,7 @@ class BoardView:
         rates = {rate.lr for cell in self.board.cells.values() for rate in cell.rates}
         seeds = max((cell.n for cell in self.board.cells.values()), default=0)
         return (
-            f"{words.plural(len(self.entries), 'entry', 'entries')} on {words.plural(len(self.tasks), 'task')} with "
+            f"{words.plural(len(self.entries), 'entry', 'entries')} on {words.plural(len(self.tasks), 'task')}, "
             f"{self.budget}. {words.plural(len(rates), 'learning rate')}, up to {words.plural(seeds, 'seed')} at the "
             "best one. Every run counts, the diverged and the failed ones too, and every number leads to its runs."
         )
@@ -158,6 +158,13 @@ class BoardView:
         facts += [_fact(words.count(bad.count(kind)), kind, True) for kind in ("diverged", "failed") if kind in bad]
         absent = len(self._absent)
         return [*facts, *([_fact(words.count(absent), "cells not run", True)] if absent else [])]
+
+
+def _equal(plan: Board) -> str:
+    amount = plan.budget.amount
+    return (
+        f"equal {plan.budget.kind.replace('_', ' ')} ({amount:,.0f})" if amount < 1e9 else f"equal FLOPs ({amount:.3g})"
+    )
 
 
 def _fact(number: str, text: str, bad: bool = False) -> View:
