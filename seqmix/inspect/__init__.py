@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seqmix.inspect.certificates import Certificate, CounterExample, certify
+    from seqmix.inspect.certificates import Certificate, CounterExample, certify, verify
     from seqmix.inspect.forms import Direct, LinearForm, Recurrence, register_linear_form
     from seqmix.inspect.gradients import gradient_norms
     from seqmix.inspect.mixing import linear_form, mixing_matrix
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from seqmix.inspect.spectra import eigenvalues, observe
 
 _HOMES = {
-    "seqmix.inspect.certificates": ("Certificate", "CounterExample", "certify"),
+    "seqmix.inspect.certificates": ("Certificate", "CounterExample", "certify", "verify"),
     "seqmix.inspect.gradients": ("gradient_norms",),
     "seqmix.inspect.forms": ("Direct", "LinearForm", "Recurrence", "register_linear_form"),
     "seqmix.inspect.mixing": ("linear_form", "mixing_matrix"),
@@ -40,6 +40,7 @@ __all__ = [
     "observe",
     "read_spectra",
     "register_linear_form",
+    "verify",
 ]
 
 

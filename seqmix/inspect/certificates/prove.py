@@ -118,13 +118,15 @@ def _search(
     network = everything.network
     n = network.layers[-1].n_blocks
     tracked = np.zeros(n, dtype=bool)
-    if len(network.layers) == 1:
+    # Through an MLP intervals widen beyond use.
+    linear = len(network.layers) == 1 and network.layers[0].mlp is None
+    if linear:
         tracked[[report.block for report in blocks if report.carries]] = True
         outcome = _bounded(Machine(network, everything.tokens, tracked), automaton, max_states)
         if outcome is not None and (outcome.low > 0).all():
             return outcome
     exact = _exact(everything, automaton, max_states, model)
-    if exact is not None or len(network.layers) > 1:
+    if exact is not None or not linear:
         return exact or Refuted(None, _too_many(max_states), max_states)
     return _refined(everything, automaton, tracked, max_states)
 
