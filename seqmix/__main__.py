@@ -16,6 +16,8 @@ _COMMANDS = {
     "train-tokenizer": "learn a byte-level BPE from text, for --data.tokenizer",
     "average": "make one checkpoint with the mean of the weights of several",
     "list": "what there is: mixers, tasks, configs, boards, optimizers, and a model's parameters",
+    "certify": "prove a checkpoint right for every length, or find a shortest word that it gets wrong",
+    "list": "what there is: mixers, tasks, configs, optimizers, and a model's parameters",
     "inspect": "figures of what is inside a layer: eigenvalues, mixing matrices, gradients by lag",
     "bench": "time kernels and layers on this machine",
     "shift-k": "fit poles to a shift, against the lower bound, with a table and a figure",
@@ -105,6 +107,10 @@ def _run(argv: list[str]) -> int:
         from seqmix._suggest import unknown_name
 
         raise unknown_name("command", command, _COMMANDS)
+    if command == "certify":
+        from seqmix.inspect.certificates.cli import main as certify
+
+        return certify(rest)
     if command == "average":
         from seqmix.training.average import main as average
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from seqmix.models import SequenceModel
+from seqmix.tasks.registry import create_task, get_task, list_tasks
 from seqmix.training.config_files import Config, expand, load_config
 from seqmix.training.module import SequenceLearner
 from seqmix.training.runs import run_of
@@ -60,8 +61,15 @@ def build_task(config: Config) -> Any:
 
 
 def task_of(checkpoint: Path) -> Any | None:
-    """The task of the run that a checkpoint lies in; None for one that lies in none."""
+    """The task of the run that a checkpoint lies in, else the one that it names itself; None where neither is so."""
     run = run_of(checkpoint)
-    if run is None or not (run / "config.yaml").is_file():
+    if run is not None and (run / "config.yaml").is_file():
+        return build_task(load_config(str(run / "config.yaml")))
+    content = read_checkpoint(checkpoint)
+    names = {get_task(name).class_path: name for name in list_tasks()}
+    if content.get("task") not in names:
         return None
-    return build_task(load_config(str(run / "config.yaml")))
+    name = names[content["task"]]
+    known = inspect.signature(get_task(name).load()).parameters
+    arguments = content.get("datamodule_hyper_parameters", {})
+    return create_task(name, **{key: value for key, value in arguments.items() if key in known})

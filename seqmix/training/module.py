@@ -204,6 +204,8 @@ class SequenceLearner(LossInStep):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(self._carried.state_dict())
+        if self._task is not None:
+            checkpoint["task"] = f"{type(self._task).__module__}.{type(self._task).__qualname__}"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._carried.load_state_dict(checkpoint)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["find_checkpoint", "new_run", "run_of"]
+__all__ = ["checkpoint_named", "find_checkpoint", "new_run", "run_of"]
 
 ROOT = Path("runs")
 _VARIABLE = "SEQMIX_RUN_DIR"  # tells the other processes of a run on this machine where it writes
@@ -53,6 +53,13 @@ def find_checkpoint(which: str, name: str | None, run_dir: str | None) -> Path:
     if not found:
         raise ValueError(f"ckpt_path: no {which}.ckpt found as {folder / pattern}")
     return found[-1]
+
+
+def checkpoint_named(name: str) -> Path:
+    """A checkpoint by its file, by the folder of its run (the last one there), or by a config (its newest run)."""
+    if Path(name).is_file():
+        return Path(name)
+    return find_checkpoint("last", None, name) if Path(name).is_dir() else find_checkpoint("last", name, None)
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -12,7 +12,7 @@ from seqmix.models import SequenceModel
 from seqmix.tasks.language_modeling import LanguageModeling
 from seqmix.tasks.tokenization import JsonTokenizer, Tokenizer, restore_tokenizer, train_bpe
 from seqmix.training.loading import load_model, read_checkpoint
-from seqmix.training.runs import find_checkpoint
+from seqmix.training.runs import checkpoint_named
 
 __all__ = ["generate", "load_language_model", "train_tokenizer"]
 
@@ -34,7 +34,7 @@ def generate(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     parser.add_argument("--device", default="cpu", help="default cpu")
     options = parser.parse_args(argv)
-    model, tokenizer = load_language_model(_find(options.checkpoint), device=options.device)
+    model, tokenizer = load_language_model(checkpoint_named(options.checkpoint), device=options.device)
     prompt = [tokenizer.eos, *tokenizer.encode(options.prompt)[0].tolist()]
     drawn = model.sample(
         torch.tensor([prompt], device=options.device),
@@ -119,12 +119,6 @@ def train_tokenizer(argv: list[str]) -> int:
     write_text_whole(output, definition)
     print(f"{output}: {tokenizer.vocab_size - 1} tokens{held_out}, fingerprint {tokenizer.fingerprint}")
     return 0
-
-
-def _find(name: str) -> Path:
-    if Path(name).is_file():
-        return Path(name)
-    return find_checkpoint("last", None, name) if Path(name).is_dir() else find_checkpoint("last", name, None)
 
 
 def _show(text: str) -> None:

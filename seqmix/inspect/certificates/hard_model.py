@@ -30,7 +30,9 @@ class HardModel:
     def __init__(self, model: SequenceModel) -> None:
         self.own = model
         self.model = SequenceModel(**model.config, dtype=torch.float64)
-        self.model.load_state_dict({name: tensor.detach().cpu().double() for name, tensor in model.state_dict().items()})
+        self.model.load_state_dict(
+            {name: tensor.detach().cpu().double() for name, tensor in model.state_dict().items()}
+        )
         self.blocks: list[Any] = list(self.model.eval().blocks)
         self.sizes = [block.mixer.proj_out.in_features for block in self.blocks]
         self.has_mlp = any(block.mlp is not None for block in self.blocks)

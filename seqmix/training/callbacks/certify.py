@@ -36,7 +36,7 @@ class Certify(Callback):
         self.certificate: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        from seqmix.inspect.certificates.certify import automaton_of
+        from seqmix.inspect.certificates import automaton_of
 
         automaton_of(trainer.datamodule)  # type: ignore[attr-defined]
 

@@ -1,0 +1,159 @@
+"""`verify` and `seqmix certify`: certificates that hold, forged ones, and those of other models."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqmix import SequenceModel
+from seqmix.__main__ import main
+from seqmix.inspect import Certificate, certify, verify
+from seqmix.inspect.certificates import cli
+from seqmix.tasks import create_task
+from seqmix.tasks.word_problem import WordProblemExamples
+from tests.inspect.hard import by_hand
+from tests.inspect.test_certify import last_two, permutations, word_problem
+
+
+@pytest.fixture(scope="module")
+def held() -> tuple[Certificate, SequenceModel]:
+    """S3 with gates that are nearly hard, beside a block of noise that intervals bound."""
+    noise = torch.tensor([[[0, 3, 1]], [[1, 1, 3]]] * 3 + [[[3, 3, 3]]])
+    automaton = WordProblemExamples("S3").automaton()
+    model = by_hand(automaton, torch.cat([permutations("S3"), noise], 1), sharpness=12.0)
+    model.head.weight.data[:, -3:] *= 1e-3
+    model.head.weight.data[:, 7] = 0
+    model.head.weight.data[:6, 7] = -model.head.weight.data[:6, 9:12].square().sum(1) / 2
+    model.head.weight.data[6, 7] = -1000
+    model.head.weight.data[:, 8] = 0
+    model.head.weight.data[:, 8] = -model.head.weight.data.sum(1)
+    return certify(model, automaton), model
+
+
+def again(certificate: Certificate) -> Certificate:
+    """Through JSON and back."""
+    return Certificate.from_dict(json.loads(json.dumps(certificate.to_dict())))
+
+
+def test_what_certify_finds_holds(held: tuple[Certificate, SequenceModel]) -> None:
+    certificate, model = held
+    assert certificate.certified and certificate.tracked_blocks == 1 and 0 < certificate.safe_length < 10**7
+    assert again(certificate) == certificate
+    verify(again(certificate), model, WordProblemExamples("S3"))
+    for make in (
+        lambda: word_problem("A4"),
+        lambda: (by_hand(last_two(), torch.tensor([[[2, 0]]] * 6), mixer="h-lru"), last_two()),
+    ):
+        model, task = make()
+        verify(again(certify(model, task)), model, task)
+
+
+def forgeries(c: Certificate) -> dict[str, Certificate]:
+    proof = c.proof
+    assert proof is not None and c.safe_length is not None
+    wrong_start = [proof.states[0][:1] + [1] * (len(proof.states[0]) - 1), *proof.states[1:]]
+    return {
+        "states are not closed": replace(c, states=c.states - 1, proof=replace(proof, states=proof.states[:-1])),
+        "does not begin at the start": replace(c, proof=replace(proof, states=wrong_start)),
+        "miscounts its states": replace(c, states=7 + c.states),
+        "miscounts its blocks": replace(c, tracked_blocks=2),
+        "intervals are not closed": replace(c, proof=replace(proof, high=[h - 0.5 for h in proof.high])),
+        "intervals are of other entries": replace(c, proof=replace(proof, high=proof.high[1:])),
+        "soft gates are not proved up to": replace(c, safe_length=2 * c.safe_length + 2),
+        "soft gates are not hard": replace(c, safe_length=float("inf")),
+        "gap is too small": replace(c, gap=c.gap / 2),
+        "margin is too large": replace(c, margin=2 * c.margin),
+        "blocks do not carry": replace(c, blocks=(c.blocks[0]._replace(degree=2), *c.blocks[1:])),
+        "of other weights": replace(c, weights_fingerprint="0" * 64),
+        "of other task": replace(c, task_fingerprint="0" * 64),
+        "no proof": replace(c, proof=None),
+        "nothing to check": replace(c, certified=False, reason="more than 3 states", proof=None),
+        "says why it is none": replace(c, reason="tired"),
+    }
+
+
+def test_forged_ones_are_refused(held: tuple[Certificate, SequenceModel]) -> None:
+    certificate, model = held
+    for message, forged in forgeries(certificate).items():
+        with pytest.raises(ValueError, match=message):
+            verify(again(forged), model, WordProblemExamples("S3"))
+
+
+def test_a_wrong_network_with_its_own_fingerprint_is_refused(held: tuple[Certificate, SequenceModel]) -> None:
+    """As if the search had a hole: the certificate of the intact model, said to be of a damaged one."""
+    certificate, model = held
+    damaged = SequenceModel(**model.config)
+    damaged.load_state_dict(model.state_dict())
+    damaged.head.weight.data[[3, 4]] = damaged.head.weight.data[[4, 3]]
+    refused = certify(damaged, WordProblemExamples("S3"))
+    forged = replace(certificate, weights_fingerprint=refused.weights_fingerprint)
+    with pytest.raises(ValueError, match=r"a read-out after .* is wrong"):
+        verify(forged, damaged, WordProblemExamples("S3"))
+    verify(again(refused), damaged, WordProblemExamples("S3"))
+    assert refused.counterexample is not None
+    lie = replace(refused, counterexample=replace(refused.counterexample, says=refused.counterexample.right))
+    with pytest.raises(ValueError, match="the network says"):
+        verify(lie, damaged, WordProblemExamples("S3"))
+
+
+def test_what_is_no_certificate_is_told() -> None:
+    for content, message in (({}, "expected JSON with format"), ([], "expected JSON with format")):
+        with pytest.raises(ValueError, match=message):
+            Certificate.from_dict(content)
+    with pytest.raises(ValueError, match="expected version 1, got 7"):
+        Certificate.from_dict({"format": "seqmix-certificate", "version": 7})
+    with pytest.raises(ValueError, match="not one that seqmix certify writes"):
+        Certificate.from_dict({"format": "seqmix-certificate", "version": 1})
+
+
+def checkpoint(path: Path, model: SequenceModel, group: str) -> Path:
+    """As `seqmix fit` writes it, as far as certificates look."""
+    task = create_task("word-problem", group=group)
+    content = {
+        "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
+        "hyper_parameters": dict(model.config),
+        "task": f"{type(task).__module__}.{type(task).__qualname__}",
+        "datamodule_hyper_parameters": dict(task.hparams),
+    }
+    torch.save(content, path)
+    return path
+
+
+def test_command_line(
+    held: tuple[Certificate, SequenceModel], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, model = held
+    good, out = str(checkpoint(tmp_path / "good.ckpt", model, "S3")), str(tmp_path / "good.json")
+    assert main(["certify", good, "--out", out]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "certified: with hard gates, right on every word of any length" in printed and "written, and checked" in printed
+    )
+    assert "block 0: anti-homomorphism, faithful, permutations of 3 entries" in printed
+    assert main(["certify", "--verify", out, good]) == 0 and "holds for" in capsys.readouterr().out
+    assert main(["certify", good, "--task", "word-problem", "group=Z6"]) == 1
+    assert "not certified: after the word" in capsys.readouterr().out
+    model = word_problem("S3")[0]
+    other = str(checkpoint(tmp_path / "other.ckpt", model, "S3"))
+    assert main(["certify", "--verify", out, other]) == 1 and "refused for" in capsys.readouterr().out
+
+
+def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = checkpoint(tmp_path / "x.ckpt", word_problem("Z2")[0], "Z2")
+    content = torch.load(path)
+    torch.save({key: value for key, value in content.items() if key != "task"}, tmp_path / "y.ckpt")
+    (tmp_path / "no.json").write_text("{")
+    for arguments, message in (
+        ([str(tmp_path / "y.ckpt")], "does not say which task it was trained on"),
+        ([str(path), "--max-states", "0"], "--max-states: expected a positive integer, got 0"),
+        ([str(path), "--out", str(tmp_path / "a" / "b.json")], "--out: expected a file in a folder that exists"),
+        ([str(path), "--verify", str(tmp_path / "no.json")], "is not JSON"),
+        ([str(path), "--verify", str(tmp_path / "none.json")], "--verify: cannot read"),
+        ([str(path), "--task", "word-problem", "S3"], "--task: expected KEY=VALUE behind the name, got 'S3'"),
+        ([str(path), "--task", "string-copy"], "StringCopy is no finite automaton"),
+    ):
+        assert main(["certify", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert cli.main([str(path)]) == 0
