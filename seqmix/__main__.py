@@ -17,7 +17,6 @@ _COMMANDS = {
     "average": "make one checkpoint with the mean of the weights of several",
     "list": "what there is: mixers, tasks, configs, boards, optimizers, and a model's parameters",
     "certify": "prove a checkpoint right for every length, or find a shortest word that it gets wrong",
-    "list": "what there is: mixers, tasks, configs, optimizers, and a model's parameters",
     "inspect": "figures of what is inside a layer: eigenvalues, mixing matrices, gradients by lag",
     "bench": "time kernels and layers on this machine",
     "shift-k": "fit poles to a shift, against the lower bound, with a table and a figure",

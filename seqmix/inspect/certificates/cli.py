@@ -21,7 +21,7 @@ _EPILOG = """examples:
   seqmix certify other.ckpt --task word-problem group=A5     of a checkpoint that does not say what it was trained on
   seqmix certify runs/cycle-navigation/1 --shortest-length 3
 
-Exit status: 0 certified, or the file holds; 1 not; 2 a mistake in the arguments. docs/certificates.md has the method."""
+Exit status: 0 certified, or the file holds; 1 not; 2 a mistake in the arguments. The method: docs/certificates.md"""
 
 
 def main(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""A model whose gates are looked at one by one, in float64 and by its own modules: what certificates are checked with."""
+"""A model in float64 whose gates are looked at one by one, by its own modules: what certificates are checked with."""
 
 from typing import Any, NamedTuple
 
