@@ -50,6 +50,7 @@ def flops_per_token(model: SequenceModel, length: int, *, iterations: float = 1.
 
     Raises:
         ValueError: `length` is below one.
+        NotImplementedError: a layer of the model needs numbers or a device, not shapes alone.
 
     Example:
         >>> from seqmix.models import SequenceModel
@@ -60,18 +61,21 @@ def flops_per_token(model: SequenceModel, length: int, *, iterations: float = 1.
     if length < 1:
         raise ValueError(f"flops_per_token: length must be at least 1, got {length!r}")
     # Constructors compute with numbers, so the copy is a real one; its forward pass is not.
-    copy = SequenceModel(**model.config)
+    copy = type(model)(**model.config)
     mapping: dict[Any, Any] = _mapping(iterations)
-    with (
-        torch.no_grad(),
-        FakeTensorMode(allow_non_fake_inputs=True),
-        FlopCounterMode(display=False, custom_mapping=mapping) as counter,
-    ):
-        x = copy.norm(_through(copy.blocks, torch.empty(1, length, copy.d_model)))
-        if copy.head_name != "language" and copy.head is not None:
-            copy.head(x, None, None)
-        else:
-            x @ torch.empty(copy.d_model, copy.vocab_size)
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    try:
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
+            x = copy.norm(_through(copy.blocks, torch.empty(1, length, copy.d_model)))
+            if copy.head_name != "language" and copy.head is not None:
+                copy.head(x, None, None)
+            else:
+                x @ torch.empty(copy.d_model, copy.vocab_size)
+    except Exception as error:  # whatever a layer that is not ours says to tensors without numbers
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise NotImplementedError(
+            f"flops_per_token: shapes are not enough for {model.config['mixer']}: {reason}"
+        ) from error
     return counter.get_total_flops() / length
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from seqmix._files import write_whole
+from seqmix.leaderboard.flops import flops_per_token
 from seqmix.leaderboard.footprint import decode_milliseconds, state_bytes, state_size
 from seqmix.leaderboard.schema import plain
 from seqmix.training.callbacks.curriculum import LengthCurriculum
@@ -129,6 +130,16 @@ class RunRecorder(Callback):
     def _cpu_seconds(self) -> float:
         return self._cpu_before + time.process_time()
 
+    def _flops(self, model: Any, task: Any, sets: list[Any]) -> float | None:
+        length = getattr(task, "train_length", None) or max((each.length for each in sets), default=0)
+        train = self._solves.get("train")
+        # A direct solve says 0 iterations, and is one application.
+        iterations = 1.0 if train is None else max(1.0, float(train[0] / train[1]))
+        try:
+            return flops_per_token(model, length, iterations=iterations) if length else None
+        except NotImplementedError:
+            return None
+
     def _write(self, trainer: Trainer, learner: Any, reason: str | None = None, tested: bool = False) -> None:
         task: Any = trainer.datamodule  # type: ignore[attr-defined]
         model = learner.model
@@ -147,6 +158,7 @@ class RunRecorder(Callback):
                 "params_mixer": sum(p.numel() for mixer in model.mixers for p in mixer.parameters()),
                 "state_size": {each.name: state_size(model, each.length) for each in sets},
                 "state_bytes": {each.name: state_bytes(model, self._state, each.length) for each in sets},
+                "flops_per_token": self._flops(model, task, sets),
             },
             "training": _training(trainer, learner, task) | {"tokens": self.tokens},
             "result": {

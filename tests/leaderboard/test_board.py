@@ -269,4 +269,8 @@ def test_real_board(tmp_path: Path) -> None:
     assert [r["id"] for r in records] == [run.id for run in plan.runs({r["id"]: r for r in records})]
     (size,) = [cell.size for cell in plan.cells]
     assert {r["identity"]["d_model"] for r in records} == {size.d_model}
+    assert records[0]["size"]["flops_per_token"] == size.flops_per_token
+    assert {(r["identity"]["board"], r["identity"]["entry"], r["identity"]["column"]) for r in records} == {
+        ("small", "bd-lru", "parity")
+    }
     assert records[0]["size"]["params_non_embedding"] == size.parameters + 3 * size.d_model

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from seqmix.leaderboard.flops import flops_per_token, mean_iterations
 from seqmix.mixers import list_mixers
@@ -53,3 +54,19 @@ def test_iterations_count() -> None:
 def test_wrong_length() -> None:
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         flops_per_token(SequenceModel("lstm", V, D), 0)
+
+
+def test_layer_that_needs_numbers() -> None:
+    class Peeking(torch.nn.Module):
+        def forward(self, x: torch.Tensor, *args: Any) -> Any:
+            return (x if float(x.sum()) > 0 else -x), None
+
+    class Model(SequenceModel):
+        def __init__(self, **config: Any) -> None:
+            super().__init__(**config)
+            self.blocks[0] = Peeking()  # type: ignore[assignment]
+
+    model = SequenceModel("lstm", V, D)
+    model.__class__ = Model
+    with pytest.raises(NotImplementedError, match="flops_per_token: shapes are not enough for"):
+        flops_per_token(model, T)
