@@ -1,0 +1,139 @@
+"""Attempts at a wrong certificate: random networks on the tasks that they solve by definition, then on others."""
+
+from collections import deque
+
+import hypothesis.strategies as st
+import numpy as np
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+
+from seqmix import SequenceModel
+from seqmix.inspect import certify, verify
+from seqmix.tasks import Automaton
+from tests.inspect.hard import all_words, hard_logits, random_words, wrong_at
+
+MIXERS = (
+    {"name": "bd-lru", "block_size": 1, "d_state": 2},
+    {"name": "bd-lru", "block_size": 2, "d_state": 4},
+    {"name": "bd-lru", "block_size": 3, "d_state": 3},
+    {"name": "bd-lru", "block_size": 2, "d_state": 2, "normalization": "l1"},
+    {"name": "h-lru", "order": 2, "d_state": 2},
+)
+VOCAB, LETTERS = 4, 2
+RELAXED = settings(
+    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much]
+)
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> SequenceModel:
+    """One or two small layers with random weights; gates from undecided to saturated."""
+    layers = draw(st.integers(1, 2))
+    mixers = [dict(draw(st.sampled_from(MIXERS))) for _ in range(layers)]
+    torch.manual_seed(draw(st.integers(0, 10**6)))
+    model = SequenceModel(mixers, VOCAB, 6, layers, mlp_ratio=draw(st.sampled_from([0, 1])))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+        sharpness = draw(st.sampled_from([1.0, 5.0, 60.0]))
+        for mixer in model.mixers:
+            mixer.proj_gates.weight.mul_(sharpness)
+    return model
+
+
+def own_task(model: SequenceModel, most: int) -> Automaton | None:
+    """What the hard network says, as a task: states are told apart by what comes of all words of 4 more tokens.
+
+    None for more than `most` states. Longer experiments could tell more of them apart: `certify` sees to that.
+    """
+    futures = [word for length in range(1, 5) for word in np.ndindex(*[LETTERS] * length)]
+
+    def told(word: tuple[int, ...]) -> tuple[int, ...]:
+        longest = [[*word, *future] for future in futures if len(future) == 4]
+        said = hard_logits(model, longest).argmax(-1)[:, len(word) :]
+        return tuple(said.flatten().tolist())
+
+    numbers, step, output, queue = {told(()): 0}, [], [], deque([()])
+    words = [()]
+    while queue:
+        word = queue.popleft()
+        row, answers = [], []
+        for letter in range(LETTERS):
+            key = told((*word, letter))
+            if key not in numbers:
+                if len(numbers) == most:
+                    return None
+                numbers[key] = len(numbers)
+                words.append((*word, letter))
+                queue.append((*word, letter))
+            row.append(numbers[key])
+            answers.append(int(hard_logits(model, [[*word, letter]])[0, -1].argmax()))
+        step.append(row + [-1] * (VOCAB - LETTERS))
+        output.append(answers + [-100] * (VOCAB - LETTERS))
+    return Automaton("what it says", 0, np.array(step), np.array(output))
+
+
+def check(model: SequenceModel, task: Automaton) -> bool:
+    """Whatever `certify` says of the two is so, by brute force over short words and many long ones."""
+    found = certify(model, task, max_states=500)
+    short = [all_words(task, length) for length in range(1, 7)]
+    wrong = [any(wrong_at(hard_logits(model, words), task, words)) for words in short]
+    if found.certified:
+        verify(found, model, task)
+        assert not any(wrong)
+        words = random_words(task, 30, 60)
+        answers = torch.tensor([task.answers(word) for word in words])
+        assert torch.equal(hard_logits(model, words).argmax(-1), answers)
+        if found.safe_length:
+            length = int(min(found.safe_length, 60))
+            with torch.no_grad():
+                said = model(torch.tensor(words)[:, :length])[0].argmax(-1)
+            assert torch.equal(said, answers[:, :length])
+    elif found.counterexample is not None:
+        word = found.counterexample.word
+        assert wrong_at(hard_logits(model, [word]), task, [word]) == [True]
+        assert not any(wrong[: len(word) - 1])
+        verify(found, model, task)
+    else:
+        assert found.reason is not None and ("rounding error" in found.reason or "more than" in found.reason)
+    return found.certified
+
+
+@RELAXED
+@given(networks(), st.data())
+def test_tasks_that_a_network_solves_and_ones_that_it_does_not(model: SequenceModel, data: st.DataObject) -> None:
+    task = own_task(model, 40)
+    assume(task is not None)
+    check(model, task)
+    state, letter = data.draw(st.integers(0, task.n_states - 1)), data.draw(st.integers(0, LETTERS - 1))
+    output = task.output.copy()
+    output[state, letter] = (output[state, letter] + 1) % VOCAB
+    assert not check(model, Automaton("one answer changed", 0, task.step, output)), "every state can be reached"
+
+
+@RELAXED
+@given(networks(), st.integers(0, 10**6))
+def test_random_tasks(model: SequenceModel, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    step, output = np.full((3, VOCAB), -1), np.full((3, VOCAB), -100)
+    step[:, :LETTERS] = rng.integers(0, 3, (3, LETTERS))
+    output[:, :LETTERS] = rng.integers(0, VOCAB, (3, LETTERS))
+    check(model, Automaton("random", 0, step, output))
+
+
+def test_some_of_them_are_certified() -> None:
+    """The attempts above are at networks that can be certified, of every kind."""
+    for mixer in MIXERS:
+        certified = 0
+        for seed in range(12):
+            torch.manual_seed(seed)
+            model = SequenceModel(mixer, VOCAB, 6, mlp_ratio=seed % 2)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.normal_()
+                model.mixers[0].proj_gates.weight.mul_(60.0)
+            task = own_task(model, 40)
+            certified += task is not None and check(model, task)
+            if certified:
+                break
+        assert certified, mixer
