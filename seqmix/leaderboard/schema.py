@@ -98,7 +98,10 @@ __all__ = [
 Record = dict[str, Any]
 
 SCHEMA_VERSION = 2
+"""Version of the records that are written; older ones are upgraded when they are read."""
+
 MAX_BYTES = 1 << 20
+"""Length of the longest record."""
 
 _TEXT, _INT, _NUMBER, _FLAG, _OBJECT, _LIST = (str,), (int,), (int, float), (bool,), (dict,), (list,)
 _NONE = (type(None),)

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningCLI
 from seqmix.__main__ import main
 from seqmix.leaderboard.board import find_board
 from seqmix.tasks.tokenization import train_bpe
-from seqmix.training import config_files, runs, text_commands
+from seqmix.training import config_files, runs
 from tests.docs.blocks import PROGRAMS, ROOT
 
 _STUB = (
@@ -49,11 +49,11 @@ def commands(code: str, folder: Path) -> list[list[str]]:
     return [line.split("\0")[:-1] for line in log.read_text().split("\n\0")[:-1]]
 
 
-def check(argv: list[str], folder: Path) -> None:
-    """`AssertionError` unless the command could start as it stands."""
+def check(argv: list[str], folder: Path, *, wrote: bool = False) -> None:
+    """`AssertionError` unless the command could start as it stands, with what it reads there if it `wrote` a table."""
     program, *words = argv
     if program == "seqmix":
-        check_seqmix(words)
+        check_seqmix(words, wrote=wrote)
     elif program == "make":
         targets = [word for word in words if "=" not in word]
         assert set(targets) <= _TARGETS, f"make {' '.join(targets)}: the Makefile has {sorted(_TARGETS)}"
@@ -66,9 +66,9 @@ def check(argv: list[str], folder: Path) -> None:
         assert not missing, f"pytest {' '.join(words)}: {missing} do not exist"
 
 
-def check_seqmix(words: list[str]) -> None:
+def check_seqmix(words: list[str], *, wrote: bool = False) -> None:
     """`seqmix WORDS`, up to where its work would begin; lists and help texts are printed."""
-    with _nothing_runs():
+    with _nothing_runs(wrote):
         try:
             status = main(words)
         except Understood:
@@ -80,13 +80,15 @@ def check_seqmix(words: list[str]) -> None:
 
 
 @contextmanager
-def _nothing_runs() -> Iterator[None]:
+def _nothing_runs(wrote: bool) -> Iterator[None]:
     parse = argparse.ArgumentParser.parse_args
 
     def parse_only(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
         parsed = parse(self, *args, **kwargs)
         if self.prog.startswith("seqmix"):
             _check_names(parsed)
+            if wrote:
+                _check_table(parsed)
             raise Understood
         return parsed
 
@@ -94,23 +96,24 @@ def _nothing_runs() -> Iterator[None]:
         mock.patch.object(argparse.ArgumentParser, "parse_args", parse_only),
         mock.patch.object(LightningCLI, "instantiate_classes", side_effect=Understood),
         mock.patch.object(runs, "find_checkpoint", _pretended_checkpoint),
-        mock.patch.object(text_commands, "find_checkpoint", _pretended_checkpoint),
     ):
         yield
 
 
 def _check_names(arguments: argparse.Namespace) -> None:
-    """Configs that a sweep names, records that a table is made of, and the place it is written to; a tokenizer."""
+    """Configs and boards that a sweep names; a tokenizer that is to be learned is made, for commands after it."""
     for config in getattr(arguments, "configs", None) or ():
         if find_board(config) is None:
             config_files.load_config(config)
-    for file in getattr(arguments, "files", None) or ():
-        assert not str(file).startswith("docs/") or (ROOT / file).is_file(), f"{file} does not exist"
     if getattr(arguments, "vocab_size", None) and not arguments.output.exists():
         arguments.output.write_text(train_bpe(["a later command of the page names this file"], 257))
-    page, section = getattr(arguments, "write", None), getattr(arguments, "section", None)
-    if page is not None and section is not None:
-        assert f"<!-- seqmix:{section} -->" in (ROOT / page).read_text(), f"{page} has no section {section}"
+
+
+def _check_table(arguments: argparse.Namespace) -> None:
+    """Records that a table is made of, and the place it is written to."""
+    for file in getattr(arguments, "files", None) or ():
+        assert (ROOT / file).is_file(), f"{file} does not exist"
+    assert f"<!-- seqmix:{arguments.section} -->" in (ROOT / arguments.write).read_text(), f"no {arguments.section}"
 
 
 def _pretended_checkpoint(which: str, name: str | None, run_dir: str | None) -> Path:

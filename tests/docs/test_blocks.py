@@ -105,4 +105,4 @@ def test_blocks_say_what_they_are(page: Path) -> None:
 def test_commands_that_wrote_a_table_are_commands(page: Path, folder: Path) -> None:
     for code in re.findall(r"^Written by `(.*?)`\.", page.read_text(), flags=re.MULTILINE):
         for argv in commands(code, folder):
-            check(argv, folder)
+            check(argv, folder, wrote=True)
