@@ -139,9 +139,7 @@ def flip_a_gate(model: SequenceModel, row: int, slot: int, token: int) -> None:
     layer = model.blocks[0].mixer
     only = torch.zeros(len(x))
     only[token] = 1000.0
-    layer.proj_gates.weight.data[row * (layer.block_size + 1) + slot] += torch.linalg.lstsq(x, only[:, None]).solution[
-        :, 0
-    ]
+    layer.proj_gates.weight.data[row * (layer.block_size + 1) + slot] += (torch.linalg.pinv(x) @ only[:, None])[:, 0]
 
 
 def test_damaged_networks_are_refused() -> None:

@@ -81,8 +81,10 @@ def test_jobs_of_a_sweep_that_is_gone_are_taken_over(tmp_path: Path, executor: F
     assert (record["reason"], record["cost"]["wall_seconds"]) == ("exit status 1\nMemoryError", 7.0)
     # It goes on: it is waited for, until it ends.
     folder.mkdir()
-    code = "import time; time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code, "submitit"]) as process:
+    code = "import time; print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, "submitit"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # before it is itself, its command line is empty
         about = {"cluster": "local", "id": str(process.pid), "logs": str(folder)}
         (folder / "job.json").write_text(json.dumps(about))
         job = jobs.start(run, 1)
