@@ -58,11 +58,12 @@ def _board(name: str, columns: dict[str, dict[str, list[Record]]]) -> BoardSumma
             unmeasured.append(column)
             continue
         known.append(summary)
-        found = [cell_of(entry, summary, runs) for entry, runs in rows.items()]
-        places = ranks([cell.normalised_interval or (0.0, 1.0) for cell in found])
-        for cell, (rank, tied) in zip(found, places, strict=True):
+        found = {(entry, column): cell_of(entry, summary, runs) for entry, runs in rows.items()}
+        order = sorted(found.values(), key=lambda cell: -cell.normalised)
+        places = ranks([cell.normalised_interval or (0.0, 1.0) for cell in order])
+        for cell, (rank, tied) in zip(order, places, strict=True):
             cell.rank, cell.tied = rank, tied
-            cells[cell.entry, column] = cell
+        cells |= found
     runs = [run for rows in columns.values() for some in rows.values() for run in some]
     return BoardSummary(name, _entries(cells, known), known, cells, runs, tuple(unmeasured))
 
@@ -100,14 +101,16 @@ def _entries(cells: dict[tuple[str, str], CellSummary], columns: Sequence[Column
     intervals = {
         entry: mean_interval([_scores(cell, texts[cell.column]) for cell in row]) for entry, row in rows.items()
     }
-    whole = [entry for entry, row in rows.items() if len(row) == len(columns)]
+    order = sorted(rows, key=lambda entry: (len(rows[entry]) < len(columns), -means[entry], entry))
+    whole = [entry for entry in order if len(rows[entry]) == len(columns)]
     places = dict(zip(whole, ranks([intervals[entry] for entry in whole]), strict=True))
     found = []
-    for entry, row in rows.items():
+    for entry in order:
+        row = rows[entry]
         rank, tied = places.get(entry, (None, False))
         submission = row[0].runs[0]["identity"]["submission"]
         found.append(EntrySummary(entry, submission, len(row), means[entry], intervals[entry], rank, tied))
-    return sorted(found, key=lambda entry: (entry.rank is None, -entry.mean, entry.name))
+    return found
 
 
 def _scores(cell: CellSummary, column: ColumnSummary) -> list[float]:

@@ -28,8 +28,8 @@ def _table(board: BoardSummary) -> str:
         f"validation data, then the seeds that solved it ({SOLVED:g}) of all"
         + ("; text in bits per byte, less is better" if text else "")
         + ". In brackets, the median over the grid of learning rates. Mean score: normalised so that guessing is 0, "
-        "with its 95 % bootstrap interval; entries that it does not tell apart share a rank (=), and one that lacks a "
-        f"task has none. {circumstances(board.runs)}"
+        "with its 95 % bootstrap interval; entries whose intervals overlap with that of the first of their rank share "
+        f"it (=), and one that lacks a task has none. {circumstances(board.runs)}"
     )
     return "\n\n".join([*title, markdown(header, rows, left=2), legend])
 

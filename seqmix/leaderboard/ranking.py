@@ -1,6 +1,7 @@
 """Bootstrap intervals of many cells at once, and ranks that do not pretend to know more than they do."""
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,18 +75,20 @@ def mean_interval(groups: Sequence[Sequence[float]]) -> Interval:
 
 
 def ranks(intervals: Sequence[Interval]) -> list[tuple[int, bool]]:
-    """Rank of each, 1 + how many are surely better, and whether it is tied with another one.
+    """Rank of each, and whether it shares it; `intervals` are those of scores in order, the best first.
 
-    One is surely better than another if its interval lies above the other; where intervals overlap there is a tie.
+    The best entry and those after it that it is not surely better than share rank 1: those whose intervals do not lie
+    below its own. The first that does is the best of the next group, whose rank is its place (1, 1, 3); and so on. So
+    ranks follow the order of the scores; of two in a group, neither the best of it, one may still be surely better.
 
     Example:
-        >>> ranks([(0.8, 1.0), (0.7, 0.85), (0.0, 0.2)])
+        >>> ranks([(0.8, 1.0), (0.7, 0.85), (0.5, 0.75)])
         [(1, True), (1, True), (3, False)]
     """
-    lows, highs = np.sort([low for low, _ in intervals]), np.sort([high for _, high in intervals])
-    found = []
-    for low, high in intervals:  # apart by more than rounding
-        better = len(lows) - int(np.searchsorted(lows, high + _ROUNDING, side="right"))
-        worse = int(np.searchsorted(highs, low - _ROUNDING, side="left"))
-        found.append((1 + better, better + worse + 1 < len(lows)))
-    return found
+    found: list[int] = []
+    for place, (_, high) in enumerate(intervals):
+        # Apart by more than rounding.
+        apart = place == 0 or high < intervals[found[-1] - 1][0] - _ROUNDING
+        found.append(place + 1 if apart else found[-1])
+    shared = Counter(found)
+    return [(rank, shared[rank] > 1) for rank in found]

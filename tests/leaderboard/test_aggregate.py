@@ -172,7 +172,12 @@ def test_mean_interval_is_the_stratified_bootstrap_of_the_mean() -> None:
 
 def test_ranks_are_shared_where_intervals_overlap() -> None:
     intervals = [(0.8, 1.0), (0.7, 0.85), (0.5, 0.75), (0.1, 0.2)]
-    assert ranks(intervals) == [(1, True), (1, True), (2, True), (4, False)]
+    # The third overlaps with the second, and not with the best.
+    assert ranks(intervals) == [(1, True), (1, True), (3, False), (4, False)]
+    # A wide interval, that of a single seed as much as any, joins the group where its score stands.
+    assert ranks([(0.8, 0.9), (0.4, 0.6), (0.3, 0.5), (0.0, 1.0), (0.1, 0.2)]) == [
+        (1, False), (2, True), (2, True), (2, True), (5, False)
+    ]  # fmt: skip
     assert ranks([(0.9, 0.9 + 1e-16), (0.9 - 1e-16, 0.9)]) == [(1, True), (1, True)]
     assert ranks([(0.5, 0.6)]) == [(1, False)] and ranks([]) == []
 

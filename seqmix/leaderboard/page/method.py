@@ -14,7 +14,8 @@ def _items(*pairs: tuple[str, str]) -> list[dict[str, str]]:
 _CHOICE = (
     "Learning rate",
     "Chosen on validation data at the training length: the rate with the best median over the seeds that all rates "
-    "have in common. Test data plays no part in it, and every rate of the grid is on the page of its cell.",
+    "have in common; among equals the smallest validation loss, then the lowest rate. Test data plays no part in it, "
+    "and every rate of the grid is on the page of its cell.",
 )
 _BROKEN = (
     "Diverged and failed runs",
@@ -49,9 +50,9 @@ BOARD = _items(
     ),
     (
         "Rank",
-        "One more than the number of entries that are surely better, which is to say that their interval lies above "
-        "this one's. Entries whose intervals overlap may share a rank, marked =. An entry that lacks a task has a mean "
-        "over those that it has, and no rank.",
+        "By the mean score. The best entry and those whose intervals overlap with its own share rank 1, marked =. The "
+        "first whose interval lies below is the best of the next group, which begins with its place (1=, 1=, 3), and "
+        "so on. An entry that lacks a task has a mean over those that it has, and no rank.",
     ),
     _BROKEN,
 )
@@ -79,8 +80,9 @@ TASK = _items(
     ),
     (
         "Rank",
-        "One more than the number of entries whose 95 % interval (bootstrap of the mean over the seeds) lies above "
-        "this one's; a single seed has no interval and may tie with all.",
+        "By the normalised mean over the seeds. Entries share the rank (=) of the best of their group as long as their "
+        "95 % intervals (bootstrap of that mean) overlap with its own; a single seed has none and is told apart from "
+        "nobody.",
     ),
     _BROKEN,
 )
