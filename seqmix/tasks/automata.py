@@ -22,10 +22,10 @@ class Automaton:
         start: state before the first token.
         step: (Q, V) states, -1 where that token cannot come.
         output: (Q, V) answers right after that token, `IGNORE` where none is asked for.
-        bos: token that starts every word and counts in no length, if there is one.
+        bos: token that starts every word, stands nowhere else and counts in no length, if there is one.
 
     Raises:
-        ValueError: tables of different shapes, or states out of range.
+        ValueError: tables of different shapes, states or answers out of range, or a `bos` inside a word.
 
     Example:
         >>> from seqmix.tasks.word_problem import WordProblemExamples
@@ -48,6 +48,20 @@ class Automaton:
             )
         if not (self.step.min() >= -1 and self.step.max() < len(self.step) and 0 <= self.start < len(self.step)):
             raise ValueError(f"Automaton: states must be in [0, {len(self.step)}), steps may also be -1")
+        answers = self.output[self.output != IGNORE]
+        if len(answers) and not (answers.min() >= 0 and answers.max() < self.vocab_size):
+            raise ValueError(
+                f"Automaton: answers must be tokens in [0, {self.vocab_size}), or {IGNORE} where there is none"
+            )
+        if self.bos is not None and not self._begins(self.bos):
+            raise ValueError(
+                f"Automaton: bos must be the first token of every word and of no other place, got {self.bos}"
+            )
+
+    def _begins(self, bos: int) -> bool:
+        """Whether words begin with this token, and no step leads to where it may come again."""
+        first = np.flatnonzero(self.step[self.start] >= 0).tolist()
+        return first == [bos] and not np.isin(self.step, np.flatnonzero(self.step[:, bos] >= 0)).any()
 
     @property
     def n_states(self) -> int:

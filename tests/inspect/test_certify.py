@@ -225,7 +225,52 @@ def test_what_is_not_treated_is_named() -> None:
         certify(SequenceModel("bd-lru", 30, 8), 3)
     with pytest.raises(ValueError, match="max_states must be a positive integer, got 0"):
         certify(SequenceModel("bd-lru", 3, 8), task, max_states=0)
+    for name, part in (("head", torch.nn.Linear(8, 3)), ("norm", torch.nn.LayerNorm(8)), ("norm", torch.nn.RMSNorm(8))):
+        changed = SequenceModel("bd-lru", 3, 8)
+        setattr(changed, name, part)
+        with pytest.raises(NotImplementedError, match=f"certify: {name}.* SequenceModel makes it"):
+            certify(changed, task)
+    changed = SequenceModel("bd-lru", 3, 8)
+    changed.blocks[0].mixer_norm.eps = 1.0
+    with pytest.raises(NotImplementedError, match="mixer_norm is not as SequenceModel makes it"):
+        certify(changed, task)
     broken = SequenceModel("bd-lru", 3, 8)
     torch.nn.init.constant_(broken.norm.weight, math.nan)
     with pytest.raises(ValueError, match=r"weights must be finite, norm.weight is not"):
         certify(broken, task)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_at_the_ends_of_their_type_are_refused(dtype: torch.dtype) -> None:
+    """In exact arithmetic these networks are right, or as wrong as their heads; as they run they are neither."""
+    info, task = torch.finfo(dtype), WordProblemExamples("S3")
+    for most in (info.max**0.6, info.max**0.8):
+        model = word_problem("S3")[0].to(dtype)
+        model.embedding.weight.data *= most
+        model.blocks[0].mixer.proj_out.weight.data *= most
+        assert not certify(model, task).certified, "squares overflow in the norms"
+    for wrong in (False, True):
+        model = word_problem("S3")[0].to(dtype)
+        model.blocks[0].mixer.proj_out.weight.data *= info.max**0.8
+        if wrong:
+            model.head.weight.data[[3, 4]] = model.head.weight.data[[4, 3]]
+        assert not certify(model, task).certified, "squares overflow in the last norm"
+    model = word_problem("S3")[0].to(dtype)
+    model.head.weight.data *= info.tiny * info.eps * 1e3
+    assert not certify(model, task).certified, "products underflow in the read-out"
+    model.head.weight.data.fill_(info.max / 2)
+    with pytest.raises(NotImplementedError, match=r"head.weight is so large, above .*, that the model may overflow"):
+        certify(model, task)
+
+
+def test_signed_gates_that_underflow_are_refused() -> None:
+    """Their sum is below what the model divides by at the least, so that they are not close to signs."""
+    automaton = WordProblemExamples("Z2").automaton()
+    model = by_hand(automaton, torch.tensor([[[0]], [[~0]], [[1]]]), normalization="l1")
+    assert certify(model, automaton).certified
+    for scale in (1e-41, 1e-43):
+        damaged = by_hand(automaton, torch.tensor([[[0]], [[~0]], [[1]]]), normalization="l1")
+        damaged.blocks[0].mixer.proj_gates.weight.data *= scale
+        damaged.blocks[0].mixer.proj_gates.bias.data *= scale
+        certificate = certify(damaged, automaton)
+        assert not certificate.certified and "two gates are equal within rounding error" in certificate.reason

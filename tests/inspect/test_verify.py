@@ -81,6 +81,60 @@ def test_forged_ones_are_refused(held: tuple[Certificate, SequenceModel]) -> Non
             verify(again(forged), model, WordProblemExamples("S3"))
 
 
+def test_forgeries_beside_the_proof_are_refused(held: tuple[Certificate, SequenceModel]) -> None:
+    """Of a refusal, of a network with an MLP, of one with two layers; and what is of no use at all."""
+    task = WordProblemExamples("S3")
+    certificate, model = held
+    proof = certificate.proof
+    assert proof is not None
+    for message, forged in {
+        "of other task: expected the word problem": replace(certificate, task="the word problem of S5"),
+        "no length can be -5": replace(certificate, safe_length=-5),
+        "malformed": replace(certificate, proof=replace(proof, tracked=[7])),
+        "another size": replace(certificate, proof=replace(proof, states=[])),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            verify(again(forged), model, task)
+    damaged, _ = word_problem("S3")
+    damaged.head.weight.data[[3, 4]] = damaged.head.weight.data[[4, 3]]
+    refused = certify(damaged, task)
+    verify(again(refused), damaged, task)
+    found = refused.counterexample
+    assert found is not None
+    for message, forged in {
+        "a refusal proves nothing": replace(refused, safe_length=1000),
+        "blocks do not carry": replace(refused, blocks=(refused.blocks[0]._replace(kernel=1, degree=2),)),
+        "with its own gates the network says": replace(
+            refused, counterexample=replace(found, soft_says=(found.soft_says + 1) % 6)
+        ),
+        "its word is empty": replace(refused, counterexample=replace(found, word=[])),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            verify(again(forged), damaged, task)
+    for n_layers, mlp_ratio, message in ((1, 1, "gap is too small"), (2, 0, "soft gates of several layers")):
+        model = _deeper(word_problem("S3", sharpness=12.0)[0], n_layers, mlp_ratio)
+        honest = certify(model, task)
+        assert honest.certified
+        verify(again(honest), model, task)
+        with pytest.raises(ValueError, match=message):
+            verify(again(replace(honest, gap=0.0)), model, task)
+
+
+def _deeper(model: SequenceModel, n_layers: int, mlp_ratio: float) -> SequenceModel:
+    """The same network with parts behind it that add nothing."""
+    deeper = SequenceModel(
+        **model.config | {"n_layers": n_layers, "mixer": model.config["mixer"] * n_layers, "mlp_ratio": mlp_ratio}
+    )
+    deeper.load_state_dict(model.state_dict(), strict=False)
+    for block in deeper.blocks:
+        if block.mlp is not None:
+            block.mlp.down_proj.weight.data.zero_()
+    for block in deeper.blocks[1:]:
+        block.mixer.proj_out.weight.data.zero_()
+        block.mixer.proj_gates.bias.data.normal_(generator=torch.Generator().manual_seed(0))
+    return deeper
+
+
 def test_a_wrong_network_with_its_own_fingerprint_is_refused(held: tuple[Certificate, SequenceModel]) -> None:
     """As if the search had a hole: the certificate of the intact model, said to be of a damaged one."""
     certificate, model = held

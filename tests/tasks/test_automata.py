@@ -70,3 +70,20 @@ def test_tables_are_checked() -> None:
         Automaton("x", 0, np.zeros((2, 2), dtype=np.int64), np.zeros((2, 3), dtype=np.int64))
     with pytest.raises(ValueError, match="states must be in \\[0, 2\\)"):
         Automaton("x", 0, np.full((2, 2), 2), np.zeros((2, 2), dtype=np.int64))
+
+
+def test_tables_that_say_no_task_are_refused() -> None:
+    """A BOS inside words would count in no length; a negative answer would be taken for one from the end."""
+    z2 = WordProblemExamples("Z2").automaton()
+    for state in (0, 2):
+        step = z2.step.copy()
+        step[0, 2] = state
+        with pytest.raises(ValueError, match="bos must be the first token of every word and of no other place, got 2"):
+            Automaton("bos again", z2.start, step, z2.output, bos=2)
+    with pytest.raises(ValueError, match="bos must be the first token"):
+        Automaton("bos at will", 0, z2.step, z2.output, bos=2)
+    for answer in (-1, 3):
+        output = z2.output.copy()
+        output[0, 0] = answer
+        with pytest.raises(ValueError, match=r"answers must be tokens in \[0, 3\), or -100"):
+            Automaton("no answer", z2.start, z2.step, output, bos=2)

@@ -141,5 +141,8 @@ def _check(held: Certificate, file: Path, path: Path, model: SequenceModel, task
     except ValueError as error:
         print(f"{file}: refused for {path}: {str(error).removeprefix('certificate: ')}")
         return 1
-    print("\n".join([f"{file}: holds for {path}, {held.task}", *describe(held)]))
+    lines = [f"{file}: holds for {path}, {held.task}", *describe(held)]
+    if not held.certified:
+        lines.append("  that no shorter word is answered wrongly was not checked")
+    print("\n".join(lines))
     return 0

@@ -50,6 +50,10 @@ class Closure:
         self.low, self.high = (torch.zeros(hard.sizes[-1], dtype=torch.float64) for _ in ends)
         self.low[~self.tracked], self.high[~self.tracked] = ends
         self.used = torch.from_numpy((automaton.step >= 0).any(0))
+        info = torch.finfo(next(hard.own.parameters()).dtype)
+        # What underflow takes from logits (V,) in units of the standard deviation, and what may be squared, with room.
+        self._lost = info.tiny * 2**20 * (hard.sizes_of_head + hard.scaled.shape[1] + 16)
+        self._most = info.max / 2**20
         self._tables(proof)
 
     def _tables(self, proof: Proof) -> None:
@@ -93,8 +97,10 @@ class Closure:
             moves.append((token, before, after, numbers))
         later = [token for token, before, _, _ in moves if again or bool((before > 0).any())]
         several = len(self.sizes) > 1
-        require(not several or self.certificate.safe_length is None, "soft gates of several layers are not proved")
-        growth = None if several or self.hard.has_mlp else self._growth(later)
+        claims = self.certificate.gap, self.certificate.safe_length
+        require(not several or claims == (None, None), "soft gates of several layers are not proved")
+        growth = None if several else self._growth(later)  # which checks the gap, with an MLP no more
+        growth = None if self.hard.has_mlp else growth
         margins = [self._read(*move, again=again, growth=growth) for move in moves]
         claimed, smallest = self.certificate.margin, min(margins)
         require(claimed is not None and claimed <= smallest + 1e-6 * abs(smallest), "its margin is too large")
@@ -143,19 +149,19 @@ class Closure:
             half[:, self.tracked] = 0
             value[:, self.tracked] = self._meaning(-1, states[:, sum(self.sizes[:-1]) :])
             below = self._stream(tokens, states, len(self.sizes) - 1)
-            margins, doubt = self._margins(below, value, half, targets[rows])
-            require(bool((margins > doubt).all()), f"a read-out after {token} is wrong, or right by rounding only")
-            smallest = min(smallest, float((margins - doubt).min()))
+            margins, rounding = self._margins(below, value, half, targets[rows])
+            require(bool((margins > rounding).all()), f"a read-out after {token} is wrong, or right by rounding only")
+            smallest = min(smallest, float(margins.min()))
             if growth is not None and self.certificate.safe_length:
-                margins, doubt = self._margins(below, value, self._softened(growth, value, half), targets[rows])
+                margins, rounding = self._margins(below, value, self._softened(growth, value, half), targets[rows])
                 message = f"soft gates are not proved up to {self.certificate.safe_length}"
-                require(bool((margins > doubt).all()), message)
+                require(bool((margins > rounding).all()), message)
         return smallest
 
     def _margins(self, below: Tensor, value: Tensor, half: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """By how much the logits of targets (P,) exceed others (P, V), and how much of that is in doubt.
+        """By how much the logits of targets (P,) exceed others (P, V) at least, and how much of that may be rounding.
 
-        Doubt is what entries `value` +- `half` (P, K) can do, and rounding: n products summed in the model's type.
+        Entries are `value` +- `half` (P, K). Rounding is that of n products summed in the model's type.
         """
         hard, block = self.hard, self.hard.blocks[-1]
         x = hard.behind(len(self.sizes) - 1, below, value)
@@ -163,13 +169,17 @@ class Closure:
         logits = x @ hard.head.T
         sizes = x.abs() if hard.has_mlp else below.abs() + (value.abs() + half) @ block.mixer.proj_out.weight.abs().T
         unit = torch.finfo(next(hard.own.parameters()).dtype).eps * (x.shape[1] + value.shape[1] + 16)
-        rounding = 2 * unit * (sizes + sizes.mean(1, keepdim=True)) @ hard.scaled.abs().T
+        sums = (sizes + sizes.mean(1, keepdim=True)) @ hard.scaled.abs().T
+        rounding = 2 * unit * sums + self._lost * (1 + sizes.amax(1, keepdim=True))
+        # The last norm squares, and what it makes is at most 1 / sqrt(eps) times as large.
+        largest = torch.maximum(4 * x.shape[1] * sizes.square().amax(), sums.amax() / hard.model.norm.eps**0.5)
+        require(bool(largest < self._most), "numbers are so large that the model may overflow")
         margins, doubt = torch.empty_like(logits), torch.empty_like(logits)
         for target in targets.unique():
             rows = targets == target
             margins[rows] = logits[rows][:, target, None] - logits[rows]
-            doubt[rows] = half[rows] @ (through[target] - through).abs().T
-            doubt[rows] += rounding[rows] + rounding[rows][:, target, None]
+            margins[rows] -= half[rows] @ (through[target] - through).abs().T
+            doubt[rows] = rounding[rows] + rounding[rows][:, target, None]
             margins[rows, target], doubt[rows, target] = torch.inf, 0
         return margins, doubt
 
@@ -193,11 +203,15 @@ class Closure:
         largest = shares.argmax(-1, keepdim=True)
         gap = shares.scatter(-1, largest, 0.0).sum(-1)
         as_run = own.blocks[0].mixer.gates(own.blocks[0].mixer_norm(own.embedding.weight).unsqueeze(1)).squeeze(1).cpu()
+        as_run = as_run.double().view_as(logits)
+        kept = as_run.gather(-1, largest).squeeze(-1) * (logits.gather(-1, largest).squeeze(-1).sign() if signed else 1)
         exact = ((as_run != 0).sum(-1) == 1).view_as(gap) & (as_run.abs().amax(-1) == 1).view_as(gap)
         first = torch.from_numpy(self.automaton.step[self.automaton.start] >= 0).nonzero()[:, 0].tolist()
         used = sorted({*first, *later})
         claimed = self.certificate.gap
         require(claimed is not None and claimed >= float(gap[used].max()) * (1 - 1e-9), "its gap is too small")
+        # Under- and overflow show in the gates as the model has them.
+        gap = torch.maximum(gap, 1 - kept - 8 * torch.finfo(own.embedding.weight.dtype).eps)
         value = self.choices[0].value[used].unflatten(1, (-1, self.m))
         high, low = value.amax((0, 2)).clamp_min(0), value.amin((0, 2)).clamp_max(0)
         size = torch.maximum(high, -low)

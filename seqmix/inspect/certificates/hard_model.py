@@ -40,6 +40,7 @@ class HardModel:
         # A positive factor away from the logits: the norm's weight and its mean, without its standard deviation.
         self.scaled = head.weight * self.model.norm.weight
         self.head = self.scaled - self.scaled.mean(1, keepdim=True)
+        self.sizes_of_head = head.weight.abs().sum(1) + self.scaled.abs().sum(1)
 
     def logits(self, mixer: Any, u: Tensor) -> Tensor:
         """(P, N, rows, m + 1) for normalised inputs (P, D)."""

@@ -6,6 +6,7 @@ the case with one row of gates, whose other entries always copy the entry before
 """
 
 import hashlib
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,9 +187,24 @@ def _check(model: Any) -> None:
         raise NotImplementedError(
             f"certify: weights in float32 or float64 are treated, got {', '.join(sorted(map(str, dtypes)))}"
         )
+    most = Rounding.of(model.embedding.weight.dtype).most
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"certify: weights must be finite, {name} is not")
+        if tensor.abs().max() >= most:
+            raise NotImplementedError(f"certify: {name} is so large, above {most:.2g}, that the model may overflow")
+    _check_parts(model)
+
+
+def _check_parts(model: SequenceModel) -> None:
+    """Only what the model's own class has built is known: another norm or a bias would go unnoticed."""
+    built = SequenceModel(**model.config, device="meta")
+    both: Any = itertools.zip_longest(model.named_modules(), built.named_modules(), fillvalue=("", None))
+    for (name, part), (_, expected) in both:
+        if type(part) is not type(expected) or (isinstance(part, nn.LayerNorm) and part.eps != expected.eps):
+            raise NotImplementedError(f"certify: {name or 'the model'} is not as SequenceModel makes it, got {part!r}")
+    for name in model.state_dict().keys() ^ built.state_dict().keys():
+        raise NotImplementedError(f"certify: {name} is not treated: SequenceModel makes it otherwise")
 
 
 def _array(tensor: Any) -> Array:

@@ -75,7 +75,8 @@ def certify(model: SequenceModel, task: Any, *, max_states: int = 20_000, shorte
             f"got vocab_size = {len(network.embedding)}"
         )
     tokens = np.flatnonzero((automaton.step >= 0).any(0))
-    with torch.no_grad():
+    # What overflows in float64 has an infinite radius.
+    with torch.no_grad(), np.errstate(over="ignore", invalid="ignore"):
         try:
             machine = Machine(network, tokens)
             letters = letters_of(plain)
@@ -95,7 +96,8 @@ def certify(model: SequenceModel, task: Any, *, max_states: int = 20_000, shorte
             certified=False, reason=found.reason, counterexample=found.counterexample, states=found.states,
             tracked_blocks=network.layers[-1].n_blocks, margin=None, gap=None, safe_length=None, **common,
         )  # fmt: skip
-    gap, safe_length = _soft(found, automaton)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gap, safe_length = _soft(found, automaton)
     return Certificate(
         certified=True, reason=None, counterexample=None, states=len(found.reached.states),
         tracked_blocks=len(_tracked(found.machine)), margin=float(found.low.min(initial=np.inf)), gap=gap,
@@ -170,7 +172,7 @@ def _exact(machine: Machine, automaton: Automaton, limit: int, model: SequenceMo
         none = loose_intervals(machine, reached.inputs, reached.first_inputs)
         outcome = Outcome(machine, reached, points, none, np.empty(0))
         low = _lowest(outcome, np.arange(len(points.after)))
-        if (low <= 0).any():
+        if not (low > 0).all():
             return _refute(outcome, low, model)
         kept.append(points)
         lows.append(low)
@@ -182,7 +184,7 @@ def _exact(machine: Machine, automaton: Automaton, limit: int, model: SequenceMo
 def _refute(outcome: Outcome, low: Array, model: SequenceModel) -> Refuted:
     """The first wrong read-out of a level, or the first that is within rounding error."""
     machine, reached, points = outcome.machine, outcome.reached, outcome.points
-    rows = np.flatnonzero(low <= 0)
+    rows = np.flatnonzero(~(low > 0))
     states, tokens, answers = reached.states[points.after[rows]], points.tokens[rows], points.answers[rows]
     value, radius = machine.read(states, tokens, answers)
     wrong = np.flatnonzero((value + radius < 0).any(1))

@@ -70,7 +70,7 @@ def drift_of(machine: Machine, inputs: Tokens, first_inputs: Tokens) -> Drift:
     largest = np.maximum(high, -low)
     if layer.signed:
         low, high = -largest, largest
-    rounding = machine.network.rounding.gamma(2 * m) * largest
+    rounding = machine.network.rounding.gamma(2 * m) * largest + 2 * (m + 1) * machine.network.rounding.least
     # Signed gates may turn u into -u: the width is twice the largest entry in both cases.
     width = high - low
 
