@@ -7,6 +7,7 @@ import numpy as np
 
 from seqmix.leaderboard.ranking import mean_interval, median_interval
 from seqmix.leaderboard.schema import Record
+from seqmix.leaderboard.sizes import counted_parameters
 from seqmix.leaderboard.statistics import (
     MEASURES,
     best_learning_rate,
@@ -90,7 +91,8 @@ def cell_of(entry: str, column: ColumnSummary, runs: list[Record]) -> CellSummar
         score_lengths=score_lengths,
         longest=None if column.text else _longest(by_length),
         steps_to_solve=_steps_to_solve(chosen, column),
-        params=size.get("params_total"),
+        params=counted_parameters(ends[0]) if ends else None,
+        params_total=size.get("params_total"),
         state=(size.get("state_size") or {}).get(column.home),
         state_bytes=(size.get("state_bytes") or {}).get(column.home),
         flops_per_token=size.get("flops_per_token"),

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "a Markdown table of runs"
     report = commands.add_parser("report", help=text, description=text, allow_abbrev=False)
-    report.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
+    report.add_argument("files", nargs="+", type=Path, metavar="PATH", help="FILE.jsonl, or the folder of a submission")
     report.add_argument(
         "--kind",
         choices=("seeds", "summary", "text", "board"),

@@ -11,7 +11,7 @@ def add_command(commands: Any) -> None:
     """Add `page` to the commands of `seqmix leaderboard`."""
     text = "static pages of boards: tables, plots, every run with its command line"
     page = commands.add_parser("page", help=text, description=text, allow_abbrev=False)
-    page.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
+    page.add_argument("files", nargs="+", type=Path, metavar="PATH", help="FILE.jsonl, or the folder of a submission")
     page.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made, or replaced as a whole")
     page.add_argument("--title", default="seqmix leaderboard", help="on every page")
     page.add_argument(
@@ -30,6 +30,7 @@ def _page(arguments: argparse.Namespace, argv: list[str]) -> int:
     from seqmix.leaderboard.cli import tell
     from seqmix.leaderboard.page import write_site
     from seqmix.leaderboard.report import collect
+    from seqmix.leaderboard.submissions import read_submission
 
     plans = []
     for name in arguments.board:
@@ -39,7 +40,8 @@ def _page(arguments: argparse.Namespace, argv: list[str]) -> int:
         plans.append(load_board(path))
     records, problems = collect(arguments.files)
     tell(problems)
-    weight = write_site(records, arguments.out, title=arguments.title, plans=plans)
+    submissions = [read_submission(path) for path in arguments.files if path.is_dir()]
+    weight = write_site(records, arguments.out, title=arguments.title, plans=plans, submissions=submissions)
     total, largest = sum(weight.values()), max(weight, key=lambda name: weight[name])
     print(
         f"{arguments.out / 'index.html'}: {len(weight)} files of {total / 1e6:.2f} MB, the largest {largest} of "

@@ -10,6 +10,7 @@ from seqmix.leaderboard.board_table import board_table
 from seqmix.leaderboard.runs import scan_runs
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.statistics import Criterion, is_text
+from seqmix.leaderboard.submissions import read_submission
 from seqmix.leaderboard.tables import KINDS, group_runs
 from seqmix.leaderboard.text_table import text_table
 
@@ -19,7 +20,8 @@ __all__ = ["collect", "render", "write_section"]
 def collect(paths: Sequence[str | Path], only: Sequence[str] = ()) -> tuple[list[Record], list[str]]:
     """Records of several files whose config matches one of the patterns `only`, and what is wrong with other lines.
 
-    A record that stands in two files is a problem of the second.
+    A record that stands in two files is a problem of the second. The folder of a submission is read whole, its rows by
+    the names `SUBMISSION/ENTRY`.
 
     Raises:
         ValueError: a file that cannot be read, or nothing that matches.
@@ -28,7 +30,11 @@ def collect(paths: Sequence[str | Path], only: Sequence[str] = ()) -> tuple[list
     records: list[Record] = []
     problems: list[str] = []
     for path in paths:
-        some, wrong = scan_runs(path)
+        if Path(path).is_dir():
+            submission = read_submission(path)
+            some, wrong = submission.records, submission.problems
+        else:
+            some, wrong = scan_runs(path)
         problems += wrong
         for record in some:
             key = record["id"], record["attempt"]

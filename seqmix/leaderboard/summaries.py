@@ -70,7 +70,8 @@ class CellSummary:
             that were tested; None for the first alone.
         longest: the longest tested length with a median accuracy of 0.9, at it and at every shorter one; None if none.
         steps_to_solve: median steps to a validation accuracy of 0.99; None if half of the seeds never had it.
-        params, state, state_bytes, flops_per_token: of the model, numbers and bytes at home.
+        params, params_total: parameters as budgets count them (`sizes.counted_parameters`), and all of them.
+        state, state_bytes, flops_per_token: of the model, numbers and bytes at home.
         seconds, cpu_seconds, tokens_per_second, decode_ms: medians over the seeds; None where unknown.
         variants: how many different configs its runs have, learning rate and seed aside; more than 1 is a warning.
         rank, tied: within the column, see `seqmix.leaderboard.ranking.ranks`.
@@ -102,6 +103,7 @@ class CellSummary:
     longest: int | None
     steps_to_solve: float | None
     params: int | None
+    params_total: int | None
     state: int | None
     state_bytes: int | None
     flops_per_token: float | None

@@ -12,6 +12,7 @@ from seqmix.leaderboard.board_plan import BoardPlan, sizes_table
 from seqmix.leaderboard.cli import main
 from seqmix.leaderboard.plan import Run, plan_run
 from seqmix.leaderboard.runs import RunStore, read_runs
+from seqmix.leaderboard.sizes import counted_parameters
 from seqmix.leaderboard.sweep import sweep
 from seqmix.training.config_files import list_configs
 from tests.leaderboard.records import make_record
@@ -274,3 +275,4 @@ def test_real_board(tmp_path: Path) -> None:
         ("small", "bd-lru", "parity")
     }
     assert records[0]["size"]["params_non_embedding"] == size.parameters + 3 * size.d_model
+    assert counted_parameters(records[0]) == size.parameters

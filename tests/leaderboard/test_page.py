@@ -13,7 +13,7 @@ import pytest
 from seqmix.leaderboard.aggregate import aggregate
 from seqmix.leaderboard.board import Board, Column
 from seqmix.leaderboard.cli import main
-from seqmix.leaderboard.page import site, write_site
+from seqmix.leaderboard.page import site, words, write_site
 from seqmix.leaderboard.page.plots import Measure
 from seqmix.leaderboard.page.svg import Axis, Plot, linear_axis, log_axis, strip
 from seqmix.leaderboard.runs import read_runs
@@ -165,6 +165,21 @@ def test_broken_runs_are_said_and_counted(tmp_path: Path) -> None:
     assert "1 of 5 runs diverged." in page and "1 of 5 runs failed." in page and "MemoryError" in page
     assert "3 of 5" in page and "the loss is not finite at step 7" in page
     assert re.search(r"Diverged\s+a on a5\s+1 of 5 runs", texts((tmp_path / "site/index.html").read_text()))
+
+
+def test_an_entry_is_described_by_what_all_its_runs_have(tmp_path: Path) -> None:
+    records = [r for r in make_records(["gla"], ["a5", "mqar"], seeds=1) if r["status"] == "ok"]
+    for record in records:
+        solved = 1.0 if record["identity"]["column"] == "a5" else 0.71
+        record["identity"]["mixer_kwargs"] = {"expand_k": solved, "n_heads": 2}
+    write_site(records, tmp_path / "site")
+    assert "<small>gla(n_heads=2)</small>" in (tmp_path / "site/index.html").read_text()
+    page = (tmp_path / "site/equal-parameters/gla/index.html").read_text()
+    assert "gla(expand_k=1.0, n_heads=2), gla(expand_k=0.71, n_heads=2)" in page, "the page of the entry has all"
+    assert words.layer_of(records[:1]) == "gla(expand_k=1.0, n_heads=2)"
+    records[0]["identity"] |= {"mixer": "lru+gla", "mixer_kwargs": [{}, {"n_heads": 2}]}
+    assert words.layer_of(records[:1]) == "lru+gla" and words.layer_of(records[:2]) == "lru+gla, gla"
+    assert words.layer_of([]) == ""
 
 
 def test_text_is_in_bits_per_byte(tmp_path: Path) -> None:

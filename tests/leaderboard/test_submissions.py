@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,6 +106,46 @@ def folder(tmp_path: Path, good: tuple[list[Record], Record]) -> Iterator[Path]:
 def write(folder: Path, records: list[Any]) -> None:
     lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
     (folder / "runs.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_pages_say_who_and_whether_a_run_was_made_again(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = folder.parent / "site"
+
+    def pages() -> tuple[str, str]:
+        assert main(["page", str(folder), "--out", str(site)]) == 0
+        return (site / "index.html").read_text(), (site / "tiny/mine-mine/index.html").read_text()
+
+    overview, entry = pages()
+    assert re.search(r'class="tag" title="[^"]*none of its runs was made again">self-reported<', overview)
+    assert '<a href="https://example.org/mine" rel=nofollow>' in entry
+    for text in ("A. Nonymous", "MIT", "Running means.", "nothing but the rates of the board", "self-reported"):
+        assert text in entry
+    monkeypatch.setattr(submission_checks, "rerun", lambda record: record)
+    spot_check(read_submission(folder))
+    overview, entry = pages()
+    assert re.search(r'class="tag good" title="[^"]*with the same result">re-run<', overview) and ">re-run<" in entry
+    monkeypatch.setattr(submission_checks, "rerun", lambda record: changed(record, "result.metrics.4.last", 0.5))
+    spot_check(read_submission(folder))
+    assert "with another result" in pages()[1]
+    # Records without the folder: nobody knows.
+    (folder.parent / "theirs.jsonl").write_text((site / "tiny/data/runs.jsonl").read_text())
+    assert main(["page", str(folder.parent / "theirs.jsonl"), "--out", str(site)]) == 0
+    assert "its folder is not at hand" in (site / "tiny/mine-mine/index.html").read_text()
+    capsys.readouterr()
+    assert main(["report", str(folder), "--kind", "board"]) == 0
+    assert "| mine/mine |" in capsys.readouterr().out
+
+
+def test_what_meta_says_is_escaped_and_links_go_to_the_web(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = META.replace("https://example.org/mine", "javascript:alert(1)").replace("[A. Nonymous]", "['<b>A']")
+    (folder / "meta.yaml").write_text(text.replace("licence: MIT", "licence: 3"))
+    assert main(["page", str(folder), "--out", str(folder.parent / "site")]) == 1
+    assert "url: expected where code or paper is" in capsys.readouterr().err
+    page = (folder.parent / "site/tiny/mine-mine/index.html").read_text()
+    assert 'href="javascript' not in page and "javascript:alert(1)" in page
+    assert "&lt;b&gt;A" in page and "<b>A" not in page and "Licence" not in page
 
 
 def test_a_good_one_has_no_problems(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from seqmix.leaderboard.summaries import BoardSummary, CellSummary, ColumnSummar
 __all__ = ["write_cells", "write_records", "write_runs"]
 
 _CELL = ("median", "low", "high", "mean", "normalised", "middle", "best", "n", "solved", "robustness", "score")
-_REST = ("longest", "params", "state", "seconds", "rank")
+_REST = ("longest", "params", "params_total", "state", "seconds", "rank")
 
 
 def write_cells(path: Path, board: BoardSummary) -> None:

@@ -7,6 +7,7 @@ from seqmix.leaderboard.page.plots import curve_plot, length_plot, rate_plot
 from seqmix.leaderboard.page.task_page import Shared, series_of
 from seqmix.leaderboard.page.views import View
 from seqmix.leaderboard.schema import Record
+from seqmix.leaderboard.sizes import counted_flops
 from seqmix.leaderboard.statistics import broken, learning_rate
 from seqmix.leaderboard.tables import circumstances, mixer_of
 
@@ -63,11 +64,12 @@ def _stats(view: View) -> list[View]:
     items.append((measure.tell(cell.middle), f"median over {words.plural(len(cell.rates), 'rate')}", ""))
     if cell.robustness is not None:
         items.append((words.percent(cell.robustness), "of the grid near the best rate", ""))
+    flops = next((counted_flops(seed.run) for seed in cell.seeds if seed.run["status"] == "ok"), None)
     known = [
         (words.count(cell.steps_to_solve), "median steps to solve", cell.steps_to_solve),
         (words.count(cell.state), "numbers in the state", cell.state),
-        (words.count(cell.params), "parameters", cell.params),
-        (words.count(cell.flops_per_token), "FLOPs a token, forward", cell.flops_per_token),
+        (words.count(cell.params), words.PARAMETERS, cell.params),
+        (words.count(flops), "FLOPs a token, forward", flops),
         (words.duration(cell.seconds), "of training a run", cell.seconds),
         (f"{cell.decode_ms or 0:.2f} ms", "a token, decoding", cell.decode_ms),
     ]

@@ -18,6 +18,7 @@ from seqmix.leaderboard.page.task_page import Shared, series_of, task_part, task
 from seqmix.leaderboard.page.views import BoardView, View
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.statistics import MEASURES
+from seqmix.leaderboard.submissions import Submission
 
 __all__ = ["write_site"]
 
@@ -27,12 +28,18 @@ _LIST = "pages.json"
 
 
 def write_site(
-    records: Sequence[Record], out: Path, *, title: str = "seqmix leaderboard", plans: Sequence[Board] = ()
+    records: Sequence[Record],
+    out: Path,
+    *,
+    title: str = "seqmix leaderboard",
+    plans: Sequence[Board] = (),
+    submissions: Sequence[Submission] = (),
 ) -> dict[str, int]:
     """Make or replace the folder `out`; returns the bytes of each of its files.
 
     Pages of boards are kept apart: `index.html` is the table of the first, with links to the others. What a plan with
-    the name of a board asks for and has no run is said; without one, what other entries have.
+    the name of a board asks for and has no run is said; without one, what other entries have. Entries of `submissions`
+    show what their folders say; `records` must have their runs.
 
     Raises:
         ValueError: a folder with files that are not of such pages, or records of which none came to its end.
@@ -45,7 +52,13 @@ def write_site(
         raise ValueError(f"--board: no record is of board {', '.join(map(repr, sorted(strange)))}")
     names = Names("assets", "index")
     views = [
-        BoardView(board, f"{names.of(board.name or 'runs')}/", first=number == 0, plan=known.get(board.name))
+        BoardView(
+            board,
+            f"{names.of(board.name or 'runs')}/",
+            first=number == 0,
+            plan=known.get(board.name),
+            submissions={found.name: found for found in submissions},
+        )
         for number, board in enumerate(board for board in boards if board.columns)
     ]
     if not views:

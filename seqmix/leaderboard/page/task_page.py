@@ -115,7 +115,7 @@ def _columns(task: View) -> list[View]:
         ("Robust", "down", f"share of the grid within {_POINTS} of the best rate"),
         ("Rate", "up", "learning rate, chosen on validation data"),
         ("State", "up", "numbers kept at the training length"),
-        ("Parameters", "up", ""),
+        ("Parameters", "up", words.PARAMETERS),
         ("Training", "up", "median over the seeds"),
         ("Runs", "down", "at every rate and seed"),
     ]

@@ -1,5 +1,8 @@
 """What the table of a board and the pages of its entries show."""
 
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup
@@ -10,6 +13,7 @@ from seqmix.leaderboard.page.missing import absent_cells, missing_of
 from seqmix.leaderboard.page.pages import Names
 from seqmix.leaderboard.page.svg import strip
 from seqmix.leaderboard.statistics import broken
+from seqmix.leaderboard.submissions import META, Submission
 from seqmix.leaderboard.summaries import BoardSummary, CellSummary, ColumnSummary, EntrySummary
 from seqmix.leaderboard.tables import circumstances, mixer_of
 
@@ -29,10 +33,19 @@ class BoardView:
         folder: of its pages, such as `equal-parameters/`.
         first: its table is the page that the site opens with.
         plan: what it was meant to be, if that is known.
+        submissions: folders of submissions that are at hand, by their names.
     """
 
-    def __init__(self, board: BoardSummary, folder: str, *, first: bool, plan: Board | None = None) -> None:
-        self.board, self.folder, self.plan = board, folder, plan
+    def __init__(
+        self,
+        board: BoardSummary,
+        folder: str,
+        *,
+        first: bool,
+        plan: Board | None = None,
+        submissions: Mapping[str, Submission] = MappingProxyType({}),
+    ) -> None:
+        self.board, self.folder, self.plan, self._submissions = board, folder, plan, submissions
         self._absent = set(absent_cells(board, plan))
         self.name = board.name or "Runs without a board"
         self.href = "index.html" if first else f"{folder}index.html"
@@ -47,7 +60,7 @@ class BoardView:
         self.hrefs = {key: cell["href"] for key, cell in self.cells.items() if cell["href"]}
         for entry in self.entries:
             self._complete(entry)
-        self.others = ["Parameters", "State"]
+        self.others = [("Parameters", words.PARAMETERS), ("State", "numbers kept at the training length")]
         self.budget = self._sizes() if plan is None else _equal(plan)
         self.lede = self._lede()
         self.facts = self._facts()
@@ -70,9 +83,19 @@ class BoardView:
             "high": words.style(entry.interval[1]),
             "mean_hint": f"mean normalised score {words.fraction(entry.mean)}, {words.interval(entry.interval)}",
             "partial": "" if entry.n == len(self.board.columns) else f"{entry.n} of {len(self.board.columns)} tasks",
-            "badge": "" if entry.submission is None else "submitted",
-            "badge_text": "" if entry.submission is None else f"came with the submission {entry.submission}",
-        }
+        } | self._submitted(entry.submission)
+
+    def _submitted(self, name: str | None) -> View:
+        if name is None:
+            return {"badge": "", "badge_text": "", "meta": []}
+        found = self._submissions.get(name)
+        text = f"came with the submission {name}; "
+        if found is None:
+            return {"badge": "self-reported", "badge_text": text + "its folder is not at hand", "meta": []}
+        again = "none of its runs was made again" if found.check is None else "one of its runs was made again, "
+        if found.check is not None:
+            again += "with another result" if found.check["differences"] else "with the same result"
+        return {"badge": found.badge, "badge_text": text + again, "meta": _meta(found)}
 
     def _task(self, column: ColumnSummary, slug: str) -> View:
         return {
@@ -120,7 +143,7 @@ class BoardView:
         found: list[CellSummary] = [cell["cell"] for cell in cells if cell["cell"]]
         runs = [run for cell in found for run in cell.runs if run["status"] == "ok"]
         mixers = list(dict.fromkeys(mixer_of(run) for run in runs))
-        entry["detail"] = mixers[0] if len(mixers) == 1 else words.plural(len(mixers), "configuration")
+        entry["detail"] = words.layer_of(runs)
         entry["words"] = " ".join([entry["name"], *mixers])[:300]
         entry["about"] = ", ".join(mixers[:6]) + ("…" if len(mixers) > 6 else "")
         entry["cells"] = cells
@@ -138,7 +161,7 @@ class BoardView:
 
     def _sizes(self) -> str:
         params = [cell.params for cell in self.board.cells.values() if cell.params is not None]
-        return _span(params, words.count)["text"] + " parameters" if params else ""
+        return f"{_span(params, words.count)['text']} {words.PARAMETERS}" if params else ""
 
     def _lede(self) -> str:
         rates = {rate.lr for cell in self.board.cells.values() for rate in cell.rates}
@@ -158,6 +181,19 @@ class BoardView:
         facts += [_fact(words.count(bad.count(kind)), kind, True) for kind in ("diverged", "failed") if kind in bad]
         absent = len(self._absent)
         return [*facts, *([_fact(words.count(absent), "cells not run", True)] if absent else [])]
+
+
+def _meta(found: Submission) -> list[View]:
+    """What meta.yaml says, as far as it is of the right type; a link only to where a browser goes."""
+    items = []
+    for key, (kind, _) in META.items():
+        value = found.meta.get(key)
+        if not isinstance(value, kind) or not value:
+            continue
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        link = key == "url" and re.fullmatch(r"https?://\S+", text) is not None
+        items.append({"title": key.capitalize() if key != "url" else "URL", "text": text, "link": link})
+    return items
 
 
 def _equal(plan: Board) -> str:

@@ -1,21 +1,25 @@
 """Numbers of a page as text."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from seqmix.leaderboard.page.plots import Measure
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.statistics import MEASURES, broken, validation_point
 from seqmix.leaderboard.summaries import ColumnSummary
+from seqmix.leaderboard.tables import mixer_of
 
 __all__ = [
     "NONE",
+    "PARAMETERS",
     "commit_of",
     "count",
     "curve_of",
     "duration",
     "fraction",
     "interval",
+    "layer_of",
     "measure_of",
     "percent",
     "plural",
@@ -26,6 +30,7 @@ __all__ = [
 ]
 
 NONE = "–"
+PARAMETERS = "parameters without embedding and head"
 _NAMES = {
     "last_accuracy": "accuracy at the last position",
     "sequence_accuracy": "whole-sequence accuracy",
@@ -107,6 +112,19 @@ def result_of(run: Record, name: str, column: ColumnSummary) -> float | None:
     """Test result of a run on a set; None if it broke or was not tested there."""
     row = None if broken(run) else run["result"]["metrics"].get(name)
     return None if row is None else float(row[MEASURES[column.metric]])
+
+
+def layer_of(runs: Sequence[Record]) -> str:
+    """The mixer of an entry with the arguments that all its runs have; what is solved for each task is left out."""
+    identities = [run["identity"] for run in runs]
+    names = list(dict.fromkeys(str(identity["mixer"]) for identity in identities))
+    if len(names) != 1:
+        return ", ".join(names)
+    each = [identity["mixer_kwargs"] for identity in identities]
+    if not all(isinstance(arguments, dict) for arguments in each):
+        return names[0]
+    shared = {k: v for k, v in each[0].items() if all(k in other and other[k] == v for other in each)}
+    return mixer_of({"identity": {"mixer": names[0], "mixer_kwargs": shared}})
 
 
 def commit_of(run: Record) -> str:

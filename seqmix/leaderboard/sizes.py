@@ -1,0 +1,78 @@
+"""How large a record's model is, as far as the record does not say it in so many words."""
+
+import functools
+import json
+from typing import Any
+
+from seqmix.leaderboard.schema import Record
+
+__all__ = ["counted_flops", "counted_parameters"]
+
+
+def counted_parameters(run: Record) -> int | None:
+    """Parameters as budgets count them: blocks and last norm; None of a run that failed.
+
+    Of an embedding of tokens with a linear head that is exact: such a head is as large as the embedding, and tied to it
+    it is none. Other heads are not told apart from the blocks, and count.
+    """
+    total, rest = run["size"]["params_total"], run["size"]["params_non_embedding"]
+    if total is None or rest is None:
+        return None
+    model = run["identity"]["settings"].get("model")
+    model = model if isinstance(model, dict) else {}
+    linear = _on_tokens(model) and _name(model.get("head"), "language") == "language"
+    return int(2 * rest - total if linear and not model.get("tie_embeddings") else rest)
+
+
+def counted_flops(run: Record) -> float | None:
+    """`size.flops_per_token` of a record; where it is null, counted from the config if that makes the same model.
+
+    None where it cannot be: a run that failed, a layer that is not of the registry (whose code is not run for this), an
+    embedding of something else than tokens, a config that makes another number of parameters today.
+    """
+    size, identity, result = run["size"], run["identity"], run["result"]
+    if run["status"] != "ok" or size["flops_per_token"] is not None:
+        return size["flops_per_token"]  # type: ignore[no-any-return]
+    model = identity["settings"].get("model")
+    length = result["train_length"] or max(map(int, filter(str.isdecimal, size["state_size"] or {})), default=0)
+    if not isinstance(model, dict) or not _on_tokens(model) or not length:
+        return None
+    embedding, width = size["params_total"] - size["params_non_embedding"], identity["d_model"]
+    if not width or embedding % width:
+        return None
+    model = model | {"d_model": width, "n_layers": identity["n_layers"], "vocab_size": embedding // width}
+    # A direct solve says 0 iterations, and is one application.
+    iterations = max(1.0, (result["iterations"] or {}).get("train") or 1.0)
+    key = [identity["settings"].get("mixer"), model, size["params_total"], length, iterations]
+    return _flops(json.dumps(key, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=4096)
+def _flops(key: str) -> float | None:
+    import inspect
+
+    from seqmix.leaderboard.flops import flops_per_token
+    from seqmix.mixers.registry import list_mixers
+    from seqmix.models import SequenceModel
+    from seqmix.models._specs import specs_of
+
+    mixer, model, parameters, length, iterations = json.loads(key)
+    known = inspect.signature(SequenceModel).parameters
+    arguments: dict[str, Any] = {name: value for name, value in model.items() if name in known}
+    try:
+        if not {spec["name"] for spec in specs_of(mixer, arguments["n_layers"])} <= {*list_mixers()}:
+            return None
+        built = SequenceModel(mixer, device="meta", **arguments)
+        if built.num_parameters() != parameters:
+            return None
+        return flops_per_token(built, length, iterations=iterations)
+    except (ValueError, TypeError, NotImplementedError):  # what older versions wrote, or what cannot be counted
+        return None
+
+
+def _on_tokens(model: dict[str, Any]) -> bool:
+    return _name(model.get("embedding"), "tokens") == "tokens"
+
+
+def _name(spec: Any, default: str) -> Any:
+    return (spec.get("name") if isinstance(spec, dict) else spec) or default
