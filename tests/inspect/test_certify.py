@@ -1,5 +1,6 @@
 """`certify`: known answers, damaged networks, and what is refused."""
 
+import functools
 import itertools
 import math
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqmix import SequenceModel
+from seqmix import BDLRU, SequenceModel
 from seqmix.inspect import Certificate, certify
 from seqmix.tasks import Automaton, create_task, group
 from seqmix.tasks.word_problem import WordProblemExamples
@@ -205,6 +206,14 @@ def test_short_words_may_be_left_out() -> None:
 def test_other_mixers_are_named(mixer: str) -> None:
     with pytest.raises(ValueError, match=r"layer 0 is .*; only bd-lru and h-lru become finite automata"):
         certify(SequenceModel(mixer, 3, 8), WordProblemExamples("Z2"))
+
+
+def test_random_numbers_go_on_as_if_nothing_had_been_asked() -> None:
+    for mixer in ("bd-lru", functools.partial(BDLRU, block_size=2)):
+        model = SequenceModel(mixer, 3, 8)
+        before = torch.get_rng_state()
+        certify(model, WordProblemExamples("Z2"))
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_is_not_treated_is_named() -> None:
