@@ -4,7 +4,9 @@ A cell is an entry (row) on a task (column) with its learning rates and seeds. T
 the seeds that all rates have in common; what is shown is test data.
 """
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,18 +33,62 @@ def aggregate(records: Iterable[Record]) -> list[BoardSummary]:
         5
     """
     boards: dict[str, dict[str, dict[str, list[Record]]]] = {}
-    for record in latest(records):
-        board, entry, column = _place(record)
+    runs = latest(records)
+    loose = _loose_columns([run for run in runs if run["identity"]["board"] is None])
+    for record in runs:
+        board, entry, column = _place(record, loose)
         boards.setdefault(board, {}).setdefault(column, {}).setdefault(entry, []).append(record)
     return [_board(name, columns) for name, columns in boards.items()]
 
 
-def _place(record: Record) -> tuple[str, str, str]:
+def _loose_columns(runs: Sequence[Record]) -> dict[str, str]:
+    """Columns of runs without a board, by their ids: tasks, apart where test data or training lengths differ.
+
+    A run that failed before it knew its task is where others of its config are.
+    """
+    kinds: dict[str, dict[Any, list[Record]]] = {}
+    for run in runs:
+        identity = run["identity"]
+        if identity["task"] is not None:
+            data = identity["task_version"], run["result"]["train_length"]
+            kinds.setdefault(identity["task"], {}).setdefault(data, []).append(run)
+    columns: dict[str, str] = {}
+    homes: dict[str, str] = {}
+    for task, groups in kinds.items():
+        taken: set[str] = set()
+        for some in groups.values():
+            label = " ".join([some[0]["identity"]["config"], *_changes(some[0], "data.")])
+            name = next(f"{task} ({text})" for text in _numbered(label) if f"{task} ({text})" not in taken)
+            taken.add(name)
+            for run in some:
+                columns[run["id"]] = task if len(groups) == 1 else name
+                homes.setdefault(_config(run), columns[run["id"]])
+    for run in runs:
+        data = run["identity"]["settings"].get("data")
+        known = data.get("name") if isinstance(data, dict) else None
+        columns.setdefault(run["id"], homes.get(_config(run)) or known or run["identity"]["config"])
+    return columns
+
+
+def _numbered(label: str) -> Iterator[str]:
+    yield label
+    yield from (f"{label}, {number}" for number in itertools.count(2))
+
+
+def _changes(run: Record, beginning: str = "") -> list[str]:
+    changes = run["identity"]["overrides"]
+    return [text for text in changes if text.startswith(beginning) and not text.startswith("optimizer.lr=")]
+
+
+def _config(run: Record) -> str:
+    return " ".join([run["identity"]["config"], *_changes(run)])
+
+
+def _place(record: Record, loose: dict[str, str]) -> tuple[str, str, str]:
     identity = record["identity"]
     entry, column = identity["entry"], identity["column"]
     if identity["board"] is None:
-        changes = [text for text in identity["overrides"] if not text.startswith("optimizer.lr=")]
-        entry, column = " ".join([identity["config"], *changes]), identity["task"]
+        entry, column = _config(record), loose[record["id"]]
     entry = entry or identity["mixer"] or identity["config"]
     if identity["submission"] is not None:
         entry = f"{identity['submission']}/{entry}"

@@ -12,6 +12,7 @@ from seqmix.leaderboard.statistics import (
     MEASURES,
     best_learning_rate,
     broken,
+    comparable,
     learning_rate,
     normalised,
     validation_point,
@@ -44,10 +45,10 @@ def cell_of(entry: str, column: ColumnSummary, runs: list[Record]) -> CellSummar
     for run in runs:
         by_rate.setdefault(learning_rate(run), []).append(run)
     by_rate = {rate: sorted(by_rate[rate], key=lambda run: run["identity"]["seed"]) for rate in sorted(by_rate)}
-    best = best_learning_rate(_comparable(by_rate))
+    best = best_learning_rate(by_rate)
     rates = [_rate(rate, some, column) for rate, some in by_rate.items()]
     chosen = by_rate[best]
-    values = [_value(run, column, column.home) for run in chosen]
+    values = [_at_home(run, column) for run in chosen]
     seeds = [
         SeedSummary(
             run["identity"]["seed"],
@@ -60,7 +61,7 @@ def cell_of(entry: str, column: ColumnSummary, runs: list[Record]) -> CellSummar
     ]
     solved = None if column.text else sum(bool(seed.solved) for seed in seeds)
     scores = [normalised(value, column.chance, text=column.text) for value in values]
-    middle = float(np.median([rate.test for rate in rates if rate.test is not None]))
+    middle = float(np.median([rate.test for rate in rates]))
     ends = [run for run in chosen if run["status"] == "ok"] or [run for run in runs if run["status"] == "ok"]
     size = ends[0]["size"] if ends else {}
     by_length = _by_length(chosen, column)
@@ -85,7 +86,7 @@ def cell_of(entry: str, column: ColumnSummary, runs: list[Record]) -> CellSummar
         normalised_interval=mean_interval([scores]) if len(scores) > 1 else None,
         middle=middle,
         middle_normalised=normalised(middle, column.chance, text=column.text),
-        robustness=_robustness(rates, column),
+        robustness=_robustness([_rate(rate, some, column) for rate, some in comparable(by_rate).items()], column),
         by_length=by_length,
         score=score,
         score_lengths=score_lengths,
@@ -104,12 +105,14 @@ def cell_of(entry: str, column: ColumnSummary, runs: list[Record]) -> CellSummar
     )
 
 
-def _comparable(rates: dict[float, list[Record]]) -> dict[float, list[Record]]:
-    # More seeds were run where a first look was good: rates are compared by the seeds that all of them have.
-    common = set.intersection(*({run["identity"]["seed"] for run in runs} for runs in rates.values()))
-    if not common:
-        return rates
-    return {rate: [run for run in runs if run["identity"]["seed"] in common] for rate, runs in rates.items()}
+def _at_home(run: Record, column: ColumnSummary) -> float:
+    """Test result at home; where a column has data of several kinds, which it warns of, at the run's own length."""
+    found = _value(run, column, column.home)
+    if math.isnan(found):
+        metrics = run["result"]["metrics"]
+        own = str(run["result"]["train_length"])
+        found = _value(run, column, own if own in metrics else next(iter(metrics)))
+    return found
 
 
 def _value(run: Record, column: ColumnSummary, name: str) -> float:
@@ -124,10 +127,8 @@ def _rate(rate: float, runs: list[Record], column: ColumnSummary) -> RateSummary
     worst, measure = (math.inf, "bpb") if column.text else (0.0, "accuracy")
     points = [{measure: worst} if broken(run) else validation_point(run) for run in runs]
     found = [float(value) for point in points if point is not None and (value := point[measure]) is not None]
-    tests = [value for run in runs if not math.isnan(value := _value(run, column, column.home))]
-    return RateSummary(
-        rate, float(np.median(found)) if found else None, float(np.median(tests)) if tests else None, runs
-    )
+    tests = [_at_home(run, column) for run in runs]
+    return RateSummary(rate, float(np.median(found)) if found else None, float(np.median(tests)), runs)
 
 
 def _robustness(rates: Sequence[RateSummary], column: ColumnSummary) -> float | None:

@@ -20,6 +20,7 @@ __all__ = [
     "bootstrap_rows",
     "broken",
     "by_length",
+    "comparable",
     "is_text",
     "learning_rate",
     "normalised",
@@ -221,7 +222,7 @@ def solved(records: Sequence[Record], criteria: Sequence[Criterion]) -> tuple[in
 
 
 def best_learning_rate(rates: dict[float, list[Record]]) -> float:
-    """The rate with the best median of validation accuracy over its runs; test data is not looked at.
+    """The rate with the best median of validation accuracy over the seeds that all have; test data is not looked at.
 
     Of text it is the smallest median of bits per byte. Ties go to the smaller median of the last validation loss, then
     to the smaller rate.
@@ -234,11 +235,24 @@ def best_learning_rate(rates: dict[float, list[Record]]) -> float:
 
     worst = -math.inf if any(is_text(record) for records in rates.values() for record in records) else 0.0
 
+    compared = comparable(rates)
+
     def score(rate: float) -> tuple[float, float, float]:
-        accuracies, losses = zip(*(_validation(record, worst) for record in rates[rate]), strict=True)
+        accuracies, losses = zip(*(_validation(record, worst) for record in compared[rate]), strict=True)
         return -float(np.median(accuracies)), float(np.median(losses)), rate
 
     return min(rates, key=score)
+
+
+def comparable(rates: dict[float, list[Record]]) -> dict[float, list[Record]]:
+    """The runs of the seeds that all rates have in common; all runs if there is no such seed.
+
+    More seeds are run where a first look was good: what they say of that rate, no other rate was asked.
+    """
+    common = set.intersection(*({run["identity"]["seed"] for run in runs} for runs in rates.values()))
+    if not common:
+        return rates
+    return {rate: [run for run in runs if run["identity"]["seed"] in common] for rate, runs in rates.items()}
 
 
 def is_text(record: Record) -> bool:

@@ -41,11 +41,11 @@ class SeedSummary:
 
 @dataclass(frozen=True)
 class RateSummary:
-    """A learning rate: medians over its runs, of validation and of test at home; None where there is none."""
+    """A learning rate: medians over its runs, of validation (None without any) and of test at home."""
 
     lr: float
     validation: float | None
-    test: float | None
+    test: float
     runs: list[Record] = field(repr=False)
 
 
@@ -64,7 +64,8 @@ class CellSummary:
             none.
         mean, normalised, normalised_interval: mean of the seeds, as it is and normalised; the last decides ranks.
         middle, middle_normalised: median over the grid of `RateSummary.test`: what a rate picked blindly gives.
-        robustness: share of the grid whose validation is within 5 points (5 % on text) of the best; None of one rate.
+        robustness: share of the grid whose validation is within 5 points (5 % on text) of the best, by the seeds that
+            all rates have in common; None of one rate.
         by_length: (length, median, values of the seeds) at each length that was tested.
         score, score_lengths: mean normalised result over 1, 2, 4 and 8 times the training length, and those of them
             that were tested; None for the first alone.

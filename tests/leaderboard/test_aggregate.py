@@ -117,6 +117,9 @@ def test_learning_rate_sensitivity() -> None:
     cell = cell_of(*[run(lr=lr, validation=v) for lr, v in values.items()], run(lr=3e-2, diverged=True))
     assert cell.robustness == 3 / 6
     assert [rate.validation for rate in cell.rates] == [0.5, 0.90, 0.95, 0.94, 0.899, 0.0]
+    # By the seed that both rates have both are good; that two more of one are not, nobody asked the other.
+    more = [run(lr=3e-3, seed=s, validation=0.1) for s in (1, 2)]
+    assert cell_of(run(lr=1e-3, validation=0.9), run(lr=3e-3, validation=0.92), *more).robustness == 1.0
     assert cell_of(run()).robustness is None
     assert cell_of(run(lr=1e-3, diverged=True), run(lr=1e-2, diverged=True)).robustness == 1.0
 
@@ -210,6 +213,37 @@ def test_boards_are_apart_and_runs_without_one_are_rows_by_config() -> None:
     theirs["identity"]["submission"], theirs["id"] = "theirs", "2" * 16
     board = board_of(run("lru"), theirs)
     assert [(entry.name, entry.submission) for entry in board.entries] == [("lru", None), ("theirs/lru", "theirs")]
+
+
+def test_runs_without_a_board_are_compared_on_the_same_data_alone() -> None:
+    short = {"data": {"name": "word-problem", "train_length": 4}}
+    records = [make_record("a5", seed, accuracies={16: 1.0}) for seed in (0, 1)]
+    records += [make_record("a5-lstm", accuracies={16: 0.5}), make_record("a5-short", accuracies={4: 0.9}, **short)]
+    records += [make_record("s3", accuracies={16: 0.8}), make_record("s3", 1, accuracies={16: 0.7})]
+    records += [make_record("a5-short", 5, failed=True, **short), make_record("new", failed=True, **short)]
+    records += [make_record("strange", failed=True)]
+    records[3]["result"]["train_length"] = 4
+    for number, record in enumerate(records[4:6]):
+        record["identity"]["task_version"] = f"{number}" * 15 + "f"
+    board = board_of(*records)
+    assert {column.name: column.home for column in board.columns} == {
+        "word-problem (a5)": "16", "word-problem (a5-short)": "4", "word-problem (s3)": "16",
+        "word-problem (s3, 2)": "16",
+    }  # fmt: skip
+    assert {entry for entry, column in board.cells if column == "word-problem (a5)"} == {"a5", "a5-lstm"}
+    cell = board.cells["a5-short", "word-problem (a5-short)"]
+    assert (cell.n, [seed.value for seed in cell.seeds]) == (2, [0.9, 0.0]), "the failed one is in its cell"
+    assert board.unmeasured == ("word-problem", "strange"), "nobody else of their configs says where they belong"
+
+
+def test_a_run_that_was_not_tested_at_home_counts_at_its_own_length() -> None:
+    records = [run("good", seed=s, test=1.0) for s in (0, 1)]
+    records += [run("odd", seed=s, test={32: 0.9, 48: 0.1}) for s in (0, 1)]
+    for record in records[2:]:
+        record["result"]["train_length"] = 48
+    cell = board_of(*records).cells["odd", "a5"]
+    assert (cell.median, cell.normalised, cell.middle, cell.rates[0].test, cell.solved) == (0.1, 0.1, 0.1, 0.1, 0)
+    assert cell.by_length == [(32, 0.9, (0.9, 0.9)), (48, 0.1, (0.1, 0.1))]
 
 
 def test_warnings_of_columns_and_cells() -> None:

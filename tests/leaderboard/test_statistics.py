@@ -10,6 +10,7 @@ from seqmix.leaderboard.statistics import (
     accuracy,
     best_learning_rate,
     bootstrap_interval,
+    comparable,
     solved,
     spread,
     wilson_interval,
@@ -107,6 +108,12 @@ def test_learning_rate_is_chosen_on_validation() -> None:
     rates[8e-3][0]["result"]["curve"][0]["loss"] = 0.1
     assert best_learning_rate(rates) == 8e-3
     assert best_learning_rate({1e-3: [make_record(failed=True)]}) == 1e-3
+    # Seed 0 chose 2e-3; its further seeds, which 1e-3 was never asked for, do not unseat it.
+    more = {1e-3: runs(1e-3, 0.6), 2e-3: runs(2e-3, 0.9, 0.1, 0.1)}
+    assert best_learning_rate(more) == 2e-3
+    assert [[run["identity"]["seed"] for run in some] for some in comparable(more).values()] == [[0], [0]]
+    apart = {1e-3: runs(1e-3, 0.6), 2e-3: runs(2e-3, 0.9, 0.1)[1:]}
+    assert comparable(apart) == apart and best_learning_rate(apart) == 1e-3
     rates[1e-3][0]["result"] |= {"curve": [], "validation": None}
     with pytest.raises(ValueError, match="was never validated, so that no learning rate can be chosen"):
         best_learning_rate(rates)
