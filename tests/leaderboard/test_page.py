@@ -180,6 +180,13 @@ def test_an_entry_is_described_by_what_all_its_runs_have(tmp_path: Path) -> None
     records[0]["identity"] |= {"mixer": "lru+gla", "mixer_kwargs": [{}, {"n_heads": 2}]}
     assert words.layer_of(records[:1]) == "lru+gla" and words.layer_of(records[:2]) == "lru+gla, gla"
     assert words.layer_of([]) == ""
+    records[1]["identity"]["mixer_kwargs"] = {"dt_min": 0.00123456, "expand_k": 27 / 26}
+    assert words.layer_of(records[1:2]) == "gla(dt_min=0.00123456, expand_k=1.0385)"
+    for record in records:
+        record["identity"] |= {"mixer": "gla", "mixer_kwargs": {}}
+    write_site(records, tmp_path / "site")
+    row = (tmp_path / "site/index.html").read_text().partition("<td class=name>")[2].partition("<td")[0]
+    assert "<small>" not in row, "a name that says it all is said once"
 
 
 def test_text_is_in_bits_per_byte(tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ class BoardView:
         found: list[CellSummary] = [cell["cell"] for cell in cells if cell["cell"]]
         runs = [run for cell in found for run in cell.runs if run["status"] == "ok"]
         mixers = list(dict.fromkeys(mixer_of(run) for run in runs))
-        entry["detail"] = words.layer_of(runs)
+        layer = words.layer_of(runs)
+        entry["detail"] = "" if layer == entry["name"] else layer
         entry["words"] = " ".join([entry["name"], *mixers])[:300]
         entry["about"] = ", ".join(mixers[:6]) + ("…" if len(mixers) > 6 else "")
         entry["cells"] = cells

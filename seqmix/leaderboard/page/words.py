@@ -124,6 +124,8 @@ def layer_of(runs: Sequence[Record]) -> str:
     if not all(isinstance(arguments, dict) for arguments in each):
         return names[0]
     shared = {k: v for k, v in each[0].items() if all(k in other and other[k] == v for other in each)}
+    # Four digits of what a budget has solved are enough to read; the page of a run has all.
+    shared = {k: round(v, 4) if isinstance(v, float) and abs(v) >= 0.01 else v for k, v in shared.items()}
     return mixer_of({"identity": {"mixer": names[0], "mixer_kwargs": shared}})
 
 
