@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     options = Options(arguments.sequences, arguments.length, arguments.d_model, arguments.seed, changes)
     targets = [find_target(what, options) for what in arguments.what]
     with drawing.style():
-        figure, arrays = {"spectrum": _spectrum, "mixing": _mixing, "gradient": _gradient}[kind](targets, arguments)
+        figure, arrays = _DRAWN[kind](targets, arguments)
         drawing.save(figure, arguments.out)
     print(f"figure: {arguments.out}")
     if arguments.data is not None:
@@ -99,6 +99,7 @@ def _parse(kind: str, argv: list[str]) -> tuple[argparse.Namespace, tuple[tuple[
         parser.add_argument("--heads", type=int, nargs="+", metavar="H", help="heads or channels, default the first 4")
         parser.add_argument("--sequence", type=int, default=0, metavar="I", help="which one is shown, default 0")
     arguments, rest = parser.parse_known_args(argv)
+    changes = _changes(rest, [option for action in parser._actions for option in action.option_strings])
     for name, low in (("length", 1), ("sequences", 1), ("d_model", 1), ("layer", 0), ("sequence", 0)):
         value = getattr(arguments, name, None)
         if value is not None and value < low:
@@ -114,18 +115,17 @@ def _parse(kind: str, argv: list[str]) -> tuple[argparse.Namespace, tuple[tuple[
         raise ValueError(f"--sequence: expected less than --sequences {arguments.sequences}, got {arguments.sequence}")
     if getattr(arguments, "over_training", False) and len(arguments.what) > 1:
         raise ValueError(f"--over-training: expected one run, got {len(arguments.what)}")
-    return arguments, _changes(rest)
+    return arguments, changes
 
 
-def _changes(rest: list[str]) -> tuple[tuple[str, Any], ...]:
+def _changes(rest: list[str], options: list[str]) -> tuple[tuple[str, Any], ...]:
+    """What `--mixer.ARGUMENT VALUE` and the like say; `options` are those of the figure."""
     changes = []
     while rest:
         key, equals, value = rest.pop(0).partition("=")
         owner, _, argument = key.removeprefix("--").partition(".")
         if not key.startswith("--") or owner not in ("mixer", "model", "data") or not argument:
-            raise unknown_name(
-                "option", key, ["--out", "--data", "--length", "--sequences", "--layer", "--heads", "--mixer.ARGUMENT"]
-            )
+            raise unknown_name("option", key, [*options, "--mixer.ARGUMENT"])
         if not equals:
             if not rest:
                 raise ValueError(f"{key}: expected a value")
@@ -183,7 +183,7 @@ def _over_training(target: Target, arguments: argparse.Namespace) -> tuple[Any, 
 
 def _mixing(targets: list[Target], arguments: argparse.Namespace) -> tuple[Any, Arrays]:
     panels, arrays = [], Arrays()
-    ticks: list[str] | None = None
+    words: list[list[str]] = []
     for target in targets:
         chosen = slice(arguments.sequence, arguments.sequence + 1)
         if arguments.sequence >= len(target.inputs):
@@ -197,8 +197,9 @@ def _mixing(targets: list[Target], arguments: argparse.Namespace) -> tuple[Any, 
                     raise ValueError(f"--heads: expected numbers below {len(matrix)} for {title}, got {head}")
                 label = f"{title}, head {head}" if len(matrix) > 1 else title
                 panels.append((label, matrix[head]))
-        if len(targets) == 1 and target.tokens:
-            ticks = [target.tokens[token] for token in target.inputs[arguments.sequence].tolist()]
+        tokens = target.inputs[arguments.sequence].tolist() if target.tokens else []
+        words.append([target.tokens[token] for token in tokens])
+    ticks = words[0] if words[0] and all(each == words[0] for each in words) else None
     return figures.draw_mixing(_checked(panels), ticks), arrays
 
 
@@ -210,8 +211,12 @@ def _gradient(targets: list[Target], arguments: argparse.Namespace) -> tuple[Any
             for title, (layer, x) in _layers(target, seen, arguments.layer).items():
                 arrays[title] = gradient_norms(layer, x).numpy()
         else:
-            arrays[target.name] = gradient_norms(target.module, target.inputs).numpy()
+            ((title, module),) = _layers(target, {"": target.module}, arguments.layer).items()
+            arrays[title] = gradient_norms(module, target.inputs).numpy()
     return figures.draw_gradients(list(arrays.items())), arrays
+
+
+_DRAWN = {"spectrum": _spectrum, "mixing": _mixing, "gradient": _gradient}
 
 
 def _write(path: Path, arrays: Arrays) -> None:

@@ -41,12 +41,12 @@ def style() -> Iterator[None]:
 def grid(
     count: int, *, width: float, height: float, beside: float = 0.0, columns: int = 4, share: bool = True
 ) -> tuple[Any, list[Any]]:
-    """A figure with `count` axes of so many inches, in rows of `columns`, and room beside them for what explains."""
+    """A figure with `count` axes of so many inches, in even rows of at most `columns`, and room beside for a legend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(count, columns)
     rows = -(-count // columns)
+    columns = -(-count // rows)
     figure = Figure(figsize=(width * columns + beside, height * rows), layout="compressed")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).flatten().tolist()

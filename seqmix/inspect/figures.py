@@ -1,5 +1,6 @@
 """The figures of `seqmix inspect`: eigenvalues, at one time and over training, mixing matrices, gradients by lag."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from seqmix.inspect.records import SpectrumRecord
 __all__ = ["Points", "draw_gradients", "draw_mixing", "draw_over_training", "draw_spectra", "points_of"]
 
 _FINE = 200  # to the unit: points closer than that are one
+_MANY = 1000  # points of a figure are pixels above, so that an SVG stays small
+_DENSE = 48  # eigenvalues of a token, on the average of the steps, are counted above and not drawn one by one
 _REAL = 1e-4
 
 
@@ -50,15 +53,19 @@ def draw_spectra(panels: Sequence[Points]) -> Any:
     if all(panel.real for panel in panels):
         return _draw_lines(panels)
     figure, axes = grid(len(panels), width=2.7, height=2.9, beside=0.9)
-    limit = _limit(panels)
+    limit, pixels = _limit(panels), _many(panels)
     for ax, panel in zip(axes, panels, strict=True):
         _plane(ax, limit)
         ax.set_title(_title(panel, limit))
-        shown = _scatter(ax, panel)
+        shown = _scatter(ax, panel, pixels)
     _explain(figure, panels, shown)
     figure.supxlabel("real part", fontsize=9)
     figure.supylabel("imaginary part", fontsize=9)
     return figure
+
+
+def _many(panels: Sequence[Points]) -> bool:
+    return sum(len(panel.values) for panel in panels) > _MANY
 
 
 def _limit(panels: Sequence[Points]) -> float:
@@ -94,13 +101,14 @@ def _style_of(names: dict[int, str]) -> dict[int, dict[str, Any]]:
     }
 
 
-def _scatter(ax: Any, panel: Points) -> Any:
+def _scatter(ax: Any, panel: Points, pixels: bool) -> Any:
     if 0 < len(panel.names) <= len(COLOURS):
         for kind, look in _style_of(panel.names).items():
             mine = panel.values[panel.kind == kind]
-            ax.scatter(mine.real, mine.imag, label=panel.names[kind], **look)
+            ax.scatter(mine.real, mine.imag, label=panel.names[kind], rasterized=pixels, **look)
         return None
-    return ax.scatter(panel.values.real, panel.values.imag, c=panel.kind, cmap="viridis", s=10, linewidths=0)
+    x, y = panel.values.real, panel.values.imag
+    return ax.scatter(x, y, c=panel.kind, cmap="viridis", s=10, linewidths=0, rasterized=pixels)
 
 
 def _explain(figure: Any, panels: Sequence[Points], shown: Any) -> None:
@@ -125,18 +133,19 @@ def _draw_lines(panels: Sequence[Points]) -> Any:
     if lanes > 24:
         lanes = 1
     figure, axes = grid(len(panels), width=3.4, height=1.3 + 0.28 * lanes, columns=2)
-    limit = _limit(panels)
+    limit, pixels = _limit(panels), _many(panels)
     for ax, panel in zip(axes, panels, strict=True):
         for bound in (-1, 0, 1):
             ax.axvline(bound, color="0.6" if bound else "0.85", linewidth=0.8, zorder=0)
         if lanes == 1:
-            ax.scatter(panel.values.real, 0 * panel.values.real, marker="|", s=120, color=COLOURS[0], linewidths=0.6)
+            look = {"marker": "|", "s": 120, "color": COLOURS[0], "linewidths": 0.6, "rasterized": pixels}
+            ax.scatter(panel.values.real, 0 * panel.values.real, **look)
             ax.set_yticks([])
         else:
             for lane, kind in enumerate(panel.names):
                 mine = panel.values[panel.kind == kind].real
-                colour = COLOURS[lane % len(COLOURS)]
-                ax.scatter(mine, np.full(len(mine), lane), marker="|", s=90, color=colour, linewidths=1)
+                look = {"color": COLOURS[lane % len(COLOURS)], "linewidths": 1, "rasterized": pixels}
+                ax.scatter(mine, np.full(len(mine), lane), marker="|", s=90, **look)
             ax.set_yticks(range(len(panel.names)), panel.names.values())
             ax.set_ylim(len(panel.names) - 0.5, -0.5)
             ax.set_ylabel("token")
@@ -148,7 +157,10 @@ def _draw_lines(panels: Sequence[Points]) -> Any:
 def draw_over_training(
     title: str, layer: str, records: Sequence[SpectrumRecord], names: dict[int, str], most: int = 6
 ) -> Any:
-    """Of one layer: real eigenvalues over the step, a panel for each token; complex ones in planes at `most` steps."""
+    """Of one layer: real eigenvalues over the step, a panel for each token; complex ones in planes at `most` steps.
+
+    Where the real ones are many, shades show how many of them lie where, on a logarithmic scale.
+    """
     every = [points_of(f"step {r.step}", r.layers[layer], r.tokens, names) for r in records]
     if not all(points.real for points in every) or len(names) > len(COLOURS):
         chosen = np.unique(np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int))
@@ -156,18 +168,36 @@ def draw_over_training(
         figure.suptitle(title, fontsize=10)
         return figure
     figure, axes = grid(len(names), width=2.5, height=2.6)
-    limit = _limit(every)
+    limit, steps = _limit(every), [record.step for record in records]
+    dense = sum(len(points.values) for points in every) > _DENSE * len(every) * len(names)
     for i, (ax, (kind, name)) in enumerate(zip(axes, names.items(), strict=True)):
         for bound in (-1, 0, 1):
-            ax.axhline(bound, color="0.6" if bound else "0.85", linewidth=0.8, zorder=0)
-        for record, points in zip(records, every, strict=True):
-            mine = points.values[points.kind == kind].real
-            ax.scatter(np.full(len(mine), record.step), mine, s=5, color=COLOURS[i], linewidths=0)
+            ax.axhline(bound, color="0.6" if bound else "0.85", linewidth=0.8, zorder=0 if not dense else 2)
+        if dense:
+            values = [record.layers[layer][record.tokens == kind].real for record in records]
+            _shade(ax, steps, values, limit, COLOURS[i])
+        else:
+            values = [points.values[points.kind == kind].real for points in every]
+            x, y = np.repeat(steps, [len(mine) for mine in values]), np.concatenate(values)
+            ax.scatter(x, y, s=5, color=COLOURS[i], linewidths=0, rasterized=_many(every))
         ax.set(title=f"token {name}", ylim=(-limit, limit))
     figure.supxlabel("training step", fontsize=9)
     figure.supylabel("eigenvalue (real)", fontsize=9)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _shade(ax: Any, steps: Sequence[int], values: Sequence[NDArray[np.floating]], limit: float, colour: str) -> None:
+    """How many of `values` of each step lie in each of 120 bins, by the depth of the colour."""
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    bins = np.linspace(-limit, limit, 121)
+    share = np.stack([np.histogram(mine, bins)[0] / mine.size for mine in values], axis=1)
+    first, last = steps[0] - (len(steps) == 1), steps[-1] + (len(steps) == 1)
+    edges = np.array([first, *((a + b) / 2 for a, b in itertools.pairwise(steps)), last])
+    shades = LinearSegmentedColormap.from_list("", ["#F2F2F2", colour, "black"])
+    seen = np.ma.masked_equal(share, 0)
+    ax.pcolormesh(edges, bins, seen, cmap=shades, norm=LogNorm(1e-5, 1), rasterized=True, zorder=1)
 
 
 def draw_mixing(panels: Sequence[tuple[str, Any]], ticks: Sequence[str] | None) -> Any:

@@ -89,6 +89,8 @@ def find_target(what: str, options: Options) -> Target:
     try:
         find_config(what)
     except ValueError:
+        if len(path.parts) > 1:
+            raise ValueError(f"inspect: expected a checkpoint or a run's folder, got {what!r}") from None
         raise unknown_name("checkpoint, run, mixer or config", what, [*list_mixers(), *list_configs()]) from None
     return _config(what, options)
 

@@ -14,6 +14,8 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 
 from seqmix.__main__ import main
+from seqmix.inspect import cli as inspect_cli
+from seqmix.inspect.targets import Options, Target, find_target
 from seqmix.leaderboard.board import find_board
 from seqmix.tasks.tokenization import train_bpe
 from seqmix.training import config_files, runs
@@ -96,6 +98,8 @@ def _nothing_runs(wrote: bool) -> Iterator[None]:
         mock.patch.object(argparse.ArgumentParser, "parse_args", parse_only),
         mock.patch.object(LightningCLI, "instantiate_classes", side_effect=Understood),
         mock.patch.object(runs, "find_checkpoint", _pretended_checkpoint),
+        mock.patch.object(inspect_cli, "find_target", _pretended_target),
+        mock.patch.dict(inspect_cli._DRAWN, dict.fromkeys(inspect_cli._DRAWN, _understood)),
     ):
         yield
 
@@ -114,6 +118,18 @@ def _check_table(arguments: argparse.Namespace) -> None:
     for file in getattr(arguments, "files", None) or ():
         assert (ROOT / file).is_file(), f"{file} does not exist"
     assert f"<!-- seqmix:{arguments.section} -->" in (ROOT / arguments.write).read_text(), f"no {arguments.section}"
+
+
+def _pretended_target(what: str, options: Options) -> Target:
+    """As `find_target`, but a run that the page's commands make is there, with a mixer in place of its model."""
+    if re.fullmatch(r"runs/[\w-]+/\d+", what):
+        assert what.split("/")[1] in config_files.list_configs(), f"{what}: no command makes it"
+        return find_target("bd-lru", options)
+    return find_target(what, options)
+
+
+def _understood(targets: list[Target], arguments: argparse.Namespace) -> Any:
+    raise Understood
 
 
 def _pretended_checkpoint(which: str, name: str | None, run_dir: str | None) -> Path:

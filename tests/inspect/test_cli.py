@@ -9,7 +9,9 @@ import torch
 
 from seqmix.__main__ import main
 from seqmix.inspect import eigenvalues, gradient_norms, mixing_matrix, observe
-from seqmix.inspect.figures import points_of
+from seqmix.inspect.drawing import grid, save
+from seqmix.inspect.figures import draw_over_training, points_of
+from seqmix.inspect.records import SpectrumRecord
 from seqmix.inspect.targets import Options, find_target, token_names
 from seqmix.mixers import LRU
 from seqmix.tasks import create_task
@@ -119,10 +121,34 @@ def test_a_place_is_drawn_once_for_each_token() -> None:
     assert len(same.values) == 5 and len(same.names) == 1
 
 
+def test_many_eigenvalues_are_shades_in_a_small_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tokens = np.repeat([[0, 1]], 4, axis=0)
+    records = [SpectrumRecord(step, tokens, {"a": rng.uniform(-1, 1, (4, 2, 300)) + 0j}) for step in range(0, 1000, 20)]
+    figure = draw_over_training("", "a", records, {0: "0", 1: "1"})
+    save(figure, tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").stat().st_size < 100_000
+    for ax, token in zip(figure.axes, (0, 1), strict=True):
+        (mesh,) = ax.collections
+        share = mesh.get_array().filled(0)
+        np.testing.assert_allclose(share.sum(0), 1)  # of each step
+        values = records[7].layers["a"][:, token].real
+        assert share[60:, 7].sum() == pytest.approx((values >= 0).mean())
+
+
+def test_panels_are_in_even_rows() -> None:
+    for count, columns in ((3, 3), (5, 3), (6, 3), (8, 4), (9, 3)):
+        figure, axes = grid(count, width=1, height=1)
+        assert len(axes) == count and figure.get_size_inches()[0] == columns
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["spectrun", "lru"], "unknown figure 'spectrun'; did you mean 'spectrum'"),
+        (["spectrum", "runs/no/1", "--out", "{}/a.svg"], "expected a checkpoint or a run's folder, got 'runs/no/1'"),
+        (["spectrum", "lru", "--out", "{}/a.svg", "--dta", "a"], "unknown option '--dta'; did you mean '--data'"),
+        (["gradient", "lru", "--out", "{}/a.svg", "--layer", "2"], "expected one of the 1 layers of lru, got 2"),
         (["spectrum", "lruu", "--out", "{}/a.svg"], "mixer or config 'lruu'; did you mean 'lru'"),
         (["spectrum", "lru", "--out", "{}/a.pdf"], "--out: expected a file .svg or .png in a folder that exists"),
         (["spectrum", "lru", "--out", "{}/no/a.svg"], "--out: expected a file"),
@@ -130,7 +156,7 @@ def test_a_place_is_drawn_once_for_each_token() -> None:
         (["spectrum", "lru", "--out", "{}/a.svg", "--length", "0"], "expected an integer of at least 1, got 0"),
         (["spectrum", "lru", "--out", "{}/a.svg", "--mixer.rmin", "0"], "unknown argument of mixer 'lru': 'rmin'"),
         (["spectrum", "lru", "--out", "{}/a.svg", "--model.d_model", "8"], "unknown option for the mixer 'lru'"),
-        (["spectrum", "lru", "--out", "{}/a.svg", "--heads", "0"], "unknown option '--heads'"),
+        (["spectrum", "lru", "--out", "{}/a.svg", "--heads", "0"], "unknown option '--heads'; did you mean '--help'"),
         (["spectrum", "lstm", "--out", "{}/a.svg"], "lstm has no layer whose transitions have eigenvalues"),
         (["spectrum", "lru", "--out", "{}/a.svg", "--over-training"], "--over-training: expected the folder of a run"),
         (["mixing", "lstm", "--out", "{}/a.svg"], "LSTM has no mixing matrix"),
