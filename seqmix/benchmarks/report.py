@@ -34,7 +34,7 @@ def write(records: list[Record], docs: Path) -> list[Path]:
     Sections of other devices, and everything outside the markers, stay as they are. Writing twice changes nothing.
     """
     for entry in records:
-        if entry["settings"]["quick"]:
+        if entry["settings"].get("quick"):
             raise ValueError(f"FILE must hold standard sizes, got a --quick run: {entry['command']}")
     text = docs.read_text(encoding="utf-8") if docs.exists() else _INTRODUCTION
     written = []

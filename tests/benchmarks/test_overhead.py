@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from seqmix.benchmarks.cli import main
 from seqmix.benchmarks.goals import sweep_goals
 from seqmix.benchmarks.overhead import run_sweep, summary
+from seqmix.benchmarks.record import describe_run
+from seqmix.benchmarks.report import write
 from tests.leaderboard.records import make_record
 from tests.leaderboard.test_sweep import FakeRunner
 
@@ -46,3 +49,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert row["own_seconds"] > 3 and row["wall_seconds"] > row["own_seconds"] / 2 and row["lag_seconds"] > 0
     assert 0 <= row["end_seconds"] < row["wall_seconds"]
     assert "overhead" in capsys.readouterr().out
+
+
+def test_report_of_a_sweep(tmp_path: Path) -> None:
+    row = summary([11.0] * 100, [5.0, 5.0, *[0.1] * 98], 560, 2) | {"end_seconds": 0.5}
+    settings = {"threads": [1], "runs": 100, "jobs": 2, "seconds": 10}
+    record = describe_run("sweep", ["sweep"], torch.device("cpu"), settings) | {"rows": [row | {"settings": settings}]}
+    docs = tmp_path / "benchmarks.md"
+    assert write([record], docs) == [docs]
+    assert "### Sweep" in docs.read_text() and "1.8%" in docs.read_text()
