@@ -5,9 +5,10 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,3 +93,14 @@ def refuse_double_backward(op: str):  # type: ignore[no-untyped-def]
         raise NotImplementedError(f"{op}: second derivatives need backend='reference'")
 
     return raise_by_name
+
+
+def outside_autocast(op):  # type: ignore[no-untyped-def]
+    """`op` in the types of its arguments, also where its backward pass is called under autocast."""
+
+    @wraps(op)
+    def run(first: Tensor, *args: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return op(first, *args)
+
+    return run

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import refuse_double_backward
+from seqmix.kernels._backend import outside_autocast, refuse_double_backward
 from seqmix.mixers.fixed_point.kronecker import Kronecker
 from seqmix.mixers.fixed_point.low_rank import LowRank
 from seqmix.mixers.fixed_point.mamba_cell import PARTS, Cell
@@ -128,6 +128,7 @@ def _scan(
 
 
 @torch.library.custom_op("seqmix::fixed_point_selective_scan_backward", mutates_args=())
+@outside_autocast
 def _scan_backward(
     dy: Tensor,
     dfinal: Tensor,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import refuse_double_backward
+from seqmix.kernels._backend import outside_autocast, refuse_double_backward
 from seqmix.mixers.fixed_point import direct
 from seqmix.mixers.fixed_point.kronecker import Kronecker
 from seqmix.mixers.fixed_point.low_rank import LowRank
@@ -135,6 +135,7 @@ def _exact_report(rows: Rows, h: Tensor, sequential: bool) -> Solved:
 
 
 @torch.library.custom_op("seqmix::fixed_point_scan_backward", mutates_args=())
+@outside_autocast
 def _scan_backward(
     dh: Tensor,
     dfinal: Tensor,
