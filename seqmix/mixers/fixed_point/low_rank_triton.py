@@ -31,6 +31,20 @@ def largest_of(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def end_sweep(  # type: ignore[no-untyped-def]
+    old, new, change, size, item, stop, last, n, width, largest_change, largest, BT: tl.constexpr,
+):  # fmt: skip
+    """Rows from `stop` on, which are those of a sequence that is done, stay what they were; the largest numbers."""
+    for start in range(stop, last, BT):
+        t = start + tl.arange(0, BT)
+        mask = (t < last)[:, None] & (n < width)[None, :]
+        here = t[:, None] * width + n[None, :]
+        tl.store(new + here, tl.load(old + here, mask=mask, other=0.0), mask=mask)
+    tl.store(change + item, largest_change)
+    tl.store(size + item, largest)
+
+
+@triton.jit
 def load_pre(  # type: ignore[no-untyped-def]
     p, more, more0, t, begin, sequence, at, seen_at, mask, row, seen, scale, SEES: tl.constexpr,
 ):  # fmt: skip

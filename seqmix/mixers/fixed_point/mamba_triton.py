@@ -17,6 +17,7 @@ from seqmix.mixers.fixed_point.kronecker_triton import Targets
 from seqmix.mixers.fixed_point.low_rank import LowRank
 from seqmix.mixers.fixed_point.low_rank_triton import (
     Cut,
+    end_sweep,
     largest_of,
     load_pre,
     mixed,
@@ -100,13 +101,7 @@ def _finish(  # type: ignore[no-untyped-def]
             x = y + DAMPING * (x - y)
         tl.store(new + here, x, mask=mask)
         largest = tl.maximum(largest, largest_of(tl.where(mask, x, 0.0)))
-    for start in range(stop, last, BT):
-        t = start + tl.arange(0, BT)
-        mask = (t < last)[:, None] & (n < width)[None, :]
-        here = t[:, None] * width + n[None, :]
-        tl.store(new + here, tl.load(old + here, mask=mask, other=0.0), mask=mask)
-    tl.store(change + item, largest_change)
-    tl.store(size + item, largest)
+    end_sweep(old, new, change, size, item, stop, last, n, width, largest_change, largest, BT)
 
 
 class Sweeps:

@@ -15,6 +15,7 @@ from seqmix.kernels.diagonal_scan.triton import relay
 from seqmix.mixers.fixed_point.low_rank import LowRank
 from seqmix.mixers.fixed_point.low_rank_triton import (
     Chunked,
+    end_sweep,
     largest_of,
     load_before,
     mixed,
@@ -143,13 +144,7 @@ def _sweep(  # type: ignore[no-untyped-def]
     if product is not None:
         tl.store(product + item * width + n, total, mask=mask_n)
     if new is not None:
-        for start in range(stop, last, BT):
-            t = start + step
-            mask = (t < last)[:, None] & mask_n[None, :]
-            here = t[:, None] * width + n[None, :]
-            tl.store(new + here, tl.load(old + here, mask=mask, other=0.0), mask=mask)
-        tl.store(change + item, largest_change)
-        tl.store(size + item, largest)
+        end_sweep(old, new, change, size, item, stop, last, n, width, largest_change, largest, BT)
 
 
 class AdjointSweeps:
