@@ -1,11 +1,11 @@
 """The command line of `seqmix block-law`."""
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
 from seqmix.leaderboard.cli import add_sweep_options, make_records, tell, told
+from seqmix.leaderboard.write_options import add_write_options, check_write_options, print_or_write
 
 __all__ = ["main"]
 
@@ -52,8 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     figure = commands.add_parser("figure", help=text, description=text, allow_abbrev=False)
     figure.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
     figure.add_argument("--figure", nargs="+", type=Path, default=[], metavar="FILE", help="heat maps, .svg or .png")
-    figure.add_argument("--write", type=Path, metavar="FILE.md", help="write into this file; default the terminal")
-    figure.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")
+    add_write_options(figure)
     figure.set_defaults(action=_figure)
     return parser
 
@@ -71,10 +70,9 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 def _figure(arguments: argparse.Namespace, argv: list[str]) -> int:
     from seqmix._files import write_whole
     from seqmix.leaderboard.block_law import cells_of, draw, table
-    from seqmix.leaderboard.report import collect, write_section
+    from seqmix.leaderboard.report import collect
 
-    if (arguments.write is None) != (arguments.section is None):
-        raise ValueError("--write and --section: expected both or none, got one")
+    check_write_options(arguments)
     for path in arguments.figure:
         if path.suffix not in (".svg", ".png"):
             raise ValueError(f"--figure: expected files that end in .svg or .png, got {str(path)!r}")
@@ -85,10 +83,5 @@ def _figure(arguments: argparse.Namespace, argv: list[str]) -> int:
         data = draw(cells, path.suffix[1:])
         write_whole(path, lambda part, data=data: part.write_bytes(data))  # type: ignore[misc]
     text = table(cells)
-    if arguments.write is None:
-        print(text)
-    else:
-        text += f"\n\nWritten by `{shlex.join(['seqmix', 'block-law', *argv])}`."
-        changed = write_section(arguments.write, arguments.section, text)
-        print(f"{arguments.write}: section {arguments.section} {'written' if changed else 'says so already'}")
+    print_or_write(text, arguments, ["seqmix", "block-law", *argv])
     return 1 if problems else 0

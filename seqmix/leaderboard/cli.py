@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqmix.leaderboard import cli_page, cli_records
+from seqmix.leaderboard.write_options import add_write_options, check_write_options, print_or_write
 
 if TYPE_CHECKING:
     from seqmix.leaderboard.cluster import ClusterJobs
@@ -106,8 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         help="columns, lengths or names of test sets, with another measure than the task's own in front as in "
         "free_seq:16; default all that were tested",
     )
-    report.add_argument("--write", type=Path, metavar="FILE.md", help="write into this file; default the terminal")
-    report.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")
+    add_write_options(report)
     report.add_argument(
         "--figure",
         type=Path,
@@ -241,12 +240,11 @@ def _runner(arguments: argparse.Namespace) -> "LocalProcesses | ClusterJobs":
 
 
 def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from seqmix.leaderboard.report import collect, render, write_section
+    from seqmix.leaderboard.report import collect, render
     from seqmix.leaderboard.statistics import Criterion
     from seqmix.leaderboard.tables import COLUMN_MEASURES
 
-    if (arguments.write is None) != (arguments.section is None):
-        raise ValueError("--write and --section: expected both or none, got one")
+    check_write_options(arguments)
     if arguments.kind == "board" and (arguments.solved or arguments.lengths):
         raise ValueError("--kind board: it decides --solved and --lengths itself, expected neither")
     try:
@@ -268,12 +266,7 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
             raise ValueError(f"--figure: expected a name that ends in .svg, got {str(arguments.figure)!r}")
         draw(arguments.figure, state_curves(records))
     text = render(records, arguments.kind, criteria=criteria, lengths=arguments.lengths)
-    if arguments.write is None:
-        print(text)
-    else:
-        text += f"\n\nWritten by `{shlex.join(['seqmix', 'leaderboard', *argv])}`."
-        changed = write_section(arguments.write, arguments.section, text)
-        print(f"{arguments.write}: section {arguments.section} {'written' if changed else 'says so already'}")
+    print_or_write(text, arguments, ["seqmix", "leaderboard", *argv])
     return 1 if problems else 0
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from seqmix.leaderboard.write_options import add_write_options, check_write_options, print_or_write
+
 __all__ = ["add_commands"]
 
 
@@ -60,8 +62,7 @@ def add_commands(commands: Any) -> None:
 
     text = "the fields of a record as a Markdown table"
     schema = commands.add_parser("schema", help=text, description=text, allow_abbrev=False)
-    schema.add_argument("--write", type=Path, metavar="FILE.md", help="write into this file; default the terminal")
-    schema.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")
+    add_write_options(schema)
     schema.set_defaults(action=_schema)
 
 
@@ -148,14 +149,8 @@ def _convert(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _schema(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from seqmix.leaderboard.report import write_section
     from seqmix.leaderboard.schema_table import schema_table
 
-    if (arguments.write is None) != (arguments.section is None):
-        raise ValueError("--write and --section: expected both or none, got one")
-    if arguments.write is None:
-        print(schema_table())
-        return 0
-    changed = write_section(arguments.write, arguments.section, schema_table())
-    print(f"{arguments.write}: section {arguments.section} {'written' if changed else 'says so already'}")
+    check_write_options(arguments)
+    print_or_write(schema_table(), arguments)
     return 0

@@ -1,12 +1,12 @@
 """The command line of `seqmix sensitivity`."""
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqmix.leaderboard.cli import add_sweep_options, make_records, tell, told
+from seqmix.leaderboard.write_options import add_write_options, check_write_options, print_or_write
 
 if TYPE_CHECKING:
     from seqmix.leaderboard.plan import Run
@@ -62,18 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--report-only", action="store_true", help="run nothing: report the seeds that there are")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="loss against learning rate, .svg or .png")
-    parser.add_argument("--write", type=Path, metavar="FILE.md", help="write into this file; default the terminal")
-    parser.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")
+    add_write_options(parser)
     return parser
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     from seqmix._files import write_whole
-    from seqmix.leaderboard.report import write_section
     from seqmix.leaderboard.sensitivity import contenders, draw, table
 
-    if (arguments.write is None) != (arguments.section is None):
-        raise ValueError("--write and --section: expected both or none, got one")
+    check_write_options(arguments)
     if arguments.figure is not None and arguments.figure.suffix not in (".svg", ".png"):
         raise ValueError(f"--figure: expected a file that ends in .svg or .png, got {str(arguments.figure)!r}")
     if arguments.ceiling is not None and not 0 < arguments.ceiling < float("inf"):
@@ -98,12 +95,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.figure is not None:
         data = draw(curves, arguments.figure.suffix[1:])
         write_whole(arguments.figure, lambda part: part.write_bytes(data))
-    if arguments.write is None:
-        print(text)
-    else:
-        text += f"\n\nWritten by `{shlex.join(['seqmix', 'sensitivity', *argv])}`."
-        changed = write_section(arguments.write, arguments.section, text)
-        print(f"{arguments.write}: section {arguments.section} {'written' if changed else 'says so already'}")
+    print_or_write(text, arguments, ["seqmix", "sensitivity", *argv])
     return status
 
 

@@ -9,7 +9,6 @@ import argparse
 import datetime
 import io
 import json
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 from seqmix._extras import require
 from seqmix._files import write_text_whole
+from seqmix.leaderboard.write_options import add_write_options, check_write_options, print_or_write
 
 __all__ = ["figure", "main", "read_fits", "table"]
 
@@ -49,8 +49,7 @@ class _Plan:
 def main(argv: list[str]) -> int:
     """Run `seqmix shift-k` with these arguments; mistakes are `ValueError`s."""
     arguments = _parser().parse_args(argv)
-    if (arguments.write is None) != (arguments.section is None):
-        raise ValueError("--write and --section: expected both or none, got one")
+    check_write_options(arguments)
     if arguments.store is not None and (not arguments.store.parent.is_dir() or arguments.store.is_dir()):
         raise ValueError(f"--store: expected a file in a folder that exists, got {str(arguments.store)!r}")
     known = read_fits(arguments.store) if arguments.store is not None and arguments.store.exists() else []
@@ -61,13 +60,9 @@ def main(argv: list[str]) -> int:
         write_text_whole(arguments.figure, figure(records))
         print(f"figure: {arguments.figure}")
     if arguments.write is not None:
-        from seqmix.leaderboard.report import write_section
-
         if arguments.figure is not None:
             text += f"\n\n![error over its lower bound, by mixer]({arguments.figure.name})"
-        text += f"\n\nWritten by `{shlex.join(['seqmix', 'shift-k', *argv])}`."
-        changed = write_section(arguments.write, arguments.section, text)
-        print(f"{arguments.write}: section {arguments.section} {'written' if changed else 'says so already'}")
+        print_or_write(text, arguments, ["seqmix", "shift-k", *argv])
     return 0
 
 
@@ -90,8 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the starts, default 0")
     parser.add_argument("--store", type=Path, metavar="FILE.jsonl", help="records: fits in it are not made again")
     parser.add_argument("--figure", type=Path, metavar="FILE.svg", help="error against the bound")
-    parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the table into this file")
-    parser.add_argument("--section", metavar="NAME", help="between <!-- seqmix:NAME --> and <!-- /seqmix:NAME -->")
+    add_write_options(parser, "write the table into this file")
     return parser
 
 
