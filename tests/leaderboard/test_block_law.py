@@ -34,6 +34,7 @@ def test_plan_has_every_cell_with_one_seed_before_the_next() -> None:
     run = next(run for run in runs if "data.group=S4" in run.overrides and run.settings["mixer"]["block_size"] == 3)
     assert run.settings["mixer"] == {"name": "bd-lru", "block_size": 3, "d_state": 24, "normalization": "softmax"}
     assert run.settings["model"]["mlp_ratio"] == 0 and run.settings["data"]["group"] == "S4"
+    assert run.settings["volume_restart"] is None and run.settings["trainer"]["max_steps"] == 1500
     with_mlp = plan(["Q8"], [4], ["signed"], [0], "any", ["trainer.max_steps=7"])[0].settings
     assert with_mlp["model"]["mlp_ratio"] == 1 and with_mlp["trainer"]["max_steps"] == 7
     assert with_mlp["mixer"]["normalization"] == "l1"

@@ -37,6 +37,15 @@ def test_volume_of_known_transitions() -> None:
     set_gates(model, 4, 2.0)
     a = model.model.blocks[0].mixer.gates(torch.zeros(1, 1, 8))[0, 0, 0, :, :-1]
     assert largest_volume(model, tokens).item() == pytest.approx(torch.linalg.det(a).abs().item() ** 0.25, rel=1e-4)
+    # Two entries that change places, and two that are overwritten: no volume, and a whole one in two dimensions.
+    mixer = model.model.blocks[0].mixer
+    with torch.no_grad():
+        bias = torch.zeros(mixer.n_blocks, 4, 5)
+        bias[:, torch.arange(4), torch.tensor([1, 0, 4, 4])] = 200.0
+        mixer.proj_gates.bias.copy_(bias.flatten())
+    assert largest_volume(model, tokens).item() < 1e-3
+    assert largest_volume(model, tokens, dimensions=2).item() == pytest.approx(1.0)
+    assert largest_volume(model, tokens, dimensions=9) == largest_volume(model, tokens)
     with pytest.raises(ValueError, match="must have a mixer with eigenvalues"):
         largest_volume(learner("attention"), tokens)
 
@@ -109,6 +118,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
     for arguments, message in (
         ({"length": 0}, "length must be a positive integer, got 0"),
         ({"max_steps": 1.5}, "max_steps must be a positive integer"),
+        ({"dimensions": 0}, "dimensions must be a positive integer, got 0"),
         ({"min_volume": 1.0}, r"min_volume must be in \(0, 1\), got 1.0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -20,25 +20,32 @@ class VolumeRestart(Callback):
     never sharpens and fails on longer words. Which of the two forms is settled within the first lengths, by chance
     (docs/a5.md). Only training data is looked at.
 
+    A block that is larger than its group needs may wipe entries, and then has no volume. `dimensions` counts only that
+    many of its eigenvalues, the largest: those of the representation that should form.
+
     The curriculum and the gate penalty begin anew with the weights; the step count and the schedule go on.
 
     Args:
         length: curriculum length at which the volume is measured.
         min_volume: smallest median of |det|^(1/m) with which the best block of the model may go on.
         max_steps: steps within which a start has to reach `length`.
+        dimensions: how many eigenvalues of a block count; None for all, and all of a block that has fewer.
 
     Raises:
         ValueError: numbers out of range, no `LengthCurriculum`, or sharded parameters, which cannot be drawn anew.
     """
 
-    def __init__(self, length: int = 12, min_volume: float = 0.7, max_steps: int = 1200) -> None:
+    def __init__(
+        self, length: int = 12, min_volume: float = 0.7, max_steps: int = 1200, dimensions: int | None = None
+    ) -> None:
         super().__init__()
-        for name, value in (("length", length), ("max_steps", max_steps)):
+        counts = {"length": length, "max_steps": max_steps} | ({} if dimensions is None else {"dimensions": dimensions})
+        for name, value in counts.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"VolumeRestart: {name} must be a positive integer, got {value!r}")
         if not 0 < min_volume < 1:
             raise ValueError(f"VolumeRestart: min_volume must be in (0, 1), got {min_volume!r}")
-        self.length, self.min_volume, self.max_steps = length, min_volume, max_steps
+        self.length, self.min_volume, self.max_steps, self.dimensions = length, min_volume, max_steps, dimensions
         self.restarts, self.started_at, self.settled = 0, 0, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -56,7 +63,8 @@ class VolumeRestart(Callback):
             return
         length = max(c.length for c in _callbacks(trainer) if isinstance(c, LengthCurriculum))
         if length >= self.length:
-            volume = trainer.strategy.reduce(largest_volume(pl_module, *_few(batch)), reduce_op="mean")
+            own = largest_volume(pl_module, *_few(batch), dimensions=self.dimensions)
+            volume = trainer.strategy.reduce(own, reduce_op="mean")
             self.settled = float(volume) >= self.min_volume
             reason = f"the largest volume is {float(volume):.2f} at length {length}"
         elif trainer.global_step - self.started_at >= self.max_steps:
@@ -90,8 +98,12 @@ class VolumeRestart(Callback):
 
 
 @torch.no_grad()
-def largest_volume(module: torch.nn.Module, tokens: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+def largest_volume(
+    module: torch.nn.Module, tokens: Tensor, cu_seqlens: Tensor | None = None, dimensions: int | None = None
+) -> Tensor:
     """The best block's median |det A_t|^(1/m), over all mixers of `module` with eigenvalues, on tokens (B, T).
+
+    With `dimensions` the geometric mean of that many moduli, the largest, stands for the determinant's root.
 
     Packed sequences come as one row with their bounds.
 
@@ -104,7 +116,10 @@ def largest_volume(module: torch.nn.Module, tokens: Tensor, cu_seqlens: Tensor |
         if eigenvalues is not None:
             # (B, T, N, m), or (B, T, n) for a single block.
             blocks = eigenvalues if eigenvalues.ndim == 4 else eigenvalues.unsqueeze(2)
-            volume = blocks.abs().clamp_min(1e-12).log().mean(-1).exp()
+            moduli = blocks.abs().clamp_min(1e-12)
+            if dimensions is not None and dimensions < moduli.shape[-1]:
+                moduli = moduli.topk(dimensions, dim=-1).values
+            volume = moduli.log().mean(-1).exp()
             volumes.append(volume.flatten(0, 1).median(0).values.max())
 
     mixers = [m for m in module.modules() if callable(getattr(m, "diagnostics", None))]
