@@ -1,5 +1,6 @@
 """Boards as Markdown: a row for each entry, a column for each task."""
 
+import math
 from collections.abc import Sequence
 
 from seqmix.leaderboard.aggregate import aggregate
@@ -46,6 +47,10 @@ def _cells(board: BoardSummary, entry: EntrySummary) -> list[str]:
 
 
 def _cell(cell: CellSummary, text: bool) -> str:
-    median, middle = (f"{value:.3f}" if text else in_accuracy(value) for value in (cell.median, cell.middle))
+    median, middle = (_bits(value) if text else in_accuracy(value) for value in (cell.median, cell.middle))
     solved = "" if cell.solved is None else f", {cell.solved}/{cell.n}"
     return f"{median}{solved} ({middle})"
+
+
+def _bits(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "diverged"
