@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from seqmix.leaderboard.cli import add_sweep_options, make_records, tell, told
+from seqmix.leaderboard.cli_messages import tell, told
+from seqmix.leaderboard.cli_sweep import add_sweep_options, make_records
 from seqmix.leaderboard.write_options import add_write_options, check_write_options, print_or_write
 
 __all__ = ["main"]

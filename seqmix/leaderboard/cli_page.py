@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from seqmix.leaderboard.cli_messages import tell
+
 __all__ = ["add_command"]
 
 
@@ -27,7 +29,6 @@ def add_command(commands: Any) -> None:
 
 def _page(arguments: argparse.Namespace, argv: list[str]) -> int:
     from seqmix.leaderboard.board import find_board, list_boards, load_board
-    from seqmix.leaderboard.cli import tell
     from seqmix.leaderboard.page import write_site
     from seqmix.leaderboard.report import collect
     from seqmix.leaderboard.submissions import read_submission

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from seqmix.leaderboard.cli_messages import tell
 from seqmix.leaderboard.write_options import add_write_options, check_write_options, print_or_write
 
 __all__ = ["add_commands"]
@@ -97,7 +98,6 @@ def _validate_submission(folder: Path, again: bool) -> int:
 
 
 def _tell(problems: Sequence[str]) -> None:
-    from seqmix.leaderboard.cli import tell
 
     tell(list(problems))
 
