@@ -116,6 +116,14 @@ class CellSummary:
     rank: int = 0
     tied: bool = False
 
+    @property
+    def at_the_end(self) -> str | None:
+        """`smallest` or `largest` if the best rate is at an end of the grid, beyond which a better one may lie."""
+        rates = [rate.lr for rate in self.rates]
+        if len(rates) < 2 or self.best not in (rates[0], rates[-1]):
+            return None
+        return "smallest" if self.best == rates[0] else "largest"
+
 
 @dataclass(frozen=True)
 class ColumnSummary:

@@ -46,6 +46,10 @@ def test_the_rate_is_chosen_on_validation_and_shown_on_test() -> None:
         (1e-3, 0.9, 0.2), (3e-3, 0.8, 1.0), (1e-2, 0.1, 1.0)
     ]  # fmt: skip
     assert (cell.middle, cell.middle_normalised) == (1.0, 1.0)
+    assert cell.at_the_end == "smallest"
+    grid = [run(lr=lr, validation=good) for lr, good in ((1e-3, 0.5), (3e-3, 0.9), (1e-2, 0.8))]
+    assert cell_of(*grid).at_the_end is None and cell_of(*grid[:2]).at_the_end == "largest"
+    assert cell_of(grid[0]).at_the_end is None
 
 
 def test_rates_are_compared_by_the_seeds_that_all_have() -> None:

@@ -155,6 +155,20 @@ def test_what_is_missing_by_the_plan_and_by_what_others_have(tmp_path: Path) -> 
         write_site(list(make_records(["lstm"], ["a5"])), tmp_path / "no", plans=[plan])
 
 
+def test_a_best_rate_at_an_end_of_the_grid_is_said(tmp_path: Path) -> None:
+    results = {"rising": (0.2, 0.5, 0.9), "inner": (0.2, 0.9, 0.5), "solved": (0.2, 0.5, 1.0), "flat": (0.2, 0.2, 0.21)}
+    records = []
+    for entry, values in results.items():
+        for lr, value in zip((1e-3, 3e-3, 1e-2), values, strict=True):
+            records.append(make_record(entry, accuracies={16: value, 64: value}, lr=lr, validation=value))
+            records[-1]["identity"] |= {"board": "b", "entry": entry, "column": "a5"}
+    write_site(records, tmp_path / "site")
+    found = texts((tmp_path / "site/index.html").read_text())
+    assert re.search(r"Best rate at an end of the grid\s+rising on a5\s+0.01, its largest\s", found)
+    assert len(re.findall(", its largest", found)) == 1
+    assert "33 % of the grid near the best, which is its largest" in texts((tmp_path / "site/b/a5.html").read_text())
+
+
 def test_broken_runs_are_said_and_counted(tmp_path: Path) -> None:
     records = [make_record("a", seed, accuracies={16: 1.0, 64: 0.5}) for seed in range(3)]
     records += [make_record("a", 3, diverged=True), make_record("a", 4, failed=True)]

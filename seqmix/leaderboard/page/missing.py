@@ -40,6 +40,7 @@ def missing_of(
         "No run came to its end": [_line(name) for name in board.unmeasured if column is None],
         "Learning rates not run": _rates(cells, hrefs, plan),
         "Seeds not run": _seeds(cells, hrefs, plan),
+        "Best rate at an end of the grid": _ends(cells, hrefs),
         "Diverged": _broken(cells, hrefs, "diverged"),
         "Failed": _broken(cells, hrefs, "failed"),
         "Several configs in one cell": [
@@ -82,6 +83,15 @@ def _rates(cells: list[CellSummary], hrefs: Hrefs, plan: Board | None) -> Lines:
             text = ", ".join(f"{rate:g}" for rate in lacking)
             found.append(_line(_name(cell), text, hrefs[cell.entry, cell.column]))
     return found
+
+
+def _ends(cells: list[CellSummary], hrefs: Hrefs) -> Lines:
+    # Where no rate stands out, or every seed has solved it, a wider grid has nothing to find.
+    return [
+        _line(_name(cell), f"{cell.best:g}, its {cell.at_the_end}", hrefs[cell.entry, cell.column])
+        for cell in cells
+        if cell.at_the_end is not None and cell.solved != cell.n and cell.robustness != 1
+    ]
 
 
 def _seeds(cells: list[CellSummary], hrefs: Hrefs, plan: Board | None) -> Lines:

@@ -133,7 +133,7 @@ class BoardView:
             "middle_text": tell(cell.middle),
             "tint": words.style(cell.normalised),
             "middle_tint": words.style(cell.middle_normalised),
-            "solved": f"{words.plural(cell.n, 'seed')}" if cell.solved is None else f"{cell.solved}/{cell.n}",
+            "solved": f"n={cell.n}" if cell.solved is None else f"{cell.solved}/{cell.n}",
             "strip": _strip(cell, task["column"]),
             "hint": "\n".join(filter(None, lines)),
         }
