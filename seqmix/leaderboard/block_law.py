@@ -1,7 +1,8 @@
 """The block-size law: which groups BD-LRU learns with which blocks, beside what the group itself says.
 
-A cell is a group, a block size, a kind of gates and a read-out; every cell is run with the same config and several
-seeds. Prediction: `seqmix.tasks.block_sizes.smallest_block`.
+A cell is a group, a block size, a kind of gates and a read-out, run with several seeds. All cells have the same config
+but for what a group or a kind of gates needs, whatever the block size.
+Prediction: `seqmix.tasks.block_sizes.smallest_block`.
 """
 
 import io
@@ -30,8 +31,8 @@ GATES = {"softmax": "softmax", "signed": "l1"}  # and the normalization of BD-LR
 READ_OUTS = {"linear": 0, "any": 1}  # and the hidden width of the MLP over d_model
 N_BLOCKS = 8
 ACCURACY = 0.99  # of whole sequences at the longest test length, to be solved
-# What larger groups need on top of the config: with softmax gates new weights where no block has begun to permute five
-# points, and for S5 its own width and batch, since words of two letters are 14,400 pairs that are learned by heart.
+# What larger groups need on top of the config: more steps, with softmax gates new weights where no block has begun to
+# permute five points, and for S5 its own width and batch, since its 14,400 words of two letters are learned by heart.
 _CHANGES: dict[str, tuple[str, ...]] = {
     "A5": ("trainer.max_steps=3000",),
     "S5": ("trainer.max_steps=4000", "model.d_model=128", "data.batch_size=128", "curriculum.start=4"),
@@ -39,7 +40,7 @@ _CHANGES: dict[str, tuple[str, ...]] = {
 _RESTARTS: dict[str, tuple[str, ...]] = {"A5": (), "S5": ("volume_restart.length=6", "volume_restart.max_steps=1500")}
 _NO_RESTARTS = ("volume_restart=null",)
 # Signed gates move with their logits, also at a corner: only a small learning rate brings them to rest there. They are
-# never restarted for small volume: what they learn in blocks larger than they need has little, and is right.
+# never restarted for small volume: in blocks larger than the group needs also networks that are right have little.
 _SIGNED = ("schedule.name=wsd", "schedule.warmup=50", "schedule.cooldown=0.4", "gate_entropy.ramp_steps=300")
 _SIGNED_STEPS = {"A5": 2000, "S5": 3000}  # others 1,000
 Key = tuple[str, str, str, int]  # group, read-out, gates, block size
@@ -95,8 +96,12 @@ def plan(
     """The runs of all cells: the first seed of every cell, then the second.
 
     Raises:
-        ValueError: an unknown group or kind of gates, a block size or a seed below its least.
+        ValueError: an unknown group or kind of gates, a block size or a seed below its least, a part of the
+            restarts, which most cells do without.
     """
+    for override in overrides:
+        if override.startswith("volume_restart."):
+            raise ValueError(f"--set: most cells have no volume_restart; expected null or all of it, got {override!r}")
     for name in groups:
         group(name)
     for kind in gates:
@@ -128,7 +133,7 @@ def cells_of(records: Sequence[Record]) -> dict[Key, Cell]:
     """The cells that records belong to; records of other tasks and mixers are no cells' and a mistake.
 
     Raises:
-        ValueError: a record that is none of a word problem with BD-LRU.
+        ValueError: a record that is none of a word problem with BD-LRU, or a second one of a cell's seed.
     """
     cells: dict[Key, Cell] = {}
     for record in latest(records):
@@ -142,7 +147,13 @@ def cells_of(records: Sequence[Record]) -> dict[Key, Cell]:
         read_out = "any" if (settings.get("model") or {}).get("mlp_ratio", 1) else "linear"
         gates = next(kind for kind, name in GATES.items() if name == mixer.get("normalization", "softmax"))
         key = data["group"], read_out, gates, mixer["block_size"]
-        cells.setdefault(key, Cell(*key)).runs.append(record)
+        cell = cells.setdefault(key, Cell(*key))
+        same = next((run["id"] for run in cell.runs if run["identity"]["seed"] == record["identity"]["seed"]), None)
+        if same is not None:
+            raise ValueError(
+                f"run {record['id']}: expected one run of a seed in each cell, got run {same} of other settings, too"
+            )
+        cell.runs.append(record)
     return cells
 
 

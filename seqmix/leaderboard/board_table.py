@@ -53,4 +53,4 @@ def _cell(cell: CellSummary, text: bool) -> str:
 
 
 def _bits(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "diverged"
+    return f"{value:.3f}" if math.isfinite(value) else "∞"

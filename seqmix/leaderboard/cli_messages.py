@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 __all__ = ["tell", "told"]
@@ -29,7 +29,7 @@ def told(program: str, action: Callable[[], int]) -> int:
         return 2
 
 
-def tell(problems: list[str]) -> None:
+def tell(problems: Iterable[str]) -> None:
     """Print what is wrong with lines of a file."""
     for problem in problems:
         print(f"seqmix leaderboard: {problem}", file=sys.stderr)

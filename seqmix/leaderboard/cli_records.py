@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def _validate(arguments: argparse.Namespace, argv: list[str]) -> int:
             wrong += _validate_submission(path, arguments.spot_check)
             continue
         records, problems = scan_runs(path)
-        _tell(problems)
+        tell(problems)
         wrong += len(problems)
         print(f"{path}: {len(records)} records, {len(problems)} problems")
     return 1 if wrong else 0
@@ -86,20 +85,15 @@ def _validate_submission(folder: Path, again: bool) -> int:
     from seqmix.leaderboard.submission_checks import check_submission, spot_check
 
     found = check_submission(folder)
-    _tell(found.problems)
+    tell(found.problems)
     problems = len(found.problems)
     if again and found.runs:
         print(f"{folder}: running its cheapest run again", flush=True)
         differing = spot_check(found)
-        _tell(differing)
+        tell(differing)
         problems += len(differing)
     print(f"{folder}: {len(found.runs)} records, {problems} problems; {found.badge}")
     return problems
-
-
-def _tell(problems: Sequence[str]) -> None:
-
-    tell(list(problems))
 
 
 def _rerun(arguments: argparse.Namespace, argv: list[str]) -> int:

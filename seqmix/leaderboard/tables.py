@@ -274,7 +274,8 @@ def circumstances(runs: Sequence[Record]) -> str:
     devices = [run["cost"]["device"] for run in runs]
     machine = [r["processor"] if d in (None, "cpu") else d for r, d in zip(repro, devices, strict=True)]
     broken = any(run["status"] == "failed" or run["result"]["diverged"] for run in runs)
-    texts = {is_text(run) for run in runs}
+    # A failed run does not know its measure; those that count beside it do.
+    texts = {is_text(run) for run in runs if run["status"] == "ok"} or {False}
     worst = " or ".join(words for text, words in ((False, "accuracy 0"), (True, "infinite bits")) if text in texts)
     return (f"Diverged and failed runs count, with {worst}. " if broken else "") + (
         f"{listed(machine)}, {threads} thread{'' if threads == '1' else 's'} a run; "

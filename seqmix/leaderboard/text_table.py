@@ -60,11 +60,11 @@ def _range(values: Sequence[float | None]) -> str:
     known = sorted(value for value in values if value is not None)
     if not known:
         return ""
-    texts = [f"{value:.3f}" if math.isfinite(value) else "diverged" for value in (known[0], known[-1])]
+    texts = [f"{value:.3f}" if math.isfinite(value) else "∞" for value in (known[0], known[-1])]
     if len(known) == 1:
         return texts[0]
     middle = known[(len(known) - 1) // 2], known[len(known) // 2]
-    median = f"{sum(middle) / 2:.3f}" if math.isfinite(sum(middle)) else "diverged"
+    median = f"{sum(middle) / 2:.3f}" if math.isfinite(sum(middle)) else "∞"
     return f"{median} ({texts[0]} to {texts[1]})"
 
 

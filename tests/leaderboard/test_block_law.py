@@ -35,6 +35,13 @@ def test_plan_has_every_cell_with_one_seed_before_the_next() -> None:
     assert run.settings["mixer"] == {"name": "bd-lru", "block_size": 3, "d_state": 24, "normalization": "softmax"}
     assert run.settings["model"]["mlp_ratio"] == 0 and run.settings["data"]["group"] == "S4"
     assert run.settings["volume_restart"] is None and run.settings["trainer"]["max_steps"] == 1500
+    signed, softmax = plan(["A5"], [5], ["signed", "softmax"], [0], "linear")
+    assert [option for option in signed.overrides if "max_steps" in option] == ["trainer.max_steps=2000"]
+    assert signed.settings["volume_restart"] is None and signed.settings["schedule"]["name"] == "wsd"
+    assert softmax.settings["volume_restart"]["dimensions"] == 5 and softmax.settings["schedule"]["name"] == "constant"
+    signed, softmax = plan(["S5"], [5], ["signed", "softmax"], [0], "linear")
+    assert softmax.settings["volume_restart"] == {"length": 6, "min_volume": 0.7, "max_steps": 1500, "dimensions": 5}
+    assert signed.settings["volume_restart"] is None and signed.settings["curriculum"]["start"] == 4
     with_mlp = plan(["Q8"], [4], ["signed"], [0], "any", ["trainer.max_steps=7"])[0].settings
     assert with_mlp["model"]["mlp_ratio"] == 1 and with_mlp["trainer"]["max_steps"] == 7
     assert with_mlp["mixer"]["normalization"] == "l1"
@@ -88,6 +95,10 @@ def test_staircase_is_that_of_the_groups() -> None:
 def test_other_records_are_no_cells() -> None:
     with pytest.raises(ValueError, match="expected a word problem with bd-lru, got word-problem with bd-lru"):
         cells_of([make_record()])
+    with pytest.raises(ValueError, match="expected one run of a seed in each cell, got run"):
+        cells_of([record("S3", 3), record("S3", 3) | {"id": "0" * 16}])
+    with pytest.raises(ValueError, match="most cells have no volume_restart; expected null or all of it, got 'volume_"):
+        plan(["S3"], [3], ["softmax"], [0], "linear", ["volume_restart.min_volume=0.5"])
 
 
 def test_figure_says_counts_and_law_and_is_the_same_every_time() -> None:

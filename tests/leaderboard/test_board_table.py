@@ -6,8 +6,8 @@ from tests.leaderboard.test_aggregate import run
 from tests.leaderboard.test_report import text_record
 
 
-def text_run(entry: str, bits: float, *, diverged: bool = False) -> Record:
-    record = text_record(entry, bits, diverged=diverged)
+def text_run(entry: str, bits: float, **kwargs: bool) -> Record:
+    record = text_record(entry, bits, **kwargs)
     record["identity"] |= {"board": "small", "entry": entry, "column": "text"}
     return record
 
@@ -18,7 +18,10 @@ def test_diverged_runs_are_named_by_what_they_count_as() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
     assert [row[1] for row in rows] == ["entry", "lru", "gla"]
     text = rows[0].index("text")
-    assert rows[1][text] == "2.497 (2.497)" and rows[2][text] == "diverged (diverged)"
+    assert rows[1][text] == "2.497 (2.497)" and rows[2][text] == "∞ (∞)"
     assert "Diverged and failed runs count, with accuracy 0 or infinite bits." in table
     assert "count, with infinite bits." in board_table(records[:2])
+    failed = text_run("gla", 9.0, failed=True)
+    assert "count, with infinite bits." in board_table([*records[:2], failed])
+    assert "count, with accuracy 0 or infinite bits." in board_table([*records, failed])
     assert "Diverged and failed" not in board_table([records[0], records[2]])

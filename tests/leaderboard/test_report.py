@@ -235,7 +235,7 @@ def test_text_table_ranks_by_bits_and_chooses_on_validation() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[1:]] == ["bd-lru", "mamba", "lstm", "gla"]
     assert rows[1][1:5] == ["0.003, 0.01", "0.003", "2.197", "2.190"] and rows[1][5] == f"{2**2.2:.3f}"
-    assert rows[2][3] == "2.347 (2.297 to 2.397)" and rows[4][3] == "diverged"
+    assert rows[2][3] == "2.347 (2.297 to 2.397)" and rows[4][3] == "∞"
     assert "Diverged and failed runs count, with infinite bits." in table and "Text pydoc of Python 3.11" in table
     for kind, some in (("summary", records), ("text", [make_record()])):
         with pytest.raises(ValueError, match=f"--kind: runs on text, .* got '{kind}'"):

@@ -119,6 +119,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
         ({"length": 0}, "length must be a positive integer, got 0"),
         ({"max_steps": 1.5}, "max_steps must be a positive integer"),
         ({"dimensions": 0}, "dimensions must be a positive integer, got 0"),
+        ({"dimensions": True}, "dimensions must be a positive integer, got True"),
         ({"min_volume": 1.0}, r"min_volume must be in \(0, 1\), got 1.0"),
     ):
         with pytest.raises(ValueError, match=message):

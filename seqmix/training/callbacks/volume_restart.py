@@ -27,9 +27,10 @@ class VolumeRestart(Callback):
 
     Args:
         length: curriculum length at which the volume is measured.
-        min_volume: smallest median of |det|^(1/m) with which the best block of the model may go on.
+        min_volume: smallest volume with which the best block of the model may go on.
         max_steps: steps within which a start has to reach `length`.
-        dimensions: how many eigenvalues of a block count; None for all, and all of a block that has fewer.
+        dimensions: how many eigenvalues of a block count; None for all, and all of a block that has fewer. A layer
+            without blocks, such as `lru`, is one block.
 
     Raises:
         ValueError: numbers out of range, no `LengthCurriculum`, or sharded parameters, which cannot be drawn anew.
@@ -41,7 +42,7 @@ class VolumeRestart(Callback):
         super().__init__()
         counts = {"length": length, "max_steps": max_steps} | ({} if dimensions is None else {"dimensions": dimensions})
         for name, value in counts.items():
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"VolumeRestart: {name} must be a positive integer, got {value!r}")
         if not 0 < min_volume < 1:
             raise ValueError(f"VolumeRestart: min_volume must be in (0, 1), got {min_volume!r}")
