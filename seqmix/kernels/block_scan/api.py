@@ -1,10 +1,9 @@
 """`block_scan` and `gated_block_scan`: recurrences with a small dense matrix per block (BD-LRU, dense RNNs)."""
 
-import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import load_kernels, refuse_double_backward
+from seqmix.kernels._gated_op import gated_op
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.block_scan import reference
@@ -113,48 +112,4 @@ def _scan(
     return h.to(result), final
 
 
-@torch.library.custom_op("seqmix::block_scan", mutates_args=())
-def _block_scan(
-    a: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, gated: bool, backend: str
-) -> tuple[Tensor, Tensor]:
-    return load_kernels(__package__, backend).forward(a, x, initial_state, cu_seqlens, gated)
-
-
-@torch.library.custom_op("seqmix::block_scan_backward", mutates_args=())
-def _block_scan_backward(
-    dh: Tensor,
-    dfinal: Tensor,
-    a: Tensor,
-    x: Tensor,
-    h: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
-    gated: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return load_kernels(__package__, backend).backward(dh, dfinal, a, x, h, initial_state, cu_seqlens, gated)
-
-
-@_block_scan.register_fake
-def _(a, x, initial_state, cu_seqlens, gated, backend):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, initial_state))
-
-
-@_block_scan_backward.register_fake
-def _(dh, dfinal, a, x, h, initial_state, cu_seqlens, gated, backend):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, x, initial_state))
-
-
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    a, x, initial_state, cu_seqlens, ctx.gated, ctx.backend = inputs
-    ctx.save_for_backward(a, x, output[0], initial_state, cu_seqlens)
-
-
-def _backward(ctx, dh, dfinal):  # type: ignore[no-untyped-def]
-    a, x, h, initial_state, cu_seqlens = ctx.saved_tensors
-    gradients = _block_scan_backward(dh, dfinal, a, x, h, initial_state, cu_seqlens, ctx.gated, ctx.backend)
-    return *gradients, None, None, None
-
-
-_block_scan.register_autograd(_backward, setup_context=_setup_context)
-_block_scan_backward.register_autograd(refuse_double_backward("block_scan and gated_block_scan"))
+_block_scan = gated_op("block_scan", __package__)
