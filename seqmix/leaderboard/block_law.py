@@ -5,14 +5,10 @@ but for what a group or a kind of gates needs, whatever the block size.
 Prediction: `seqmix.tasks.block_sizes.smallest_block`.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import median_low
 
-import numpy as np
-
-from seqmix._extras import require
 from seqmix._suggest import unknown_name
 from seqmix.leaderboard.plan import Run, plan_run
 from seqmix.leaderboard.runs import latest
@@ -22,7 +18,7 @@ from seqmix.leaderboard.tables import circumstances, markdown
 from seqmix.tasks.block_sizes import smallest_block
 from seqmix.tasks.groups import group
 
-__all__ = ["BLOCK_SIZES", "CONFIG", "GROUPS", "Cell", "cells_of", "draw", "plan", "table"]
+__all__ = ["BLOCK_SIZES", "CONFIG", "GROUPS", "Cell", "cells_of", "label", "plan", "rows_of", "table"]
 
 CONFIG = "block-law"
 GROUPS = ("Z2", "Z3", "Z5", "S3", "D4", "Q8", "A4", "S4", "D5", "A5", "S5")
@@ -75,13 +71,13 @@ class Cell:
 
     @property
     def image(self) -> int | None:
-        """The order of the largest quotient of the group that a block carries, median over runs that were looked at.
+        """The order of the largest quotient of the group that a block carries, lower median over runs looked at.
 
         1 where blocks carry nothing; None if no run was looked at.
         """
         orders = [_largest_image(run, group(self.group).order) for run in self.runs]
         known = [order for order in orders if order is not None]
-        return int(np.median(known)) if known else None
+        return median_low(known) if known else None
 
     @property
     def surprising(self) -> bool:
@@ -172,14 +168,16 @@ def _largest_image(run: Record, order: int) -> int | None:
     return max((order // block["kernel"] for block in certificate["blocks"] if block["kernel"]), default=1)
 
 
-def _rows(cells: dict[Key, Cell]) -> list[tuple[str, str]]:
+def rows_of(cells: dict[Key, Cell]) -> list[tuple[str, str]]:
+    """(group, read-out) of the cells, as tables and figures list them."""
     # Groups in the order of the plan, others after them; what has another read-out stands below.
     rows = {(name, read_out) for name, read_out, _, _ in cells}
     order = {name: index for index, name in enumerate(GROUPS)}
     return sorted(rows, key=lambda row: (order.get(row[0], len(order)), row[0], list(READ_OUTS).index(row[1])))
 
 
-def _label(row: tuple[str, str]) -> str:
+def label(row: tuple[str, str]) -> str:
+    """What a row is called."""
     return row[0] if row[1] == "linear" else f"{row[0]}, MLP"
 
 
@@ -189,11 +187,11 @@ def table(cells: dict[Key, Cell]) -> str:
     sizes = sorted({m for _, _, _, m in cells})
     for gates in GATES:
         rows = []
-        for name, read_out in _rows(cells):
+        for name, read_out in rows_of(cells):
             least = smallest_block(name, signed=gates == "signed", read_out=read_out)
             own = [cells.get((name, read_out, gates, m)) for m in sizes]
             if any(own):
-                rows.append([_label((name, read_out)), str(least), *(_counts(cell) for cell in own)])
+                rows.append([label((name, read_out)), str(least), *(_counts(cell) for cell in own)])
         if rows:
             header = [f"{gates} gates", "least m", *(f"m = {m}" for m in sizes)]
             parts.append(markdown(header, rows))
@@ -201,8 +199,8 @@ def table(cells: dict[Key, Cell]) -> str:
     parts.append(
         f"Runs solved (at least {ACCURACY:g} of the words right at the longest test length), then those certified for "
         "every length, of all; where none was solved, the order of the largest quotient of the group that one block "
-        "carries instead (median over the runs). Bold: the law says that blocks of this size are enough. !: no run was "
-        f"solved although it says so, or one was although it says the opposite. {_agreement(cells)} "
+        "carries instead (lower median over the runs). Bold: the law says that blocks of this size are enough. !: no "
+        f"run was solved although it says so, or one was although it says the opposite. {_agreement(cells)} "
         + circumstances(runs)
     )
     return "\n\n".join(parts)
@@ -219,61 +217,13 @@ def _counts(cell: Cell | None) -> str:
 
 def _agreement(cells: dict[Key, Cell]) -> str:
     other = [cell for cell in cells.values() if cell.surprising]
-    names = ", ".join(f"{_label((c.group, c.read_out))} {c.gates} m = {c.block_size}" for c in other)
-    return f"{len(cells) - len(other)} of {len(cells)} cells agree" + (f"; not {names}." if other else ".")
+    names = ", ".join(f"{label((c.group, c.read_out))} {c.gates} m = {c.block_size}" for c in other)
+    agree = f"{len(cells) - len(other)} of {len(cells)} cells agree" + (f"; not {names}." if other else ".")
+    kinds = [(gates, [c for c in cells.values() if c.gates == gates]) for gates in GATES]
+    return " ".join([agree, *(_by_side(gates, own) for gates, own in kinds if own)])
 
 
-def draw(cells: dict[Key, Cell], kind: str) -> bytes:
-    """Heat maps of the share of solved runs, one for each kind of gates, as `svg` or `png`.
-
-    Cells say solved/certified counts; the line is the law: what stands to its right should be solved. A dot marks a
-    cell without runs. The same records give the same file.
-    """
-    require("matplotlib", extra="board", owner="seqmix block-law figure")
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows, sizes = _rows(cells), sorted({m for _, _, _, m in cells})
-    kinds = [gates for gates in GATES if any(key[2] == gates for key in cells)]
-    with matplotlib.rc_context({"svg.hashsalt": "seqmix", "svg.fonttype": "none"}):
-        width, height = 1.6 + len(kinds) * (0.8 + 0.62 * len(sizes)), 1.3 + 0.36 * len(rows)
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(1, len(kinds), squeeze=False)[0]
-        images = [_panel(ax, cells, rows, sizes, gates) for ax, gates in zip(axes, kinds, strict=True)]
-        figure.colorbar(images[0], ax=figure.axes, label="share of runs solved", fraction=0.04)
-        buffer = io.BytesIO()
-        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-        figure.savefig(buffer, format=kind, metadata=metadata, dpi=150)
-    data = buffer.getvalue()
-    return b"\n".join(line.rstrip() for line in data.splitlines()) + b"\n" if kind == "svg" else data
-
-
-def _panel(ax: Any, cells: dict[Key, Cell], rows: list[tuple[str, str]], sizes: list[int], gates: str) -> Any:
-    shares = np.full((len(rows), len(sizes)), np.nan)
-    for y, (name, read_out) in enumerate(rows):
-        for x, m in enumerate(sizes):
-            cell = cells.get((name, read_out, gates, m))
-            if cell is None:
-                ax.text(x, y, "·", ha="center", va="center", color="0.5")
-                continue
-            shares[y, x] = cell.solved / len(cell.runs)
-            certified = "" if cell.certified is None else f"/{cell.certified}"
-            color = "white" if shares[y, x] < 0.5 else "black"
-            ax.text(x, y, f"{cell.solved}{certified}", ha="center", va="center", color=color, fontsize=8)
-    edges = staircase(rows, sizes, gates)
-    xs = [edge - 0.5 for edge in edges for _ in (0, 1)]
-    ys = [y + side for y in range(len(rows)) for side in (-0.5, 0.5)]
-    ax.plot(xs, ys, color="crimson", linewidth=2.5)
-    image = ax.imshow(shares, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    ax.set(title=f"{gates} gates", xlabel="block size m", xlim=(-0.5, len(sizes) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    ax.set_xticks(range(len(sizes)), [str(m) for m in sizes])
-    ax.set_yticks(range(len(rows)), [_label(row) for row in rows])
-    return image
-
-
-def staircase(rows: Sequence[tuple[str, str]], sizes: Sequence[int], gates: str) -> list[int]:
-    """For each row how many of the sizes are too small."""
-    least = [smallest_block(name, signed=gates == "signed", read_out=read_out) for name, read_out in rows]
-    return [sum(m < smallest for m in sizes) for smallest in least]
+def _by_side(gates: str, cells: list[Cell]) -> str:
+    sides = [[cell for cell in cells if cell.predicted == enough] for enough in (True, False)]
+    counts = [f"{sum(c.solved for c in side)} of {sum(len(c.runs) for c in side)}" for side in sides]
+    return f"With {gates} gates {counts[0]} runs are solved where blocks are large enough, {counts[1]} where not."

@@ -70,7 +70,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 def _figure(arguments: argparse.Namespace, argv: list[str]) -> int:
     from seqmix._files import write_whole
-    from seqmix.leaderboard.block_law import cells_of, draw, table
+    from seqmix.leaderboard.block_law import cells_of, table
+    from seqmix.leaderboard.block_law_figure import draw
     from seqmix.leaderboard.report import collect
 
     check_write_options(arguments)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from seqmix.leaderboard.block_law import BLOCK_SIZES, GROUPS, cells_of, draw, plan, staircase, table
+from seqmix.leaderboard.block_law import BLOCK_SIZES, GROUPS, cells_of, plan, table
 from seqmix.leaderboard.block_law_cli import main
+from seqmix.leaderboard.block_law_figure import draw, staircase
 from seqmix.leaderboard.schema import Record
 from seqmix.tasks.block_sizes import smallest_block
 from tests.leaderboard.records import make_record
@@ -65,11 +66,14 @@ def test_cells_count_solved_and_certified_runs() -> None:
 
 
 def test_what_was_learned_instead_is_the_largest_quotient() -> None:
-    runs = [record("S4", 3, seed=n, solved=False, certified=False, kernels=(12, 4)) for n in range(3)]
+    # Of an even number of runs the lower one of the middle two: no block carries what is between.
+    runs = [record("S4", 3, seed=n, solved=False, certified=False, kernels=(12, 4)) for n in range(2)]
+    runs += [record("S4", 3, seed=2, solved=False, certified=False, kernels=(12,))]
+    runs += [record("S4", 3, seed=3, solved=False, certified=False)]
     runs += [record("S4", 2, solved=False, certified=False), record("S4", 1, solved=False)]
     cells = cells_of(runs)
-    assert [cells["S4", "linear", "softmax", m].image for m in (1, 2, 3)] == [None, 1, 6]
-    assert "| S4 | 4 | 0, - of 1 | 0, 0 of 1; 1 | 0, 0 of 3; 6 |" in table(cells)
+    assert [cells["S4", "linear", "softmax", m].image for m in (1, 2, 3)] == [None, 1, 2]
+    assert "| S4 | 4 | 0, - of 1 | 0, 0 of 1; 1 | 0, 0 of 4; 2 |" in table(cells)
 
 
 def test_what_disagrees_is_marked() -> None:
@@ -78,6 +82,8 @@ def test_what_disagrees_is_marked() -> None:
     assert "| Z2 | 2 | 0, - of 1 | **1, - of 1** |" in text
     assert "| Q8 | 8 |  |  |  | 1, - of 1 ! |" in text and "| S4 | 3 |  |  | **0, - of 1 !** |  |" in text
     assert "2 of 4 cells agree; not Q8 softmax m = 4, S4 signed m = 3." in text
+    assert "With softmax gates 1 of 1 runs are solved where blocks are large enough, 1 of 2 where not." in text
+    assert "With signed gates 0 of 1 runs are solved where blocks are large enough, 0 of 0 where not." in text
     assert "1 of 1 cells agree." in table(cells_of([record("Q8", 4, mlp=1)]))
 
 
