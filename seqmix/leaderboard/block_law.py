@@ -216,14 +216,18 @@ def _counts(cell: Cell | None) -> str:
 
 
 def _agreement(cells: dict[Key, Cell]) -> str:
-    other = [cell for cell in cells.values() if cell.surprising]
-    names = ", ".join(f"{label((c.group, c.read_out))} {c.gates} m = {c.block_size}" for c in other)
+    order = [(*row, gates, m) for row in rows_of(cells) for gates in GATES for m in sorted({key[3] for key in cells})]
+    other = [cells[key] for key in order if key in cells and cells[key].surprising]
+    names = "; ".join(f"{label((c.group, c.read_out))} {c.gates} m = {c.block_size}" for c in other)
     agree = f"{len(cells) - len(other)} of {len(cells)} cells agree" + (f"; not {names}." if other else ".")
     kinds = [(gates, [c for c in cells.values() if c.gates == gates]) for gates in GATES]
     return " ".join([agree, *(_by_side(gates, own) for gates, own in kinds if own)])
 
 
 def _by_side(gates: str, cells: list[Cell]) -> str:
-    sides = [[cell for cell in cells if cell.predicted == enough] for enough in (True, False)]
-    counts = [f"{sum(c.solved for c in side)} of {sum(len(c.runs) for c in side)}" for side in sides]
-    return f"With {gates} gates {counts[0]} runs are solved where blocks are large enough, {counts[1]} where not."
+    told = []
+    for enough, where in ((True, "blocks are large enough"), (False, "they are not")):
+        side = [cell for cell in cells if cell.predicted == enough]
+        if side:
+            told.append(f"{sum(c.solved for c in side)} of {sum(len(c.runs) for c in side)} runs where {where}")
+    return f"Solved with {gates} gates: {', '.join(told)}."

@@ -81,9 +81,11 @@ def test_what_disagrees_is_marked() -> None:
     text = table(cells_of(runs))
     assert "| Z2 | 2 | 0, - of 1 | **1, - of 1** |" in text
     assert "| Q8 | 8 |  |  |  | 1, - of 1 ! |" in text and "| S4 | 3 |  |  | **0, - of 1 !** |  |" in text
-    assert "2 of 4 cells agree; not Q8 softmax m = 4, S4 signed m = 3." in text
-    assert "With softmax gates 1 of 1 runs are solved where blocks are large enough, 1 of 2 where not." in text
-    assert "With signed gates 0 of 1 runs are solved where blocks are large enough, 0 of 0 where not." in text
+    assert "2 of 4 cells agree; not Q8 softmax m = 4; S4 signed m = 3." in text
+    assert (
+        "Solved with softmax gates: 1 of 1 runs where blocks are large enough, 1 of 2 runs where they are not." in text
+    )
+    assert "Solved with signed gates: 0 of 1 runs where blocks are large enough." in text
     assert "1 of 1 cells agree." in table(cells_of([record("Q8", 4, mlp=1)]))
 
 
