@@ -12,16 +12,20 @@ __all__ = ["counted_flops", "counted_parameters"]
 def counted_parameters(run: Record) -> int | None:
     """Parameters as budgets count them: blocks and last norm; None of a run that failed.
 
-    Of an embedding of tokens with a linear head that is exact: such a head is as large as the embedding, and tied to it
-    it is none. Other heads are not told apart from the blocks, and count.
+    Of an embedding of tokens that is exact: a linear head is as large as the embedding, or none if tied to it, and
+    other heads are built again to be counted. Of other embeddings the head is not told apart, and counts.
     """
     total, rest = run["size"]["params_total"], run["size"]["params_non_embedding"]
     if total is None or rest is None:
         return None
     model = run["identity"]["settings"].get("model")
     model = model if isinstance(model, dict) else {}
-    linear = _on_tokens(model) and _name(model.get("head"), "language") == "language"
-    return int(2 * rest - total if linear and not model.get("tie_embeddings") else rest)
+    embedding, width = total - rest, run["identity"]["d_model"]
+    if not _on_tokens(model) or not width:
+        return int(rest)
+    if _name(model.get("head"), "language") == "language":
+        return int(rest if model.get("tie_embeddings") else rest - embedding)
+    return int(rest - _head(json.dumps(model["head"], sort_keys=True), width, embedding // width))
 
 
 def counted_flops(run: Record) -> float | None:
@@ -45,6 +49,17 @@ def counted_flops(run: Record) -> float | None:
     iterations = max(1.0, (result["iterations"] or {}).get("train") or 1.0)
     key = [identity["settings"].get("mixer"), model, size["params_total"], length, iterations]
     return _flops(json.dumps(key, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=4096)
+def _head(spec: str, d_model: int, vocab_size: int) -> int:
+    from seqmix.models.heads import build_part, part_of
+
+    try:
+        head = build_part("head", part_of("head", json.loads(spec), "language"), d_model, vocab_size, device="meta")
+    except (ValueError, TypeError):  # what older versions wrote
+        return 0
+    return 0 if head is None else sum(parameter.numel() for parameter in head.parameters())
 
 
 @functools.lru_cache(maxsize=4096)

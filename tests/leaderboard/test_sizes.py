@@ -35,9 +35,15 @@ def test_parameters_are_those_of_blocks_and_last_norm(more: dict[str, Any]) -> N
     assert counted_parameters(record_of("lstm", **more)) == blocks_of(model)
 
 
-def test_heads_that_are_not_told_apart_count_and_failed_runs_have_none() -> None:
-    head = {"name": "classification", "n_classes": 3}
-    record = record_of("lstm", head=head)
+@pytest.mark.parametrize("head", [{"name": "classification", "n_classes": 3}, "autoencoder"])
+def test_other_heads_are_built_again_to_be_counted(head: Any) -> None:
+    record, model = record_of("lstm", head=head), SequenceModel("lstm", V, D, head=head)
+    assert counted_parameters(record) == blocks_of(model) < record["size"]["params_non_embedding"]
+
+
+def test_unknown_heads_count_and_failed_runs_have_none() -> None:
+    record = record_of("lstm", head="autoencoder")
+    record["identity"]["settings"]["model"]["head"] = {"name": "of another version"}
     assert counted_parameters(record) == record["size"]["params_non_embedding"]
     failed = make_record(failed=True)
     assert counted_parameters(failed) is None and counted_flops(failed) is None
@@ -46,8 +52,9 @@ def test_heads_that_are_not_told_apart_count_and_failed_runs_have_none() -> None
 def test_the_first_board_has_its_budget() -> None:
     records = read_runs(Path(__file__).parents[2] / "docs/results/board-cpu.jsonl")
     (board,) = [board for board in aggregate(records) if board.name == "cpu"]
-    for cell in board.cells.values():
-        assert cell.params == pytest.approx(50_000, rel=0.03), (cell.entry, cell.column)
+    away = {(cell.entry, cell.column) for cell in board.cells.values() if abs(cell.params - 50_000) > 1_500}
+    # The width of rotary attention is even, and no even one is nearer: 44 makes 47,388 of it.
+    assert away == {("attention", "compression")} and board.cells["attention", "compression"].params == 52_486
 
 
 def test_flops_are_counted_from_the_config_if_it_makes_the_same_model() -> None:
