@@ -27,18 +27,19 @@ GATES = {"softmax": "softmax", "signed": "l1"}  # and the normalization of BD-LR
 READ_OUTS = {"linear": 0, "any": 1}  # and the hidden width of the MLP over d_model
 N_BLOCKS = 8
 ACCURACY = 0.99  # of whole sequences at the longest test length, to be solved
-# What larger groups need on top of the config: more steps, with softmax gates new weights where no block has begun to
-# permute five points, and for S5 its own width and batch, since its 14,400 words of two letters are learned by heart.
-_CHANGES: dict[str, tuple[str, ...]] = {
+# What larger groups need on top of the config: S5 its own width and batch, since its 14,400 words of two letters are
+# learned by heart.
+_CHANGES = {"S5": ("model.d_model=128", "data.batch_size=128", "curriculum.start=4")}
+# More steps, and with softmax gates new weights where no block has begun to permute five points.
+_SOFTMAX: dict[str, tuple[str, ...]] = {
     "A5": ("trainer.max_steps=3000",),
-    "S5": ("trainer.max_steps=4000", "model.d_model=128", "data.batch_size=128", "curriculum.start=4"),
+    "S5": ("trainer.max_steps=4000", "volume_restart.length=6", "volume_restart.max_steps=1500"),
 }
-_RESTARTS: dict[str, tuple[str, ...]] = {"A5": (), "S5": ("volume_restart.length=6", "volume_restart.max_steps=1500")}
-_NO_RESTARTS = ("volume_restart=null",)
 # Signed gates move with their logits, also at a corner: only a small learning rate brings them to rest there. They are
 # never restarted for small volume: in blocks larger than the group needs also networks that are right have little.
 _SIGNED = ("schedule.name=wsd", "schedule.warmup=50", "schedule.cooldown=0.4", "gate_entropy.ramp_steps=300")
 _SIGNED_STEPS = {"A5": 2000, "S5": 3000}  # others 1,000
+_NO_RESTARTS = "volume_restart=null"
 Key = tuple[str, str, str, int]  # group, read-out, gates, block size
 
 
@@ -118,11 +119,10 @@ def plan(
 def _settings(name: str, gates: str, m: int, read_out: str) -> tuple[str, ...]:
     mixer = (f"mixer.block_size={m}", f"mixer.normalization={GATES[gates]}", f"mixer.d_state={m * N_BLOCKS}")
     if gates == "signed":
-        more: tuple[str, ...] = (*_SIGNED, *_NO_RESTARTS, f"trainer.max_steps={_SIGNED_STEPS.get(name, 1000)}")
+        more: tuple[str, ...] = (*_SIGNED, _NO_RESTARTS, f"trainer.max_steps={_SIGNED_STEPS.get(name, 1000)}")
     else:
-        more = _RESTARTS.get(name, _NO_RESTARTS)
-    settings = (f"data.group={name}", *mixer, f"model.mlp_ratio={READ_OUTS[read_out]}", *_CHANGES.get(name, ()), *more)
-    return tuple({option.partition("=")[0]: option for option in settings}.values())
+        more = _SOFTMAX.get(name, (_NO_RESTARTS,))
+    return (f"data.group={name}", *mixer, f"model.mlp_ratio={READ_OUTS[read_out]}", *_CHANGES.get(name, ()), *more)
 
 
 def cells_of(records: Sequence[Record]) -> dict[Key, Cell]:
@@ -216,12 +216,13 @@ def _counts(cell: Cell | None) -> str:
 
 
 def _agreement(cells: dict[Key, Cell]) -> str:
-    order = [(*row, gates, m) for row in rows_of(cells) for gates in GATES for m in sorted({key[3] for key in cells})]
-    other = [cells[key] for key in order if key in cells and cells[key].surprising]
+    rows, kinds = rows_of(cells), list(GATES)
+    other = [cell for cell in cells.values() if cell.surprising]
+    other.sort(key=lambda c: (rows.index((c.group, c.read_out)), kinds.index(c.gates), c.block_size))
     names = "; ".join(f"{label((c.group, c.read_out))} {c.gates} m = {c.block_size}" for c in other)
     agree = f"{len(cells) - len(other)} of {len(cells)} cells agree" + (f"; not {names}." if other else ".")
-    kinds = [(gates, [c for c in cells.values() if c.gates == gates]) for gates in GATES]
-    return " ".join([agree, *(_by_side(gates, own) for gates, own in kinds if own)])
+    by_gates = [(gates, [cell for cell in cells.values() if cell.gates == gates]) for gates in kinds]
+    return " ".join([agree, *(_by_side(gates, own) for gates, own in by_gates if own)])
 
 
 def _by_side(gates: str, cells: list[Cell]) -> str:

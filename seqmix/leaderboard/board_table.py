@@ -1,12 +1,11 @@
 """Boards as Markdown: a row for each entry, a column for each task."""
 
-import math
 from collections.abc import Sequence
 
 from seqmix.leaderboard.aggregate import aggregate
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.summaries import SOLVED, BoardSummary, CellSummary, EntrySummary
-from seqmix.leaderboard.tables import circumstances, in_accuracy, markdown
+from seqmix.leaderboard.tables import circumstances, in_accuracy, in_digits, markdown
 
 __all__ = ["board_table"]
 
@@ -47,10 +46,6 @@ def _cells(board: BoardSummary, entry: EntrySummary) -> list[str]:
 
 
 def _cell(cell: CellSummary, text: bool) -> str:
-    median, middle = (_bits(value) if text else in_accuracy(value) for value in (cell.median, cell.middle))
+    median, middle = (in_digits(value) if text else in_accuracy(value) for value in (cell.median, cell.middle))
     solved = "" if cell.solved is None else f", {cell.solved}/{cell.n}"
     return f"{median}{solved} ({middle})"
-
-
-def _bits(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "∞"

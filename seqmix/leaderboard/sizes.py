@@ -20,12 +20,14 @@ def counted_parameters(run: Record) -> int | None:
         return None
     model = run["identity"]["settings"].get("model")
     model = model if isinstance(model, dict) else {}
-    embedding, width = total - rest, run["identity"]["d_model"]
-    if not _on_tokens(model) or not width:
+    if not _on_tokens(model):
         return int(rest)
     if _name(model.get("head"), "language") == "language":
-        return int(rest if model.get("tie_embeddings") else rest - embedding)
-    return int(rest - _head(json.dumps(model["head"], sort_keys=True), width, embedding // width))
+        return int(rest if model.get("tie_embeddings") else 2 * rest - total)
+    vocab_size = _vocab_size(run)
+    if vocab_size is None:
+        return int(rest)
+    return int(rest - _head(json.dumps(model["head"]), run["identity"]["d_model"], vocab_size))
 
 
 def counted_flops(run: Record) -> float | None:
@@ -41,14 +43,20 @@ def counted_flops(run: Record) -> float | None:
     length = result["train_length"] or max(map(int, filter(str.isdecimal, size["state_size"] or {})), default=0)
     if not isinstance(model, dict) or not _on_tokens(model) or not length:
         return None
-    embedding, width = size["params_total"] - size["params_non_embedding"], identity["d_model"]
-    if not width or embedding % width:
+    vocab_size = _vocab_size(run)
+    if vocab_size is None:
         return None
-    model = model | {"d_model": width, "n_layers": identity["n_layers"], "vocab_size": embedding // width}
+    model = model | {"d_model": identity["d_model"], "n_layers": identity["n_layers"], "vocab_size": vocab_size}
     # A direct solve says 0 iterations, and is one application.
     iterations = max(1.0, (result["iterations"] or {}).get("train") or 1.0)
     key = [identity["settings"].get("mixer"), model, size["params_total"], length, iterations]
     return _flops(json.dumps(key, sort_keys=True))
+
+
+def _vocab_size(run: Record) -> int | None:
+    """By the size of the embedding of tokens; None if that is no vector of the model's width for each."""
+    embedding, width = run["size"]["params_total"] - run["size"]["params_non_embedding"], run["identity"]["d_model"]
+    return None if not width or embedding % width else embedding // width
 
 
 @functools.lru_cache(maxsize=4096)

@@ -119,10 +119,9 @@ class CellSummary:
     @property
     def at_the_end(self) -> str | None:
         """`smallest` or `largest` if the best rate is at an end of the grid, beyond which a better one may lie."""
-        rates = [rate.lr for rate in self.rates]
-        if len(rates) < 2 or self.best not in (rates[0], rates[-1]):
+        if len(self.rates) < 2:
             return None
-        return "smallest" if self.best == rates[0] else "largest"
+        return {self.rates[0].lr: "smallest", self.rates[-1].lr: "largest"}.get(self.best)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Markdown tables of runs: one row for each seed, or one row for each config."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "circumstances",
     "group_runs",
     "in_accuracy",
+    "in_digits",
     "markdown",
     "seeds_table",
     "summary_table",
@@ -213,6 +215,11 @@ def in_accuracy(value: float | None) -> str:
     return f"{value:.3f}" if value == 1 or value < 0.9995 else "0.999"
 
 
+def in_digits(value: float) -> str:
+    """Three digits, and ∞ for what diverged or failed."""
+    return f"{value:.3f}" if math.isfinite(value) else "∞"
+
+
 def _range(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
@@ -275,9 +282,10 @@ def circumstances(runs: Sequence[Record]) -> str:
     machine = [r["processor"] if d in (None, "cpu") else d for r, d in zip(repro, devices, strict=True)]
     broken = any(run["status"] == "failed" or run["result"]["diverged"] for run in runs)
     # A failed run does not know its measure; those that count beside it do.
-    texts = {is_text(run) for run in runs if run["status"] == "ok"} or {False}
-    worst = " or ".join(words for text, words in ((False, "accuracy 0"), (True, "infinite bits")) if text in texts)
-    return (f"Diverged and failed runs count, with {worst}. " if broken else "") + (
+    worst = {"infinite bits" if is_text(run) else "accuracy 0" for run in runs if run["status"] == "ok"} or {
+        "accuracy 0"
+    }
+    return (f"Diverged and failed runs count, with {' or '.join(sorted(worst))}. " if broken else "") + (
         f"{listed(machine)}, {threads} thread{'' if threads == '1' else 's'} a run; "
         f"torch {listed([r['torch'] for r in repro])}" + (f", commit {commits}" if commits else "") + "."
     )

@@ -2,13 +2,24 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.statistics import best_learning_rate, bits_per_byte
-from seqmix.leaderboard.tables import Group, circumstances, columns_of, counted, heading, in_seconds, markdown, mixer_of
+from seqmix.leaderboard.tables import (
+    Group,
+    circumstances,
+    columns_of,
+    counted,
+    heading,
+    in_digits,
+    in_seconds,
+    markdown,
+    mixer_of,
+)
 
 __all__ = ["text_table"]
 
@@ -60,12 +71,9 @@ def _range(values: Sequence[float | None]) -> str:
     known = sorted(value for value in values if value is not None)
     if not known:
         return ""
-    texts = [f"{value:.3f}" if math.isfinite(value) else "∞" for value in (known[0], known[-1])]
     if len(known) == 1:
-        return texts[0]
-    middle = known[(len(known) - 1) // 2], known[len(known) // 2]
-    median = f"{sum(middle) / 2:.3f}" if math.isfinite(sum(middle)) else "∞"
-    return f"{median} ({texts[0]} to {texts[1]})"
+        return in_digits(known[0])
+    return f"{in_digits(median(known))} ({in_digits(known[0])} to {in_digits(known[-1])})"
 
 
 def _data(runs: Sequence[Record]) -> str:

@@ -63,8 +63,7 @@ def _stats(view: View) -> list[View]:
         items.append((f"{cell.far} of {cell.n}", "hold at four times the training length", ""))
     items.append((measure.tell(cell.middle), f"median over {words.plural(len(cell.rates), 'rate')}", ""))
     if cell.robustness is not None:
-        end = "" if cell.at_the_end is None else f", which is its {cell.at_the_end}"
-        items.append((words.percent(cell.robustness), f"of the grid near the best rate{end}", ""))
+        items.append((words.percent(cell.robustness), f"of the grid near the best rate{words.end(cell)}", ""))
     flops = next((counted_flops(seed.run) for seed in cell.seeds if seed.run["status"] == "ok"), None)
     known = [
         (words.count(cell.steps_to_solve), "median steps to solve", cell.steps_to_solve),

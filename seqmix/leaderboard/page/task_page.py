@@ -170,9 +170,10 @@ def task_part(task: View, views: Sequence[View]) -> View:
     rates, curves = [], []
     for one, view in zip(drawn, views, strict=False):
         item = {"view": view, "series": one.number}
-        near, end = view["cell"].robustness, view["cell"].at_the_end
-        text = "one rate" if near is None else f"{words.percent(near)} of the grid near the best"
-        text += "" if end is None else f", which is its {end}"
+        near = view["cell"].robustness
+        text = (
+            "one rate" if near is None else f"{words.percent(near)} of the grid near the best{words.end(view['cell'])}"
+        )
         rates.append(item | {"svg": rate_plot(one, validation, shared.rates, shared.values, True), "text": text})
         if (svg := curve_plot(one, validation, shared.steps, shared.curve_values, True)) is not None:
             text = f"rate {view['cell'].best:g}, {words.plural(view['cell'].n, 'seed')}"

@@ -7,7 +7,7 @@ from typing import Any
 from seqmix.leaderboard.page.plots import Measure
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.statistics import MEASURES, broken, validation_point
-from seqmix.leaderboard.summaries import ColumnSummary
+from seqmix.leaderboard.summaries import CellSummary, ColumnSummary
 from seqmix.leaderboard.tables import mixer_of
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "count",
     "curve_of",
     "duration",
+    "end",
     "fraction",
     "interval",
     "layer_of",
@@ -79,6 +80,11 @@ def count(number: float | None) -> str:
 def percent(share: float | None) -> str:
     """`17 %`."""
     return NONE if share is None else f"{share:.0%}".replace("%", " %")
+
+
+def end(cell: CellSummary) -> str:
+    """`, which is its largest` behind "the best" of a grid; nothing of a rate that has others on both sides."""
+    return "" if cell.at_the_end is None else f", which is its {cell.at_the_end}"
 
 
 def plural(number: int, one: str, many: str = "") -> str:

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from seqmix.mixers.base import positive
 from seqmix.training.callbacks.curriculum import LengthCurriculum
 
 __all__ = ["VolumeRestart", "largest_volume"]
@@ -40,13 +41,12 @@ class VolumeRestart(Callback):
         self, length: int = 12, min_volume: float = 0.7, max_steps: int = 1200, dimensions: int | None = None
     ) -> None:
         super().__init__()
-        counts = {"length": length, "max_steps": max_steps} | ({} if dimensions is None else {"dimensions": dimensions})
-        for name, value in counts.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"VolumeRestart: {name} must be a positive integer, got {value!r}")
+        self.length = positive("VolumeRestart", "length", length)
+        self.max_steps = positive("VolumeRestart", "max_steps", max_steps)
+        self.dimensions = None if dimensions is None else positive("VolumeRestart", "dimensions", dimensions)
         if not 0 < min_volume < 1:
             raise ValueError(f"VolumeRestart: min_volume must be in (0, 1), got {min_volume!r}")
-        self.length, self.min_volume, self.max_steps, self.dimensions = length, min_volume, max_steps, dimensions
+        self.min_volume = min_volume
         self.restarts, self.started_at, self.settled = 0, 0, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
