@@ -1,5 +1,6 @@
 # make train   set up, train a BD-LRU on the A5 word problem, print and draw its accuracy by length
-# make test    set up and run the tests (make test-slow: training runs, inductor, several processes)
+# make test    set up and run the tests (make test-slow: training runs, inductor, several processes; make test-matrix:
+#              as other processors run them, or with MATRIX="tests/kernels -k scan --row avx2" a part of that)
 # make lint    ruff and mypy
 # make bench   time the kernels and layers on this machine
 # make docs    build the documentation into site/ (make docs-serve: show it, and follow changes)
@@ -8,16 +9,18 @@
 # VENV         where the environment goes
 # TORCH_INDEX  another index for torch, such as https://download.pytorch.org/whl/cpu
 # JOBS         processes that run the tests
+# MATRIX       arguments of tests/matrix.py
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 JOBS ?= 2
+MATRIX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: train test test-slow lint bench docs docs-serve clean
+.PHONY: train test test-slow test-matrix lint bench docs docs-serve clean
 
 train: $(VENV)/.train
 	$(BIN)/seqmix fit --config a5
@@ -28,6 +31,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+test-matrix: $(VENV)/.dev
+	$(BIN)/python -m tests.matrix --jobs $(JOBS) $(MATRIX)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

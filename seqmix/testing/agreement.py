@@ -90,7 +90,7 @@ def strides(subject: Subject) -> None:
     state = some_state(mixer, 2)
     wide = subject.inputs(2, 26).transpose(0, 1).contiguous().transpose(0, 1)[:, ::2]
     expected = measure(mixer, wide.contiguous(), state, whole)
-    assert_same(measure(mixer, wide, state, whole), expected, 1e-12, "strided x")
+    assert_same(measure(mixer, wide, state, whole), expected, TOLERANCE[torch.float64], "strided x")
 
     x, gradients = subject.inputs(2, 7).requires_grad_(), []
     for expand in (True, False):
@@ -100,7 +100,7 @@ def strides(subject: Subject) -> None:
         upstream = ones if expand else [t.contiguous() for t in ones]
         gradients.append(torch.autograd.grad(outputs, [x, *float_leaves(state)], upstream))
     for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 def fresh_memory_is_not_read(subject: Subject) -> None:

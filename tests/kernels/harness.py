@@ -34,6 +34,7 @@ class OpCase:
     complex_state: bool = False
     custom_op: str = ""
     low_precision: bool = True
+    exact_state: bool = True  # a state is all that its sequence knows, to the bit
     slack: float = 1.0  # more than the error rule allows, where a kernel's file says why
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -200,6 +201,36 @@ class KernelContract:
             torch.testing.assert_close(torch.cat([p[index] for p in parts], 1), output, rtol=1e-11, atol=1e-11)
         torch.testing.assert_close(carry, whole[-1], rtol=1e-11, atol=1e-11)
 
+    def test_the_same_bits_however_cut(self, case: OpCase) -> None:
+        """Whole, in chunks, by a step, packed, alone and on two threads: one op has one order."""
+        inputs, state = case.make(3, 130), case.state(3)
+        inputs = {name: cast(x, torch.float32) for name, x in inputs.items()}
+        state, threads = cast(state, torch.float32), torch.get_num_threads()
+
+        def call(change: Callable[[Tensor], Tensor], start: Tensor, **options: Any) -> list[Tensor]:
+            changed = {n: x if n in case.untimed else change(x) for n, x in inputs.items()}
+            return flatten(case.op(**changed, initial_state=start, backend=self.backend, **case.options, **options))
+
+        whole = call(lambda x: x, state)
+        carry, parts = state, []
+        for first, last in ((0, 1), (1, 64), (64, 66), (66, 130)):
+            *outputs, carry = call(lambda x, first=first, last=last: x[:, first:last], carry)  # type: ignore[misc]
+            parts.append(outputs)
+        chunks = [*(torch.cat(list(group), 1) for group in zip(*parts, strict=True)), carry]
+        bounds = torch.tensor([0, 130, 260, 390], dtype=torch.int32)
+        packed = call(lambda x: x.flatten(0, 1)[None], state, cu_seqlens=bounds)
+        try:
+            torch.set_num_threads(3 - min(threads, 2))
+            threaded = call(lambda x: x, state)
+        finally:
+            torch.set_num_threads(threads)
+        runs = {"packed": [p.view_as(w) for p, w in zip(packed, whole, strict=True)], "threads": threaded}
+        runs |= {"chunks": chunks} if case.exact_state else {}
+        for what, run in runs.items():
+            assert all(torch.equal(a, b) for a, b in zip(run, whole, strict=True)), what
+        alone = call(lambda x: x[1:2], state[1:2])
+        assert all(torch.equal(a, b[1:2]) for a, b in zip(alone, whole, strict=True)), "alone"
+
     def test_no_state_is_a_zero_state(self, case: OpCase) -> None:
         inputs = case.make(2, 9)
         zero = torch.zeros_like(case.state(2))
@@ -339,6 +370,7 @@ class TritonContract(KernelContract):
     opchecks = ("test_schema", "test_faketensor")
     # What these check does not depend on the backend.
     test_two_threads_agree_with_one = None  # type: ignore[assignment]
+    test_the_same_bits_however_cut = None  # type: ignore[assignment]
     test_gradcheck_of_reference = None  # type: ignore[assignment]
     test_common_bad_input = None  # type: ignore[assignment]
 

@@ -30,6 +30,7 @@ class TestSelectiveRotary(KernelContract):
             make(heads, width, scale),
             (heads, width // 2),
             custom_op="selective_rotary",
+            exact_state=False,  # within a call the angle is finer than a state of float32
         )
         for heads, width, scale in ((2, 6, 0.01), (3, 2, 1.0), (1, 40, 0.3))
     ]

@@ -23,6 +23,8 @@ pytest.importorskip("triton")
 from seqmix.mixers.fixed_point.kronecker_triton import top_eigenvalue
 
 STOP = Stop(1e-9, 200, 1.0)
+# Sequences that are done leave one loop and stay in the other: products of other shapes, so other orders of sums.
+SAME = {"rtol": 1e-11, "atol": 1e-11}
 
 
 def problem(mixing, rank, hidden, bounds=(0, 20, 20, 63), dtype=torch.float64):
@@ -50,13 +52,12 @@ def mamba_problem(mixing, rank, hidden, bounds=(0, 20, 20, 43), dtype=torch.floa
 
 def fused_and_not(fused, plain, y, rows):
     """A sweep by kernels is a sweep, damped or not; sequences that are done stay as they are; NaN is infinite."""
-    close = {"rtol": 1e-11, "atol": 1e-11}
     for busy, damping in ((torch.tensor([True] * rows.sequences), 1.0), (torch.arange(rows.sequences) > 0, 0.7)):
         found = fused.measured_sweep(y, busy, damping)
         expected = by_parts(plain, y, busy, damping)
-        torch.testing.assert_close(found[0], expected[0], **close)
+        torch.testing.assert_close(found[0], expected[0], **SAME)
         for one, other in zip(found[1:], expected[1:], strict=True):
-            torch.testing.assert_close(one[busy], other[busy], **close)
+            torch.testing.assert_close(one[busy], other[busy], **SAME)
     y = y.clone()
     y[2] = torch.nan
     change = fused.measured_sweep(y, torch.ones_like(busy), 1.0)[1]
@@ -90,7 +91,7 @@ def test_a_fused_sweep_is_a_sweep(mixing, rank, hidden, bounds, walked):
     expected, found = Adjoint(plain, y, cotangent), Adjoint(fused, y, cotangent)
     found.fuse()
     fused_and_not(found, expected, v, fused.rows)
-    torch.testing.assert_close(found.vjp(v), expected.vjp(v), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(found.vjp(v), expected.vjp(v), **SAME)
 
 
 MAMBA_MIXINGS = [("householder", 3, "b c mixing", LONG), ("dplr", 2, "c", ALIKE), ("dplr", 1, "", LONG),
@@ -141,11 +142,11 @@ def test_solves_on_the_device_are_the_same(mixing, hidden, damping):
     start, stop = torch.zeros(63, 6, dtype=torch.float64), STOP._replace(damping=damping)
     y, report, wild = solve(forward, start, stop)
     found, device_report, device_wild = solve_on_device(forward, start, stop)
-    torch.testing.assert_close(found, y, rtol=0, atol=0)
+    torch.testing.assert_close(found, y, **SAME)
     assert device_report.iterations.tolist() == report.iterations.tolist() and report.iterations[1] == 0
     assert device_report.converged.all() and not len(wild) and not len(device_wild)
     adjoint = Adjoint(forward, y, torch.randn_like(y))
-    torch.testing.assert_close(iterate(adjoint, start, stop)[0], solve(adjoint, start, stop)[0], rtol=0, atol=0)
+    torch.testing.assert_close(iterate(adjoint, start, stop)[0], solve(adjoint, start, stop)[0], **SAME)
 
 
 @pytest.mark.parametrize("behind", [0, 30])
@@ -170,7 +171,7 @@ def test_the_loop_ends_however_far_the_device_is_behind(behind, monkeypatch):
     y, report = iterate(forward, start, STOP)
     needed = int(report.iterations.max())
     assert needed + behind < STOP.cap and len(made) == needed + behind
-    torch.testing.assert_close(y, solve(forward, start, STOP)[0], rtol=0, atol=0)
+    torch.testing.assert_close(y, solve(forward, start, STOP)[0], **SAME)
 
 
 def test_divergence_is_found_at_the_end():

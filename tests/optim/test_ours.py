@@ -50,7 +50,7 @@ def test_one_by_one_and_strided_are_the_same(ours):
         results.append([p.detach().clone() for p in model.parameters()])
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("ours", **ids(OWN))
@@ -63,7 +63,7 @@ def test_slices_are_seamless(ours, monkeypatch):
         train(ours, model, optimizer, 5)
         results.append([p.detach().clone() for p in model.parameters()])
     for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("ours", **ids(OURS))

@@ -49,7 +49,7 @@ def test_two_processes_step_as_one():
     errors = torch.full((len(CASES),), torch.nan, dtype=torch.float64).share_memory_()
     torch.multiprocessing.spawn(rank_main, (port, errors), nprocs=2)
     found = {ours.name: error for (ours, _), error in zip(CASES, errors.tolist(), strict=True)}
-    assert all(error < 1e-13 for error in found.values()), found
+    assert all(error < 1e-11 for error in found.values()), found
 
 
 @pytest.mark.slow
@@ -65,4 +65,4 @@ def test_a_compiled_step(ours):
             p.grad = torch.randn(6, 5, dtype=torch.float64)
             step() if compiled else ours.step(optimizer, 0.7)
         found.append(p.detach().clone())
-    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
