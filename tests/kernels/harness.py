@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels.poison import InterpretedPoisonContract, PoisonContract
+
 LENGTHS = (1, 2, 63, 300)
 ALL_OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
@@ -127,7 +129,7 @@ def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
 
 
-class KernelContract:
+class KernelContract(PoisonContract):
     """Inherit, and set `cases` to a list of `OpCase`; bad input is the op's own file's business."""
 
     cases: list[OpCase]
@@ -359,7 +361,7 @@ class KernelContract:
         refuses("int32", single, cu_seqlens=torch.tensor([0, 6]))
 
 
-class TritonContract(KernelContract):
+class TritonContract(InterpretedPoisonContract, KernelContract):
     """The same contract for Triton kernels: compiled on a GPU (`-m gpu`), else under Triton's interpreter on the CPU.
 
     `conftest.py` chooses the interpreter or the GPU, makes scans run in a tree, and puts the GPU marks.

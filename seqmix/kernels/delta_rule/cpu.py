@@ -53,6 +53,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o
         s, h = item // heads, item % heads
         start = bounds[s]
         state[:keys] = initial[s, h]
+        state[keys:] = 0  # where the last item wrote 0 times its values, which need not be finite
         for t in range(start, bounds[s + 1]):
             if t > start and (t - start) % CHUNK == 0:
                 borders[slots[s] + (t - start) // CHUNK - 1, h] = state[:keys]

@@ -171,6 +171,8 @@ def _backward(  # type: ignore[no-untyped-def]
                     lanes[n, 0, d] = A[d0 + d, n]
             for s in range(sequence_bounds[q], sequence_bounds[q + 1]):
                 start, end = bounds[s], bounds[s + 1]
+                # In lanes without a channel, too: there the last sequence left 0 times C, which need not be finite.
+                lanes[:, 1] = 0
                 for d in range(width):
                     for n in range(states):
                         lanes[n, 1, d] = dfinal[s, d0 + d, n]
