@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from seqmix.kernels._checks import describe
+
 State = Any  # a NamedTuple decorated with `mixer_state`; `Any` because NamedTuples share no base class
 T = TypeVar("T")
 
@@ -42,8 +44,21 @@ def select(state: State, index: Tensor | slice | Sequence[int] | int) -> State:
     return map_state(lambda leaf: leaf[rows.to(leaf.device)], state)
 
 
+def summary(state: State) -> str:
+    """`BDLRUState(h=float32 of shape (2, 8, 4) on cpu)`: what a state holds, without its numbers."""
+    if isinstance(state, Tensor):
+        return describe(state)
+    if hasattr(state, "_fields"):
+        fields = zip(state._fields, state, strict=True)
+        return f"{type(state).__name__}({', '.join(f'{name}={summary(leaf)}' for name, leaf in fields)})"
+    if isinstance(state, tuple | list):
+        return f"({', '.join(summary(leaf) for leaf in state)}{',' if len(state) == 1 else ''})"
+    return repr(state)
+
+
 def mixer_state(cls: type[T]) -> type[T]:
-    """Class decorator for a state's NamedTuple: adds `.detach()` and `.select(index)`."""
+    """Class decorator for a state's NamedTuple: adds `.detach()` and `.select(index)`; printed, it is a summary."""
     cls.detach = detach  # type: ignore[attr-defined]
     cls.select = select  # type: ignore[attr-defined]
+    cls.__repr__ = summary  # type: ignore[method-assign, assignment]
     return cls

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from seqmix.mixers import BDLRU
+from seqmix.mixers import BDLRU, create_mixer, list_mixers
+from seqmix.models import SequenceModel
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,21 @@ def test_select_refuses_what_is_no_number() -> None:
     state = BDLRU(8, block_size=2).init_state(3)
     with pytest.raises(TypeError):
         state.select([0.5])
+
+
+@pytest.mark.parametrize("name", list_mixers())
+def test_a_state_prints_what_it_holds_and_no_numbers(name: str) -> None:
+    state = create_mixer(name, 8).init_state(3)
+    fields = (
+        f"{field}={str(leaf.dtype).removeprefix('torch.')} of shape {tuple(leaf.shape)} on cpu"
+        for field, leaf in zip(state._fields, state, strict=True)
+    )
+    assert repr(state) == str(state) == f"{type(state).__name__}({', '.join(fields)})"
+
+
+def test_states_within_states_print_too() -> None:
+    model = SequenceModel(["lstm", "lru"], 11, 8, 2)
+    lstm, lru = (repr(layer) for layer in model.init_state(2).layers)
+    assert repr(model.init_state(2)) == f"SequenceModelState(layers=({lstm}, {lru}))"
+    assert repr(SequenceModel("lru", 11, 8).init_state(2)) == f"SequenceModelState(layers=({lru},))"
+    assert repr(SequenceModel("lru", 11, 8, bidirectional=True).init_state(2).layers[0]) == "BidirectionalState()"
