@@ -102,7 +102,7 @@ def rg_lru(layer: RGLRU, x: Tensor) -> Recurrence:
 def mamba(layer: Mamba, x: Tensor) -> Recurrence:
     """Values are the convolved u_t; M[t, s] = sum_n C_tn decay_t..decay_{s+1} dt_s B_sn, and D on the diagonal."""
     u, z = layer.in_proj(x).chunk(2, dim=-1)
-    u, _ = causal_conv1d(u, layer.conv1d.weight.squeeze(1), layer.conv1d.bias, "silu")
+    u, _ = layer.conv1d(u)
     dt, a, b, c = layer.selection(u)
     decay = (dt[..., None] * a).exp()
     if layer.eigenvalues == "signed":
@@ -127,7 +127,7 @@ def mamba2(layer: Mamba2, x: Tensor) -> Recurrence:
     decay = layer.log_decay(dt).exp()
 
     def output(o: Tensor) -> Tensor:
-        return layer.out_proj(rms_norm(o.flatten(2).to(z.dtype) * silu(z), layer.norm.weight))
+        return layer.out_proj(layer.norm(o.flatten(2).to(z.dtype) * silu(z)))
 
     return Recurrence(
         u.unflatten(-1, (layer.n_heads, 1, -1)),

@@ -22,7 +22,9 @@ from torch.nn import functional as F
 from seqmix.kernels import causal_conv1d
 from seqmix.kernels._checks import check_offsets, describe
 from seqmix.mixers._heads import init_taps
+from seqmix.mixers._padding import padded_offsets
 from seqmix.mixers._positions import table, turn
+from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.selective_rope import make_position
@@ -124,7 +126,7 @@ class Attention(TokenMixer):
         self.qkv_proj = nn.Linear(d_model, 3 * d_model, bias=False, **where)
         conv_weight = nn.Parameter(torch.empty(3 * d_model, self.d_conv, **where)) if self.d_conv > 1 else None
         self.register_parameter("conv_weight", conv_weight)
-        self.forget_proj = nn.Linear(d_model, n_heads, **where) if forget_gate else None
+        self.forget_proj = WideLinear(d_model, n_heads, **where) if forget_gate else None
         self.out_proj = nn.Linear(d_model, d_model, bias=False, **where)
         self.reset_parameters()
 
@@ -140,17 +142,32 @@ class Attention(TokenMixer):
             self.forget_proj.bias.copy_(torch.linspace(3, 6, self.n_heads, dtype=torch.float64))
 
     def mix(self, x: Tensor, state: AttentionState, cu_seqlens: Tensor | None) -> tuple[Tensor, AttentionState]:
-        qkv, conv = self.qkv_proj(x), state.conv
+        *operands, small = self._project(x, state.conv, state.window, state.angle, cu_seqlens)
+        if cu_seqlens is None:
+            o, state = self._attend(*operands, state, padded=True)
+        else:
+            o, state = self._attend_packed(*operands, state, cu_seqlens)
+        return self.out_proj(o.flatten(2)), state._replace(**small)
+
+    def mix_padded(self, x: Tensor, state: AttentionState, lengths: Tensor) -> tuple[Tensor, AttentionState]:
+        """`mix` of a padded batch. What has a window is packed; the batch is attended to as one."""
+        twice = torch.arange(2 * len(x), device=x.device) // 2
+        row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
+        *operands, small = self._project(row, state.conv[twice], state.window[twice], state.angle[twice], offsets)
+        q, k, v, log_f = (t.view(*x.shape[:2], *t.shape[2:]) for t in operands)
+        o, state = self._attend(q, k, v, log_f, state, padded=True, lengths=lengths)
+        return self.out_proj(o.flatten(2)), state._replace(**{name: leaf[::2].clone() for name, leaf in small.items()})
+
+    def _project(
+        self, x: Tensor, conv: Tensor, window: Tensor, angle: Tensor, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """q, k and v (B, T, H, K), the log forget gates, and what the state keeps beside the keys."""
+        qkv = self.qkv_proj(x)
         if self.conv_weight is not None:
             qkv, conv = causal_conv1d(qkv, self.conv_weight, initial_state=conv, cu_seqlens=cu_seqlens)
         q, k, v = qkv.unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
-        (q, k), window, angle = self.rotary.rotate(x, (q, k), (state.window, state.angle), cu_seqlens)
-        log_f = self._log_forget(x)
-        if cu_seqlens is None:
-            o, state = self._attend(q, k, v, log_f, state, padded=True)
-        else:
-            o, state = self._attend_packed(q, k, v, log_f, state, cu_seqlens)
-        return self.out_proj(o.flatten(2)), state._replace(conv=conv, window=window, angle=angle)
+        (q, k), window, angle = self.rotary.rotate(x, (q, k), (window, angle), cu_seqlens)
+        return q, k, v, self._log_forget(x), {"conv": conv, "window": window, "angle": angle}
 
     def _log_forget(self, x: Tensor) -> Tensor:
         """Logarithm of the forget gates (B, T, H), or (B, T, 0) without; at least float32."""
@@ -158,12 +175,21 @@ class Attention(TokenMixer):
         if self.forget_proj is None:
             return x.new_zeros(*x.shape[:2], 0, dtype=real)
         with torch.autocast(x.device.type, enabled=False):
-            return F.logsigmoid(F.linear(x.to(real), self.forget_proj.weight.to(real), self.forget_proj.bias.to(real)))
+            return F.logsigmoid(self.forget_proj(x))
 
     def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: AttentionState, *, padded: bool
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_f: Tensor,
+        state: AttentionState,
+        *,
+        padded: bool,
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, AttentionState]:
-        """o (B, T, H, K) for a batch; `padded` where cached rows before the last `state.length` must be hidden."""
+        """o (B, T, H, K) for a batch; `padded` where cached rows before the last `state.length` must be hidden;
+        `lengths` (B,) of the new rows that the state keeps, all if None."""
         length, cached = q.shape[1], state.k.shape[1]
         if self.position == "rope":
             cos, sin = table(state.position, length, self.d_head, self.rope_base, recurrent_dtype(q.dtype))
@@ -193,8 +219,13 @@ class Attention(TokenMixer):
             attn_mask=mask,
             is_causal=mask is None,
         ).transpose(1, 2)
-        forget = (forget + sums[:, -1:]).to(log_f.dtype)
-        seen = state.length + length
+        if lengths is None:
+            forget = (forget + sums[:, -1:]).to(log_f.dtype)
+        else:
+            forget = (forget + sums.take_along_dim((lengths - 1)[:, None, None], 1)).to(log_f.dtype)
+            keys, values, forget = (_moved_to_the_end(rows, length - lengths) for rows in (keys, values, forget))
+        count = length if lengths is None else lengths
+        seen = state.length + count
         if self.window is not None:
             # sym_max and a gather: a slice would compile one graph for each side of the window.
             first = torch.sym_max(cached + length - (self.window - 1), 0)
@@ -202,7 +233,7 @@ class Attention(TokenMixer):
             keys, values, forget = (rows.index_select(1, kept) for rows in (keys, values, forget))
             seen = seen.clamp(max=self.window - 1)
         return o.to(q.dtype), state._replace(
-            k=keys, v=values, position=state.position + length, length=seen, forget=forget
+            k=keys, v=values, position=state.position + count, length=seen, forget=forget
         )
 
     def _attend_packed(
@@ -262,13 +293,12 @@ class Attention(TokenMixer):
     def extra_repr(self) -> str:
         return f"{self.d_model}, n_heads={self.n_heads}, position={self.position!r}, window={self.window}"
 
-    def _check_state(self, state: Any, sequences: int) -> None:
-        super()._check_state(state, sequences)
-        device = self.qkv_proj.weight.device
+    def _check_state(self, state: Any, sequences: int, device: torch.device) -> None:
+        super()._check_state(state, sequences, device)
         for name, rows in (("k", state.k), ("v", state.v)):
-            if rows.ndim != 4 or rows.shape[2:] != (self.n_heads, self.d_head) or rows.device != device:
+            if rows.ndim != 4 or rows.shape[2:] != (self.n_heads, self.d_head):
                 raise ValueError(
-                    f"Attention: state.{name} must have shape (S, M, {self.n_heads}, {self.d_head}) on {device}, "
+                    f"Attention: state.{name} must have shape (S, M, {self.n_heads}, {self.d_head}), "
                     f"got {describe(rows)}"
                 )
         forget = (*state.k.shape[:2], self.n_heads if self.forget_gate else 0)
@@ -278,3 +308,11 @@ class Attention(TokenMixer):
             raise ValueError(
                 f"Attention: state.v must have the shape of state.k, {tuple(state.k.shape)}, got {tuple(state.v.shape)}"
             )
+
+
+def _moved_to_the_end(rows: Tensor, by: Tensor) -> Tensor:
+    """rows (S, M, ...) moved on by `by` (S,) places; the last ones go, zeros come in front."""
+    origin = torch.arange(rows.shape[1], device=rows.device) - by[:, None]
+    shape = (*origin.shape, *(1,) * (rows.ndim - 2))
+    moved = rows.take_along_dim(origin.clamp_min(0).view(shape), 1)
+    return moved.masked_fill((origin < 0).view(shape), 0)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.kernels._checks import check_cu_seqlens, describe, n_sequences
+from seqmix.mixers._padding import check_lengths, padded_offsets
 
 __all__ = ["TokenMixer"]
 
@@ -50,10 +51,25 @@ class TokenMixer(nn.Module):
         """What can be looked at inside the layer for x (B, T, d_model): `eigenvalues` where they exist."""
         return {}
 
-    def forward(self, x: Tensor, state: Any | None = None, *, cu_seqlens: Tensor | None = None) -> tuple[Tensor, Any]:
+    def mix_padded(self, x: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, Any]:
+        """`mix` for sequences that are padded at the end, with the state of the last token that is none.
+
+        Each sequence and its padding are two packed ones.
+        """
+        twice = torch.arange(2 * len(x), device=x.device) // 2
+        row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
+        y, state = self.mix(row, state.select(twice), offsets)
+        return y.view(x.shape), state.select(torch.arange(0, 2 * len(x), 2, device=x.device))
+
+    def forward(
+        self, x: Tensor, state: Any | None = None, *, cu_seqlens: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
         """y (B, T, d_model) and the state after the last token of each sequence.
 
-        Raises `ValueError` for an x, a state or offsets that do not fit this layer.
+        `cu_seqlens` are int32 offsets (S + 1,) of sequences packed along T, with B = 1; `lengths`, int64 (B,), are
+        those of sequences that are padded at the end, where y means nothing.
+
+        Raises `ValueError` for an x, a state, offsets or lengths that do not fit this layer.
         """
         name = type(self).__name__
         if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[-1] != self.d_model:
@@ -64,12 +80,13 @@ class TokenMixer(nn.Module):
             raise ValueError(f"{name}: x must hold at least one token, got T = 0")
         self._check_against_parameters(x)
         check_cu_seqlens(name, cu_seqlens, x.shape[0], x.device)
+        check_lengths(name, lengths, x, cu_seqlens)
         sequences = n_sequences(x.shape[0], cu_seqlens)
         if state is None:
             state = self.init_state(sequences, device=x.device, dtype=x.dtype)
         else:
-            self._check_state(state, sequences)
-        return self.mix(x, state, cu_seqlens)
+            self._check_state(state, sequences, x.device)
+        return self.mix(x, state, cu_seqlens) if lengths is None else self.mix_padded(x, state, lengths)
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One token: x (B, d_model) to y (B, d_model); exactly `forward` with T = 1."""
@@ -81,7 +98,8 @@ class TokenMixer(nn.Module):
         return y.squeeze(1), state
 
     def _check_against_parameters(self, x: Tensor) -> None:
-        parameters = list(self.parameters())
+        # Without those that are quantised: their types say nothing about x.
+        parameters = [p for p in self.parameters() if p.is_floating_point()]
         if not parameters:
             return
         name = type(self).__name__
@@ -92,7 +110,7 @@ class TokenMixer(nn.Module):
         if all(p.dtype != x.dtype for p in parameters) and not mixed:
             raise ValueError(f"{name}: x must be {parameters[0].dtype} like the parameters, got {x.dtype}")
 
-    def _check_state(self, state: Any, sequences: int) -> None:
+    def _check_state(self, state: Any, sequences: int, device: torch.device) -> None:
         name = type(self).__name__
         if not isinstance(state, self.State):
             raise ValueError(f"{name}: state must be a {self.State.__name__}, got a {type(state).__name__}")
@@ -104,11 +122,15 @@ class TokenMixer(nn.Module):
                     f"{name}: state.{field} must hold {sequences} sequences, got {leaf.shape[0]} "
                     f"(shape {tuple(leaf.shape)})"
                 )
+            if leaf.device != device:
+                raise ValueError(f"{name}: state.{field} must be on {device} like x, got {leaf.device}")
 
     def _like(self, device: torch.device | str | None, dtype: torch.dtype | None) -> tuple[Any, torch.dtype]:
-        """`device` and `dtype` with the parameters' own filled in."""
-        parameter = next(self.parameters())
-        return device or parameter.device, dtype or parameter.dtype
+        """`device` and `dtype` with the parameters' own filled in; float32 on the CPU where all are quantised."""
+        own = next((p for p in self.parameters() if p.is_floating_point()), None)
+        if own is None:
+            return device or "cpu", dtype or torch.float32
+        return device or own.device, dtype or own.dtype
 
 
 def positive(owner: str, name: str, value: Any) -> int:

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, logsigmoid, silu
+from torch.nn.functional import logsigmoid, silu
 
 from seqmix.kernels import causal_conv1d, gated_linear_attention
 from seqmix.mixers._heads import head_width, init_taps, rms_norm
+from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.selective_rope import make_position
@@ -114,7 +115,7 @@ class GatedLinearAttention(TokenMixer):
         conv_weight = nn.Parameter(torch.empty(channels, self.d_conv, **where)) if self.d_conv > 1 else None
         self.register_parameter("conv_weight", conv_weight)
         self.decay_down = nn.Linear(d_model, self.decay_rank, bias=False, **where)
-        self.decay_up = nn.Linear(self.decay_rank, n_heads * self.n_decays, **where)
+        self.decay_up = WideLinear(self.decay_rank, n_heads * self.n_decays, **where)
         self.norm_weight = nn.Parameter(torch.empty(self.d_value, **where))
         self.out_proj = nn.Linear(values, d_model, bias=False, **where)
         self.reset_parameters()
@@ -130,11 +131,8 @@ class GatedLinearAttention(TokenMixer):
 
     def log_decay(self, x: Tensor) -> Tensor:
         """g (B, T, H, K) for x (B, T, d_model), at least float32."""
-        real = recurrent_dtype(x.dtype)
-        z = self.decay_down(x).to(real)
-        # Outside autocast: decays above 0.99 do not survive bf16.
+        z = self.decay_up(self.decay_down(x))
         with torch.autocast(x.device.type, enabled=False):
-            z = linear(z, self.decay_up.weight.to(real), self.decay_up.bias.to(real))
             g = logsigmoid(z).unflatten(-1, (self.n_heads, self.n_decays)) / self.decay_temperature
         return torch.cat((g, g), dim=-1) if self.tie_decay else g
 

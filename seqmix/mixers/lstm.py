@@ -105,15 +105,12 @@ class LSTM(TokenMixer):
     def extra_repr(self) -> str:
         return f"{self.d_model}, d_state={self.d_state}"
 
-    def _check_state(self, state: Any, sequences: int) -> None:
-        super()._check_state(state, sequences)
-        shape, like = (sequences, self.d_state), self.weight_ih
-        dtype = recurrent_dtype(like.dtype)
+    def _check_state(self, state: Any, sequences: int, device: torch.device) -> None:
+        super()._check_state(state, sequences, device)
+        shape, dtype = (sequences, self.d_state), recurrent_dtype(self.weight_ih.dtype)
         for name, leaf in (("h", state.h), ("c", state.c)):
-            if leaf.shape != shape or leaf.dtype != dtype or leaf.device != like.device:
-                raise ValueError(
-                    f"LSTM: state.{name} must be {dtype} of shape {shape} on {like.device}, got {describe(leaf)}"
-                )
+            if leaf.shape != shape or leaf.dtype != dtype:
+                raise ValueError(f"LSTM: state.{name} must be {dtype} of shape {shape}, got {describe(leaf)}")
 
 
 # Dynamo refuses nn.LSTM, and its decomposition would unroll time: to the compiler the whole loop is one op.

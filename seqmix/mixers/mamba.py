@@ -18,9 +18,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu, softplus
+from torch.nn.functional import silu, softplus
 
-from seqmix.kernels import causal_conv1d, selective_scan
+from seqmix.kernels import selective_scan
+from seqmix.mixers._projections import CausalConv1d, WideLinear
 from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -59,6 +60,7 @@ class Mamba(TokenMixer):
     """
 
     State = MambaState
+    projection: type[nn.Linear] = nn.Linear  # of x and of u
     _no_weight_decay = ("A_log", "D")
 
     def __init__(
@@ -87,11 +89,10 @@ class Mamba(TokenMixer):
         self.d_inner = expand * d_model
 
         where: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False, **where)
-        # Holds weight (d_inner, 1, d_conv) and bias under the names of checkpoints; the kernel computes.
-        self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, **where)
-        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **where)
-        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner, **where)
+        self.in_proj = self.projection(d_model, 2 * self.d_inner, bias=False, **where)
+        self.conv1d = CausalConv1d(self.d_inner, d_conv, **where)
+        self.x_proj = self.projection(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **where)
+        self.dt_proj = WideLinear(self.dt_rank, self.d_inner, **where)
         self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state, **where))
         self.D = nn.Parameter(torch.empty(self.d_inner, **where))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False, **where)
@@ -115,15 +116,13 @@ class Mamba(TokenMixer):
         real = recurrent_dtype(u.dtype)
         # In float32, outside autocast: decays above 0.99 do not survive bf16.
         with torch.autocast(u.device.type, enabled=False):
-            dt = softplus(linear(r.to(real), self.dt_proj.weight.to(real), self.dt_proj.bias.to(real)))
+            dt = softplus(self.dt_proj(r))
             A = -self.A_log.to(real).exp()
         return dt, A, B, C
 
     def mix(self, x: Tensor, state: MambaState, cu_seqlens: Tensor | None) -> tuple[Tensor, MambaState]:
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        u, window = causal_conv1d(
-            u, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu", initial_state=state.conv, cu_seqlens=cu_seqlens
-        )
+        u, window = self.conv1d(u, state.conv, cu_seqlens)
         dt, A, B, C = self.selection(u)
         y, s = selective_scan(
             u, dt, A, B, C, self.D, self.eigenvalues == "signed", initial_state=state.ssm, cu_seqlens=cu_seqlens
@@ -147,7 +146,7 @@ class Mamba(TokenMixer):
     def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
         """`eigenvalues` (B, T, d_inner, N) of the transitions and `steps` dt (B, T, d_inner), from a zero state."""
         u, _ = self.in_proj(x).chunk(2, dim=-1)
-        u, _ = causal_conv1d(u, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu")
+        u, _ = self.conv1d(u)
         dt, A, _, _ = self.selection(u)
         decay = (dt[..., None] * A).exp()
         return {"eigenvalues": 2 * decay - 1 if self.eigenvalues == "signed" else decay, "steps": dt}

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
-from seqmix.kernels import causal_conv1d, gated_linear_attention
+from seqmix.kernels import gated_linear_attention
 from seqmix.mixers._heads import rms_norm
+from seqmix.mixers._projections import CausalConv1d
 from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -33,13 +34,16 @@ class Mamba2State(NamedTuple):
 
 
 class _Norm(nn.Module):
-    """Holds the weight of the norm under the name of checkpoints."""
+    """The norm on what is read, with its weight under the name of checkpoints."""
 
     def __init__(self, width: int, **where: Any) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width, **where))
 
     _no_weight_decay = ("weight",)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight)
 
 
 @register_mixer("mamba-2", description="State space with a scalar decay for each head, SSD.", source="2405.21060")
@@ -107,8 +111,7 @@ class Mamba2(TokenMixer):
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         channels = self.d_inner + 2 * n_groups * d_state
         self.in_proj = nn.Linear(d_model, self.d_inner + channels + self.n_heads, bias=False, **where)
-        # Holds weight (channels, 1, d_conv) and bias under the names of checkpoints; the kernel computes.
-        self.conv1d = nn.Conv1d(channels, channels, d_conv, groups=channels, **where)
+        self.conv1d = CausalConv1d(channels, d_conv, **where)
         self.dt_bias = nn.Parameter(torch.empty(self.n_heads, **where))
         self.A_log = nn.Parameter(torch.empty(self.n_heads, **where))
         self.D = nn.Parameter(torch.empty(self.n_heads, **where))
@@ -134,9 +137,7 @@ class Mamba2(TokenMixer):
         """z, the convolved (u, B, C), the steps dt (B, T, H), at least float32, and the new window."""
         channels = self.conv1d.in_channels
         z, ubc, r = self.in_proj(x).split((self.d_inner, channels, self.n_heads), dim=-1)
-        ubc, window = causal_conv1d(
-            ubc, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu", initial_state=window, cu_seqlens=cu_seqlens
-        )
+        ubc, window = self.conv1d(ubc, window, cu_seqlens)
         real = recurrent_dtype(x.dtype)
         # Outside autocast: decays above 0.99 do not survive bf16.
         with torch.autocast(x.device.type, enabled=False):
@@ -156,7 +157,7 @@ class Mamba2(TokenMixer):
         v = (dt[..., None] * u).to(u.dtype)
         o, s = gated_linear_attention(C, B, v, self.log_decay(dt), initial_state=state.ssm, cu_seqlens=cu_seqlens)
         o = o + self.D[:, None] * u
-        y = rms_norm(o.flatten(2).to(z.dtype) * silu(z), self.norm.weight)
+        y = self.norm(o.flatten(2).to(z.dtype) * silu(z))
         return self.out_proj(y), Mamba2State(window, s)
 
     def _to_heads(self, t: Tensor) -> Tensor:

@@ -83,13 +83,13 @@ class ModuleMixer(TokenMixer):
         self._state_size, self._tried = state_size, False
 
     def forward(
-        self, x: Tensor, state: Any | None = None, *, cu_seqlens: Tensor | None = None
+        self, x: Tensor, state: Any | None = None, *, cu_seqlens: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ModuleState]:
         if state is not None and not isinstance(state, ModuleState):
             raise ValueError(f"{self._name}: state must be None, got a {type(state).__name__}")
         if state is not None:
             raise NotImplementedError(f"{self._name}: a module without a state takes whole sequences only, no state")
-        return super().forward(x, None, cu_seqlens=cu_seqlens)  # type: ignore[no-any-return]
+        return super().forward(x, None, cu_seqlens=cu_seqlens, lengths=lengths)  # type: ignore[no-any-return]
 
     def mix(self, x: Tensor, state: Any, cu_seqlens: Tensor | None) -> tuple[Tensor, ModuleState]:
         if not self._tried and not torch.compiler.is_compiling() and not _has_no_numbers(x):
@@ -101,6 +101,10 @@ class ModuleMixer(TokenMixer):
         padded = nn.utils.rnn.pad_sequence(list(x[0].split(lengths)), batch_first=True)
         y = self._output(self.module, padded)
         return torch.cat([row[:length] for row, length in zip(y, lengths, strict=True)]).unsqueeze(0), ModuleState()
+
+    def mix_padded(self, x: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, ModuleState]:
+        """`mix`: a causal module does not see padding at the end, and keeps nothing behind it."""
+        return self.mix(x, state, None)
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, ModuleState]:
         raise NotImplementedError(f"{self._name}: a module without a state cannot go token by token")
@@ -125,10 +129,6 @@ class ModuleMixer(TokenMixer):
     @property
     def _name(self) -> str:
         return type(self.module).__name__
-
-    def _check_against_parameters(self, x: Tensor) -> None:
-        if any(True for _ in self.parameters()):
-            super()._check_against_parameters(x)
 
     def _output(self, module: nn.Module, x: Tensor) -> Tensor:
         y = module(x)

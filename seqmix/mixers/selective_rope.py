@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import normalize
 
 from seqmix._suggest import unknown_name
 from seqmix.kernels import causal_conv1d
 from seqmix.mixers._positions import NoPosition, RoPE, SelectiveRoPEState, pairs_of
+from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import one_of, positive, recurrent_dtype
 
 __all__ = ["NoPosition", "RoPE", "SelectiveRoPE", "SelectiveRoPEState", "make_position"]
@@ -108,8 +109,8 @@ class SelectiveRoPE(NoPosition):
             self.weight = nn.Parameter(torch.empty(n_heads, self.n_angles, d_model // n_heads, **where))
             self.scale = nn.Parameter(torch.empty(n_heads, **where))
         else:
-            self.down_proj = nn.Linear(d_model, int(self.rank), bias=False, **where)
-            self.up_proj = nn.Linear(int(self.rank), angles, bias=False, **where)
+            self.down_proj = WideLinear(d_model, int(self.rank), bias=False, **where)
+            self.up_proj = WideLinear(int(self.rank), angles, bias=False, **where)
             self.register_parameter("scale", None)
         conv_weight = nn.Parameter(torch.empty(angles, d_conv, **where)) if d_conv > 1 else None
         self.register_parameter("conv_weight", conv_weight)
@@ -117,8 +118,8 @@ class SelectiveRoPE(NoPosition):
         if gate is not None:
             outputs = angles if gate == "gla" else n_heads
             inner = d_model if gate == "standard" else _rank("gate_rank", gate_rank, d_model)
-            self.gate_down = None if gate == "standard" else nn.Linear(d_model, inner, bias=False, **where)
-            self.gate_proj = nn.Linear(inner, outputs, **where)
+            self.gate_down = None if gate == "standard" else WideLinear(d_model, inner, bias=False, **where)
+            self.gate_proj = WideLinear(inner, outputs, **where)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -154,7 +155,7 @@ class SelectiveRoPE(NoPosition):
                 weight = self.scale.to(real)[:, None, None] * normalize(self.weight.to(real), dim=-1)
                 phi = torch.einsum("bthd,had->btha", units, weight).flatten(2)
             else:
-                phi = _apply(self.up_proj, _apply(self.down_proj, units.flatten(2)))
+                phi = self.up_proj(self.down_proj(units.flatten(2)))
             if self.conv_weight is not None:
                 phi, window = causal_conv1d(
                     phi, self.conv_weight.to(real), None, self.activation, initial_state=window, cu_seqlens=cu_seqlens
@@ -163,8 +164,8 @@ class SelectiveRoPE(NoPosition):
             if self.bias is not None:
                 omega = omega + self.bias.to(real).exp()
             if self.gate is not None:
-                inner = x if self.gate_down is None else _apply(self.gate_down, x)
-                omega = omega * _apply(self.gate_proj, inner).sigmoid().unflatten(-1, (self.n_heads, -1))
+                inner = x if self.gate_down is None else self.gate_down(x)
+                omega = omega * self.gate_proj(inner).sigmoid().unflatten(-1, (self.n_heads, -1))
             return omega * self.ladder(x.device, real), window
 
     def forward(
@@ -213,11 +214,6 @@ def make_position(
     if position == "selective-rope":
         return SelectiveRoPE(d_model, n_heads, d_head, **(options or {}), **where)
     return NoPosition(n_heads, d_head)
-
-
-def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
-    """`layer` in the type of x, whatever the type of its parameters."""
-    return linear(x, layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype))
 
 
 def _rank(name: str, value: Any, d_model: int) -> int:

@@ -6,26 +6,7 @@ Heads see one answer axis for all three: what is computed of each sequence is (B
 import torch
 from torch import Tensor
 
-from seqmix.kernels._checks import describe
-
-__all__ = ["check_lengths", "last", "mean", "places"]
-
-
-def check_lengths(owner: str, lengths: Tensor | None, tokens: Tensor, cu_seqlens: Tensor | None) -> None:
-    """Raise `ValueError` unless `lengths` are int64 (B,) in [1, T], without packing; values are read on the CPU."""
-    if lengths is None:
-        return
-    batch, time = tokens.shape[:2]
-    if cu_seqlens is not None:
-        raise ValueError(f"{owner}: lengths must be None where cu_seqlens packs the sequences, got {describe(lengths)}")
-    if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64 or lengths.shape != (batch,):
-        raise ValueError(f"{owner}: lengths must be int64 of shape ({batch},), got {describe(lengths)}")
-    if lengths.device != tokens.device:
-        raise ValueError(f"{owner}: lengths must be on {tokens.device} like the tokens, got {lengths.device}")
-    if lengths.device.type == "cpu" and lengths.numel() and not torch.compiler.is_compiling():
-        low, high = (int(bound) for bound in lengths.aminmax())
-        if low < 1 or high > time:
-            raise ValueError(f"{owner}: lengths must be in [1, T = {time}], got {low if low < 1 else high}")
+__all__ = ["last", "mean", "places"]
 
 
 def places(x: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from seqmix.mixers._padding import check_lengths
 from seqmix.mixers.base import TokenMixer
 from seqmix.mixers.state import mixer_state
 from seqmix.models._spans import places
@@ -56,6 +57,7 @@ class Bidirectional(TokenMixer):
     ) -> tuple[Tensor, BidirectionalState]:
         if state is not None and not isinstance(state, BidirectionalState):
             raise ValueError(f"Bidirectional: state must be None, got a {type(state).__name__}")
+        check_lengths("Bidirectional", lengths, x, cu_seqlens)
         y, _ = self.ahead(x, cu_seqlens=cu_seqlens)
         order = _reversal(x, cu_seqlens, lengths)
         backwards, _ = self.back(x.gather(1, order.expand_as(x)), cu_seqlens=cu_seqlens)

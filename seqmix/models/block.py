@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from seqmix.mixers.base import TokenMixer
 from seqmix.mixers.state import State
-from seqmix.models.bidirectional import Bidirectional
 
 __all__ = ["Block", "SwiGLU"]
 
@@ -69,8 +68,8 @@ class Block(nn.Module):
         cu_seqlens: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        # A causal mixer needs no lengths: padding stands behind what it could disturb.
-        padded = {"lengths": lengths} if isinstance(self.mixer, Bidirectional) else {}
+        # Mixers of others may not know the argument.
+        padded = {} if lengths is None else {"lengths": lengths}
         y, state = self.mixer(self.mixer_norm(x), state, cu_seqlens=cu_seqlens, **padded)
         x = x + self.dropout(y)
         if self.mlp is not None and self.mlp_norm is not None:

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from seqmix.mixers._padding import check_lengths
+from seqmix.mixers.base import positive
+from seqmix.models._spans import last
+
 if TYPE_CHECKING:
     from seqmix.models.sequence_model import SequenceModel
 
@@ -20,16 +24,20 @@ def generate(
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
+    lengths: Tensor | None = None,
     stop_token: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Continue prompts (B, T); returns (B, T + n), the prompt included, with n at most `max_new_tokens`.
 
+    With `lengths` new tokens stand right behind each prompt, and its padding behind them.
+
     Args:
         tokens: int64 prompts (B, T), T >= 1.
         max_new_tokens: how many tokens to add at most.
         temperature: divides the logits before sampling; 0 takes the most likely token.
-        top_k: sample among the k most likely tokens only.
+        top_k: sample among the k most likely tokens only, among all where there are no more.
+        lengths: int64 (B,), of prompts that are padded at the end.
         stop_token: a row that has drawn it is filled up with it; n is smaller when every row has.
         generator: source of randomness, on the device of the tokens.
 
@@ -43,11 +51,17 @@ def generate(
         max_new_tokens,
         temperature=temperature,
         top_k=top_k,
+        lengths=lengths,
         stop_token=stop_token,
         generator=generator,
     )
     columns = [column.unsqueeze(1) for column in drawn]
-    return torch.cat([tokens, *columns], dim=1)
+    whole = torch.cat([tokens, *columns], dim=1)
+    if lengths is None:
+        return whole
+    place, ends, new = torch.arange(whole.shape[1], device=tokens.device), lengths[:, None], len(columns)
+    origin = torch.where(place < ends + new, tokens.shape[1] + place - ends, place - new)
+    return whole.gather(1, torch.where(place < ends, place, origin))
 
 
 @torch.no_grad()
@@ -58,6 +72,7 @@ def sample(
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
+    lengths: Tensor | None = None,
     stop_token: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
@@ -69,19 +84,21 @@ def sample(
         raise ValueError(f"generate: max_new_tokens must be an integer of at least 0, got {max_new_tokens!r}")
     if not temperature >= 0 or math.isinf(temperature):
         raise ValueError(f"generate: temperature must be a finite number of at least 0, got {temperature!r}")
-    if top_k is not None and not (isinstance(top_k, int) and 1 <= top_k <= model.vocab_size):
-        raise ValueError(f"generate: top_k must be an integer in [1, {model.vocab_size}], got {top_k!r}")
+    if top_k is not None:
+        top_k = min(positive("generate", "top_k", top_k), model.vocab_size)
     if stop_token is not None and not (isinstance(stop_token, int) and 0 <= stop_token < model.vocab_size):
         raise ValueError(f"generate: stop_token must be an integer in [0, {model.vocab_size}), got {stop_token!r}")
     model._check_tokens(tokens, "B, T")
+    check_lengths("generate", lengths, tokens, None)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         state, fed = None, tokens
         stopped = tokens.new_zeros(tokens.shape[0], dtype=torch.bool)
         for _ in range(max_new_tokens):
-            logits, state = model(fed, state)
-            chosen = _choose(logits[:, -1], temperature, top_k, generator)
+            logits, state = model(fed, state, lengths=lengths)
+            chosen = _choose(last(logits, None, lengths).squeeze(1), temperature, top_k, generator)
+            lengths = None
             if stop_token is not None:
                 chosen = chosen.masked_fill(stopped, stop_token)
                 stopped = stopped | (chosen == stop_token)
@@ -96,9 +113,10 @@ def sample(
 
 def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
     # logits (B, V) to tokens (B,)
-    if temperature == 0:
+    if temperature < torch.finfo(torch.float32).tiny:
         return logits.argmax(dim=-1)
     logits, candidates = logits.topk(logits.shape[-1] if top_k is None else top_k, dim=-1)
-    probabilities = (logits.float() / temperature).softmax(dim=-1)
+    # From the largest, which comes first: quotients by a small temperature would all be infinite.
+    probabilities = ((logits - logits[:, :1]).float() / temperature).softmax(dim=-1)
     drawn = torch.multinomial(probabilities, 1, generator=generator)
     return candidates.gather(-1, drawn).squeeze(-1)

@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from seqmix.kernels._checks import describe
 from seqmix.mixers import TokenMixer
+from seqmix.mixers._padding import check_lengths
 from seqmix.mixers.base import positive
 from seqmix.mixers.state import State, mixer_state
-from seqmix.models._spans import check_lengths
 from seqmix.models._specs import MixerSpec, mixer_of, specs_of
 from seqmix.models.block import Block, SwiGLU
 from seqmix.models.generation import generate, sample
@@ -157,16 +157,16 @@ class SequenceModel(nn.Module):
         """Logits for int64 tokens (B, T), (B, T, vocab_size) with the language head, and the state after the last.
 
         `cu_seqlens` are int32 offsets (S + 1,) of sequences packed along T, with B = 1; `lengths`, int64 (B,), are
-        those of sequences that are padded at the end. Raises `ValueError` for tokens, a state, offsets or lengths
-        that do not fit, and for a state where the whole sequence is needed; values are read on the CPU only.
+        those of sequences that are padded at the end: the state is the one after each one's own last token, and what
+        the padding is given means nothing. Raises `ValueError` for tokens, a state, offsets or lengths that do not
+        fit, and for a state where the whole sequence is needed; values are read on the CPU only.
         """
         if state is not None and self.head_name != "language":
             raise ValueError(f"SequenceModel: head {self.head_name!r} needs the whole sequence: state must be None")
         x, state = self.features(tokens, state, cu_seqlens=cu_seqlens, lengths=lengths)
-        if self.head_name != "language" and self.head is not None:
-            return self.head(x, cu_seqlens, lengths), state
-        head = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(x, head), state  # type: ignore[arg-type]
+        if self.head is None:
+            return F.linear(x, self.embedding.weight), state  # type: ignore[arg-type]
+        return (self.head(x) if self.head_name == "language" else self.head(x, cu_seqlens, lengths)), state
 
     def features(
         self,

@@ -12,7 +12,9 @@ from seqmix.testing.comparison import (
     measure,
     offsets,
     packed,
+    padded,
     separate,
+    separate_rows,
     some_state,
     stepwise,
     weighted,
@@ -41,6 +43,13 @@ def packed_equals_separate(subject: Subject, lengths: list[int], dtype: torch.dt
     x, state = subject.inputs(1, sum(lengths), dtype), some_state(mixer, len(lengths), dtype)
     expected = measure(mixer, x, state, separate(lengths))
     assert_same(measure(mixer, x, state, packed(lengths)), expected, TOLERANCE[dtype], "packed")
+
+
+def padded_equals_separate(subject: Subject, lengths: list[int], dtype: torch.dtype) -> None:
+    mixer = subject.build(dtype)
+    x, state = subject.inputs(len(lengths), max(lengths) + 2, dtype), some_state(mixer, len(lengths), dtype)
+    expected = measure(mixer, x, state, separate_rows(lengths))
+    assert_same(measure(mixer, x, state, padded(lengths)), expected, TOLERANCE[dtype], "padded")
 
 
 def packed_states_continue(subject: Subject) -> None:
@@ -131,6 +140,10 @@ CHECKS = (
             for lengths in ([5, 0, 1, 7], [0, 33, 37], [13], [2, 0, 0])
             for dtype in TOLERANCE
         },
+    ),
+    *checks(
+        padded_equals_separate,
+        {f"{dtype}": {"lengths": [5, 1, 7], "dtype": dtype} for dtype in TOLERANCE},
     ),
     *checks(packed_states_continue),
     *checks(no_state_is_the_initial_state),

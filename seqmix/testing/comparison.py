@@ -26,7 +26,9 @@ __all__ = [
     "measure",
     "offsets",
     "packed",
+    "padded",
     "separate",
+    "separate_rows",
     "some_state",
     "stepwise",
     "weighted",
@@ -184,5 +186,29 @@ def separate(lengths: Sequence[int]) -> Run:
                 ys.append(y)
             finals.append(final)
         return torch.cat(ys, dim=1), finals
+
+    return run
+
+
+def padded(lengths: Sequence[int]) -> Run:
+    """Sequences of these lengths, padded to the longest, with `lengths`; then the rest of x, from the state."""
+
+    def run(mixer: TokenMixer, x: Tensor, state: Any) -> tuple[Tensor, list[Any]]:
+        longest = max(lengths)
+        first, final = mixer(x[:, :longest], state, lengths=torch.tensor(lengths))
+        rest, final = mixer(x[:, longest:], final)
+        rows = [torch.cat((y[:length], z)) for y, z, length in zip(first, rest, lengths, strict=True)]
+        return torch.cat(rows).unsqueeze(0), _split(final, len(lengths))
+
+    return run
+
+
+def separate_rows(lengths: Sequence[int]) -> Run:
+    """The same sequences one by one, each without what `padded` pads it with."""
+
+    def run(mixer: TokenMixer, x: Tensor, state: Any) -> tuple[Tensor, list[Any]]:
+        rows = [torch.cat((row[:length], row[max(lengths) :])) for row, length in zip(x, lengths, strict=True)]
+        runs = [mixer(row.unsqueeze(0), state.select(s)) for s, row in enumerate(rows)]
+        return torch.cat([y for y, _ in runs], dim=1), [final for _, final in runs]
 
     return run

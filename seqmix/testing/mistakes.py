@@ -38,6 +38,7 @@ _CASES: dict[str, tuple[Callable[[TokenMixer, Any], Any], str]] = {
     "state of another": (lambda m, x: m(x, _Foreign(x[:, 0])), "state must be a"),
     "a bare tensor": (lambda m, x: m(x, x[:, 0]), "state must be a"),
     "state batch": (lambda m, x: m(x, m.init_state(3)), r"state\.\w+ must hold 2 sequences, got 3"),
+    "lengths": (lambda m, x: m(x, lengths=torch.tensor([0, 1])), r"lengths must be in \[1, T = \d+\], got 0"),
     "state width": (lambda m, x: m(x, _resized(m.init_state(2))), "state"),
     "state device": (lambda m, x: m(x, m.init_state(2, device="meta")), "state.* meta"),
     "packed state batch": (

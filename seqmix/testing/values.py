@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from seqmix.optim import parameter_groups
-from seqmix.testing.comparison import ensure, float_leaves, some_state, weighted
+from seqmix.testing.comparison import ensure, float_leaves, offsets, some_state, weighted
 from seqmix.testing.subject import Subject, checks
 
 __all__ = ["CHECKS"]
@@ -139,6 +139,25 @@ def declarations_give_a_partition(subject: Subject) -> None:
     ensure(all(math.isfinite(group["lr"]) for group in groups), "_lr_scale is not finite")
 
 
+def every_linear_map_is_called(subject: Subject, dtype: torch.dtype) -> None:
+    """What stands in front of a weight, as hooks and LoRA do, is passed by where a layer reads the weight."""
+    mixer, x, called = subject.build(torch.float32), subject.inputs(1, 7, torch.float32), set()
+    maps = {name: module for name, module in mixer.named_modules() if isinstance(module, torch.nn.Linear)}
+    for name, module in maps.items():
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+    runs = {
+        "the whole sequence": lambda: mixer(x),
+        "a step": lambda: mixer.step(x[:, 0], mixer.init_state(1)),
+        "packed sequences": lambda: mixer(x, cu_seqlens=offsets([3, 4])),
+        "a padded sequence": lambda: mixer(x, lengths=torch.tensor([4])),
+    }
+    for what, run in runs.items():
+        called.clear()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            run()
+        ensure(called == maps.keys(), f"{what} does not call {sorted(maps.keys() - called)}")
+
+
 CHECKS = (
     *checks(causality),
     *checks(sequences_of_a_batch_are_independent),
@@ -147,6 +166,10 @@ CHECKS = (
     *checks(init_state, {str(dtype): {"dtype": dtype} for dtype in (torch.float32, torch.float64, torch.bfloat16)}),
     *checks(state_size, {f"T={length}": {"length": length} for length in (1, 6, 70)}),
     *checks(copies),
+    *checks(
+        every_linear_map_is_called,
+        {"float32": {"dtype": torch.float32}, "autocast": {"dtype": torch.bfloat16}},
+    ),
     *checks(without_gradients, {mode.__name__: {"mode": mode} for mode in (torch.no_grad, torch.inference_mode)}),
     *checks(declarations_give_a_partition),
 )

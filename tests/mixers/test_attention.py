@@ -207,7 +207,7 @@ def test_bad_arguments(arguments, message):
 
 def test_state_of_another_shape():
     _, state = build(16, 4)(tokens(2, 5))
-    with pytest.raises(ValueError, match=r"state\.k must have shape \(S, M, 2, 8\) .* \(2, 5, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"state\.k must have shape \(S, M, 2, 8\), got .* \(2, 5, 4, 4\)"):
         build(16, 2)(tokens(2, 5), state)
     with pytest.raises(ValueError, match=r"state\.v must have the shape of state\.k"):
         build(16, 4)(tokens(2, 5), state._replace(v=state.v[:, 1:]))

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from seqmix.mixers import LSTM, Attention, TokenMixer, create_mixer, list_mixers
 from seqmix.models import SequenceModel, SequenceModelState
@@ -169,13 +170,27 @@ def test_sampling():
     best = logits.topk(3, dim=-1).indices
     assert (draws[:, None] == best).any(dim=1).all() and len(set(draws.tolist())) > 1
     assert torch.equal(model.generate(prompt, 4, top_k=1), model.generate(prompt, 4, temperature=0))
-    assert torch.equal(model.generate(prompt, 1, temperature=1e-9), model.generate(prompt, 1, temperature=0))
+    for cold in (1e-9, 1e-37, 1e-40, 5e-324):
+        assert torch.equal(model.generate(prompt, 1, temperature=cold), model.generate(prompt, 1, temperature=0))
+    every = [model.generate(prompt, 3, top_k=k, generator=generator.manual_seed(2)) for k in (None, 11, 50)]
+    assert torch.equal(every[0], every[1]) and torch.equal(every[0], every[2])
     again = model.generate(prompt, 1, top_k=3, generator=generator.manual_seed(0))[:, -1]
     assert torch.equal(again, draws)
 
     row = prompt[:1].expand(4_000, 2)
     drawn = model.generate(row, 1, temperature=2.0, generator=generator)[:, -1].bincount(minlength=11) / 4_000
     torch.testing.assert_close(drawn.double(), (logits[0] / 2).softmax(-1), rtol=0, atol=0.04)
+
+
+@pytest.mark.parametrize("stop", [None, 3])
+def test_padded_prompts_are_continued_where_they_end(stop):
+    model, prompt, lengths = build(), tokens(4, 6), torch.tensor([2, 6, 1, 5])
+    found = model.generate(prompt, 5, temperature=0, lengths=lengths, stop_token=stop)
+    new = found.shape[1] - 6
+    for row, given, length in zip(found, prompt, lengths.tolist(), strict=True):
+        alone = model.generate(given[None, :length], new, temperature=0, stop_token=stop)[0]
+        alone = F.pad(alone, (0, length + new - len(alone)), value=-1 if stop is None else stop)
+        assert torch.equal(row, torch.cat((alone, given[length:])))
 
 
 def test_stop_token():
@@ -196,8 +211,9 @@ def test_stop_token():
         ({"max_new_tokens": -1}, "max_new_tokens must be an integer"),
         ({"temperature": -0.1}, "temperature must be"),
         ({"temperature": float("nan")}, "temperature must be"),
-        ({"top_k": 0}, r"top_k must be an integer in \[1, 11\]"),
-        ({"top_k": 12}, r"top_k must be an integer in \[1, 11\]"),
+        ({"top_k": 0}, "top_k must be a positive integer, got 0"),
+        ({"top_k": 2.5}, "top_k must be a positive integer, got 2.5"),
+        ({"lengths": torch.tensor([3, 10])}, r"lengths must be in \[1, T = 9\], got 10"),
         ({"stop_token": 11}, r"stop_token must be an integer in \[0, 11\)"),
         ({"tokens": tokens()[0]}, "tokens must be an int64 tensor"),
     ],

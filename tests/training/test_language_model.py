@@ -182,7 +182,7 @@ def test_commands_on_text(files: str, tmp_path: Path, monkeypatch: pytest.Monkey
     model, tokenizer = load_language_model(tmp_path / "runs/lm/1/checkpoints/last.ckpt")
     assert tokenizer.vocab_size == model.vocab_size == 301 and not model.training
     for argument, message in (
-        (["--top-k", "999"], "top_k must be an integer in [1, 301], got 999"),
+        (["--top-k", "0"], "top_k must be a positive integer, got 0"),
         (["--temperature", "-1"], "temperature must be a finite number"),
     ):
         assert main([*sample, *argument]) == 2

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu, softplus
 
-from seqmix.kernels import causal_conv1d
+from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import one_of, positive, recurrent_dtype
 from seqmix.mixers.fixed_point.mamba_op import cell, fixed_point_selective_scan
 from seqmix.mixers.fixed_point.mamba_solvers import Inputs
@@ -89,6 +89,7 @@ class FixedPointMamba(Mamba):
     """
 
     State: ClassVar[Any] = FixedPointMambaState
+    projection = WideLinear
     _no_weight_decay = ("A_log", "D", "norm_weight")  # type: ignore[assignment]
 
     def __init__(
@@ -129,7 +130,7 @@ class FixedPointMamba(Mamba):
         self.strength = strength_of(name, mixing, rank, max_radius)
 
         self.cell = cell(mixing, self.d_inner, d_state, rank, self.strength, self.hidden_gates)
-        self.mixing_proj = nn.Linear(d_model, self.cell.mixing.size, **where)
+        self.mixing_proj = WideLinear(d_model, self.cell.mixing.size, **where)
         self.weight_hidden = nn.Parameter(torch.empty(self.cell.recurrent, self.d_inner, **where))
         gate = "gate" in self.hidden_dependence
         self.weight_gate = nn.Parameter(torch.empty(self.d_inner, self.d_inner, **where)) if gate else None
@@ -158,19 +159,13 @@ class FixedPointMamba(Mamba):
     def inputs(self, x: Tensor, conv: Tensor, cu_seqlens: Tensor | None) -> tuple[Inputs, Tensor, Tensor]:
         """What the recurrence sees of x (B, T, d_model), z before it sees y, and the new window, in its type."""
         real = recurrent_dtype(x.dtype)
-
-        def project(layer: nn.Linear, x: Tensor) -> Tensor:
-            return linear(x, layer.weight.to(real), None if layer.bias is None else layer.bias.to(real))
-
-        x = x.to(real)
-        u, z = project(self.in_proj, x).chunk(2, dim=-1)
-        weight, bias = self.conv1d.weight.squeeze(1), None if self.conv1d.bias is None else self.conv1d.bias.to(real)
-        u, window = causal_conv1d(u, weight.to(real), bias, "silu", initial_state=conv.to(real), cu_seqlens=cu_seqlens)
-        r, bc = project(self.x_proj, u).split((self.dt_rank, 2 * self.d_state), dim=-1)
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u, window = self.conv1d(u, conv.to(real), cu_seqlens)
+        r, bc = self.x_proj(u).split((self.dt_rank, 2 * self.d_state), dim=-1)
         inputs = Inputs(
             u,
-            softplus(project(self.dt_proj, r)),
-            torch.cat((bc, project(self.mixing_proj, x)), -1),
+            softplus(self.dt_proj(r)),
+            torch.cat((bc, self.mixing_proj(x)), -1),
             -self.A_log.to(real).exp(),
             self.D.to(real),
             self.weight_hidden.to(real),
@@ -204,6 +199,11 @@ class FixedPointMamba(Mamba):
             out = y * silu(z)
         self.last_solve = report.detach()
         return self.out_proj(out.to(x.dtype)), state
+
+    def mix_padded(self, x: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, Any]:
+        y, state = super().mix_padded(x, state, lengths)
+        self.last_solve = None if self.last_solve is None else self.last_solve[::2]  # of sequences, not of padding
+        return y, state
 
     def init_state(  # type: ignore[override]
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None

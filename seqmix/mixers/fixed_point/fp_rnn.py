@@ -23,8 +23,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import rms_norm, silu
 
+from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
 from seqmix.mixers.fixed_point.options import MIXINGS, SolverOptions, names_of, strength_of
 from seqmix.mixers.fixed_point.rnn_cell import PARTS, rms
@@ -134,7 +135,7 @@ class FixedPointRNN(TokenMixer):
         self.cell = cell(mixing, n, rank, self.strength, self.hidden_gates)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         # Rows: lambda, b and mixing, then c and z.
-        self.proj_in = nn.Linear(d_model, self.cell.size + 2 * n * self.output_gate, **where)
+        self.proj_in = WideLinear(d_model, self.cell.size + 2 * n * self.output_gate, **where)
         self.weight_hidden = nn.Parameter(torch.empty(self.cell.recurrent, n, **where))
         self.weight_c = nn.Parameter(torch.empty(n, n, **where)) if "c" in self.hidden_dependence else None
         self.weight_norm = nn.Parameter(torch.empty(n, **where))
@@ -167,8 +168,7 @@ class FixedPointRNN(TokenMixer):
     def preactivations(self, x: Tensor) -> Tensor:
         """W_in x, (B, T, M + 2 N), without output gate (B, T, M), in the type of the recurrence: a fixed point
         multiplies rounding errors."""
-        real = recurrent_dtype(x.dtype)
-        return linear(x.to(real), self.proj_in.weight.to(real), self.proj_in.bias.to(real))
+        return self.proj_in(x)
 
     def scan(self, p: Tensor, h0: Tensor, cu_seqlens: Tensor | None, solver: str) -> tuple[Tensor, Tensor, Tensor]:
         """h (B, T, N), the final states (S, N) and the report (S, 4)."""
@@ -198,6 +198,11 @@ class FixedPointRNN(TokenMixer):
             out = rms_norm(out, (self.d_state,), self.weight_norm.to(h.dtype), 1e-5)
         self.last_solve = report.detach()
         return self.proj_out(out.to(x.dtype)), FixedPointRNNState(final)
+
+    def mix_padded(self, x: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, Any]:
+        y, state = super().mix_padded(x, state, lengths)
+        self.last_solve = None if self.last_solve is None else self.last_solve[::2]  # of sequences, not of padding
+        return y, state
 
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
