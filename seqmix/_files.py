@@ -9,12 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_folder_whole", "write_text_whole", "write_whole"]
+__all__ = ["replace_whole", "write_folder_whole", "write_text_whole", "write_whole"]
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """`write(part)` a file beside `path`, then rename: a reader sees the old file or the new one, never half of one."""
-    path = path.resolve()  # a link stays a link
+    replace_whole(path.resolve(), write)  # a link stays a link
+
+
+def replace_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """`write_whole` where a link must not be followed: the file takes its place, and what it led to stays as it is."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
@@ -24,7 +28,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         umask = os.umask(0)
         os.umask(umask)
         # mkstemp's files are for their owner alone
-        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask)
+        kept = path.exists() and not path.is_symlink()
+        os.chmod(name, path.stat().st_mode & 0o777 if kept else 0o666 & ~umask)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import torch
 
 from seqmix._files import write_text_whole, write_whole
 from seqmix._suggest import unknown_name
+from seqmix._trust import add_trust_option, import_trusted
 from seqmix.inspect import drawing, figures
 from seqmix.inspect.gradients import gradient_norms
 from seqmix.inspect.mixing import mixing_matrix
@@ -64,7 +65,9 @@ def main(argv: list[str]) -> int:
     if kind not in _KINDS:
         raise unknown_name("figure", kind, _KINDS)
     arguments, changes = _parse(kind, rest)
-    options = Options(arguments.sequences, arguments.length, arguments.d_model, arguments.seed, changes)
+    import_trusted(arguments.trust)
+    trust = tuple(arguments.trust)
+    options = Options(arguments.sequences, arguments.length, arguments.d_model, arguments.seed, changes, trust)
     targets = [find_target(what, options) for what in arguments.what]
     with drawing.style():
         figure, arrays = _DRAWN[kind](targets, arguments)
@@ -93,6 +96,7 @@ def _parse(kind: str, argv: list[str]) -> tuple[argparse.Namespace, tuple[tuple[
     parser.add_argument("--layer", type=int, metavar="N", help="one layer of the model, from 0; default all")
     parser.add_argument("--d-model", type=int, default=64, metavar="D", help="width of a mixer, default 64")
     parser.add_argument("--seed", type=int, default=0, help="of new weights and random inputs, default 0")
+    add_trust_option(parser)
     if kind == "spectrum":
         parser.add_argument("--over-training", action="store_true", help="what the run recorded, instead of its end")
     if kind == "mixing":

@@ -29,6 +29,7 @@ class Options:
     d_model: int = 64  # of a mixer
     seed: int = 0  # of untrained weights and random inputs
     changes: tuple[tuple[str, Any], ...] = ()  # ("mixer.block_size", 5)
+    trust: tuple[str, ...] = ()  # modules that a checkpoint or a config may name
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ def _trained(name: str, path: Path, options: Options) -> Target:
 
     if options.changes:
         raise ValueError(f"--{options.changes[0][0]}: expected an untrained model to change, got {name}")
-    model, task = load_model(path), task_of(path)
+    model, task = load_model(path, trust=options.trust), task_of(path, trust=options.trust)
     return Target(name, model, *_words(model, task, options), run=run_of(path), task=task)
 
 
@@ -120,14 +121,15 @@ def _mixer(name: str, options: Options) -> Target:
 
 def _config(name: str, options: Options) -> Target:
     from seqmix.training.config_files import load_config, set_by_path
-    from seqmix.training.loading import build_model, build_task
+    from seqmix.training.loading import build_model, build_task, check_config
 
     config = load_config(name)
+    check_config(config, options.trust)
     for key, value in options.changes:
         config = set_by_path(config, key, value)
     torch.manual_seed(options.seed)
-    model = build_model(config).eval()
-    task = build_task(config) if "data" in config else None
+    model = build_model(config, trust=None).eval()
+    task = build_task(config, trust=None) if "data" in config else None
     return Target(f"{name} (untrained)", model, *_words(model, task, options), task=task)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seqmix._files import write_whole
+from seqmix._trust import check_mixers
 
 if TYPE_CHECKING:
     from seqmix.models.sequence_model import SequenceModel
@@ -44,12 +46,21 @@ def save_pretrained(model: "SequenceModel", folder: str | os.PathLike[str]) -> N
     write_whole(folder / _CONFIG, lambda path: path.write_text(text))
 
 
-def from_pretrained(cls: type[M], folder: str | os.PathLike[str], *, device: torch.device | str | None = None) -> M:
+def from_pretrained(
+    cls: type[M],
+    folder: str | os.PathLike[str],
+    *,
+    device: torch.device | str | None = None,
+    trust: Iterable[str] = (),
+) -> M:
     """The model that `save_pretrained` wrote, in the types it had; torch's random state is left alone.
+
+    A layer named as `module:Class` runs code of that module, so it is imported only if `trust` has it: `["my_layers"]`.
 
     Raises:
         FileNotFoundError: there is no model in `folder`.
-        ValueError: the configuration does not describe a model, or not the one whose weights stand beside it.
+        ValueError: the configuration does not describe a model, or not the one whose weights stand beside it, or it
+            names a module that is not trusted.
         ImportError: safetensors is not installed.
     """
     owner, folder = "SequenceModel.from_pretrained", Path(folder)
@@ -59,6 +70,9 @@ def from_pretrained(cls: type[M], folder: str | os.PathLike[str], *, device: tor
             raise FileNotFoundError(f"{owner}: no {name} in {folder}")
     try:
         config = json.loads((folder / _CONFIG).read_text())
+        if not isinstance(config, dict):
+            raise ValueError(f"expected an object, got {config!r:.80}")
+        check_mixers(config.get("mixer"), trust, "mixer")
         with torch.random.fork_rng(devices=[]):
             model = cls(**config)
     except (TypeError, ValueError) as error:

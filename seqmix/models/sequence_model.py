@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -209,10 +209,14 @@ class SequenceModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, device: torch.device | str | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        trust: Iterable[str] = (),
     ) -> "SequenceModel":
         """The model in `folder`; see `seqmix.models.pretrained.from_pretrained`."""
-        return from_pretrained(cls, folder, device=device)
+        return from_pretrained(cls, folder, device=device, trust=trust)
 
     @property
     def mixers(self) -> list[TokenMixer]:

@@ -16,9 +16,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from seqmix._files import write_whole
+from seqmix._trust import import_trusted
 from seqmix.tasks.registry import list_tasks
 from seqmix.training import config_files, runs, strategies
 from seqmix.training.callbacks import NonFiniteLossError, TrainingInterrupted
+from seqmix.training.foreign import check_settings, modules_named
 from seqmix.training.module import SequenceLearner
 from seqmix.training.options import check_classes, check_keys, read_options
 from seqmix.training.pretraining import Pretraining, pretrain
@@ -36,7 +38,7 @@ _HELP = {
     "description": "Options change what --config NAME says. Entries: --mixer NAME, --mixer.ARGUMENT VALUE, and the "
     "same for --optimizer, --schedule and --data (a task). Callbacks: --curriculum.start 2, --gate_entropy null; also "
     + ", ".join(f"--{section}" for section in config_files.SECTIONS if section not in ("curriculum", "gate_entropy"))
-    + "."
+    + ". With --ckpt_path, --trust MODULE imports a module that the config of that run names."
 }
 
 
@@ -130,12 +132,15 @@ class CommandLine(LightningCLI):
             return
         subparser = self._subcommand_parsers[subcommand]
         config, changes, rest, paths = read_options(options, subparser)
+        import_trusted(paths["trust"])
         self._locate(subcommand, paths)
         if self.checkpoint is not None and (not paths["config"] or paths["ckpt_path"] in (None, "last", "best")):
             # A run goes on with what it was made with: `--config NAME` then says which run, options change it.
             run = runs.run_of(self.checkpoint)
             if run is not None and (run / "config.yaml").is_file():
-                config = config_files.load_config(str(run / "config.yaml"))
+                trust = {*paths["trust"], *modules_named(config)}
+                config = config_files.load_config(str(run / "config.yaml"), within=run)
+                check_settings(config, trust, str(run / "config.yaml"))
         for key, value in changes:
             config = config_files.set_by_path(config, key, value)
         if "data" not in config and "--print_config" not in rest:

@@ -9,6 +9,7 @@ A config holds constructor arguments: `trainer`, `model`, `data`, `seed_everythi
 Another `name` starts an entry afresh; without one the given arguments change the entry as it was.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from copy import deepcopy
@@ -18,9 +19,20 @@ from typing import Any
 
 from seqmix._extras import require
 from seqmix._suggest import unknown_name
+from seqmix._trust import inside
 from seqmix.tasks.registry import get_task
 
-__all__ = ["SECTIONS", "TRAINER", "expand", "find_config", "list_configs", "load_config", "merge", "parse_value"]
+__all__ = [
+    "SECTIONS",
+    "TRAINER",
+    "canonical",
+    "expand",
+    "find_config",
+    "list_configs",
+    "load_config",
+    "merge",
+    "parse_value",
+]
 
 Config = dict[str, Any]
 
@@ -75,9 +87,14 @@ def find_config(name: str) -> Path:
     raise unknown_name("config", str(path), list_configs())
 
 
-def load_config(name: str, seen: tuple[Path, ...] = ()) -> Config:
-    """A config with its bases merged; sections and entries are as written, see `expand`."""
+def load_config(name: str, seen: tuple[Path, ...] = (), *, within: Path | None = None) -> Config:
+    """A config with its bases merged; sections and entries are as written, see `expand`.
+
+    Of somebody else's, files must lie in the folder `within`, links included, or be shipped ones.
+    """
     path = find_config(name)
+    if within is not None and path.parent != FOLDER:
+        inside(within, os.path.relpath(path, within), f"config {path.name}")
     if path in seen:
         raise ValueError(f"config {path.name}: base leads back to itself ({' -> '.join(p.stem for p in seen)})")
     try:
@@ -87,11 +104,11 @@ def load_config(name: str, seen: tuple[Path, ...] = ()) -> Config:
     if not isinstance(config, dict):
         raise ValueError(f"config {path}: expected keys and values, got a {type(config).__name__}")
     base = config.pop("base", None)
-    config = _canonical(config)
+    config = canonical(config)
     if base is None:
         return config
     beside = path.parent / f"{base}.yaml"
-    return merge(load_config(str(beside if beside.is_file() else base), (*seen, path)), config)
+    return merge(load_config(str(beside if beside.is_file() else base), (*seen, path), within=within), config)
 
 
 def merge(config: Config, changes: Config) -> Config:
@@ -126,7 +143,7 @@ def set_by_path(config: Config, path: str, value: Any) -> Config:
     nested: Any = value
     for key in reversed(path.split(".")):
         nested = {key: nested}
-    return merge(config, _canonical(nested))
+    return merge(config, canonical(nested))
 
 
 def expand(config: Config, *, seed: int = 0) -> Config:
@@ -154,8 +171,8 @@ def expand(config: Config, *, seed: int = 0) -> Config:
     return config
 
 
-def _canonical(config: Config) -> Config:
-    # Short and long spellings are one: entries at the top, tasks by name, callbacks with a section in it.
+def canonical(config: Config) -> Config:
+    """Short and long spellings are one: entries at the top, tasks by name, callbacks with a section in it."""
     config = dict(config)
     model = config.get("model")
     if isinstance(model, dict):
@@ -168,8 +185,8 @@ def _canonical(config: Config) -> Config:
         config["data"] = {"name": data}
     elif isinstance(data, dict) and "class_path" in data:
         names = _tasks_by_class()
-        if data["class_path"] in names:
-            config["data"] = {"name": names[data["class_path"]], **(data.get("init_args") or {})}
+        if str(data["class_path"]) in names:
+            config["data"] = {"name": names[str(data["class_path"])], **(data.get("init_args") or {})}
     trainer = config.get("trainer")
     if isinstance(trainer, dict) and isinstance(trainer.get("callbacks"), list):
         sections = {class_path: section for section, (class_path, _) in SECTIONS.items()}

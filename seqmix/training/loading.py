@@ -1,19 +1,24 @@
-"""Models and tasks from what is on disk: a config, a checkpoint, the run that a checkpoint lies in."""
+"""Models and tasks from what is on disk: a config, a checkpoint, the run that a checkpoint lies in.
 
-import importlib
+All of it may be somebody else's: `trust` names the modules beyond seqmix that may be imported for it; None says that it
+is the user's own, see `seqmix._trust`.
+"""
+
 import inspect
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from seqmix._trust import check_mixers, load_class
 from seqmix.models import SequenceModel
 from seqmix.tasks.registry import create_task, get_task, list_tasks
 from seqmix.training.config_files import Config, expand, load_config
 from seqmix.training.module import SequenceLearner
 from seqmix.training.runs import run_of
 
-__all__ = ["build_model", "build_task", "load_model", "read_checkpoint", "task_of"]
+__all__ = ["build_model", "build_task", "check_config", "load_model", "read_checkpoint", "task_class", "task_of"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -28,9 +33,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_model(checkpoint: Path | dict[str, Any], *, device: torch.device | str = "cpu") -> SequenceModel:
+def load_model(
+    checkpoint: Path | dict[str, Any], *, device: torch.device | str = "cpu", trust: Iterable[str] | None = ()
+) -> SequenceModel:
     """The model of a checkpoint, given by its file or by what `read_checkpoint` has read of it, in eval mode."""
     content = read_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    check_mixers(content["hyper_parameters"].get("mixer"), trust, "checkpoint: its mixer")
     known = inspect.signature(SequenceLearner).parameters
     arguments = {name: value for name, value in content["hyper_parameters"].items() if name in known}
     model = SequenceLearner(**arguments).model
@@ -38,35 +46,56 @@ def load_model(checkpoint: Path | dict[str, Any], *, device: torch.device | str 
     return model.to(device).eval()
 
 
-def build_model(config: Config) -> SequenceModel:
+def build_model(config: Config, *, trust: Iterable[str] | None = ()) -> SequenceModel:
     """The model that a config asks for, with new weights; by default one layer of width 128.
 
     Its vocabulary is that of the task, where there is one and nothing else is said, and else 256.
     """
     known = inspect.signature(SequenceModel).parameters
     model = expand(config).get("model", {})
+    check_mixers(model.get("mixer"), trust, "config: mixer")
     arguments: dict[str, Any] = {key: value for key, value in model.items() if key in known}
     if "vocab_size" not in arguments:
-        arguments["vocab_size"] = build_task(config).vocab_size if "data" in config else 256
+        arguments["vocab_size"] = build_task(config, trust=trust).vocab_size if "data" in config else 256
     return SequenceModel(**{"d_model": 128, "n_layers": 1} | arguments)
 
 
-def build_task(config: Config) -> Any:
+def check_config(config: Config, trust: Iterable[str] | None = ()) -> None:
+    """`ValueError` for a model or a task that a config must not name; for one that the user's own options change."""
+    config = expand(config)
+    check_mixers((config.get("model") or {}).get("mixer"), trust, "config: mixer")
+    if "data" in config:
+        task_class(config["data"].get("class_path"), trust)
+
+
+def build_task(config: Config, *, trust: Iterable[str] | None = ()) -> Any:
     """The task that a config asks for, as `load_config` reads it; `ValueError` where it asks for none."""
     data = expand(config).get("data")
-    if data is None:
+    if not isinstance(data, dict):
         raise ValueError("data: expected a config with a task, got none")
-    module, _, kind = data["class_path"].rpartition(".")
-    return getattr(importlib.import_module(module), kind)(**data.get("init_args", {}))
+    return task_class(data.get("class_path"), trust)(**data.get("init_args", {}))
 
 
-def task_of(checkpoint: Path) -> Any | None:
+def task_class(path: Any, trust: Iterable[str] | None = ()) -> Callable[..., Any]:
+    """What builds a task, by its class path: a registered one, or one that may be imported."""
+    from lightning.pytorch import LightningDataModule
+
+    name = task_names().get(path) if isinstance(path, str) else None
+    return load_class(path, LightningDataModule, trust, "data") if name is None else get_task(name).load()
+
+
+def task_names() -> dict[str, str]:
+    """Names of the registered tasks, by class path."""
+    return {get_task(name).class_path: name for name in list_tasks()}
+
+
+def task_of(checkpoint: Path, *, trust: Iterable[str] | None = ()) -> Any | None:
     """The task of the run that a checkpoint lies in, else the one that it names itself; None where neither is so."""
     run = run_of(checkpoint)
     if run is not None and (run / "config.yaml").is_file():
-        return build_task(load_config(str(run / "config.yaml")))
+        return build_task(load_config(str(run / "config.yaml"), within=run), trust=trust)
     content = read_checkpoint(checkpoint)
-    names = {get_task(name).class_path: name for name in list_tasks()}
+    names = task_names()
     if content.get("task") not in names:
         return None
     name = names[content["task"]]

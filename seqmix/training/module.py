@@ -1,7 +1,9 @@
 """`SequenceLearner`: a `SequenceModel`, its optimizer and its measures as a LightningModule."""
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 from seqmix._extras import require
 from seqmix._suggest import unknown_name
+from seqmix._trust import check_mixers
 from seqmix.models import ClassificationHead, SequenceModel
 from seqmix.optim.registry import check_optimizer, create_optimizer
 from seqmix.optim.schedules import check_schedule, create_schedule
@@ -95,6 +98,32 @@ class SequenceLearner(LossInStep):
         self._free_counts: dict[int, Counts] = {}
         self._carried = CarriedState()
         self._sharded = False
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        *,
+        trust: Iterable[str] = (),
+        map_location: torch.device | str = "cpu",
+        **kwargs: Any,
+    ) -> "SequenceLearner":
+        """The learner of a checkpoint; `kwargs` change its arguments.
+
+        Lightning's own would call what a checkpoint names; here a layer as `module:Class` is imported only if `trust`
+        has its module.
+        """
+        from seqmix.training.loading import read_checkpoint
+
+        content = read_checkpoint(Path(checkpoint_path))
+        known = inspect.signature(cls).parameters
+        found = {name: value for name, value in content["hyper_parameters"].items() if name in known}
+        if "mixer" not in kwargs:
+            check_mixers(found.get("mixer"), trust, "checkpoint: its mixer")
+        learner = cls(**{**found, **kwargs})
+        learner.load_state_dict(content["state_dict"])
+        learner.on_load_checkpoint(content)
+        return learner.to(map_location)
 
     def build_model(self) -> SequenceModel:
         """A `SequenceModel` of this learner's arguments, with new weights."""

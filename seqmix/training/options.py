@@ -27,7 +27,7 @@ def read_options(
     config: Config = {}
     changes: list[tuple[str, Any]] = []
     rest: list[str] = []
-    paths: dict[str, Any] = {"config": [], "ckpt_path": None, "run_dir": None}
+    paths: dict[str, Any] = {"config": [], "trust": [], "ckpt_path": None, "run_dir": None}
     # The seed too: the task's stream follows it.
     own = (*MODEL_ENTRIES, "data", "seed_everything", "pretrain", *SECTIONS)
     position = 0
@@ -54,6 +54,8 @@ def read_options(
         if path == "config":
             config = merge(config, load_config(value))
             paths["config"].append(value)
+        elif path == "trust":
+            paths["trust"].append(value)
         elif path in paths:
             paths[path] = value
         else:

@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
 import torch
 
 from seqmix._files import write_text_whole
+from seqmix._trust import add_trust_option, import_trusted
 from seqmix.models import SequenceModel
 from seqmix.tasks.language_modeling import LanguageModeling
 from seqmix.tasks.tokenization import JsonTokenizer, Tokenizer, restore_tokenizer, train_bpe
@@ -33,8 +35,11 @@ def generate(argv: list[str]) -> int:
     parser.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens; default all")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     parser.add_argument("--device", default="cpu", help="default cpu")
+    add_trust_option(parser)
     options = parser.parse_args(argv)
-    model, tokenizer = load_language_model(checkpoint_named(options.checkpoint), device=options.device)
+    import_trusted(options.trust)
+    path = checkpoint_named(options.checkpoint)
+    model, tokenizer = load_language_model(path, device=options.device, trust=options.trust)
     prompt = [tokenizer.eos, *tokenizer.encode(options.prompt)[0].tolist()]
     drawn = model.sample(
         torch.tensor([prompt], device=options.device),
@@ -57,8 +62,10 @@ def generate(argv: list[str]) -> int:
     return 0
 
 
-def load_language_model(checkpoint: Path, *, device: torch.device | str = "cpu") -> tuple[SequenceModel, Tokenizer]:
-    """The model of a checkpoint, in eval mode, and the tokenizer it was trained with.
+def load_language_model(
+    checkpoint: Path, *, device: torch.device | str = "cpu", trust: Iterable[str] = ()
+) -> tuple[SequenceModel, Tokenizer]:
+    """The model of a checkpoint, in eval mode, and the tokenizer it was trained with; `trust` as in `load_model`.
 
     Raises:
         ValueError: a file that is no checkpoint of `seqmix fit` on the task `language-modeling`, or whose tokenizer
@@ -70,7 +77,7 @@ def load_language_model(checkpoint: Path, *, device: torch.device | str = "cpu")
         raise ValueError(
             f"checkpoint: {checkpoint} was not trained on text (task language-modeling), it has no tokenizer"
         )
-    model = load_model(content, device=device)
+    model = load_model(content, device=device, trust=trust)
     tokenizer = restore_tokenizer(text["tokenizer"])
     if tokenizer.fingerprint != text["fingerprint"] or tokenizer.vocab_size != model.vocab_size:
         raise ValueError(

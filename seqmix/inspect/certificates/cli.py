@@ -7,6 +7,7 @@ from typing import Any
 
 from seqmix._extras import require
 from seqmix._files import write_text_whole
+from seqmix._trust import add_trust_option, import_trusted
 from seqmix.inspect.certificates.prove import certify
 from seqmix.inspect.certificates.record import Certificate
 from seqmix.inspect.certificates.verify import verify
@@ -47,7 +48,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--shortest-length", type=int, default=1, metavar="N", help="shorter words do not matter; default 1"
     )
+    add_trust_option(parser)
     options = parser.parse_args(argv)
+    import_trusted(options.trust)
     for name in ("max_states", "shortest_length"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}: expected a positive integer, got {getattr(options, name)}")
@@ -119,11 +122,11 @@ def _load(options: argparse.Namespace) -> tuple[Path, SequenceModel, Any]:
     from seqmix.training.runs import checkpoint_named
 
     path = checkpoint_named(options.checkpoint)
-    model = load_model(path)
+    model = load_model(path, trust=options.trust)
     if options.config is not None:
-        return path, model, build_task(load_config(options.config))
+        return path, model, build_task(load_config(options.config), trust=options.trust)
     if options.task is None:
-        task = task_of(path)
+        task = task_of(path, trust=options.trust)
         if task is None:
             raise ValueError(f"checkpoint: {path} does not say which task it was trained on: --task or --config")
         return path, model, task
