@@ -11,13 +11,12 @@ from seqmix.inspect.forms import Recurrence, register_linear_form
 from seqmix.kernels import selective_scan
 from seqmix.mixers.fixed_point import FixedPointMamba, FixedPointRNN
 from seqmix.mixers.fixed_point.mamba_cell import norm
-from seqmix.mixers.fixed_point.rnn_cell import rms
 from seqmix.mixers.fixed_point.rows import previous_token
 
 
 @register_linear_form(FixedPointRNN)
 def fp_rnn(layer: FixedPointRNN, x: Tensor) -> Recurrence:
-    """Values b_t (N,); h_t = M^-1 Lambda h_{t-1} + M^-1 (I - Lambda) Q b_t with M = I - (I - Lambda) K."""
+    """Values e_t (N,), what is written; h_t = M^-1 Lambda h_{t-1} + M^-1 (I - Lambda) Q e_t, M = I - (I - Lambda) K."""
     p, *gates = layer.preactivations(x).split((layer.cell.size, *(layer.d_state,) * 2 * layer.output_gate), -1)
     h0 = layer.init_state(len(x), device=x.device, dtype=x.dtype).h
     h, _, _ = layer.scan(p, h0, None, layer.solver_for(x))
@@ -30,7 +29,7 @@ def fp_rnn(layer: FixedPointRNN, x: Tensor) -> Recurrence:
     write = (inverse * g.write.unsqueeze(-2) @ (eye - k)).unsqueeze(2)
     c, z = gates or (None, None)
     if c is not None and layer.weight_c is not None:
-        c = c + rms(before) @ layer.weight_c.to(c.dtype).mT
+        c = c + layer.cell.seen(before) @ layer.weight_c.to(c.dtype).mT
 
     def output(o: Tensor) -> Tensor:
         out = o.flatten(2)
@@ -38,7 +37,7 @@ def fp_rnn(layer: FixedPointRNN, x: Tensor) -> Recurrence:
         out = rms_norm(out, (layer.d_state,), layer.weight_norm.to(out.dtype), 1e-5)
         return layer.proj_out(out.to(x.dtype))
 
-    values = g.b[:, :, None, :, None]
+    values = g.e[:, :, None, :, None]
     return Recurrence(values, output, lambda t: a[:, t], write, eye.expand_as(a))
 
 

@@ -76,7 +76,7 @@ def rnn_sweeps(length: int, dtype: torch.dtype) -> None:
         ("dplr", 1, 768, ""),
         ("kronecker", 1, 768, "lambda b mixing"),
     ):
-        chosen = rnn_cell(mixing, width, rank, 0.8 / 3, hidden)
+        chosen = rnn_cell(mixing, width, rank, 0.8 / 3, hidden, True, True)
         p, weight = zeros(2 * length, chosen.size), zeros(chosen.recurrent, width)
         forward = RNNForward(chosen, p, weight, zeros(2, width), rows)
         sweep_once(forward, lambda y, f=forward: RNNAdjoint(f, y, y), width, dtype)

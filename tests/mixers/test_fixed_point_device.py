@@ -27,9 +27,9 @@ STOP = Stop(1e-9, 200, 1.0)
 SAME = {"rtol": 1e-11, "atol": 1e-11}
 
 
-def problem(mixing, rank, hidden, bounds=(0, 20, 20, 63), dtype=torch.float64):
+def problem(mixing, rank, hidden, bounds=(0, 20, 20, 63), dtype=torch.float64, **options):
     torch.manual_seed(0)
-    layer = build(mixing, rank, hidden, dtype, max_radius=0.8)
+    layer = build(mixing, rank, hidden, dtype, max_radius=0.8, **options)
     bounds = torch.tensor(bounds)
     p = layer.preactivations(torch.randn(1, int(bounds[-1]), 8, dtype=dtype))[0, :, : layer.cell.size].detach()
     h0 = torch.randn(len(bounds) - 1, layer.d_state, dtype=dtype)
@@ -73,15 +73,17 @@ def walked(request, monkeypatch):
 
 
 LONG, ALIKE, SHORT = (0, 19, 19, 22), (0, 10, 20), (0, 4, 4, 7)
-MIXINGS = [("householder", 3, ALL, LONG), ("householder", 2, (), ALIKE), ("dplr", 2, ("b", "mixing"), LONG),
-           ("dplr", 2, ("lambda",), ALIKE), ("householder", 0, ALL, LONG), ("kronecker", 1, ALL, SHORT),
-           ("kronecker", 1, ("b",), ALIKE)]  # fmt: skip
+OLD, RAW = {"write": "b"}, {"normalize_hidden": False}
+MIXINGS = [("householder", 3, ALL, LONG, OLD), ("householder", 2, (), ALIKE, {}),
+           ("dplr", 2, ("b", "mixing"), LONG, {}), ("dplr", 2, ("lambda",), ALIKE, RAW),
+           ("householder", 0, ALL, LONG, {}), ("kronecker", 1, ALL, SHORT, OLD),
+           ("kronecker", 1, ("b",), ALIKE, {}), ("kronecker", 1, ("mixing",), SHORT, RAW)]  # fmt: skip
 
 
 @pytest.mark.triton
-@pytest.mark.parametrize("mixing, rank, hidden, bounds", MIXINGS, ids=str)
-def test_a_fused_sweep_is_a_sweep(mixing, rank, hidden, bounds, walked):
-    plain, fused = (problem(mixing, rank, hidden, bounds) for _ in range(2))
+@pytest.mark.parametrize("mixing, rank, hidden, bounds, options", MIXINGS, ids=str)
+def test_a_fused_sweep_is_a_sweep(mixing, rank, hidden, bounds, options, walked):
+    plain, fused = (problem(mixing, rank, hidden, bounds, **options) for _ in range(2))
     if bounds == ALIKE:
         fused.rows = Rows(torch.tensor(bounds), bounds[-1], bounds[1])
     fused.fuse()

@@ -18,7 +18,7 @@ def build(mixing="householder", rank=2, hidden=ALL, dtype=torch.float64, width=6
 
 
 def dense_recurrence(layer, x, h):
-    """h_t = M_t^-1 (Lambda_t h_{t-1} + (I - Lambda_t) Q_t b_t), as written, from dense matrices: differentiable."""
+    """h_t = M_t^-1 (Lambda_t h_{t-1} + (I - Lambda_t) Q_t e_t), as written, from dense matrices: differentiable."""
     n, states = layer.d_state, []
     p = layer.preactivations(x)[..., : layer.cell.size]
     eye = torch.eye(n, dtype=h.dtype)
@@ -27,7 +27,7 @@ def dense_recurrence(layer, x, h):
         q = eye - layer.cell.mixing.dense(g.factors)
         lam = torch.diag_embed(g.decay)
         m = lam + (eye - lam) @ q
-        source = lam @ h[..., None] + (eye - lam) @ q @ g.b[..., None]
+        source = lam @ h[..., None] + (eye - lam) @ q @ g.e[..., None]
         h = torch.linalg.solve(m, source).squeeze(-1)
         states.append(h)
     return torch.stack(states, 1)
@@ -46,15 +46,19 @@ def relative(a, b):
     return ((a - b).abs().max() / b.abs().max()).item()
 
 
+FORMS = [((), "b*v", True), (("b",), "b", True), (ALL, "b*v", True), (ALL, "b", False), (("mixing",), "b*v", False)]
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("hidden", [(), ("b",), ALL], ids=str)
+@pytest.mark.parametrize("hidden, write, normed", FORMS, ids=str)
 @pytest.mark.parametrize("mixing, rank", MIXINGS)
-def test_solvers_agree_with_the_dense_recurrence(mixing, rank, hidden, dtype):
+def test_solvers_agree_with_the_dense_recurrence(mixing, rank, hidden, write, normed, dtype):
     """T = 128 and a spectral radius up to .95."""
-    layer = build(mixing, rank, hidden, dtype, max_radius=0.95, max_iterations=2000)
+    options = {"write": write, "normalize_hidden": normed}
+    layer = build(mixing, rank, hidden, dtype, max_radius=0.95, max_iterations=2000, **options)
     with torch.no_grad():
         layer.proj_in.bias[:6] -= 3  # small lambda, and alpha near its bound: slow sweeps
-        layer.proj_in.bias[12 : layer.cell.size] += 3
+        layer.proj_in.bias[layer.cell.at_mixing : layer.cell.size] += 3
     x, h0 = torch.randn(3, 128, 8, dtype=dtype), torch.randn(3, 6, dtype=dtype)
     expected = dense_recurrence(layer.double(), x.double(), h0.double())
     layer.to(dtype)
@@ -66,10 +70,11 @@ def test_solvers_agree_with_the_dense_recurrence(mixing, rank, hidden, dtype):
     assert layer.diagnostics(x)["radius"].max() < 0.95
 
 
-@pytest.mark.parametrize("hidden", [(), ("mixing",), ALL], ids=str)
+@pytest.mark.parametrize("hidden, write, normed", FORMS, ids=str)
 @pytest.mark.parametrize("mixing, rank", MIXINGS)
-def test_implicit_gradient_is_that_of_unrolled_autograd(mixing, rank, hidden):
-    layer = build(mixing, rank, hidden, max_radius=0.9, max_iterations=2000)
+def test_implicit_gradient_is_that_of_unrolled_autograd(mixing, rank, hidden, write, normed):
+    options = {"write": write, "normalize_hidden": normed}
+    layer = build(mixing, rank, hidden, max_radius=0.9, max_iterations=2000, **options)
     x = torch.randn(2, 17, 8, dtype=torch.float64, requires_grad=True)
     h0 = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(2, 17, 6, dtype=torch.float64)
@@ -111,9 +116,9 @@ def test_phantom_gradient_is_that_of_one_application(mixing, rank, hidden):
 
 def diverging(**kwargs):
     """Some sequences have a token whose radius is above one: tokens of the first feature open alpha wide."""
-    layer = build("householder", 2, max_iterations=300, **kwargs)
+    layer = build("householder", 2, max_iterations=300, strength=2.0, **kwargs)
     with torch.no_grad():
-        layer.proj_in.weight[12 : layer.cell.size] *= 0.1
+        layer.proj_in.weight[layer.cell.at_mixing : layer.cell.size] *= 0.1
         layer.proj_in.weight[layer.cell.size - 2 : layer.cell.size, 0] = 4
         layer.proj_in.bias[layer.cell.size - 2 : layer.cell.size] = -3
         layer.proj_in.bias[:6] = -2
@@ -202,7 +207,8 @@ def test_every_option_changes_the_result():
     changes += [{"hidden": tuple(part for part in ALL if part != out)} for out in ALL]
     sweeps = {"solver": "sweeps", "fallback": False}
     changes += [{**sweeps, "max_iterations": 2}, {**sweeps, "max_iterations": 2, "damping": 0.5}]
-    changes += [{"hidden": ALL[:3], "output_gate": False}]
+    changes += [{"hidden": ALL[:3], "output_gate": False}, {"write": "b"}, {"strength": 2.0}]
+    changes += [{"normalize_hidden": False}]
     changes += [{**sweeps, "tolerance": 0.1, "max_radius": 0.5}, {"max_radius": 0.5}]
     results = [base, *(build(**change)(x)[0] for change in changes)]
     for i, a in enumerate(results):
@@ -252,6 +258,69 @@ def test_without_output_gate_the_read_out_is_linear_in_the_direction_of_h():
     assert layer.proj_in.weight.shape == (layer.cell.size, 8)
 
 
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("write", ["b*v", "b"])
+@pytest.mark.parametrize("mixing, strength", [("householder", 1.0), ("householder", 2.0), ("dplr", 1.0)])
+@pytest.mark.parametrize("hidden", [None, ("lambda", "b"), ALL], ids=str)
+def test_a_layer_is_its_equations(hidden, mixing, strength, write, normed):
+    """A loop over tokens and iterates, from the weights: each reflection, gate and norm as the file's head has them."""
+    layer = build(mixing, 2, hidden, strength=strength, write=write, normalize_hidden=normed)
+    with torch.no_grad():
+        layer.proj_in.bias.normal_(std=0.1)
+        layer.proj_in.bias[:6] += 1  # lambda large enough for a strength of two to contract
+    assert layer.hidden_dependence == (hidden or ("mixing", "c"))
+    n, x, silu, sigmoid = 6, torch.randn(1, 9, 8, dtype=torch.float64), torch.nn.functional.silu, torch.sigmoid
+    names, sizes = ["lambda", "b", "v", "u", "alpha", "c", "z"], [n, n, n, 2 * n, 2, n, n]
+    if write == "b":
+        names.remove("v"), sizes.pop(2)
+    weights = dict(zip(names, layer.proj_in.weight.split(sizes), strict=True))
+    biases = dict(zip(names, layer.proj_in.bias.split(sizes), strict=True))
+    seen = [name for name in names if ("mixing" if name in ("u", "alpha") else name) in layer.hidden_dependence]
+    told = layer.weight_hidden if layer.weight_c is None else torch.cat((layer.weight_hidden, layer.weight_c))
+    told = dict(zip(seen, told.split([len(weights[name]) for name in seen]), strict=True))
+    h, outputs = torch.zeros(n, dtype=torch.float64), []
+    for x_t in x[0]:
+        s = h / (h.square().mean() + 1e-5).sqrt() if normed else h
+        pre = {name: weights[name] @ x_t + biases[name] for name in names}
+        for name in seen:
+            pre[name] = pre[name] + told[name] @ s
+        lam = sigmoid(pre["lambda"])
+        e = silu(pre["b"]) * pre.get("v", 1)
+        q = torch.eye(n, dtype=torch.float64)
+        k = torch.zeros_like(q)
+        for i in range(2):
+            u = silu(pre["u"][i * n : (i + 1) * n])
+            u = u / (u.square().sum() + 1e-6).sqrt()
+            k_i = strength * sigmoid(pre["alpha"][i]) * torch.outer(u, u)
+            q, k = q @ (torch.eye(n, dtype=torch.float64) - k_i), k + k_i
+        q = q if mixing == "householder" else torch.eye(n, dtype=torch.float64) - k
+        new = torch.zeros_like(h)
+        for _ in range(2000):
+            new = lam * h + (1 - lam) * (q @ e + new - q @ new)
+        h = new
+        y = silu(pre["z"]) * silu(pre["c"]) * h
+        outputs.append(layer.proj_out.weight @ (layer.weight_norm * y / (y.square().mean() + 1e-5).sqrt()))
+    torch.testing.assert_close(layer(x)[0][0], torch.stack(outputs), rtol=1e-8, atol=1e-9)
+
+
+def test_the_default_mixes_with_a_norm_below_one():
+    """|I - Q| < 1 for one reflection and for Kronecker factors, so sweeps contract and no eigenvalue is above one.
+
+    With a strength of two most tokens have one above it; with two or more factors of a product a few can."""
+    x = torch.randn(4, 50, 8, dtype=torch.float64)
+    for mixing in ("householder", "dplr", "kronecker"):
+        layer = build(mixing, 1, None, width=12)
+        with torch.no_grad():
+            layer.proj_in.bias[layer.cell.at_mixing : layer.cell.size] += 3
+            layer.proj_in.bias[:12] -= 3
+        said = layer.diagnostics(x)
+        assert said["radius"].max() < 1 and said["eigenvalues"].abs().max() <= 1 + 1e-9
+    first = build("householder", 2, None, width=24).diagnostics(x)
+    assert (first["eigenvalues"].abs().amax(-1) < 1).all() and first["radius"].max() < 1
+    twice = build("householder", 2, None, width=24, strength=2.0).diagnostics(x)
+    assert (twice["eigenvalues"].abs().amax(-1) > 1).double().mean() > 0.5
+
+
 def test_mixing_matrices_are_what_they_are_called():
     pre = torch.randn(5, 40, dtype=torch.float64)
     eye = torch.eye(6, dtype=torch.float64)
@@ -275,7 +344,7 @@ def test_mixing_matrices_are_what_they_are_called():
 
 def test_known_answer_parity():
     """One reflector with lambda = 1/4 and alpha = 5/3: the eigenvalue is lambda / (1 - (1 - lambda) alpha) = -1."""
-    layer = FixedPointRNN(1, 1, rank=1, hidden_dependence=(), dtype=torch.float64)
+    layer = FixedPointRNN(1, 1, rank=1, hidden_dependence=(), write="b", strength=2.0, dtype=torch.float64)
     with torch.no_grad():
         layer.proj_in.weight.zero_()
         layer.proj_in.bias.zero_()
@@ -298,9 +367,10 @@ def test_bad_arguments():
         ({"mixing": "monarch"}, "mixing must be one of 'householder', 'dplr', 'kronecker', got 'monarch'"),
         ({"solver": "newton"}, "solver must be one of 'auto', 'sweeps', 'sequential', 'direct', got 'newton'"),
         ({"solver": "direct"}, "solver 'direct' needs a hidden_dependence without"),
+        ({"solver": "direct", "rank": 0, "hidden_dependence": ("b",)}, "solver 'direct' needs a hidden_dependence"),
         ({"hidden_dependence": ("b", "gate")}, "hidden_dependence must be names among 'lambda', 'mixing', 'b', 'c'"),
         ({"hidden_dependence": 3}, "hidden_dependence must be names among"),
-        ({"output_gate": False}, "hidden_dependence must not name c with output_gate=False"),
+        ({"output_gate": False, "hidden_dependence": ("c",)}, "must not name c with output_gate=False"),
         ({"output_gate": None, "hidden_dependence": ()}, "output_gate must be one of True, False, got None"),
         ({"max_iterations": 0}, "max_iterations must be a positive integer"),
         ({"tolerance": -1.0}, "tolerance must be None or a finite number of at least 0"),
@@ -309,6 +379,10 @@ def test_bad_arguments():
         ({"fallback": "newton"}, "fallback must be one of True, False"),
         ({"gradient": "exact"}, "gradient must be one of 'implicit', 'phantom'"),
         ({"max_radius": 1.0}, r"max_radius must be None or in \(0, 1\)"),
+        ({"write": "bx"}, r"write must be one of 'b\*v', 'b', got 'bx'"),
+        ({"strength": 2.5}, r"strength must be in \(0, 2\], got 2.5"),
+        ({"strength": True}, r"strength must be in \(0, 2\], got True"),
+        ({"normalize_hidden": "rms"}, "normalize_hidden must be one of True, False, got 'rms'"),
     ):
         with pytest.raises(ValueError, match=match):
             FixedPointRNN(8, **kwargs)
@@ -329,7 +403,7 @@ def test_op_registration():
     for solver, hidden, weight in (("sequential", "lambda b mixing", layer.weight_hidden), ("direct", "", None)):
         weight = p.new_zeros(0, 6) if weight is None else weight.detach()
         leaves = [t.clone().requires_grad_() for t in (p, weight, state)]
-        options = ("householder", 2, 0.45, hidden, solver, 1e-12, 100, 1.0, True, "implicit")
+        options = ("householder", 2, 0.45, hidden, True, True, solver, 1e-12, 100, 1.0, True, "implicit")
         torch.library.opcheck(
             torch.ops.seqmix.fixed_point_scan.default, (*leaves, torch.tensor([0, 3, 9]).int(), *options)
         )

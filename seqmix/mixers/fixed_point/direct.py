@@ -27,12 +27,12 @@ def forward(problem: Forward) -> Tensor:
     g, mixing = problem.gates(problem.p), problem.cell.mixing
     if isinstance(mixing, Kronecker):
         inverse = _inverse(mixing.dense(g.factors), g.write)  # type: ignore[arg-type]
-        source = g.b - (inverse @ (g.decay * g.b).unsqueeze(-1)).squeeze(-1)
+        source = g.e - (inverse @ (g.decay * g.e).unsqueeze(-1)).squeeze(-1)
         return _dense_scan(inverse * g.decay.unsqueeze(-2), source, problem.h0, problem.rows)
     u = g.factors[0]
     left = u * g.write.unsqueeze(-2)
     right = mixing.gain(g.factors, left @ u.mT) @ u * g.decay.unsqueeze(-2)  # type: ignore[arg-type]
-    source = g.write * g.b - _twice(left, right, g.b)
+    source = g.write * g.e - _twice(left, right, g.e)
     return low_rank_scan(g.decay, source, left, right, problem.h0, problem.rows)
 
 

@@ -127,7 +127,7 @@ class FixedPointMamba(Mamba):
         self.solver = one_of(name, "solver", solver, ("auto", "sweeps", "sequential"))
         self.options = SolverOptions.checked(name, max_iterations, tolerance, damping, fallback, gradient)
         self.max_radius = max_radius
-        self.strength = strength_of(name, mixing, rank, max_radius)
+        self.strength = strength_of(name, 2.0, mixing, rank, max_radius)
 
         self.cell = cell(mixing, self.d_inner, d_state, rank, self.strength, self.hidden_gates)
         self.mixing_proj = WideLinear(d_model, self.cell.mixing.size, **where)

@@ -2,20 +2,34 @@
 
 With s = rms(h_{t-1}), the normalised state of the token before:
 
-    lambda_t = sigmoid(W_l [x_t, s]),  b_t = silu(W_b [x_t, s]),  c_t = silu(W_c [x_t, s])
+    lambda_t = sigmoid(W_l x_t),  b_t = silu(W_b x_t),  v_t = W_v x_t,  c_t = silu(W_c [x_t, s])
     Q_t = I - K(W_k [x_t, s])                                    Householder product, DPLR or Kronecker
-    h_t = lambda_t h_{t-1} + (1 - lambda_t) (Q_t b_t + (I - Q_t) h_t)          eq. 6, at its fixed point
+    h_t = lambda_t h_{t-1} + (1 - lambda_t) (Q_t b_t v_t + (I - Q_t) h_t)      eq. 6, at its fixed point
     y_t = W_o RMSNorm(silu(W_z x_t) c_t h_t)
 
-so h_t = M_t^-1 (Lambda_t h_{t-1} + (I - Lambda_t) Q_t b_t) with M_t = Lambda_t + (I - Lambda_t) Q_t: the state mixes
-over all channels. Parallel form: sweeps, h^l = scan(lambda, (1 - lambda) (Q b + (I - Q) h^{l-1})), which contract where
-the spectral radius of (I - Lambda_t)(I - Q_t) is below one. Since the gates see the token before only, each token is
-one linear system, of size r for a mixing of rank r (Woodbury): that is the sequential mode and the decode, exact
-everywhere. Without hidden dependence the recurrence is linear, and chunks of it are solved at once.
+so h_t = M_t^-1 (Lambda_t h_{t-1} + (I - Lambda_t) Q_t b_t v_t) with M_t = Lambda_t + (I - Lambda_t) Q_t: the state
+mixes over all channels. Parallel form: sweeps, h^l = scan(lambda, (1 - lambda) (Q b v + (I - Q) h^{l-1})), which
+contract where the spectral radius of (I - Lambda_t)(I - Q_t) is below one. Since gates see the token before only, each
+token is one linear system, of size r for a mixing of rank r (Woodbury): that is the sequential mode and the decode,
+exact everywhere. Without hidden dependence the recurrence is linear, and chunks of it are solved at once.
 State: h, N numbers.
 
-Where paper and released code differ: reflections have strength up to 2 and gates their own projections (code); the
-state that gates see is normalised by its root mean square, which neither does and which keeps them in range.
+Paper, released code (dr-faustus/fp-rnn, models/fp_rnn_block.py) and this layer, line by line:
+
+- v: the code's "x", half of its first projection; width 2 d_model there, N here. Without it (`write="b"`) not a
+  linear but a gated RNN is left when the mixing is switched off and b sees the state.
+- lambda, b, c, z and the mixing: of that x in the code, of the layer's input here, which is the same function where
+  2 d_model numbers hold all of the input. Biases: lambda and alpha in the code, all here; at first zero.
+- hidden dependence: Q and c, in both and here; the code's b is that of the token. Others are options here.
+- s: h_{t-1} itself in paper and code (`normalize_hidden=False`); its root mean square here, which keeps gates in range.
+- strength of the mixing: alpha = sigmoid(.) in the paper, so that |I - Q| < 1 (here, `strength=1`); 2 sigmoid(.) in the
+  code (`strength=2`), with which most tokens have an eigenvalue above one at first and sweeps need not contract.
+- a product's factors: the code applies u_1 first, here u_r is applied first: the same with rows reversed.
+- projections of the mixing have weight normalisation in the code, a reparametrisation, and not here.
+- convolutions: off by default in the code, none here.
+- sweeps: the code stops at a residual of 0.1, nine sequences of ten in training; here at `tolerance`, each sequence.
+- gradient: through one application in both (`gradient="phantom"`), exact here by default.
+- decode: the code has none.
 """
 
 from collections.abc import Sequence
@@ -28,7 +42,7 @@ from torch.nn.functional import rms_norm, silu
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
 from seqmix.mixers.fixed_point.options import MIXINGS, SolverOptions, names_of, strength_of
-from seqmix.mixers.fixed_point.rnn_cell import PARTS, rms
+from seqmix.mixers.fixed_point.rnn_cell import PARTS
 from seqmix.mixers.fixed_point.rnn_op import cell, fixed_point_scan
 from seqmix.mixers.fixed_point.rows import previous_token
 from seqmix.mixers.registry import register_mixer
@@ -50,17 +64,22 @@ class FixedPointRNN(TokenMixer):
         d_model: width of input and output.
         d_state: N, channels of the state; d_model if None.
         mixing: `"householder"`, `"dplr"` (both of rank `rank`) or `"kronecker"`.
-        rank: r, at most N; 0 switches the mixing off: Q = I, and h_t = lambda_t h_{t-1} + (1 - lambda_t) b_t.
+        rank: r, at most N; 0 switches the mixing off: Q = I, and h_t = lambda_t h_{t-1} + (1 - lambda_t) b_t v_t.
         max_iterations: cap on the sweeps over a sequence; None for no cap.
         tolerance: sweeps of a sequence end when max |h^l - h^{l-1}| is this small beside max |h^l|; None for 16
             rounding errors.
-        hidden_dependence: which of `"lambda"`, `"mixing"`, `"b"` and `"c"` see the state of the token before.
+        hidden_dependence: which of `"lambda"`, `"mixing"`, `"b"` and `"c"` see the state of the token before; None for
+            mixing, and for c where there is an output gate.
         solver: `"sequential"`, exact, one token after the other; `"direct"`, exact, in parallel chunks, only without
             hidden dependence of lambda, mixing and b; `"sweeps"`, to the tolerance. `"auto"` is sequential on a CPU
             (there 3 to 5 times as fast as direct and 10 to 60 times as fast as sweeps) and for single tokens;
             else it is direct where that is possible (on a CPU for Kronecker mixing only, on a GPU for that up to 128
             channels) and otherwise sweeps.
         output_gate: whether h is multiplied by silu(W_z x_t) c_t; without it y_t = W_o RMSNorm(h_t), and there is no c.
+        write: `"b*v"`, or `"b"`, without v.
+        strength: in (0, 2], that of the mixing. One keeps the eigenvalues of (I - Lambda)(I - Q) below one for rank 1
+            and Kronecker mixing; two makes a factor a reflection.
+        normalize_hidden: whether gates see h over its root mean square, or h.
         gradient: `"implicit"`, exact, or `"phantom"`, through one application at the fixed point (the paper's).
         damping: in (0, 1], how much of a sweep's step is taken.
         fallback: solve the sequences whose sweeps diverge sequentially; without it they keep their last iterate.
@@ -96,10 +115,13 @@ class FixedPointRNN(TokenMixer):
         rank: int = 2,
         max_iterations: int | None = 100,
         tolerance: float | None = None,
-        hidden_dependence: Sequence[str] = _HIDDEN,
+        hidden_dependence: Sequence[str] | None = None,
         solver: Literal["auto", "sweeps", "sequential", "direct"] = "auto",
         *,
         output_gate: bool = True,
+        write: Literal["b*v", "b"] = "b*v",
+        strength: float = 1.0,
+        normalize_hidden: bool = True,
         gradient: Literal["implicit", "phantom"] = "implicit",
         damping: float = 1.0,
         fallback: bool = True,
@@ -115,26 +137,32 @@ class FixedPointRNN(TokenMixer):
         self.rank = 0 if unmixed else positive(name, "rank", rank)
         if mixing != "kronecker" and rank > n:
             raise ValueError(f"{name}: rank must be at most d_state = {n}, got {rank}")
+        self.output_gate = one_of(name, "output_gate", output_gate, (True, False))
+        if hidden_dependence is None:
+            hidden_dependence = ("mixing", "c") if output_gate else ("mixing",)
         self.hidden_dependence = names_of(name, "hidden_dependence", hidden_dependence, _HIDDEN)
-        self.hidden_gates = " ".join(part for part in PARTS if part in self.hidden_dependence)
+        self.hidden_gates = " ".join(
+            part for part in PARTS if part in self.hidden_dependence and not (unmixed and part == "mixing")
+        )
+        self.write = one_of(name, "write", write, ("b*v", "b"))
+        self.normalize_hidden = one_of(name, "normalize_hidden", normalize_hidden, (True, False))
         self.solver = one_of(name, "solver", solver, ("auto", "sweeps", "sequential", "direct"))
         if solver == "direct" and self.hidden_gates:
             raise ValueError(
                 f"{name}: solver 'direct' needs a hidden_dependence without lambda, mixing and b, "
                 f"got {self.hidden_dependence}"
             )
-        self.output_gate = one_of(name, "output_gate", output_gate, (True, False))
         if "c" in self.hidden_dependence and not output_gate:
             raise ValueError(
                 f"{name}: hidden_dependence must not name c with output_gate=False, got {self.hidden_dependence}"
             )
         self.options = SolverOptions.checked(name, max_iterations, tolerance, damping, fallback, gradient)
         self.max_radius = max_radius
-        self.strength = strength_of(name, mixing, rank, max_radius)
+        self.strength = strength_of(name, strength, mixing, rank, max_radius)
 
-        self.cell = cell(mixing, n, rank, self.strength, self.hidden_gates)
+        self.cell = cell(mixing, n, rank, self.strength, self.hidden_gates, write == "b*v", normalize_hidden)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
-        # Rows: lambda, b and mixing, then c and z.
+        # Rows: lambda, b, v and mixing, then c and z.
         self.proj_in = WideLinear(d_model, self.cell.size + 2 * n * self.output_gate, **where)
         self.weight_hidden = nn.Parameter(torch.empty(self.cell.recurrent, n, **where))
         self.weight_c = nn.Parameter(torch.empty(n, n, **where)) if "c" in self.hidden_dependence else None
@@ -180,6 +208,8 @@ class FixedPointRNN(TokenMixer):
             rank=self.rank,
             strength=self.strength,
             hidden=self.hidden_gates,
+            gated=self.cell.gated,
+            normed=self.cell.normed,
             solver=solver,
             cu_seqlens=cu_seqlens,
             **self.options.arguments(p.dtype),
@@ -193,7 +223,7 @@ class FixedPointRNN(TokenMixer):
             if gates:
                 c, z = gates
                 if self.weight_c is not None:
-                    c = c + rms(previous_token(h, state.h, cu_seqlens)) @ self.weight_c.to(c.dtype).mT
+                    c = c + self.cell.seen(previous_token(h, state.h, cu_seqlens)) @ self.weight_c.to(c.dtype).mT
                 out = silu(z) * silu(c) * h
             out = rms_norm(out, (self.d_state,), self.weight_norm.to(h.dtype), 1e-5)
         self.last_solve = report.detach()
@@ -246,6 +276,6 @@ class FixedPointRNN(TokenMixer):
     def extra_repr(self) -> str:
         rank = "" if self.mixing == "kronecker" else f", rank={self.rank}"
         return (
-            f"d_state={self.d_state}, mixing={self.mixing!r}{rank}, hidden_dependence={self.hidden_dependence}, "
-            f"solver={self.solver!r}"
+            f"d_state={self.d_state}, mixing={self.mixing!r}{rank}, strength={self.strength}, write={self.write!r}, "
+            f"hidden_dependence={self.hidden_dependence}, solver={self.solver!r}"
         )

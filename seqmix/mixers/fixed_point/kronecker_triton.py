@@ -101,10 +101,10 @@ def _tops(gram, tops, vectors, n, B: tl.constexpr, SQUARINGS: tl.constexpr):  # 
 @triton.jit
 def _targets(  # type: ignore[no-untyped-def]
     p, more, more0, y, y0, base, k1s, k2s, first, sequences, busy, target, n1, n2, row, seen, at, seen_at, b_seen,
-    SEES_B: tl.constexpr, SEES_MIXING: tl.constexpr, STRENGTH: tl.constexpr, SQUARINGS: tl.constexpr,
-    B1: tl.constexpr, B2: tl.constexpr,
+    SEES_B: tl.constexpr, SEES_MIXING: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr,
+    STRENGTH: tl.constexpr, SQUARINGS: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
 ):  # fmt: skip
-    # b + K (y - b), where b is `base`, or silu of the second N columns of p if that is None.
+    # b + K (y - b), where b is `base`; if that is None silu of the second N columns of p, with GATED times the third.
     t = tl.program_id(0).to(tl.int64)
     sequence = tl.load(sequences + t)
     at_first = tl.load(first + t).to(tl.int32)
@@ -117,13 +117,15 @@ def _targets(  # type: ignore[no-untyped-def]
         old = tl.load(y + t * width + here, mask=mask, other=0.0)
         scale = 1.0
         if base is None:
-            if SEES_B or SEES_MIXING:
+            if NORMED and (SEES_B or SEES_MIXING):
                 is_first = (0 * here + at_first) != 0
                 past = tl.load(y + (t - 1) * width + here, mask=mask & (is_first == 0), other=0.0)
                 past += tl.load(y0 + sequence * width + here, mask=mask & is_first, other=0.0)
                 scale = tl.rsqrt(tl.sum(tl.sum(past * past, 1), 0) / width + 1e-5)
             b = _numbers(p, more, more0, t, at_first, sequence, width, b_seen, here, mask, row, seen, scale, SEES_B)
             b *= sigmoid(b)
+            if GATED:
+                b *= tl.load(p + t * row + 2 * width + here, mask=mask, other=0.0)
         else:
             b = tl.load(base + t * width + here, mask=mask, other=0.0)
         if SEES_MIXING:
@@ -183,7 +185,7 @@ def _gradient(  # type: ignore[no-untyped-def]
     pre, k1s, k2s, tops1, vectors1, tops2, vectors2, w, gates, e, base, out, n1, n2, row, columns, at, out_at,
     STRENGTH: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
 ):  # fmt: skip
-    # The gradient of w^T K (e - b); b is `base` or silu of the second N columns, w comes with sigmoid(-gate) if given.
+    # The gradient of w^T K (e - b), where b is `base`; w comes with sigmoid(-gate) if there are gates.
     t = tl.program_id(0).to(tl.int64)
     i, j = tl.arange(0, B1)[:, None], tl.arange(0, B2)[None, :]
     width = n1 * n2
@@ -192,11 +194,7 @@ def _gradient(  # type: ignore[no-untyped-def]
     w_t = tl.load(w + t * width + here, mask=mask, other=0.0)
     if gates is not None:
         w_t *= sigmoid(-tl.load(gates + t * row + here, mask=mask, other=0.0))
-    if base is None:
-        b = tl.load(pre + t * row + width + here, mask=mask, other=0.0)
-        b *= sigmoid(b)
-    else:
-        b = tl.load(base + t * width + here, mask=mask, other=0.0)
+    b = tl.load(base + t * width + here, mask=mask, other=0.0)
     e_t = tl.load(e + t * width + here, mask=mask, other=0.0) - b
     dk1 = STRENGTH * _dot(_dot(w_t, _square(k2s, t, n2, B2)), tl.trans(e_t))
     dk2 = _dot(tl.trans(w_t), _dot(_square(k1s, t, n1, B1), e_t))
@@ -242,6 +240,7 @@ class Targets:
         self.cell, self.p, self.more0, self.y0, self.mixing, self.base = cell, p, more0, y0, m, base
         self.first, self.sequence = rows.first.view(torch.uint8), rows.sequence
         self.sees = {"SEES_B": "b" in cell.hidden and base is None, "SEES_MIXING": "mixing" in cell.hidden}
+        self.sees |= {"GATED": base is None and cell.gated, "NORMED": base is None and cell.normed}
         self.k1, self.k2 = None, None
         if "mixing" not in cell.hidden:
             self.k1, self.k2 = (k.contiguous() for k in m.factors(_mixing_numbers(p, m)))
@@ -263,8 +262,8 @@ class Targets:
 class Pullback:
     """K^T w and the gradients of w^T K (e - b), at pre-activations (L, M) that stay the same."""
 
-    def __init__(self, mixing: Kronecker, factors: tuple[Tensor, ...], pre: Tensor, e: Tensor, base: Tensor | None):
-        self.mixing, self.pre, self.e, self.base = mixing, pre, e, base
+    def __init__(self, mixing: Kronecker, factors: tuple[Tensor, ...], pre: Tensor, e: Tensor, base: Tensor):
+        self.mixing, self.pre, self.e, self.base = mixing, pre, e, base.contiguous()
         self.k1, self.k2 = (k.contiguous() for k in factors)
         self.tops = [t.contiguous() for pair in mixing.tops(_mixing_numbers(pre, mixing)) for t in pair]
         self.options = _options(mixing)

@@ -58,11 +58,13 @@ def names_of(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> tup
     return tuple(choice for choice in choices if choice in given)
 
 
-def strength_of(owner: str, mixing: str, rank: int, max_radius: Any) -> float:
-    """The strength of K: 2, or what keeps its norm below `max_radius`, alpha by alpha."""
+def strength_of(owner: str, strength: Any, mixing: str, rank: int, max_radius: Any) -> float:
+    """The strength of K, or what keeps its norm below `max_radius`, alpha by alpha, if that is less."""
+    if isinstance(strength, bool) or not (isinstance(strength, int | float) and 0 < strength <= 2):
+        raise ValueError(f"{owner}: strength must be in (0, 2], got {strength!r}")
     if max_radius is None:
-        return 2.0
+        return float(strength)
     if not (isinstance(max_radius, int | float) and 0 < max_radius < 1):
         raise ValueError(f"{owner}: max_radius must be None or in (0, 1), got {max_radius!r}")
     # |I - Q_1 Q_2| <= |I - Q_1| + |I - Q_2| while both are contractions.
-    return float(max_radius) if mixing == "kronecker" else max_radius / max(rank, 1)
+    return min(float(strength), max_radius if mixing == "kronecker" else max_radius / max(rank, 1))

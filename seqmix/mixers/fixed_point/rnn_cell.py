@@ -1,10 +1,12 @@
 """One token of the fixed-point RNN and its derivatives, for any leading axes.
 
-    lambda = sigmoid(.), b = silu(.), Q = I - K from the pre-activations p_t + W rms(h_{t-1})
-    h_t = lambda h_{t-1} + (1 - lambda) (b + K (h_t - b))
+    lambda = sigmoid(.), b = silu(.), Q = I - K from the pre-activations p_t + W s_{t-1}
+    h_t = lambda h_{t-1} + (1 - lambda) (e + K (h_t - e))
 
-which is M h_t = lambda h_{t-1} + (1 - lambda) Q b with M = I - (1 - lambda) K. Every gradient is written out, because
-the solvers run inside a custom op, where autograd does not.
+with s = rms(h) or h and e = b v or b, where v are more numbers of p_t. That is
+M h_t = lambda h_{t-1} + (1 - lambda) Q e with M = I - (1 - lambda) K.
+
+Every gradient is written out, because the solvers run inside a custom op, where autograd does not.
 """
 
 from itertools import accumulate
@@ -18,7 +20,7 @@ from seqmix.mixers.fixed_point.kronecker import Kronecker
 from seqmix.mixers.fixed_point.low_rank import Linear, LowRank, silu_grad
 
 EPS = 1e-5
-PARTS = ("lambda", "b", "mixing")  # in the order of the pre-activations
+PARTS = ("lambda", "b", "mixing")  # in the order of the pre-activations, v before the mixing
 Mixing = LowRank | Kronecker
 
 
@@ -26,20 +28,28 @@ class Gates(NamedTuple):
     pre: Tensor  # (..., M)
     decay: Tensor  # lambda (..., N)
     write: Tensor  # 1 - lambda
-    b: Tensor  # (..., N)
+    e: Tensor  # b v or b, (..., N)
     factors: tuple[Tensor, ...]  # of K
 
 
 class Cell:
-    """The equations above with N = `mixing.width` channels; `hidden` names the parts that see rms(h_{t-1})."""
+    """The equations above with N = `mixing.width` channels.
 
-    def __init__(self, mixing: Mixing, hidden: tuple[str, ...]) -> None:
-        self.mixing, self.hidden = mixing, hidden
+    Args:
+        mixing: K.
+        hidden: names of the parts that see s_{t-1}.
+        gated: e = b v; without it e = b and there is no v.
+        normed: s = rms(h); without it s = h.
+    """
+
+    def __init__(self, mixing: Mixing, hidden: tuple[str, ...], gated: bool, normed: bool) -> None:
+        self.mixing, self.hidden, self.gated, self.normed = mixing, hidden, gated, normed
         n = mixing.width
-        sizes = {"lambda": n, "b": n, "mixing": mixing.size}
+        sizes = {"lambda": n, "b": n, "v": n * gated, "mixing": mixing.size}
         self.size = sum(sizes.values())  # M
         ends = accumulate(sizes.values())
-        spans = {part: slice(end - sizes[part], end) for part, end in zip(PARTS, ends, strict=True)}
+        spans = {part: slice(end - sizes[part], end) for part, end in zip(sizes, ends, strict=True)}
+        self.at_mixing = spans["mixing"].start
         self.spans = [spans[part] for part in PARTS if part in hidden]
         self.recurrent = sum(sizes[part] for part in hidden)  # rows of W
 
@@ -52,31 +62,38 @@ class Cell:
         n = self.mixing.width
         decay = pre[..., :n].sigmoid()
         # 1 - lambda would lose the small digits of a long memory.
-        return Gates(pre, decay, (-pre[..., :n]).sigmoid(), silu(pre[..., n : 2 * n]), self._factors(pre))
+        e = silu(pre[..., n : 2 * n])
+        if self.gated:
+            e = e * pre[..., 2 * n : 3 * n]
+        return Gates(pre, decay, (-pre[..., :n]).sigmoid(), e, self._factors(pre))
 
     def preactivations(self, p: Tensor, weight: Tensor, h_prev: Tensor) -> Tensor:
-        """p_t + W rms(h_{t-1}), for the parts that see it."""
+        """p_t + W s_{t-1}, for the parts that see it."""
         if not self.spans:
             return p
-        pre, more = p.clone(), rms(h_prev) @ weight.mT
+        pre, more = p.clone(), self.seen(h_prev) @ weight.mT
         for span, part in zip(self.spans, self._split(more), strict=True):
             pre[..., span] += part
         return pre
 
     def _factors(self, pre: Tensor) -> tuple[Tensor, ...]:
-        return self.mixing.factors(pre[..., 2 * self.mixing.width :])
+        return self.mixing.factors(pre[..., self.at_mixing :])
+
+    def seen(self, h: Tensor) -> Tensor:
+        """s, what the gates of the next token see of h."""
+        return rms(h) if self.normed else h
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
         return rows.split([span.stop - span.start for span in self.spans], -1)
 
     def solve(self, g: Gates, h_prev: Tensor) -> Tensor:
         """h_t, exactly."""
-        # In h - b: M (h - b) = lambda (h_prev - b), which has no cancelling terms.
-        return g.b + self.mixing.solve(g.factors, scaled(g.write), g.decay * (h_prev - g.b))  # type: ignore[arg-type]
+        # In h - e: M (h - e) = lambda (h_prev - e), which has no cancelling terms.
+        return g.e + self.mixing.solve(g.factors, scaled(g.write), g.decay * (h_prev - g.e))  # type: ignore[arg-type]
 
     def target(self, g: Gates, h: Tensor) -> Tensor:
-        """b + K (h - b): what a sweep writes."""
-        return g.b + self.mixing.apply(g.factors, h - g.b)  # type: ignore[arg-type]
+        """e + K (h - e): what a sweep writes."""
+        return g.e + self.mixing.apply(g.factors, h - g.e)  # type: ignore[arg-type]
 
     def solve_transposed(self, g: Gates, cotangent: Tensor) -> Tensor:
         """v = M^-T of the cotangent of h_t."""
@@ -94,15 +111,18 @@ class Cell:
         """The gradient in p_t, (..., M), from v = M^-T of the cotangent of h_t."""
         n, f, w = self.mixing.width, g.factors, g.write * v
         ddecay = v * (h_prev - self.target(g, h))
-        db = w - self.mixing.apply_transposed(f, w)  # type: ignore[arg-type]
-        dmixing = self.mixing.vjp(g.pre[..., 2 * n :], f, w, h - g.b)  # type: ignore[arg-type]
-        return torch.cat((ddecay * g.decay * g.write, db * silu_grad(g.pre[..., n : 2 * n]), dmixing), -1)
+        de = w - self.mixing.apply_transposed(f, w)  # type: ignore[arg-type]
+        dmixing = self.mixing.vjp(g.pre[..., self.at_mixing :], f, w, h - g.e)  # type: ignore[arg-type]
+        raw = g.pre[..., n : 2 * n]
+        db, dv = (de * g.pre[..., 2 * n : 3 * n], [de * silu(raw)]) if self.gated else (de, [])
+        return torch.cat((ddecay * g.decay * g.write, db * silu_grad(raw), *dv, dmixing), -1)
 
     def hidden_vjp(self, dpre: Tensor, weight: Tensor, h_prev: Tensor) -> Tensor | int:
         """The gradient that reaches h_{t-1} through the gates."""
         if not self.spans:
             return 0
-        return rms_vjp(h_prev, self.recurrent_rows(dpre) @ weight)
+        ds = self.recurrent_rows(dpre) @ weight
+        return rms_vjp(h_prev, ds) if self.normed else ds
 
     def recurrent_rows(self, dpre: Tensor) -> Tensor:
         """The columns of dpre that belong to the rows of W, (..., recurrent)."""

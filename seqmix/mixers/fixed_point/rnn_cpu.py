@@ -1,8 +1,11 @@
 """Numba kernels for the fixed-point RNN with a mixing of low rank: one pass over time, every token solved exactly.
 
 A work item is one sequence. The letters and formulas are those of `rnn_cell` and `low_rank`; nothing but h is stored,
-the backward pass forms the gates again. L rows of all sequences, N channels, r rank, M = 2 N + r (N + 1).
+the backward pass forms the gates again. L rows of all sequences, N channels, r rank, M = 2 N + r (N + 1), and N more
+with v. W^T (N, R) is that of the numbers from `seen` on.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,31 +51,37 @@ def _eliminate(a, x):  # type: ignore[no-untyped-def]
 
 
 @jit("reassoc")
-def _gates(p_t, weight, h, strength, product, pre, s, channel, u, small, upper, core):  # type: ignore[no-untyped-def]
-    # channel: lambda, 1 - lambda, b; small: alpha, 1 / |raw|. weight is (N, M), or (0, M) without hidden dependence.
+def _gates(  # type: ignore[no-untyped-def]
+    p_t, weight, seen, h, strength, product, gated, normed, pre, s, channel, u, small, upper, core
+):
+    # channel: lambda, 1 - lambda, e; small: alpha, 1 / |raw|.
     rank, width = u.shape
     one = strength / strength
     for m in range(pre.shape[0]):
         pre[m] = p_t[m]
-    if weight.shape[0]:
-        inverse = one / np.sqrt(_dot(h, h) / width + p_t.dtype.type(EPS_RMS))
+    if weight.shape[1]:
+        inverse = one / np.sqrt(_dot(h, h) / width + p_t.dtype.type(EPS_RMS)) if normed else one
+        told = pre[seen:]
         for n in range(width):
             s[n] = h[n] * inverse
             row, factor = weight[n], s[n]
-            for m in range(pre.shape[0]):
-                pre[m] += factor * row[m]
+            for m in range(row.shape[0]):
+                told[m] += factor * row[m]
     for n in range(width):
         channel[0, n] = one / (one + np.exp(-pre[n]))
         channel[1, n] = one / (one + np.exp(pre[n]))
         channel[2, n] = pre[width + n] / (one + np.exp(-pre[width + n]))
+        if gated:
+            channel[2, n] *= pre[2 * width + n]
+    at = 2 * width + gated * width
     for i in range(rank):
-        row, raw = u[i], pre[(2 + i) * width : (3 + i) * width]
+        row, raw = u[i], pre[at + i * width : at + (i + 1) * width]
         for n in range(width):
             row[n] = raw[n] / (one + np.exp(-raw[n]))
         small[1, i] = one / np.sqrt(_dot(row, row) + p_t.dtype.type(EPS_UNIT))
         for n in range(width):
             row[n] *= small[1, i]
-        small[0, i] = strength / (one + np.exp(-pre[(2 + rank) * width + i]))
+        small[0, i] = strength / (one + np.exp(-pre[at + rank * width + i]))
     for i in range(rank):
         for j in range(i, rank):
             gram, total = one - one, one - one
@@ -87,7 +96,9 @@ def _gates(p_t, weight, h, strength, product, pre, s, channel, u, small, upper, 
 
 
 @jit()
-def _forward(first, last, bounds, p, weight, strength, product, rank, initial, h, final):  # type: ignore[no-untyped-def]
+def _forward(  # type: ignore[no-untyped-def]
+    first, last, bounds, p, weight, seen, strength, product, gated, normed, rank, initial, h, final
+):
     width, size = initial.shape[1], p.shape[1]
     pre, s, d = np.empty(size, p.dtype), np.empty(width, p.dtype), np.empty(width, p.dtype)
     channel, u = np.empty((3, width), p.dtype), np.empty((rank, width), p.dtype)
@@ -97,7 +108,7 @@ def _forward(first, last, bounds, p, weight, strength, product, rank, initial, h
         state = final[q]
         state[:] = initial[q]
         for t in range(bounds[q], bounds[q + 1]):
-            _gates(p[t], weight, state, strength, product, pre, s, channel, u, small, upper, core)
+            _gates(p[t], weight, seen, state, strength, product, gated, normed, pre, s, channel, u, small, upper, core)
             for n in range(width):
                 d[n] = channel[0, n] * (state[n] - channel[2, n])
             for i in range(rank):
@@ -113,7 +124,7 @@ def _forward(first, last, bounds, p, weight, strength, product, rank, initial, h
 
 @jit("reassoc")
 def _backward(  # type: ignore[no-untyped-def]
-    first, last, bounds, p, weight, strength, product, rank, initial, h, dh, dfinal, dp, dinitial
+    first, last, bounds, p, weight, seen, strength, product, gated, normed, rank, initial, h, dh, dfinal, dp, dinitial
 ):
     width, size = initial.shape[1], p.shape[1]
     one, zero = strength / strength, strength - strength
@@ -123,12 +134,13 @@ def _backward(  # type: ignore[no-untyped-def]
     # eta, omega, U w less what it owes, U e less what it owes
     inner, turned = np.empty((4, rank), p.dtype), np.empty((rank, rank), p.dtype)
     w, e, du = np.empty(width, p.dtype), np.empty(width, p.dtype), np.empty(width, p.dtype)
+    at = 2 * width + gated * width
     for q in range(first, last):
         carry = dinitial[q]
         carry[:] = dfinal[q]
         for t in range(bounds[q + 1] - 1, bounds[q] - 1, -1):
             before = initial[q] if t == bounds[q] else h[t - 1]
-            _gates(p[t], weight, before, strength, product, pre, s, channel, u, small, upper, core)
+            _gates(p[t], weight, seen, before, strength, product, gated, normed, pre, s, channel, u, small, upper, core)
             for n in range(width):
                 v[n] = dh[t, n] + carry[n]
                 w[n] = channel[1, n] * v[n]
@@ -164,7 +176,11 @@ def _backward(  # type: ignore[no-untyped-def]
                 dp_t[n] = ddecay * channel[0, n] * channel[1, n]
                 x = pre[width + n]
                 gate = one / (one + np.exp(-x))
-                dp_t[width + n] = (w[n] - back) * gate * (one + x * (one - gate))
+                de = w[n] - back
+                if gated:
+                    dp_t[2 * width + n] = de * x * gate
+                    de *= pre[2 * width + n]
+                dp_t[width + n] = de * gate * (one + x * (one - gate))
             for i in range(rank):
                 for n in range(width):
                     du[n] = inner[1, i] * w[n] + inner[0, i] * e[n]
@@ -176,20 +192,22 @@ def _backward(  # type: ignore[no-untyped-def]
                                 du[n] -= both * u[j, n]
                 along = _dot(u[i], du)
                 for n in range(width):
-                    x = pre[(2 + i) * width + n]
+                    x = pre[at + i * width + n]
                     gate = one / (one + np.exp(-x))
                     draw = small[1, i] * (du[n] - u[i, n] * along)
-                    dp_t[(2 + i) * width + n] = draw * gate * (one + x * (one - gate))
+                    dp_t[at + i * width + n] = draw * gate * (one + x * (one - gate))
                 alpha = small[0, i]
-                dp_t[(2 + rank) * width + i] = inner[2, i] * inner[3, i] * alpha * (one - alpha / strength)
+                dp_t[at + rank * width + i] = inner[2, i] * inner[3, i] * alpha * (one - alpha / strength)
             for n in range(width):
                 carry[n] = channel[0, n] * v[n]
-            if weight.shape[0]:
-                # Back through s = h / rms(h).
-                inverse = one / np.sqrt(_dot(before, before) / width + p.dtype.type(EPS_RMS))
+            if weight.shape[1]:
+                inverse, mean = one, zero
                 for n in range(width):
-                    du[n] = _dot(weight[n], dp_t)
-                mean = _dot(s, du) / width
+                    du[n] = _dot(weight[n], dp_t[seen : seen + weight.shape[1]])
+                if normed:
+                    # Back through s = h / rms(h).
+                    inverse = one / np.sqrt(_dot(before, before) / width + p.dtype.type(EPS_RMS))
+                    mean = _dot(s, du) / width
                 for n in range(width):
                     carry[n] += inverse * (du[n] - s[n] * mean)
 
@@ -198,37 +216,38 @@ def _array(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
 
 
-def forward(
-    p: Tensor, weight: Tensor, initial: Tensor, bounds: Tensor, rank: int, strength: float, product: bool
-) -> tuple[Tensor, Tensor]:
-    """h (L, N) and the final states (S, N) from p (L, M), the full recurrent weight (N, M) or (0, M), and h_0."""
-    h, final = p.new_empty(len(p), initial.shape[1]), torch.empty_like(initial, memory_format=torch.contiguous_format)
-    one = _array(p).dtype.type(strength)
-    inputs = (bounds.numpy(), _array(p), _array(weight), one, product, rank, _array(initial))
-    run(_forward, len(initial), _work(p, weight), *inputs, h.numpy(), final.numpy())
-    return h, final
+class Problem(NamedTuple):
+    """One recurrence: p (L, M), W^T (N, R) of the numbers from `seen` on, h_0 (S, N) and the cell's constants."""
 
+    p: Tensor
+    weight: Tensor
+    seen: int
+    initial: Tensor
+    bounds: Tensor
+    rank: int
+    strength: float
+    product: bool
+    gated: bool
+    normed: bool
 
-def backward(
-    dh: Tensor,
-    dfinal: Tensor,
-    p: Tensor,
-    weight: Tensor,
-    initial: Tensor,
-    h: Tensor,
-    bounds: Tensor,
-    rank: int,
-    strength: float,
-    product: bool,
-) -> tuple[Tensor, Tensor]:
-    """The gradients of p (L, M) and of the initial states (S, N)."""
-    dp, dinitial = torch.empty_like(p), torch.empty_like(initial, memory_format=torch.contiguous_format)
-    one = _array(p).dtype.type(strength)
-    inputs = (bounds.numpy(), _array(p), _array(weight), one, product, rank, _array(initial))
-    outputs = (dp.numpy(), dinitial.numpy())
-    run(_backward, len(initial), 2 * _work(p, weight), *inputs, _array(h), _array(dh), _array(dfinal), *outputs)
-    return dp, dinitial
+    def _inputs(self) -> tuple[Any, ...]:
+        p = _array(self.p)
+        constants = (self.seen, p.dtype.type(self.strength), self.product, self.gated, self.normed, self.rank)
+        return self.bounds.numpy(), p, _array(self.weight), *constants, _array(self.initial)
 
+    def _work(self) -> int:
+        return len(self.p) * (8 * self.p.shape[1] + self.weight.numel())
 
-def _work(p: Tensor, weight: Tensor) -> int:
-    return p.numel() * (8 + len(weight))
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """h (L, N) and the final states (S, N)."""
+        h = self.p.new_empty(len(self.p), self.initial.shape[1])
+        final = torch.empty_like(self.initial, memory_format=torch.contiguous_format)
+        run(_forward, len(final), self._work(), *self._inputs(), h.numpy(), final.numpy())
+        return h, final
+
+    def backward(self, h: Tensor, dh: Tensor, dfinal: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of p (L, M) and of the initial states (S, N)."""
+        dp, dinitial = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (self.p, self.initial))
+        given = (_array(x) for x in (h, dh, dfinal))
+        run(_backward, len(dinitial), 2 * self._work(), *self._inputs(), *given, dp.numpy(), dinitial.numpy())
+        return dp, dinitial

@@ -2,6 +2,7 @@
 
 import importlib.util
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,24 +12,27 @@ from seqmix.kernels._backend import outside_autocast, refuse_double_backward
 from seqmix.mixers.fixed_point import direct
 from seqmix.mixers.fixed_point.kronecker import Kronecker
 from seqmix.mixers.fixed_point.low_rank import LowRank
-from seqmix.mixers.fixed_point.rnn_cell import PARTS, Cell, Mixing, rms
+from seqmix.mixers.fixed_point.rnn_cell import PARTS, Cell, Mixing
 from seqmix.mixers.fixed_point.rnn_solvers import Adjoint, Forward
 from seqmix.mixers.fixed_point.rows import Rows
 from seqmix.mixers.fixed_point.sweeps import Solved, Stop, by_sweeps
+
+if TYPE_CHECKING:
+    from seqmix.mixers.fixed_point import rnn_cpu
 
 OP = "fixed_point_scan"
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 
 @cache
-def cell(mixing: str, width: int, rank: int, strength: float, hidden: str) -> Cell:
+def cell(mixing: str, width: int, rank: int, strength: float, hidden: str, gated: bool, normed: bool) -> Cell:
     """The cell of a layer; `hidden` are names of `PARTS`, separated by spaces."""
     chosen: Mixing = (
         Kronecker(width, strength)
         if mixing == "kronecker"
         else LowRank(width, rank, strength, product=mixing == "householder")
     )
-    return Cell(chosen, tuple(part for part in PARTS if part in hidden.split()))
+    return Cell(chosen, tuple(part for part in PARTS if part in hidden.split()), gated, normed)
 
 
 def fixed_point_scan(
@@ -40,6 +44,8 @@ def fixed_point_scan(
     rank: int,
     strength: float,
     hidden: str,
+    gated: bool,
+    normed: bool,
     solver: str,
     tolerance: float,
     max_iterations: int,
@@ -48,13 +54,15 @@ def fixed_point_scan(
     gradient: str,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """h_t = lambda_t h_{t-1} + (1 - lambda_t) (b_t + K_t (h_t - b_t)), the gates from p_t + W rms(h_{t-1}).
+    """h_t = lambda_t h_{t-1} + (1 - lambda_t) (e_t + K_t (h_t - e_t)), the gates from p_t + W s_{t-1}.
 
     Args:
-        p: pre-activations (B, T, M) of lambda, b and the mixing, in that order.
+        p: pre-activations (B, T, M) of lambda and b, with `gated` v, and those of the mixing, in that order.
         weight: W, with rows for the parts named in `hidden` only, (R, N).
         initial_state: h_0 (S, N).
         mixing, rank, strength: as in `FixedPointRNN`.
+        gated: e = b v instead of b.
+        normed: s = rms(h) instead of h.
         solver: `"sweeps"`, `"sequential"` or `"direct"`.
         tolerance, max_iterations, damping: when sweeps stop (0: no cap), and the size of a step.
         fallback: solve sequences whose sweeps diverge sequentially.
@@ -72,7 +80,7 @@ def fixed_point_scan(
     checks.check_shape(OP, "state", initial_state, shape, "sequences, channels")
     checks.check_together(OP, "x", x=p, weight=weight, state=initial_state)
     return _scan(
-        p, weight, initial_state.to(p.dtype), cu_seqlens, mixing, rank, strength, hidden,
+        p, weight, initial_state.to(p.dtype), cu_seqlens, mixing, rank, strength, hidden, gated, normed,
         solver, tolerance, max_iterations, damping, fallback, gradient,
     )  # fmt: skip
 
@@ -81,14 +89,17 @@ def _compiled(chosen: Cell, p: Tensor) -> bool:
     return _HAS_NUMBA and p.device.type == "cpu" and isinstance(chosen.mixing, LowRank)
 
 
-def _full_weight(chosen: Cell, weight: Tensor) -> Tensor:
-    """W^T with zeros for the parts that do not see the state (N, M); (0, M) if none does."""
-    if not chosen.spans:
-        return weight.new_empty(0, chosen.size)
-    full = weight.new_zeros(weight.shape[1], chosen.size)
+def _compiled_problem(chosen: Cell, p: Tensor, weight: Tensor, h0: Tensor, rows: Rows) -> "rnn_cpu.Problem":
+    from seqmix.mixers.fixed_point import rnn_cpu
+
+    # W^T of the numbers from the first to the last part that sees the state, zeros for one between that does not.
+    seen = chosen.spans[0].start if chosen.spans else 0
+    wide = weight.new_zeros(weight.shape[1], chosen.spans[-1].stop - seen if chosen.spans else 0)
     for span, part in zip(chosen.spans, chosen._split(weight.mT), strict=True):
-        full[:, span] = part
-    return full
+        wide[:, span.start - seen : span.stop - seen] = part
+    m: LowRank = chosen.mixing  # type: ignore[assignment]
+    constants = (m.rank, m.strength, m.product, chosen.gated, chosen.normed)
+    return rnn_cpu.Problem(p, wide, seen, h0, rows.bounds, *constants)
 
 
 @torch.library.custom_op("seqmix::fixed_point_scan", mutates_args=())
@@ -101,6 +112,8 @@ def _scan(
     rank: int,
     strength: float,
     hidden: str,
+    gated: bool,
+    normed: bool,
     solver: str,
     tolerance: float,
     max_iterations: int,
@@ -108,13 +121,11 @@ def _scan(
     fallback: bool,
     gradient: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    chosen, rows = cell(mixing, weight.shape[1], rank, strength, hidden), Rows.of(OP, p, cu_seqlens)
+    chosen = cell(mixing, weight.shape[1], rank, strength, hidden, gated, normed)
+    rows = Rows.of(OP, p, cu_seqlens)
     flat, h0 = p.flatten(0, 1), initial_state
     if solver == "sequential" and _compiled(chosen, p):
-        from seqmix.mixers.fixed_point import rnn_cpu
-
-        product = mixing == "householder"
-        h, final = rnn_cpu.forward(flat, _full_weight(chosen, weight), h0, rows.bounds, rank, strength, product)
+        h, final = _compiled_problem(chosen, flat, weight, h0, rows).forward()
         report = _exact_report(rows, h, sequential=True)
     else:
         problem = Forward(chosen, flat, weight, h0, rows)
@@ -148,6 +159,8 @@ def _scan_backward(
     rank: int,
     strength: float,
     hidden: str,
+    gated: bool,
+    normed: bool,
     solver: str,
     tolerance: float,
     max_iterations: int,
@@ -155,14 +168,12 @@ def _scan_backward(
     fallback: bool,
     gradient: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    chosen, rows = cell(mixing, weight.shape[1], rank, strength, hidden), Rows.of(OP, p, cu_seqlens)
+    chosen = cell(mixing, weight.shape[1], rank, strength, hidden, gated, normed)
+    rows = Rows.of(OP, p, cu_seqlens)
     flat, h_flat, h0, dh = p.flatten(0, 1), h.flatten(0, 1), initial_state, dh.flatten(0, 1)
     before = rows.previous(h_flat, h0)
     if gradient == "implicit" and solver == "sequential" and _compiled(chosen, p):
-        from seqmix.mixers.fixed_point import rnn_cpu
-
-        full, product = _full_weight(chosen, weight), mixing == "householder"
-        dp, dh0 = rnn_cpu.backward(dh, dfinal, flat, full, h0, h_flat, rows.bounds, rank, strength, product)
+        dp, dh0 = _compiled_problem(chosen, flat, weight, h0, rows).backward(h_flat, dh, dfinal)
     else:
         cotangent = rows.add_at_end(dh, dfinal)
         adjoint = Adjoint(Forward(chosen, flat, weight, h0, rows), h_flat, cotangent)
@@ -177,7 +188,7 @@ def _scan_backward(
         if gradient == "implicit":
             back = back + chosen.hidden_vjp(dp, weight, before)
         dh0 = rows.start(back, dfinal)
-    dweight = chosen.recurrent_rows(dp).mT @ rms(before) if chosen.spans else torch.zeros_like(weight)
+    dweight = chosen.recurrent_rows(dp).mT @ chosen.seen(before) if chosen.spans else torch.zeros_like(weight)
     return dp.view_as(p), dweight, dh0
 
 
@@ -203,7 +214,7 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 def _backward(ctx, dh, dfinal, _):  # type: ignore[no-untyped-def]
     grads = _scan_backward(dh, dfinal, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * 11
+    return *grads, *[None] * 13
 
 
 _scan.register_autograd(_backward, setup_context=_setup_context)

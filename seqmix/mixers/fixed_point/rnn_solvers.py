@@ -27,7 +27,7 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 class Forward:
-    """h^l = scan(lambda, (1 - lambda) (b + K (h^{l-1} - b))), gates from h^{l-1} of the token before."""
+    """h^l = scan(lambda, (1 - lambda) (e + K (h^{l-1} - e))), gates from h^{l-1} of the token before."""
 
     def __init__(self, cell: Cell, p: Tensor, weight: Tensor, h0: Tensor, rows: Rows) -> None:
         self.cell, self.p, self.weight, self.h0, self.rows = cell, p, weight, h0, rows
@@ -162,4 +162,4 @@ class Adjoint:
 
 def _at(g: Gates, token: Tensor) -> Gates:
     factors = type(g.factors)(*(f[token] for f in g.factors))  # type: ignore[call-arg]
-    return Gates(g.pre[token], g.decay[token], g.write[token], g.b[token], factors)
+    return Gates(g.pre[token], g.decay[token], g.write[token], g.e[token], factors)

@@ -1,7 +1,7 @@
 """Sweeps of the fixed-point RNN: a product with W, and one Triton pass for gates, mixing, scan and residual.
 
-From p, from h^{l-1} W^T and from h^{l-1} a program forms lambda, b and the reflections of a tile of time with all its
-channels, applies K to h^{l-1} - b, scans over time, and keeps the largest change. Neither gates nor factors nor
+From p, from h^{l-1} W^T and from h^{l-1} a program forms lambda, e and the reflections of a tile of time with all its
+channels, applies K to h^{l-1} - e, scans over time, and keeps the largest change. Neither gates nor factors nor
 pre-activations are written to memory; a sequence that is done is copied and costs nothing else. A Kronecker mixing
 needs every token's own matrices and takes a launch for itself (`kronecker_triton`), which hands its targets over. Where
 sequences alone are too few they are cut into chunks, whose relay is that of `diagonal_scan`. Letters: L rows of all
@@ -44,7 +44,8 @@ def _sweep(  # type: ignore[no-untyped-def]
     p, more, more0, old, h0, busy, target, initial, new, last_state, product, change, size, of, bounds,
     offsets, length, chunk, chunks, width, rank, row, seen,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES_DECAY: tl.constexpr, SEES_B: tl.constexpr,
-    SEES_MIXING: tl.constexpr, DAMPING: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
+    SEES_MIXING: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, DAMPING: tl.constexpr,
+    BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     # Without `new` only the state at the end of the span and the product of its decays are wanted.
     item = tl.program_id(0).to(tl.int64)
@@ -74,17 +75,19 @@ def _sweep(  # type: ignore[no-untyped-def]
         mask_t = t < last
         mask = mask_t[:, None] & mask_n[None, :]
         h = tl.load(old + t[:, None] * width + n[None, :], mask=mask, other=0.0)
-        scale = tl.zeros((BT,), kind)
-        if SEES_DECAY or SEES_B or SEES_MIXING:
+        scale = tl.full((BT,), 1.0, kind)
+        if NORMED and (SEES_DECAY or SEES_B or SEES_MIXING):
             past = load_before(old, h0, t, begin, sequence, n, mask, width)
             scale = tl.rsqrt(tl.sum(past * past, 1) / width + 1e-5)
         gate = load_pre(p, more, more0, t, begin, sequence, n, n, mask, row, seen, scale, SEES_DECAY)
         if target is None:
             raw = load_pre(p, more, more0, t, begin, sequence, n + width, n + b_seen, mask, row, seen, scale, SEES_B)
-            b = raw * sigmoid(raw)
-            goal = b + mixed(
-                p, more, more0, t, begin, sequence, 2 * width, mixing_seen, n, mask, mask_t, width, rank, row, seen,
-                scale, h - b, STRENGTH, PRODUCT, SEES_MIXING,
+            e = raw * sigmoid(raw)
+            if GATED:
+                e *= load_pre(p, more, more0, t, begin, sequence, n + 2 * width, n, mask, row, seen, scale, False)
+            goal = e + mixed(
+                p, more, more0, t, begin, sequence, (2 + GATED) * width, mixing_seen, n, mask, mask_t, width, rank,
+                row, seen, scale, h - e, STRENGTH, PRODUCT, SEES_MIXING,
             )  # fmt: skip
         else:
             goal = tl.load(target + t[:, None] * width + n[None, :], mask=mask, other=0.0)
@@ -122,6 +125,7 @@ class Sweeps:
         low_rank = isinstance(m, LowRank)
         # A constant, because a number handed to a kernel is float32.
         self.options = {"STRENGTH": float(m.strength), "PRODUCT": low_rank and m.product} | tile(m.width)  # type: ignore[union-attr]
+        self.options |= {"GATED": cell.gated, "NORMED": cell.normed}
         self.sizes = (m.width, m.rank if low_rank else 0, cell.size, cell.recurrent)  # type: ignore[union-attr]
         self.kronecker = None
         if not low_rank:

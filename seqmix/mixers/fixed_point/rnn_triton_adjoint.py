@@ -1,6 +1,6 @@
 """Sweeps of the adjoint of the fixed-point RNN: gates' gradients row by row, a product with W, one scan back in time.
 
-    v_t = lambda_{t+1} v_{t+1} + g_t + K_t^T (1 - lambda_t) v_t + rms'(h_t)^T W^T (gradients of p_{t+1})
+    v_t = lambda_{t+1} v_{t+1} + g_t + K_t^T (1 - lambda_t) v_t + s'(h_t)^T W^T (gradients of p_{t+1})
 
 The pre-activations are those of the fixed point, the same in every sweep. Letters as in `rnn_triton`.
 """
@@ -32,9 +32,10 @@ from seqmix.mixers.fixed_point.rnn_triton import Sweeps, combine
 def _gradients(  # type: ignore[no-untyped-def]
     pre, h, h0, v, target, back, out, of, bounds, offsets, length, chunk, chunks, width, rank, row, columns,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES_DECAY: tl.constexpr, SEES_B: tl.constexpr,
-    SEES_MIXING: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
+    SEES_MIXING: tl.constexpr, STORE_V: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, BR: tl.constexpr,
+    BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    # The wanted columns of dp (L, columns); b + K (h - b) and K^T (1 - lambda) v come in where the mixing has no rank.
+    # The wanted columns of dp (L, columns); e + K (h - e) and K^T (1 - lambda) v come in where the mixing has no rank.
     item = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, BN)
     first, last = span(item, offsets, length, chunk, chunks)
@@ -46,6 +47,8 @@ def _gradients(  # type: ignore[no-untyped-def]
         mixing_at += width
     if SEES_B:
         mixing_at += width
+    if STORE_V:
+        mixing_at += width
     for start in range(first, last, BT):
         t = start + tl.arange(0, BT)
         mask_t = t < last
@@ -56,12 +59,16 @@ def _gradients(  # type: ignore[no-untyped-def]
         v_t = tl.load(v + here, mask=mask, other=0.0)
         decay, write, open_ = sigmoid(gate), sigmoid(-gate), sigmoid(raw)
         b = raw * open_
-        e = tl.load(h + here, mask=mask, other=0.0) - b
+        e = b
+        if GATED:
+            value = tl.load(pre + t[:, None] * row + 2 * width + n[None, :], mask=mask, other=0.0)
+            e = b * value
+        off = tl.load(h + here, mask=mask, other=0.0) - e
         w = write * v_t
         if SEES_DECAY:
             if target is None:
-                goal = b + mixed(
-                    pre, None, None, t, 0, 0, 2 * width, 0, n, mask, mask_t, width, rank, row, 0, 0.0, e,
+                goal = e + mixed(
+                    pre, None, None, t, 0, 0, (2 + GATED) * width, 0, n, mask, mask_t, width, rank, row, 0, 0.0, off,
                     STRENGTH, PRODUCT, False,
                 )  # fmt: skip
             else:
@@ -70,14 +77,20 @@ def _gradients(  # type: ignore[no-untyped-def]
             tl.store(out + t[:, None] * columns + n[None, :], v_t * (past - goal) * decay * write, mask=mask)
         if SEES_B:
             if back is None:
-                db = w - mixed_back(pre, t, 2 * width, n, mask, mask_t, width, rank, row, w, STRENGTH, PRODUCT)
+                db = w - mixed_back(
+                    pre, t, (2 + GATED) * width, n, mask, mask_t, width, rank, row, w, STRENGTH, PRODUCT
+                )
             else:
                 db = w - tl.load(back + here, mask=mask, other=0.0)
+            if STORE_V:
+                tl.store(out + t[:, None] * columns + b_at + width + n[None, :], db * b, mask=mask)
+            if GATED:
+                db *= value
             db *= open_ * (1.0 + raw * (1.0 - open_))
             tl.store(out + t[:, None] * columns + b_at + n[None, :], db, mask=mask)
         if SEES_MIXING and rank > 0:
             store_mixing_gradient(
-                pre, out, t, 2 * width, mixing_at, n, mask, mask_t, width, rank, row, columns, w, e,
+                pre, out, t, (2 + GATED) * width, mixing_at, n, mask, mask_t, width, rank, row, columns, w, off,
                 STRENGTH, PRODUCT, BR,
             )  # fmt: skip
 
@@ -86,10 +99,11 @@ def _gradients(  # type: ignore[no-untyped-def]
 def _sweep(  # type: ignore[no-untyped-def]
     pre, h, old, cotangent, ds, back, busy, incoming, new, first_state, product, change, size, of, bounds,
     offsets, length, chunk, chunks, width, rank, row,
-    STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, DAMPING: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
+    STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, DAMPING: tl.constexpr,
+    BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     # Rows of a tile run back in time. Without `new` only v at the start of the span and the product of the decays are
-    # wanted. `ds` (L, N) is what each token sends to rms(h) of the one before it.
+    # wanted. `ds` (L, N) is what each token sends to s of the one before it.
     item = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, BN)
     mask_n = n < width
@@ -117,15 +131,17 @@ def _sweep(  # type: ignore[no-untyped-def]
         x = tl.load(cotangent + here, mask=mask, other=0.0)
         if back is None:
             w = sigmoid(-gate) * v
-            x += mixed_back(pre, t, 2 * width, n, mask, mask_t, width, rank, row, w, STRENGTH, PRODUCT)
+            x += mixed_back(pre, t, (2 + GATED) * width, n, mask, mask_t, width, rank, row, w, STRENGTH, PRODUCT)
         else:
             x += tl.load(back + here, mask=mask, other=0.0)
         if ds is not None:
-            s = tl.load(h + here, mask=mask, other=0.0)
-            inverse = tl.rsqrt(tl.sum(s * s, 1) / width + 1e-5)[:, None]
-            s *= inverse
             sent = tl.load(ds + here + width, mask=following, other=0.0)
-            x += inverse * (sent - s * (tl.sum(s * sent, 1) / width)[:, None])
+            if NORMED:
+                s = tl.load(h + here, mask=mask, other=0.0)
+                inverse = tl.rsqrt(tl.sum(s * s, 1) / width + 1e-5)[:, None]
+                s *= inverse
+                sent = inverse * (sent - s * (tl.sum(s * sent, 1) / width)[:, None])
+            x += sent
         # Nothing follows the last token of a sequence; rows past the span's first one are padding.
         decay = tl.where(following, sigmoid(later), 0.0)
         decay = tl.where(mask, decay, 1.0)
@@ -161,16 +177,18 @@ class AdjointSweeps:
         if not isinstance(self.cell.mixing, LowRank):
             from seqmix.mixers.fixed_point.kronecker_triton import Pullback
 
-            self.kronecker = Pullback(self.cell.mixing, gates.factors, self.pre, self.h, None)
+            self.kronecker = Pullback(self.cell.mixing, gates.factors, self.pre, self.h, gates.e)
             self.target = self.cell.target(gates, self.h)
 
-    def gradients(self, v: Tensor, sees: dict[str, bool], columns: int, back: Tensor | None) -> Tensor:
-        """The columns of dp (L, columns) that `sees` asks for."""
+    def gradients(
+        self, v: Tensor, sees: dict[str, bool], columns: int, back: Tensor | None, everything: bool = False
+    ) -> Tensor:
+        """The columns of dp (L, columns) that `sees` asks for, or all."""
         out, pieces = v.new_empty(len(v), columns), self.cut.pieces
         tensors = (self.pre, self.h, self.forward.h0, v, self.target, back, out)
         launch(
             _gradients, pieces.spans.number, *tensors, *pieces.places, *pieces.spans.arguments, *self.sizes, columns,
-            **sees, **self.options,
+            **sees, STORE_V=everything and self.cell.gated, **self.options,
         )  # fmt: skip
         if self.kronecker is not None and sees["SEES_MIXING"]:
             self.kronecker.store_gradient(v, self.pre, out)
@@ -180,7 +198,7 @@ class AdjointSweeps:
         """dp (L, M) at the solution."""
         v = v.contiguous()
         back = None if self.kronecker is None else self.kronecker.apply(v, self.pre)
-        return self.gradients(v, dict.fromkeys(self.forward.sees, True), self.cell.size, back)
+        return self.gradients(v, dict.fromkeys(self.forward.sees, True), self.cell.size, back, everything=True)
 
     def __call__(self, v: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
         """As `Sweeps.__call__`."""
