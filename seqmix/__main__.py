@@ -15,7 +15,7 @@ _COMMANDS = {
     "generate": "continue a prompt with a checkpoint of a language model",
     "train-tokenizer": "learn a byte-level BPE from text, for --data.tokenizer",
     "average": "make one checkpoint with the mean of the weights of several",
-    "list": "what there is: mixers, tasks, configs, boards, optimizers, and a model's parameters",
+    "list": "what there is: mixers, tasks, configs, boards, grids, optimizers, and a model's parameters",
     "certify": "prove a checkpoint right for every length, or find a shortest word that it gets wrong",
     "inspect": "figures of what is inside a layer: eigenvalues, mixing matrices, gradients by lag",
     "bench": "time kernels and layers on this machine",
@@ -24,7 +24,7 @@ _COMMANDS = {
     "leaderboard": "run configs with many seeds and learning rates, and make tables of the records",
     "sensitivity": "loss against learning rate for several optimizers or mixers, with a table and a figure",
 }
-_LISTS = ("mixers", "tasks", "configs", "boards", "optimizers")
+_LISTS = ("mixers", "tasks", "configs", "boards", "grids", "optimizers")
 
 _HELP = f"""usage: seqmix COMMAND [options]
 
@@ -176,6 +176,10 @@ def _rows(kind: str) -> dict[str, str]:
         from seqmix.leaderboard.board import list_boards
 
         return list_boards()
+    if kind == "grids":
+        from seqmix.leaderboard.grid import list_grids
+
+        return list_grids()
     if kind == "tasks":
         from seqmix.tasks.registry import get_task, list_tasks
 

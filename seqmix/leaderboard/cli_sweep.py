@@ -32,7 +32,7 @@ def add_sweep_options(run: argparse.ArgumentParser, *, configs: bool = True, see
     """Options of every command that makes records; those that choose their own config do without `configs`."""
     if configs:
         run.add_argument(
-            "configs", nargs="+", metavar="CONFIG", help="names of shipped configs, or files; or one board"
+            "configs", nargs="+", metavar="CONFIG", help="names of shipped configs, or files; or one board or grid"
         )
     text = f"default {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else "")
     run.add_argument("--seeds", nargs="+", type=int, default=list(seeds), metavar="N", help=text)
@@ -67,31 +67,41 @@ def _positive(text: str) -> int:
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     from seqmix._suggest import unknown_name
     from seqmix.leaderboard.board import find_board, list_boards
+    from seqmix.leaderboard.grid import find_grid, grid_runs, list_grids
     from seqmix.leaderboard.plan import plan_runs
     from seqmix.training.config_files import list_configs
 
     boards = {name: path for name in arguments.configs if (path := find_board(name)) is not None}
-    if boards:
-        return _run_board(boards, arguments)
-    known = {*list_configs(), *list_boards()}
+    grids = {name: path for name in arguments.configs if name not in boards and (path := find_grid(name)) is not None}
+    if boards or grids:
+        path = _alone({**boards, **grids}, arguments)
+        return _run_board(path, arguments) if boards else make_records(grid_runs(path), arguments, "seqmix leaderboard")
+    known = {*list_configs(), *list_boards(), *list_grids()}
     for name in arguments.configs:
         if not Path(name).suffix and name not in known:
-            raise unknown_name("config or board", name, known)
+            raise unknown_name("config, board or grid", name, known)
     runs = plan_runs(arguments.configs, arguments.seeds, arguments.lr, arguments.set)
     return make_records(runs, arguments, "seqmix leaderboard")
 
 
-def _run_board(boards: dict[str, Path], arguments: argparse.Namespace) -> int:
+def _alone(files: dict[str, Path], arguments: argparse.Namespace) -> Path:
+    """The file of the one board or grid, which has its own of everything."""
+    name, path = next(iter(files.items()))
+    if len(arguments.configs) > 1:
+        raise ValueError(
+            f"CONFIG: a board stands alone, and so does a grid, got {name!r} and more"
+        )
+    for option, given in (("--lr", arguments.lr), ("--seeds", arguments.seeds != [0]), ("--set", arguments.set)):
+        if given:
+            raise ValueError(f"{option}: a board has its own, and so has a grid, in its file")
+    return path
+
+
+def _run_board(path: Path, arguments: argparse.Namespace) -> int:
     from seqmix.leaderboard.board import load_board
     from seqmix.leaderboard.board_plan import BoardPlan, sizes_table
 
-    if len(arguments.configs) > 1:
-        raise ValueError(f"CONFIG: a board stands alone, got {next(iter(boards))!r} among {len(arguments.configs)}")
-    for option, given in (("--lr", arguments.lr), ("--seeds", arguments.seeds != [0]), ("--set", arguments.set)):
-        if given:
-            raise ValueError(f"{option}: a board has its own, in its file")
     _require_training("seqmix leaderboard")
-    (path,) = boards.values()
     plan = BoardPlan(load_board(path))
     if arguments.dry_run:
         print(sizes_table(plan))

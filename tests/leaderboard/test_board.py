@@ -239,7 +239,7 @@ def test_shipped_boards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert path is not None and load_board(path).name
     assert list_boards().keys().isdisjoint(list_configs())
     assert main(["run", "cpuu", "--store", str(tmp_path / "runs.jsonl")]) == 2
-    assert "unknown config or board 'cpuu'; did you mean 'cpu'" in capsys.readouterr().err
+    assert "unknown config, board or grid 'cpuu'; did you mean 'cpu'" in capsys.readouterr().err
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

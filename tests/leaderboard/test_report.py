@@ -195,7 +195,7 @@ def test_bad_lines_are_told_and_the_rest_is_reported(five: Path, capsys: pytest.
         (["report", "FILE", "--solved", "8:0.5"], "was tested at 16, 64, not at length 8"),
         (["report", "FILE", "--section", "a5"], "--write and --section: expected both or none"),
         (["report", "FILE", "--write", "/nowhere.md", "--section", "a5"], "cannot read /nowhere.md"),
-        (["run", "a6", "--store", "x.jsonl"], "unknown config or board 'a6'; did you mean 'a5'"),
+        (["run", "a6", "--store", "x.jsonl"], "unknown config, board or grid 'a6'; did you mean 'a5'"),
         (["run", "a5", "--set", "d_model", "--store", "x.jsonl"], "--set: expected KEY=VALUE"),
         (["run", "a5", "--seeds", "-1", "--store", "x.jsonl"], "--seeds: expected integers of at least 0, got -1"),
         (["run", "a5", "--lr", "0", "--store", "x.jsonl"], "--lr: expected positive numbers, got 0.0"),
