@@ -88,9 +88,7 @@ def _alone(files: dict[str, Path], arguments: argparse.Namespace) -> Path:
     """The file of the one board or grid, which has its own of everything."""
     name, path = next(iter(files.items()))
     if len(arguments.configs) > 1:
-        raise ValueError(
-            f"CONFIG: a board stands alone, and so does a grid, got {name!r} and more"
-        )
+        raise ValueError(f"CONFIG: a board stands alone, and so does a grid, got {name!r} and more")
     for option, given in (("--lr", arguments.lr), ("--seeds", arguments.seeds != [0]), ("--set", arguments.set)):
         if given:
             raise ValueError(f"{option}: a board has its own, and so has a grid, in its file")

@@ -17,6 +17,7 @@ from seqmix.__main__ import main
 from seqmix.inspect import cli as inspect_cli
 from seqmix.inspect.targets import Options, Target, find_target
 from seqmix.leaderboard.board import find_board
+from seqmix.leaderboard.grid import find_grid
 from seqmix.tasks.tokenization import train_bpe
 from seqmix.training import config_files, runs
 from tests.docs.blocks import PROGRAMS, ROOT
@@ -105,9 +106,9 @@ def _nothing_runs(wrote: bool) -> Iterator[None]:
 
 
 def _check_names(arguments: argparse.Namespace) -> None:
-    """Configs and boards that a sweep names; a tokenizer that is to be learned is made, for commands after it."""
+    """Configs, boards and grids that a sweep names; a tokenizer to be learned is made, for commands after it."""
     for config in getattr(arguments, "configs", None) or ():
-        if find_board(config) is None:
+        if find_board(config) is None and find_grid(config) is None:
             config_files.load_config(config)
     if getattr(arguments, "vocab_size", None) and not arguments.output.exists():
         arguments.output.write_text(train_bpe(["a later command of the page names this file"], 257))

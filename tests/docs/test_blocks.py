@@ -15,6 +15,7 @@ import torch
 
 from seqmix.__main__ import main
 from seqmix.leaderboard.board import load_board
+from seqmix.leaderboard.grid import grid_runs
 from seqmix.mixers import registry as mixers
 from seqmix.optim import registry as optimizers
 from seqmix.tasks import registry as tasks
@@ -74,7 +75,7 @@ def run(block: Block, names: dict[str, object], folder: Path) -> None:
 
 
 def check_yaml(block: Block, folder: Path) -> None:
-    """A board, a config, or a part of one; commands of the page find it by the name in its title or first comment."""
+    """A board, a grid, a config or a part of one; commands find it by the name in its title or first comment."""
     content = parse_value(block.code)
     board = bool(content.keys() & {"budget", "mixers"})
     said = re.match(r"# ([\w-]+\.yaml)\b", block.code)
@@ -83,6 +84,8 @@ def check_yaml(block: Block, folder: Path) -> None:
     path.write_text(block.code)
     if board:
         load_board(path)
+    elif "grid" in content:
+        assert grid_runs(path)
     elif "data" in expand(load_config(str(path))):
         check_seqmix(["fit", "--config", str(path)])
 
