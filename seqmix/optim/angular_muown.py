@@ -26,7 +26,8 @@ class AngularMuown(Muown):
 
     Args:
         params, momentum, weight_decay, nesterov, betas, eps, row_blocks, maximize: see `Muown`.
-        method, steps, precision: of the orthogonalisation (`seqmix.optim.orthogonal`).
+        method, steps, precision: of the orthogonalisation (`seqmix.optim.orthogonal`), with the source's triples;
+            `"polar-express"` computes better ones for other numbers of steps.
         lr: learning rate; 0.01 to 0.04 in the source.
         decay_scale, decay_degree: of kappa; degree 0 leaves it at 1.
         warmup: steps before kappa begins to fall.
@@ -61,7 +62,7 @@ class AngularMuown(Muown):
         warmup: int = 0,
         scale: str = "spectral",
         row_blocks: int | tuple[int, ...] = 1,
-        method: str = "polar-express",
+        method: str = "polar-express-published",
         steps: int = 5,
         precision: str = "bfloat16",
         maximize: bool = False,

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from seqmix.optim.base import check_at_least
+from seqmix.optim.base import at_rest, check_at_least
 
 __all__ = ["AntiPGD", "NoiseWrapper"]
 
 
 class NoiseWrapper(Optimizer):
     """An optimizer around another one that adds noise after each step; groups, state and arguments are the other's.
+
+    Nothing is added to the parameters of a group whose rate is 0.
 
     The noise is a function of `seed` and the number of steps, so that every rank draws the same and a run that is
     resumed goes on with what it would have drawn. Groups hold `sigma` and `noise_step`.
@@ -64,8 +66,11 @@ class NoiseWrapper(Optimizer):
             streams: dict[torch.device, torch.Generator] = {}
             for group in self.param_groups:
                 group["noise_step"] += 1
+                still = at_rest(group)
                 for p in group["params"]:
-                    if p.grad is not None:
+                    if p.grad is not None and still:
+                        self._begin(p)
+                    elif p.grad is not None:
                         stream = streams.get(p.device) or self._stream(group["noise_step"], p.device)
                         streams[p.device] = stream
                         self._inject(p, group, stream)
@@ -74,6 +79,10 @@ class NoiseWrapper(Optimizer):
     def _stream(self, step: int, device: torch.device) -> torch.Generator:
         seed = np.random.SeedSequence((self.seed, step)).generate_state(1, np.uint64)[0]
         return torch.Generator(device).manual_seed(int(seed) >> 1)
+
+    def _begin(self, p: Tensor) -> None:
+        """The state of a parameter before its first noise, where it has none: a checkpoint is loaded into it."""
+        raise NotImplementedError
 
     def _inject(self, p: Tensor, group: dict[str, Any], stream: torch.Generator) -> None:
         raise NotImplementedError
@@ -134,7 +143,11 @@ class AntiPGD(NoiseWrapper):
         super().__init__(base, sigma, seed)
 
     def _inject(self, p: Tensor, group: dict[str, Any], stream: torch.Generator) -> None:
+        self._begin(p)
         noise = torch.empty_like(p).normal_(0, group["sigma"], generator=stream)
-        before = self.state[p].get("noise")
-        p.add_(noise if before is None else noise - before)
+        p.add_(noise - self.state[p]["noise"])
         self.state[p]["noise"] = noise
+
+    def _begin(self, p: Tensor) -> None:
+        if "noise" not in self.state[p]:
+            self.state[p]["noise"] = torch.zeros_like(p)

@@ -11,6 +11,7 @@ __all__ = [
     "SLICE",
     "BaseOptimizer",
     "Closure",
+    "at_rest",
     "blocks",
     "check_at_least",
     "check_betas",
@@ -75,6 +76,13 @@ class BaseOptimizer(Optimizer):
             if key not in self.state[p]:
                 self.state[p][key] = torch.zeros_like(p)
         return [self.state[p][key] for p in params]
+
+
+def at_rest(group: dict[str, Any]) -> bool:
+    """Whether the learning rate of a group is 0."""
+    rate = group.get("lr")
+    # A rate on a GPU would have to be waited for.
+    return rate is not None and not (isinstance(rate, Tensor) and rate.device.type != "cpu") and bool(rate == 0)
 
 
 def blocks(group: dict[str, Any], params: list[Tensor], *companions: Sequence[Any]) -> Iterator[tuple[Any, ...]]:

@@ -3,7 +3,18 @@
 A name is the class's in lower case; where two libraries have one, torch's keeps it and the other's starts with `po-`.
 """
 
-__all__ = ["ABSENT", "ADAPTED", "FREE_OF_GROUPS", "LIBRARY", "MATRICES", "NEEDS", "TORCH", "UNFIT", "WRAPPERS"]
+__all__ = [
+    "ABSENT",
+    "ADAPTED",
+    "DIVIDES",
+    "FREE_OF_GROUPS",
+    "LIBRARY",
+    "MATRICES",
+    "NEEDS",
+    "TORCH",
+    "UNFIT",
+    "WRAPPERS",
+]
 
 TORCH = {
     "Adadelta": "Steps scaled by running averages of squared gradients and squared steps.",
@@ -159,6 +170,8 @@ LIBRARY = {
 
 # Optimizers around another one.
 WRAPPERS = ("Lookahead", "OrthoGrad", "ScheduleFreeWrapper", "TRAC", "SAM", "LookSAM", "FriendlySAM")
+
+DIVIDES = ("Gravity", "FTRL")  # of pytorch-optimizer: by the learning rate
 
 FREE_OF_GROUPS = ("LBFGS",)  # takes one list of parameters
 

@@ -83,6 +83,14 @@ def _register_libraries() -> None:
         needs = catalogue.NEEDS.get(kind, "")
         fields: dict[str, Any] = {"library": "torch", "takes": takes, "needs": needs, "defaults": defaults}
         register_optimizer(kind.lower(), f"torch.optim:{kind}", description=text, **fields)
+    register_optimizer(
+        "muon-original",
+        "torch.optim:Muon",
+        description="Muon as published: its own scale of steps, which AdamW's rates do not fit.",
+        library="torch",
+        takes="matrices",
+        defaults={"adjust_lr_fn": "original"},
+    )
     for kind, text in catalogue.LIBRARY.items():
         name = f"po-{kind.lower()}" if kind.lower() in list_optimizers() else kind.lower()
         if kind in catalogue.UNFIT:
@@ -90,6 +98,7 @@ def _register_libraries() -> None:
             register_optimizer(name, reason, description=text, library="none")
             continue
         fields = {"library": "pytorch-optimizer", "needs": catalogue.NEEDS.get(kind, "")}
+        fields["divides_by_rate"] = kind in catalogue.DIVIDES
         where = "seqmix.optim.closures" if kind in catalogue.ADAPTED else "pytorch_optimizer.optimizer"
         if kind in catalogue.WRAPPERS:
             fields["takes"] = "optimizer"

@@ -56,9 +56,8 @@ class FractionalPGD(NoiseWrapper):
     def _inject(self, p: Tensor, group: dict[str, Any], stream: torch.Generator) -> None:
         fresh = torch.empty_like(p).normal_(generator=stream)
         if self.hurst != 0.5:
+            self._begin(p)
             state = self.state[p]
-            if "increments" not in state:
-                state["increments"], state["increments_drawn"] = p.new_zeros((self.memory, *p.shape)), 0
             past, drawn = state["increments"], state["increments_drawn"]
             fresh.mul_(predictors(self.hurst, self.memory)[min(drawn, self.memory)][1])
             if drawn:
@@ -68,6 +67,11 @@ class FractionalPGD(NoiseWrapper):
             past[drawn % self.memory] = fresh
             state["increments_drawn"] = drawn + 1
         p.add_(fresh, alpha=group["sigma"])
+
+    def _begin(self, p: Tensor) -> None:
+        state = self.state[p]
+        if self.hurst != 0.5 and "increments" not in state:
+            state["increments"], state["increments_drawn"] = p.new_zeros((self.memory, *p.shape)), 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "hurst": self.hurst, "memory": self.memory}

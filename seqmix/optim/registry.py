@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from seqmix._extras import require
 from seqmix._suggest import unknown_name
 from seqmix.optim.combined import Combined
+from seqmix.optim.guards import keep_plain, leave_alone
 from seqmix.optim.parameter_groups import parameter_groups
 
 __all__ = [
@@ -35,7 +36,8 @@ class OptimizerEntry:
     `constructor` takes parameter groups, then keywords; a text `module:attribute` is imported on first use. `takes` is
     `"any"` parameters, `"matrices"` (AdamW gets the rest), `"list"` (no groups), `"model"`, or `"optimizer"` for
     wrappers. `needs` says what a step wants beside gradients, `library` who ships it: `"seqmix"`, `"torch"`,
-    `"pytorch-optimizer"` or `"none"`, whose `constructor` is the reason why it cannot be made.
+    `"pytorch-optimizer"` or `"none"`, whose `constructor` is the reason why it cannot be made. `defaults` are arguments
+    that differ from the constructor's, `divides_by_rate` holds for those that cannot step at rate 0.
     """
 
     name: str
@@ -47,14 +49,20 @@ class OptimizerEntry:
     needs: str = ""
     group: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
+    divides_by_rate: bool = False
 
     @property
     def line(self) -> str:
         """Description, library and needs in one line."""
         notes = [{"none": "in no library used here"}.get(self.library, self.library)]
         notes += [{"matrices": "matrices, AdamW the rest", "optimizer": "around a base"}.get(self.takes, "")]
-        notes += [f"needs {self.needs}" if self.needs else ""]
+        notes += [f"needs {self.needs}" if self.needs else "", self.deviations]
         return f"{self.description} [{'; '.join(note for note in notes if note)}]"
+
+    @property
+    def deviations(self) -> str:
+        """The arguments that differ from the constructor's unless given."""
+        return ", ".join(f"{key}={value} unless given" for key, value in self.defaults.items())
 
     def load(self) -> Callable[..., Optimizer]:
         """The constructor, imported now; `NotImplementedError` with the reason where there is none."""
@@ -144,6 +152,9 @@ def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwarg
     matrices (by regular expression) are several, one below the other. Wrappers take
     `base={name: ..., arguments}` (AdamW by default), with `lr` and `weight_decay` as arguments of the base.
 
+    Whoever wrote it: parameters of a group whose rate is 0 stay where they are, momentum and noise included, and the
+    `state_dict` is tensors and plain values, which `torch.load(weights_only=True)` reads.
+
     Args:
         name: a name from `list_optimizers()`.
         model: a module, or parameter groups; an optimizer of matrices takes every group whose `kind` is not `"rest"`.
@@ -162,6 +173,15 @@ def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwarg
     """
     check_optimizer(name, **kwargs)
     entry = get_optimizer(name)
+    optimizer = _create(entry, model, kwargs)
+    leave_alone(optimizer, divides_by_rate=entry.divides_by_rate)
+    if entry.takes != "optimizer":  # the base of a wrapper has it
+        keep_plain(optimizer)
+    return optimizer
+
+
+def _create(entry: OptimizerEntry, model: nn.Module | list[dict[str, Any]], kwargs: dict[str, Any]) -> Optimizer:
+    name = entry.name
     if not isinstance(model, nn.Module) and not (
         isinstance(model, list | tuple) and all(isinstance(group, dict) for group in model)
     ):

@@ -24,7 +24,8 @@ def registry_table() -> str:
         rows = ["| name | what it is | takes | needs |", "|:--|:--|:--|:--|"]
         for name in list_optimizers(library=library):
             entry = get_optimizer(name)
-            rows.append(f"| `{name}` | {entry.description} | {_TAKES.get(entry.takes, '')} | {entry.needs} |")
+            text = f"{entry.description} (`{entry.deviations}`)" if entry.deviations else entry.description
+            rows.append(f"| `{name}` | {text} | {_TAKES.get(entry.takes, '')} | {entry.needs} |")
         parts.append(f"**{title}** ({len(rows) - 2})\n\n" + "\n".join(rows))
     return "\n\n".join(parts)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from seqmix.optim import LMO, AngularMuown, Muown, create_optimizer
-from seqmix.optim.orthogonal import best_quintic, orthogonalize, polar_express
+from seqmix.optim.orthogonal import PUBLISHED, best_quintic, orthogonalize, polar_express
 
 F64 = torch.float64
 EXACT = {"method": "svd"}
@@ -214,14 +214,31 @@ def test_fused_blocks_by_name():
 
 
 @pytest.mark.parametrize("shape", [(64, 256), (256, 64), (2, 16, 64)])
-@pytest.mark.parametrize(("method", "low", "high"), [("newton-schulz", 0.67, 1.21), ("polar-express", 0.85, 1.15)])
+@pytest.mark.parametrize(
+    ("method", "low", "high"),
+    [("newton-schulz", 0.67, 1.21), ("polar-express", 0.85, 1.15), ("polar-express-published", 0.85, 1.15)],
+)
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_singular_values_come_near_one(shape, method, low, high, precision):
     values = torch.linalg.svdvals(orthogonalize(torch.randn(shape), method, precision=precision).float())
     assert low < values.min() and values.max() < high
 
 
-@pytest.mark.parametrize("method", ["newton-schulz", "polar-express", "svd"])
+def test_angular_muown_has_the_triples_of_its_source():
+    g = torch.randn(6, 9, dtype=F64)
+    for steps in (2, 5, 7):
+        x = g / (1.01 * g.norm())
+        for a, b, c in [*PUBLISHED, *PUBLISHED[-1:] * 2][:steps]:
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        torch.testing.assert_close(orthogonalize(g, "polar-express-published", steps=steps), x, rtol=1e-9, atol=1e-11)
+    for ours, theirs in zip(polar_express(5)[:4], PUBLISHED, strict=False):
+        assert ours == pytest.approx(theirs, rel=0.014)
+    p = nn.Parameter(torch.randn(6, 9))
+    assert AngularMuown([p]).param_groups[0]["method"] == "polar-express-published"
+
+
+@pytest.mark.parametrize("method", ["newton-schulz", "polar-express", "polar-express-published", "svd"])
 def test_orthogonal_factor_is_equivariant(method):
     g = torch.randn(6, 9, dtype=F64)
     q, r = torch.linalg.qr(torch.randn(6, 6, dtype=F64))[0], torch.linalg.qr(torch.randn(9, 9, dtype=F64))[0]

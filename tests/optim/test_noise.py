@@ -15,7 +15,7 @@ F64 = torch.float64
 def pure_noise(make, steps, size=4, **kwargs):
     """Positions (steps + 1, size) under noise alone."""
     p = nn.Parameter(torch.zeros(size, dtype=F64))
-    optimizer = make(torch.optim.SGD([p], lr=0.0), sigma=1.0, **kwargs)
+    optimizer = make(torch.optim.SGD([p], lr=1.0), sigma=1.0, **kwargs)
     path = [p.detach().clone()]
     for _ in range(steps):
         p.grad = torch.zeros_like(p)
@@ -38,7 +38,7 @@ def test_anti_pgd_smooths_by_the_trace():
     # mean gradient of f(x) = x^4 / 4 at z + xi is z^3 + 3 sigma^2 z, that of f + sigma^2 / 2 f''
     z, sigma = 0.7, 0.3
     p = nn.Parameter(torch.full((200_000,), z, dtype=F64))
-    optimizer = AntiPGD(torch.optim.SGD([p], lr=0.0), sigma=sigma)
+    optimizer = AntiPGD(torch.optim.SGD([p], lr=1.0), sigma=sigma)
     p.grad = torch.zeros_like(p)
     optimizer.step()
     assert (p.detach() ** 3).mean().item() == pytest.approx(z**3 + 3 * sigma**2 * z, rel=0.01)

@@ -257,7 +257,7 @@ BAD = [
     ({"eps": -1e-8}, "eps must be at least 0"),
     ({"decay": "none"}, "decay must be 'decoupled' or 'model', got 'none'"),
     ({"lower_bound": float("nan")}, "lower_bound must be a finite number"),
-    ({"method": "qr"}, "method must be one of newton-schulz, polar-express, svd, got 'qr'"),
+    ({"method": "qr"}, "method must be one of newton-schulz, polar-express, polar-express-published, svd, got 'qr'"),
     ({"precision": "int8"}, "precision must be one of bfloat16"),
     ({"steps": 100}, "steps must be a whole number from 1 to 99, got 100"),
     ({"row_blocks": 3}, "row_blocks must be a divisor of 5 rows"),

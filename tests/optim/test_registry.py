@@ -116,6 +116,21 @@ def test_matrices_and_the_rest():
     assert kinds["head.weight"] == "matrix" and kinds["blocks.0.mixer.in_proj.weight"] == "rest"
 
 
+def test_muon_has_two_scales_and_says_which():
+    """Of a square matrix of n rows the published Muon moves singular values by lr, Moonlight's by lr 0.2 sqrt(n)."""
+    moved = {}
+    for name in ("muon", "muon-original"):
+        layer = nn.Linear(64, 64, bias=False)
+        optimizer = create_optimizer(name, layer, lr=0.01, weight_decay=0.0)
+        before = layer.weight.detach().clone()
+        layer.weight.grad = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+        optimizer.step()
+        moved[name] = (layer.weight.detach() - before).norm().item()
+    assert moved["muon"] / moved["muon-original"] == pytest.approx(0.2 * 64**0.5, rel=1e-2)
+    assert "adjust_lr_fn=match_rms_adamw unless given" in get_optimizer("muon").line
+    assert "use_adjusted_lr=True unless given" in get_optimizer("adamuon").line
+
+
 def test_tied_head_is_no_matrix():
     model = SequenceModel("lstm", 7, 8, 1, tie_embeddings=True)
     facts = describe_parameters(model)
