@@ -6,8 +6,9 @@
     h_t = a_t * h_{t-1} + sqrt(1 - a_t^2) * (i_t * u_t)
     y_t = W_o (gelu(W_z x_t) * h_t)
 
-The factor sqrt(1 - a^2) keeps the variance of h that of its input. Parallel form: the associative scan of pairs
-(a, b). State: h, d_state numbers, and the last d_conv - 1 inputs of the convolution.
+The factor sqrt(1 - a^2) keeps the variance of h that of its input; the published code leaves it out at the first token
+of a sequence, this layer does not. Parallel form: the associative scan of pairs (a, b). State: h, d_state numbers, and
+the last d_conv - 1 inputs of the convolution.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
-# The derivative of a square root stays below 1,000, as in the published code: at a = 1 it is infinite.
+# The derivative of a square root stays below 1,000: at a = 1 it is infinite. The published code caps the derivative
+# alone; here the root itself ends there, at 5e-4, and has no derivative below.
 _SMALLEST = 2.5e-7
 
 

@@ -4,7 +4,7 @@ Both are hooks of the instance. Rate 0 is what a distributed checkpoint steps a 
 state looks like, and where warm-ups begin; momentum, noise and projections would move parameters there as well.
 """
 
-import importlib
+import sys
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -114,8 +114,9 @@ def _objects(value: Any, device: torch.device | None = None) -> Any:
 
 
 def _class(name: str) -> Any:
+    # Of what the optimizer's own library has imported: nothing that a checkpoint names is.
     module, _, path = name.partition(":")
-    found = getattr(importlib.import_module(module), path, None) if module.partition(".")[0] == _LIBRARY else None
+    found = getattr(sys.modules.get(module), path, None) if module.partition(".")[0] == _LIBRARY else None
     if not isinstance(found, type):
         raise ValueError(f"state_dict: objects must be of classes of {_LIBRARY}, got {name!r}")
     return found
