@@ -142,32 +142,32 @@ class Attention(TokenMixer):
             self.forget_proj.bias.copy_(torch.linspace(3, 6, self.n_heads, dtype=torch.float64))
 
     def mix(self, x: Tensor, state: AttentionState, cu_seqlens: Tensor | None) -> tuple[Tensor, AttentionState]:
-        *operands, small = self._project(x, state.conv, state.window, state.angle, cu_seqlens)
+        (q, k, v, log_f), small = self._project(x, state.conv, state.window, state.angle, cu_seqlens)
         if cu_seqlens is None:
-            o, state = self._attend(*operands, state, padded=True)
+            o, state = self._attend(q, k, v, log_f, state, padded=True)
         else:
-            o, state = self._attend_packed(*operands, state, cu_seqlens)
+            o, state = self._attend_packed(q, k, v, log_f, state, cu_seqlens)
         return self.out_proj(o.flatten(2)), state._replace(**small)
 
     def mix_padded(self, x: Tensor, state: AttentionState, lengths: Tensor) -> tuple[Tensor, AttentionState]:
         """`mix` of a padded batch. What has a window is packed; the batch is attended to as one."""
         twice = torch.arange(2 * len(x), device=x.device) // 2
         row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
-        *operands, small = self._project(row, state.conv[twice], state.window[twice], state.angle[twice], offsets)
+        operands, small = self._project(row, state.conv[twice], state.window[twice], state.angle[twice], offsets)
         q, k, v, log_f = (t.view(*x.shape[:2], *t.shape[2:]) for t in operands)
         o, state = self._attend(q, k, v, log_f, state, padded=True, lengths=lengths)
         return self.out_proj(o.flatten(2)), state._replace(**{name: leaf[::2].clone() for name, leaf in small.items()})
 
     def _project(
         self, x: Tensor, conv: Tensor, window: Tensor, angle: Tensor, cu_seqlens: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]]:
         """q, k and v (B, T, H, K), the log forget gates, and what the state keeps beside the keys."""
         qkv = self.qkv_proj(x)
         if self.conv_weight is not None:
             qkv, conv = causal_conv1d(qkv, self.conv_weight, initial_state=conv, cu_seqlens=cu_seqlens)
         q, k, v = qkv.unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
         (q, k), window, angle = self.rotary.rotate(x, (q, k), (window, angle), cu_seqlens)
-        return q, k, v, self._log_forget(x), {"conv": conv, "window": window, "angle": angle}
+        return (q, k, v, self._log_forget(x)), {"conv": conv, "window": window, "angle": angle}
 
     def _log_forget(self, x: Tensor) -> Tensor:
         """Logarithm of the forget gates (B, T, H), or (B, T, 0) without; at least float32."""

@@ -86,7 +86,7 @@ class TokenMixer(nn.Module):
             state = self.init_state(sequences, device=x.device, dtype=x.dtype)
         else:
             self._check_state(state, sequences, x.device)
-        return self.mix(x, state, cu_seqlens) if lengths is None else self.mix_padded(x, state, lengths)
+        return self.mix(x, state, cu_seqlens) if lengths is None or not len(x) else self.mix_padded(x, state, lengths)
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One token: x (B, d_model) to y (B, d_model); exactly `forward` with T = 1."""
