@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, linear, normalize, pad, silu
+from torch.nn.functional import gelu, linear, pad, silu
 
 from seqmix.inspect.forms import Direct, Recurrence, register_linear_form
 from seqmix.kernels import causal_conv1d
@@ -27,7 +27,7 @@ from seqmix.mixers import (
     Mamba2,
     Mamba3,
 )
-from seqmix.mixers._heads import rms_norm
+from seqmix.mixers._heads import rms_norm, unit
 from seqmix.mixers._positions import table, turn, turn_back
 from seqmix.mixers.base import recurrent_dtype
 
@@ -186,7 +186,7 @@ def deltanet(layer: DeltaNet, x: Tensor) -> Recurrence:
     beta, _ = layer.gates(x)
     a, columns = layer.transition(x, keys, beta), list[Tensor]()
     for i, key in enumerate(keys):
-        k = normalize(key, dim=-1).to(beta.dtype)
+        k = unit(key).to(beta.dtype)
         step = beta[..., i, None] * k
         columns = [column - step * (k * column).sum(-1, keepdim=True) for column in columns]
         columns.append(step)
@@ -195,7 +195,7 @@ def deltanet(layer: DeltaNet, x: Tensor) -> Recurrence:
         y = rms_norm(o.squeeze(-2).to(x.dtype), layer.norm_weight).flatten(2)
         return layer.out_proj(y if layer.gate_proj is None else y * silu(layer.gate_proj(x)))
 
-    read = normalize(q, dim=-1).to(beta.dtype).unsqueeze(-2) * layer.d_key**-0.5
+    read = unit(q).to(beta.dtype).unsqueeze(-2) * layer.d_key**-0.5
     return Recurrence(v.to(beta.dtype), output, _at(a), torch.stack(columns, dim=-1), read)
 
 

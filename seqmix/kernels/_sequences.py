@@ -33,8 +33,20 @@ def over_sequences(
 ) -> tuple[Tensor, Tensor]:
     """Run a reference `recurrence(*inputs, initial_state)` on a batch, or on each packed sequence in turn.
 
-    `inputs` are (B, T, ...), `initial_state` is (S, ...). An empty sequence returns its initial state.
+    `inputs` are (B, T, ...), `initial_state` is (S, ...). An empty sequence returns its initial state. Runs outside
+    autocast, which would take products of float32 states and gates to half precision.
     """
+    with torch.autocast(initial_state.device.type, enabled=False):
+        return _over_sequences(op, recurrence, inputs, initial_state, cu_seqlens)
+
+
+def _over_sequences(
+    op: str,
+    recurrence: Callable[..., tuple[Tensor, Tensor]],
+    inputs: tuple[Tensor, ...],
+    initial_state: Tensor,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     if cu_seqlens is None:
         return recurrence(*inputs, initial_state)
     check_offsets(op, cu_seqlens, inputs[0].shape[1])

@@ -1,4 +1,4 @@
-"""What mixers with a matrix for each head share: widths, the start of a convolution, the norm on what is read."""
+"""What mixers with a matrix for each head share: widths, the start of a convolution, norms."""
 
 import torch
 from torch import Tensor
@@ -26,6 +26,16 @@ def init_taps(weight: Tensor) -> None:
     """
     torch.nn.init.uniform_(weight, -0.1 * weight.shape[1] ** -0.5, 0.1 * weight.shape[1] ** -0.5)
     weight[:, -1] += 1
+
+
+def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(sum(x^2) + eps) over the last axis, computed in at least float32, in the type of x.
+
+    The eps of flash-linear-attention's delta rule, and inside the root as there: a zero stays zero in every type, and
+    its gradient grows by 1,000 at most. `torch.nn.functional.normalize` has neither.
+    """
+    wide = x.to(recurrent_dtype(x.dtype))
+    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)).to(x.dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tensor:

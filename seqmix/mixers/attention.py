@@ -212,13 +212,15 @@ class Attention(TokenMixer):
         if self.forget_gate and mask is not None:
             bias = (sums[:, :, None] + forget[:, None]).permute(0, 3, 1, 2).to(wide)
             mask = bias.masked_fill(~mask, -math.inf)
-        o = F.scaled_dot_product_attention(
-            q.transpose(1, 2).to(wide),
-            keys.transpose(1, 2).to(wide),
-            values.transpose(1, 2).to(wide),
-            attn_mask=mask,
-            is_causal=mask is None,
-        ).transpose(1, 2)
+        # Outside autocast, which would round the sums of forget gates.
+        with torch.autocast(q.device.type, enabled=False):
+            o = F.scaled_dot_product_attention(
+                q.transpose(1, 2).to(wide),
+                keys.transpose(1, 2).to(wide),
+                values.transpose(1, 2).to(wide),
+                attn_mask=mask,
+                is_causal=mask is None,
+            ).transpose(1, 2)
         if lengths is None:
             forget = (forget + sums[:, -1:]).to(log_f.dtype)
         else:

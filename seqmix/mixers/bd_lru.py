@@ -21,6 +21,10 @@ from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
+# What signed gates are divided by at least: a row of zeros stays zero, and gradients grow by 1,000 at most. The
+# official code adds .001 to the sum of rectified gates and nothing to that of signed ones, where 0 / 0 comes of it.
+SMALLEST_SUM = 1e-3
+
 
 @mixer_state
 class BDLRUState(NamedTuple):
@@ -93,8 +97,7 @@ class BDLRU(TokenMixer):
         with torch.autocast(x.device.type, enabled=False):
             if self.normalization == "softmax":
                 return logits.softmax(-1)
-            # A row of exact zeros stays zero instead of becoming 0 / 0.
-            return logits / logits.abs().sum(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
+            return logits / logits.abs().sum(-1, keepdim=True).clamp_min(SMALLEST_SUM)
 
     def mix(self, x: Tensor, state: BDLRUState, cu_seqlens: Tensor | None) -> tuple[Tensor, BDLRUState]:
         v = self.proj_v(x).unflatten(-1, (self.n_blocks, self.block_size))

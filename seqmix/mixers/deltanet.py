@@ -5,7 +5,7 @@ For each head, and for n Householder steps i = 1, ..., n a token (DeltaProduct, 
     q_t; k_{t,i}, v_{t,i}; b_{t,i} = W x_t           short convolution and silu on q, k, v
     beta_{t,i} = sigmoid(b_{t,i})                    in (0, 1); signed: twice that, in (0, 2)
     S <- e^{g_t} S                                   gated only (2412.06464), once a token; g_t = -A softplus(a_t + c)
-    S <- (I - beta_i k_i k_i^T) S + beta_i k_i v_i^T k_i and q_t of length one
+    S <- (I - beta_i k_i k_i^T) S + beta_i k_i v_i^T k_i and q_t of length one: x / sqrt(|x|^2 + 1e-6)
     o_t = S^T q_t / sqrt(K)
     y_t = W_o rmsnorm(o_t)                           times silu(W_z x_t) inside, with an output gate
 
@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, silu, softplus
+from torch.nn.functional import silu, softplus
 
 from seqmix.kernels import causal_conv1d, delta_rule
-from seqmix.mixers._heads import head_width, init_taps, rms_norm
+from seqmix.mixers._heads import head_width, init_taps, rms_norm, unit
 from seqmix.mixers._positions import turn_back
 from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
@@ -169,7 +169,7 @@ class DeltaNet(TokenMixer):
         """q (B, T, H, K), n keys like it, v (B, T, H, n, V), and what the state keeps beside S."""
         q, keys, v, conv = self.split(x, state.conv, cu_seqlens)
         (q, *keys), window, angle = self.position.rotate(x, [q, *keys], (state.window, state.angle), cu_seqlens)
-        return normalize(q, dim=-1), [normalize(k, dim=-1) for k in keys], v, (conv, window, angle)
+        return unit(q), [unit(k) for k in keys], v, (conv, window, angle)
 
     def transition(self, x: Tensor, keys: list[Tensor], beta: Tensor) -> Tensor:
         """A_t (B, T, H, K, K): decay, turn back by the token's angle, then the n steps; for keys that do not turn."""
@@ -179,8 +179,9 @@ class DeltaNet(TokenMixer):
             window, _ = self.position.init_state(x.shape[0], x.device, x.dtype)
             product = turn_back(self.position.increments(x, window, None)[0].to(beta.dtype))
         for i, k in enumerate(keys):
-            k = normalize(k, dim=-1).to(beta.dtype)
-            product = product - beta[..., i, None, None] * k[..., None] * (k[..., None, :] @ product)
+            k = unit(k).to(beta.dtype)[..., None]
+            # Not a product of matrices, which autocast would round.
+            product = product - beta[..., i, None, None] * k * (k * product).sum(-2, keepdim=True)
         return product if log_g is None else log_g.exp()[..., None, None] * product
 
     def mix(self, x: Tensor, state: DeltaNetState, cu_seqlens: Tensor | None) -> tuple[Tensor, DeltaNetState]:

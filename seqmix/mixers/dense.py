@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.kernels import block_scan
+from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -60,7 +61,7 @@ class DenseRNN(TokenMixer):
     ) -> None:
         super().__init__(d_model)
         self.d_state = positive("DenseRNN", "d_state", d_state)
-        self.proj_transition = nn.Linear(d_model, d_state * d_state, device=device, dtype=dtype)
+        self.proj_transition = WideLinear(d_model, d_state * d_state, device=device, dtype=dtype)
         self.proj_in = nn.Linear(d_model, d_state, bias=False, device=device, dtype=dtype)
         self.proj_out = nn.Linear(d_state, d_model, bias=False, device=device, dtype=dtype)
         self.reset_parameters()
@@ -76,13 +77,21 @@ class DenseRNN(TokenMixer):
     def transition(self, x: Tensor) -> Tensor:
         """A_t (B, T, n, n), at least float32."""
         a = self.proj_transition(x).unflatten(-1, (self.d_state, self.d_state))
-        a = a.to(recurrent_dtype(a.dtype))
-        power = a.mT @ a
-        for _ in range(3):
-            power = power @ power
-        mean = torch.linalg.matrix_norm(power, keepdim=True) / self.d_state**0.5
-        # Clamped before the root, whose slope is infinite at zero.
-        return a / mean.clamp_min(1) ** (1 / 16)
+        # Outside autocast, whose half precision holds no sixteenth power of anything.
+        with torch.autocast(x.device.type, enabled=False):
+            largest = a.detach().abs().amax((-2, -1), keepdim=True).clamp_min(1)
+            a = a / largest
+            return a / self._mean(a).clamp_min(1 / largest)  # with an entry of one, the mean is n^(-1/32) or more
+
+    def _mean(self, a: Tensor) -> Tensor:
+        """The power mean of the singular values, (B, T, 1, 1): every product is scaled to norm one before the next."""
+        mean, product = self.d_state ** (-1 / 32), a
+        for root in (1 / 2, 1 / 4, 1 / 8, 1 / 16):
+            product = product.mT @ product
+            # Clamped before the root, whose slope is infinite at zero.
+            size = torch.linalg.matrix_norm(product, keepdim=True).clamp_min(1e-12)
+            mean, product = mean * size**root, product / size
+        return mean
 
     def mix(self, x: Tensor, state: DenseRNNState, cu_seqlens: Tensor | None) -> tuple[Tensor, DenseRNNState]:
         a, b = self.transition(x), self.proj_in(x)

@@ -2,7 +2,7 @@
 
 It turns the pairs (i, i + K/2) of q_t and k_t by an angle that grows by what each token asks for:
 
-    phi_t = conv(W (x_t / |x_t|))_t                    length one for each head's part of x_t
+    phi_t = conv(W (x_t / sqrt(|x_t|^2 + 1e-6)))_t     length one for each head's part of x_t
     omega_t = tau * sigmoid(gate_t) * (phi_t + exp(b)) (H, K/2); without gate or bias those factors are absent
     Theta_t = Theta_{t-1} + omega_t                    modulo one turn
 
@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from seqmix._suggest import unknown_name
 from seqmix.kernels import causal_conv1d
+from seqmix.mixers._heads import unit
 from seqmix.mixers._positions import NoPosition, RoPE, SelectiveRoPEState, pairs_of
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import one_of, positive, recurrent_dtype
@@ -150,9 +150,9 @@ class SelectiveRoPE(NoPosition):
         heads = (self.n_heads, self.n_angles)
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(real)
-            units = normalize(x.unflatten(-1, (self.n_heads, -1)), dim=-1)
+            units = unit(x.unflatten(-1, (self.n_heads, -1)))
             if self.rank == "full":
-                weight = self.scale.to(real)[:, None, None] * normalize(self.weight.to(real), dim=-1)
+                weight = self.scale.to(real)[:, None, None] * unit(self.weight.to(real))
                 phi = torch.einsum("bthd,had->btha", units, weight).flatten(2)
             else:
                 phi = self.up_proj(self.down_proj(units.flatten(2)))

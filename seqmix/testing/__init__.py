@@ -14,12 +14,18 @@ import fnmatch
 import torch
 
 from seqmix._suggest import unknown_name
-from seqmix.testing import agreement, mistakes, precision, values
+from seqmix.testing import agreement, mistakes, precision, robustness, values
 from seqmix.testing.subject import Check, Factory, Subject
 
 __all__ = ["MIXER_CHECKS", "Check", "check_mixer"]
 
-MIXER_CHECKS: tuple[Check, ...] = (*agreement.CHECKS, *values.CHECKS, *precision.CHECKS, *mistakes.CHECKS)
+MIXER_CHECKS: tuple[Check, ...] = (
+    *agreement.CHECKS,
+    *values.CHECKS,
+    *precision.CHECKS,
+    *robustness.CHECKS,
+    *mistakes.CHECKS,
+)
 """Every check of the contract."""
 
 
@@ -27,8 +33,9 @@ def check_mixer(factory: Factory, d_model: int = 16, *, only: str = "*") -> int:
     """Hold a mixer to the contract; returns how many checks it passed.
 
     Whole sequence, chunks, single tokens, packed and padded sequences give the same outputs, states and gradients;
-    causality; independent sequences; states that are values; linear maps that are called; float64, float32, bfloat16,
-    float16 and autocast; one graph for all lengths under `torch.compile`; copies; bad input told by name.
+    causality; independent sequences, also where one is not finite; states that are values; linear maps that are called;
+    float64, float32, bfloat16, float16 and autocast to both; zero tokens; one graph for all lengths under
+    `torch.compile`; copies; bad input told by name.
 
     Args:
         factory: called as `factory(d_model, dtype=...)`: a class, a `functools.partial` of one, or a registered name.

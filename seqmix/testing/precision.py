@@ -30,16 +30,16 @@ def half_precision(subject: Subject, dtype: torch.dtype) -> None:
     ensure(not bad, f"gradients of {bad} are not finite")
 
 
-def autocast(subject: Subject) -> None:
+def autocast(subject: Subject, dtype: torch.dtype) -> None:
     mixer, x = subject.build(torch.float32), subject.inputs(2, 13, torch.float32).requires_grad_()
     expected, _ = mixer(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         y, state = mixer(x)
         again, _ = mixer(x[:, 5:], mixer(x[:, :5])[1])
-    scale = expected.abs().max()
+    bound = 6 * torch.finfo(dtype).eps * expected.abs().max()
     for what, found, truth in (("the sequence", y, expected), ("its second chunk", again, expected[:, 5:])):
         error = (found - truth).abs().max()
-        ensure(error <= 0.05 * scale, f"{what} under autocast is off by {error:.2e} at a scale of {scale:.2e}")
+        ensure(error <= bound, f"{what} under autocast is off by {error:.2e}, at most {bound:.2e} allowed")
     (y.float().sum() + sum(weighted(leaf) for leaf in float_leaves(state))).backward()
     ensure(x.grad is not None and x.grad.isfinite().all(), "the gradient under autocast is not finite")
 
@@ -78,8 +78,10 @@ def compiles_to_four_graphs(subject: Subject) -> None:
     torch._dynamo.reset()
 
 
+_HALF: dict[str, dict[str, Any]] = {str(dtype): {"dtype": dtype} for dtype in (torch.bfloat16, torch.float16)}
+
 CHECKS = (
-    *checks(half_precision, {str(dtype): {"dtype": dtype} for dtype in (torch.bfloat16, torch.float16)}),
-    *checks(autocast),
+    *checks(half_precision, _HALF),
+    *checks(autocast, _HALF),
     *checks(compiles_to_four_graphs),
 )

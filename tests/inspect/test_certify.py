@@ -277,7 +277,7 @@ def test_signed_gates_that_underflow_are_refused() -> None:
     automaton = WordProblemExamples("Z2").automaton()
     model = by_hand(automaton, torch.tensor([[[0]], [[~0]], [[1]]]), normalization="l1")
     assert certify(model, automaton).certified
-    for scale in (1e-41, 1e-43):
+    for scale in (1e-6, 1e-41, 1e-43):
         damaged = by_hand(automaton, torch.tensor([[[0]], [[~0]], [[1]]]), normalization="l1")
         damaged.blocks[0].mixer.proj_gates.weight.data *= scale
         damaged.blocks[0].mixer.proj_gates.bias.data *= scale

@@ -97,6 +97,23 @@ class DecaysInHalf(Decay):
         return y, DecayState(final.h)
 
 
+class DividesByTheLength(Decay):
+    def mix(self, x: Tensor, state: DecayState, cu_seqlens: Tensor | None) -> tuple[Tensor, DecayState]:
+        return super().mix(nn.functional.normalize(x, dim=-1), state, cu_seqlens)
+
+
+class GrowsOverZeros(Decay):
+    def mix(self, x: Tensor, state: DecayState, cu_seqlens: Tensor | None) -> tuple[Tensor, DecayState]:
+        zero = (x == 0).all(-1, keepdim=True)
+        h, final = diagonal_scan(torch.where(zero, 1.3, 0.5).expand_as(x).to(state.h.dtype), x, initial_state=state.h)
+        return h.to(x.dtype), DecayState(final)
+
+
+class SpreadsPoison(Decay):
+    def mix(self, x: Tensor, state: DecayState, cu_seqlens: Tensor | None) -> tuple[Tensor, DecayState]:
+        return super().mix(x + 0 * x.sum((0, 1)), state, cu_seqlens)
+
+
 def test_a_layer_that_keeps_the_contract_passes_all_of_it() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -116,6 +133,9 @@ def test_a_layer_that_keeps_the_contract_passes_all_of_it() -> None:
         (MiscountsItsState, "state-size*", "state_size(6) is 22, the state holds 16"),
         (TakesAnything, "bad-input*", "bad-input-is-named[T = 0]: AssertionError: expected a ValueError"),
         (DecaysInHalf, "whole-equals*", "y differs by"),
+        (DividesByTheLength, "zeros-are-harmless*", "with normal tokens"),
+        (GrowsOverZeros, "zeros-are-harmless*", "they grow with the zeros"),
+        (SpreadsPoison, "a-poisoned-sequence*", "inf in x reaches y of other sequences"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )

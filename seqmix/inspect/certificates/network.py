@@ -25,6 +25,7 @@ from seqmix.inspect.certificates.bounds import (
     silu_times,
 )
 from seqmix.mixers import BDLRU, HLRU
+from seqmix.mixers.bd_lru import SMALLEST_SUM
 from seqmix.models import SequenceModel
 from seqmix.models.block import SwiGLU
 
@@ -100,8 +101,8 @@ class Layer(NamedTuple):
         low = np.take_along_axis(sizes - doubt, chosen, -1)
         high = sizes + doubt
         np.put_along_axis(high, chosen, -np.inf, -1)
-        # A signed gate also needs a sign: its bound from below must not reach zero.
-        undecided = (high >= low).any(-1) | (self.signed & (low[..., 0] <= 0))
+        # A signed gate also needs a sign, and a row of them a sum of one, which the smallest have not.
+        undecided = (high >= low).any(-1) | (self.signed & (low[..., 0] <= 2 * SMALLEST_SUM))
         if undecided.any():
             place, block, row = (int(i) for i in np.argwhere(undecided)[0])
             raise Undecided(index, block, row, place)
