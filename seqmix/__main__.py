@@ -24,6 +24,8 @@ _COMMANDS = {
     "leaderboard": "run configs with many seeds and learning rates, and make tables of the records",
     "sensitivity": "loss against learning rate for several optimizers or mixers, with a table and a figure",
 }
+# These look at what others made: nothing of the folder one is in is imported unless they are told to trust it.
+_LOOKING = {"average", "certify", "generate", *(f"leaderboard {it}" for it in ("page", "report", "rerun", "validate"))}
 _LISTS = ("mixers", "tasks", "configs", "boards", "grids", "optimizers")
 
 _HELP = f"""usage: seqmix COMMAND [options]
@@ -53,11 +55,16 @@ _LIST_HELP = f"""usage: seqmix list {{{"|".join(_LISTS)}}} [PATTERN]
 Names with one line each; PATTERN is a shell pattern such as 'a5*'."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status. A mistake in the arguments is told in one line."""
+def main(argv: list[str] | None = None, *, here: bool = True) -> int:
+    """Run the command line; returns the exit status. A mistake in the arguments is told in one line.
+
+    Modules are also found in the folder one is in, unless `here` is false or the command looks at what others made.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
-    # What a config names as module:Class may lie beside it; nothing that is installed is hidden by that.
-    if os.getcwd() not in sys.path:
+    looks = " ".join(argv[: 1 + (argv[:1] == ["leaderboard"])]) in _LOOKING
+    trusts = any(word.partition("=")[0] == "--trust" for word in argv)
+    # What a user names as module:Class may lie there; nothing that is installed is hidden by that.
+    if here and (trusts or not looks) and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         return _run(argv)

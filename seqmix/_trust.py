@@ -24,6 +24,7 @@ __all__ = [
     "check_mixers",
     "import_trusted",
     "inside",
+    "links_out",
     "load_class",
     "require_trust",
     "write_inside",
@@ -113,6 +114,16 @@ def inside(folder: Path, name: str, where: str) -> Path:
     if os.path.commonpath([root, found]) != root or found == root:
         raise ValueError(f"{where}: a path out of the folder {folder}: {name!r:.80}")
     return path
+
+
+def links_out(folder: Path) -> list[Path]:
+    """Links in a folder, at any depth, that lead out of it."""
+    root, found = os.path.realpath(folder), []
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                found.append(path)
+    return sorted(found)
 
 
 def write_inside(folder: Path, name: str, text: str, where: str) -> None:

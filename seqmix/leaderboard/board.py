@@ -17,18 +17,21 @@ tasks: [parity, a5]                           and those of its tasks that are wa
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqmix._suggest import unknown_name
+from seqmix._trust import check_mixers, inside
 from seqmix.leaderboard.sizing import BUDGETS, Budget
 from seqmix.mixers.registry import get_mixer
 from seqmix.models._specs import named
-from seqmix.training.config_files import FOLDER, find_config, parse_value
+from seqmix.training.config_files import FOLDER, Config, find_config, load_config, parse_value, set_by_path
+from seqmix.training.foreign import check_settings
 
-__all__ = ["Board", "Column", "find_board", "list_boards", "load_board"]
+__all__ = ["Board", "Column", "find_board", "list_boards", "load_board", "settings_of"]
 
 BOARDS = FOLDER / "boards"
 _KEYS = ("name", "budget", "tasks", "mixers", "rates", "seeds")
@@ -70,6 +73,15 @@ class Board:
         return [row for row in self.mixers if task in self.only.get(row, self.tasks)]
 
 
+def settings_of(column: Column, *, within: Path | None = None) -> Config:
+    """The config of a task, with the board's changes; `within` as in `load_config`."""
+    settings = load_config(column.config, within=within)
+    for text in column.overrides:
+        key, _, value = text.partition("=")
+        settings = set_by_path(settings, key, parse_value(value))
+    return settings
+
+
 def list_boards() -> dict[str, str]:
     """Shipped boards: name and first comment line."""
     paths = sorted(BOARDS.glob("*.yaml"))
@@ -86,42 +98,52 @@ def find_board(name: str) -> Path | None:
     return shipped if path.name == name and shipped.is_file() else None
 
 
-def load_board(path: Path) -> Board:
-    """The board in a file.
+def load_board(path: Path, *, trust: Iterable[str] | None = (), within: Path | None = None) -> Board:
+    """The board in a file, which may be somebody else's.
+
+    Args:
+        path: of the file.
+        trust: modules beyond seqmix that it may name, see `seqmix._trust`.
+        within: a folder that no base and no config may lie outside of, but for shipped ones.
 
     Raises:
         ValueError: text that is no YAML, a key, mixer, task or config that does not exist (with the nearest names), one
             that is missing, and values that do not fit; each with the file in front.
     """
     try:
-        return _board(parse_value(path.read_text()), path)
+        return _board(parse_value(path.read_text()), path, trust, within)
     except ValueError as error:
         raise ValueError(f"board {path}: {error}") from None
 
 
-def _board(content: Any, path: Path) -> Board:
-    content, folder = _on_base(_mapping("the file", content, (*_KEYS, "base")), path)
+def _board(content: Any, path: Path, trust: Iterable[str] | None, within: Path | None) -> Board:
+    content, folder = _on_base(_mapping("the file", content, (*_KEYS, "base")), path, within)
     _mapping("the file", content, _KEYS, needed=_KEYS[1:])
     name = content.get("name", path.stem)
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"name: expected text, got {name!r}")
-    tasks = {str(key): _column(str(key), value, folder) for key, value in _entries("tasks", content["tasks"])}
+    tasks = {}
+    for key, value in _entries("tasks", content["tasks"]):
+        tasks[str(key)] = _column(str(key), value, folder)
+        _check_column(tasks[str(key)], trust, within, f"tasks.{key}")
     mixers, only = {}, {}
     for row, entry in _entries("mixers", content["mixers"]):
-        mixers[str(row)] = _mixer(str(row), entry)
+        mixers[str(row)] = _mixer(str(row), entry, trust)
         if "tasks" in mixers[str(row)]:
             only[str(row)] = tuple(_tasks(f"mixers.{row}.tasks", mixers[str(row)].pop("tasks"), tasks))
     grid, best = _seeds(content["seeds"])
     return Board(name, _budget(content["budget"]), tasks, mixers, only, _rates(content["rates"]), grid, best)
 
 
-def _on_base(content: dict[str, Any], path: Path) -> tuple[dict[str, Any], Path]:
+def _on_base(content: dict[str, Any], path: Path, within: Path | None) -> tuple[dict[str, Any], Path]:
     """With everything that it does not say itself from the board under `base`, and the folder of its configs."""
     if "base" not in content:
         return content, path.parent
     base = find_board(str(content["base"]))
     if base is None:
         raise unknown_name("board in base:", content["base"], list_boards())
+    if within is not None and base.parent != BOARDS:
+        inside(within, os.path.relpath(base, within), "base")
     own = {key: value for key, value in content.items() if key != "base"}
     beneath = parse_value(base.read_text())
     if isinstance(own.get("tasks"), list):
@@ -177,7 +199,15 @@ def _column(key: str, value: Any, folder: Path) -> Column:
     return Column(config, tuple(f"{name}={json.dumps(change)}" for name, change in changes.items()))
 
 
-def _mixer(row: str, value: Any) -> dict[str, Any]:
+def _check_column(column: Column, trust: Iterable[str] | None, within: Path | None, where: str) -> None:
+    """Of a config that is not shipped, or that is changed, what somebody else's must not say."""
+    shipped = find_config(column.config).parent == FOLDER
+    if trust is None or (shipped and not column.overrides):
+        return
+    check_settings(settings_of(column, within=within), trust, where)
+
+
+def _mixer(row: str, value: Any, trust: Iterable[str] | None) -> dict[str, Any]:
     value = {"name": value} if isinstance(value, str) else value
     value = named(value) if isinstance(value, Mapping) else value
     if not isinstance(value, Mapping) or "name" not in value:
@@ -185,6 +215,7 @@ def _mixer(row: str, value: Any) -> dict[str, Any]:
             f"mixers.{row}: expected {{name: bd-lru, block_size: 4}}, {{module: my_package.MyLayer, n_heads: 4}} or "
             f"the like, got {value!r}"
         )
+    check_mixers(dict(value), trust, f"mixers.{row}")
     get_mixer(value["name"])
     return dict(value)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from seqmix.leaderboard.board import Board
+from seqmix.leaderboard.board import Board, settings_of
 from seqmix.leaderboard.plan import Run, plan_run
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.sizing import Size, TaskShape, solve
@@ -19,7 +19,7 @@ from seqmix.leaderboard.statistics import best_learning_rate
 from seqmix.mixers.registry import get_mixer
 from seqmix.models import SequenceModel
 from seqmix.tasks.registry import create_task
-from seqmix.training.config_files import TRAINER, Config, load_config, parse_value, set_by_path
+from seqmix.training.config_files import TRAINER, Config
 
 __all__ = ["BoardPlan", "Cell", "sizes_table"]
 
@@ -147,10 +147,7 @@ def _name(cell: Cell) -> str:
 
 def _cells(board: Board, task: str) -> Iterator[Cell]:
     column = board.tasks[task]
-    settings = load_config(column.config)
-    for text in column.overrides:
-        key, _, value = text.partition("=")
-        settings = set_by_path(settings, key, parse_value(value))
+    settings = settings_of(column)
     shape = _shape(task, settings)
     for row in board.rows(task):
         mixer = _complete(board.mixers[row], settings.get("mixer"))

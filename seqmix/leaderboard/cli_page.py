@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from seqmix._trust import add_trust_option, import_trusted
 from seqmix.leaderboard.cli_messages import tell
 
 __all__ = ["add_command"]
@@ -24,6 +25,7 @@ def add_command(commands: Any) -> None:
         help="shipped boards or files: pages say which of their runs are missing; default what other entries have",
     )
     page.add_argument("--figures", type=Path, metavar="FOLDER", help="write the figures there, too, as PNG and SVG")
+    add_trust_option(page)
     page.set_defaults(action=_page)
 
 
@@ -33,12 +35,13 @@ def _page(arguments: argparse.Namespace, argv: list[str]) -> int:
     from seqmix.leaderboard.report import collect
     from seqmix.leaderboard.submissions import read_submission
 
+    import_trusted(arguments.trust)
     plans = []
     for name in arguments.board:
         path = find_board(name)
         if path is None:
             raise ValueError(f"--board: expected a file or one of {', '.join(list_boards())}, got {name!r}")
-        plans.append(load_board(path))
+        plans.append(load_board(path, trust=arguments.trust))
     records, problems = collect(arguments.files)
     tell(problems)
     submissions = [read_submission(path) for path in arguments.files if path.is_dir()]

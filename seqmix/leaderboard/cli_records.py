@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from seqmix._trust import add_trust_option, import_trusted
 from seqmix.leaderboard.cli_messages import tell
 from seqmix.leaderboard.write_options import add_write_options, check_write_options, print_or_write
 
@@ -20,7 +21,7 @@ def add_commands(commands: Any) -> None:
         "validate",
         help=text,
         description=f"{text}: every problem by file and line; exit status 1 if there is any. Of the folder of a "
-        "submission its code is imported, and one run is made again.",
+        "submission one run is made again, if nothing is wrong with it; its code is imported if --trust names it.",
         allow_abbrev=False,
     )
     validate.add_argument(
@@ -32,6 +33,7 @@ def add_commands(commands: Any) -> None:
         default=True,
         help="run the cheapest record of a submission again, and write check.json; default yes",
     )
+    add_trust_option(validate)
     validate.set_defaults(action=_validate)
 
     text = "run a record again, and compare the result with it"
@@ -52,6 +54,7 @@ def add_commands(commands: Any) -> None:
         help="elsewhere: how far accuracies may differ, and by which share losses and bits per byte; "
         f"default {TOLERANCE}",
     )
+    add_trust_option(rerun)
     rerun.set_defaults(action=_rerun)
 
     text = "write records as a Parquet file with flat columns, or a Parquet file as records again"
@@ -72,7 +75,7 @@ def _validate(arguments: argparse.Namespace, argv: list[str]) -> int:
     wrong = 0
     for path in arguments.paths:
         if path.is_dir():
-            wrong += _validate_submission(path, arguments.spot_check)
+            wrong += _validate_submission(path, arguments.spot_check, arguments.trust)
             continue
         records, problems = scan_runs(path)
         tell(problems)
@@ -81,15 +84,17 @@ def _validate(arguments: argparse.Namespace, argv: list[str]) -> int:
     return 1 if wrong else 0
 
 
-def _validate_submission(folder: Path, again: bool) -> int:
+def _validate_submission(folder: Path, again: bool, trust: list[str]) -> int:
     from seqmix.leaderboard.submission_checks import check_submission, spot_check
 
-    found = check_submission(folder)
+    found = check_submission(folder, trust=trust)
     tell(found.problems)
     problems = len(found.problems)
-    if again and found.runs:
+    if again and problems:
+        print(f"{folder}: no run is made again before that is right")
+    elif again:
         print(f"{folder}: running its cheapest run again", flush=True)
-        differing = spot_check(found)
+        differing = spot_check(found, trust=trust)
         tell(differing)
         problems += len(differing)
     print(f"{folder}: {len(found.runs)} records, {problems} problems; {found.badge}")
@@ -102,10 +107,11 @@ def _rerun(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     if not 0 < arguments.tolerance < 1:
         raise ValueError(f"--tolerance: expected a number in (0, 1), got {arguments.tolerance!r}")
+    import_trusted(arguments.trust)
     record = find_record(read_runs(arguments.store), arguments.id)
     identity = record["identity"]
     print(f"{record['id']}: {identity['config']}, seed {identity['seed']}: running it again", flush=True)
-    again = rerun(record)
+    again = rerun(record, trust=arguments.trust)
     unlike = circumstances_that_differ(record, again)
     found = differences(record, again, arguments.tolerance if unlike else 0.0)
     if unlike:

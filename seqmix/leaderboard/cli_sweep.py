@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seqmix._trust import add_trust_option, import_trusted
 from seqmix.leaderboard.cli_messages import tell
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def add_command(commands: Any) -> None:
     run = commands.add_parser("run", help=text, description=text, allow_abbrev=False)
     add_sweep_options(run)
     run.add_argument("--lr", nargs="+", type=float, metavar="RATE", help="learning rates; default each config's own")
+    add_trust_option(run)
     run.set_defaults(action=_run)
 
 
@@ -67,7 +69,7 @@ def _positive(text: str) -> int:
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     from seqmix._suggest import unknown_name
     from seqmix.leaderboard.board import find_board, list_boards
-    from seqmix.leaderboard.grid import find_grid, grid_runs, list_grids
+    from seqmix.leaderboard.grid import find_grid, list_grids
     from seqmix.leaderboard.plan import plan_runs
     from seqmix.training.config_files import list_configs
 
@@ -75,7 +77,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     grids = {name: path for name in arguments.configs if name not in boards and (path := find_grid(name)) is not None}
     if boards or grids:
         path = _alone({**boards, **grids}, arguments)
-        return _run_board(path, arguments) if boards else make_records(grid_runs(path), arguments, "seqmix leaderboard")
+        import_trusted(arguments.trust)
+        return _run_board(path, arguments) if boards else _run_grid(path, arguments)
     known = {*list_configs(), *list_boards(), *list_grids()}
     for name in arguments.configs:
         if not Path(name).suffix and name not in known:
@@ -100,11 +103,21 @@ def _run_board(path: Path, arguments: argparse.Namespace) -> int:
     from seqmix.leaderboard.board_plan import BoardPlan, sizes_table
 
     _require_training("seqmix leaderboard")
-    plan = BoardPlan(load_board(path))
+    plan = BoardPlan(load_board(path, trust=arguments.trust))
     if arguments.dry_run:
         print(sizes_table(plan))
         return 0
     return make_records(plan, arguments, "seqmix leaderboard")
+
+
+def _run_grid(path: Path, arguments: argparse.Namespace) -> int:
+    from seqmix.leaderboard.grid import grid_runs
+    from seqmix.training.foreign import check_settings
+
+    runs = grid_runs(path)
+    for run in runs:
+        check_settings(run.settings, arguments.trust, f"grid {path}")
+    return make_records(runs, arguments, "seqmix leaderboard")
 
 
 def _require_training(program: str) -> None:

@@ -16,11 +16,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import seqmix
 from seqmix.leaderboard.outcome import FIT_OPTIONS, POOLS, Outcome, last_lines, left_in, record_of, repro_facts
 from seqmix.leaderboard.plan import Run, checked_run
 from seqmix.leaderboard.schema import Record
 
-__all__ = ["LocalProcesses", "repro_facts"]
+__all__ = ["COMMAND", "LocalProcesses", "repro_facts"]
+
+# Without the folder one is in at the front of the path: what lies there is not taken for what is installed.
+COMMAND = (sys.executable, "-P", "-m", "seqmix.leaderboard.worker")
 
 
 class _Server:
@@ -120,12 +124,14 @@ class LocalProcesses:
         threads: of each run.
         jobs: runs at a time, for the record.
         command: of the server.
+        options: of `seqmix fit`, which no record keeps.
     """
 
     folder: Path
     threads: int = 1
     jobs: int = 1
-    command: Sequence[str] = (sys.executable, "-m", "seqmix.leaderboard.worker")
+    command: Sequence[str] = COMMAND
+    options: Sequence[str] = ()
 
     def start(self, run: Run, attempt: int) -> "_LocalJob":
         """Start an attempt, or find one that has ended but was not recorded."""
@@ -139,7 +145,7 @@ class LocalProcesses:
             shutil.rmtree(left, ignore_errors=True)
         job.folder.mkdir()
         job.server = self.server
-        options = [*run.options, *FIT_OPTIONS, f"--run_dir={job.folder / 'run'}"]
+        options = [*run.options, *self.options, *FIT_OPTIONS, f"--run_dir={job.folder / 'run'}"]
         job.number = self.server.start(options, job.folder, (str(self.folder / "running"), run.id))
         return job
 
@@ -163,6 +169,9 @@ class LocalProcesses:
     def server(self) -> _Server:
         environment = {name: value for name, value in os.environ.items() if name != "SEQMIX_RUN_DIR"}
         environment |= dict.fromkeys(POOLS, str(self.threads))
+        home = Path(seqmix.__file__).parents[1]
+        if home.name not in ("site-packages", "dist-packages"):  # a checkout
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), environment.get("PYTHONPATH")]))
         return _Server(self.command, self.place / "worker.log", environment)
 
     def close(self) -> None:

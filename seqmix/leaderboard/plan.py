@@ -11,7 +11,7 @@ from typing import Any
 from seqmix.leaderboard.schema import plain
 from seqmix.training.config_files import load_config, parse_value, set_by_path
 
-__all__ = ["Run", "checked_run", "plan_run", "plan_runs"]
+__all__ = ["Run", "checked_run", "plan_run", "plan_runs", "plan_settings"]
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,26 @@ def plan_run(
     if seed < 0:
         raise ValueError(f"--seeds: expected integers of at least 0, got {seed}")
     settings = load_config(config)
+    place = {"board": board, "entry": entry, "column": column}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not key or not equals or key.startswith("-"):
             raise ValueError(f"--set: expected KEY=VALUE such as trainer.max_steps=500, got {text!r}")
         settings = set_by_path(settings, key, parse_value(value))
+    return plan_settings(config, overrides, settings, seed, **place)
+
+
+def plan_settings(
+    config: str,
+    overrides: Sequence[str],
+    settings: dict[str, Any],
+    seed: int,
+    *,
+    board: str | None = None,
+    entry: str | None = None,
+    column: str | None = None,
+) -> Run:
+    """The run of `settings`, which the file `config` with the overrides has."""
     settings = plain(set_by_path(settings, "seed_everything", seed))
     content = {"config": Path(config).stem, "settings": settings, "seed": seed}
     if board is not None:

@@ -9,16 +9,20 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqmix.leaderboard.local import LocalProcesses, repro_facts
-from seqmix.leaderboard.plan import Run, plan_run
+from seqmix._trust import write_inside
+from seqmix.leaderboard.local import COMMAND, LocalProcesses, repro_facts
+from seqmix.leaderboard.plan import Run, plan_settings
 from seqmix.leaderboard.runs import latest
 from seqmix.leaderboard.schema import Record
+from seqmix.leaderboard.worker import ALONE
+from seqmix.training.config_files import canonical
+from seqmix.training.foreign import check_settings
 
 __all__ = [
     "TOLERANCE",
@@ -69,17 +73,21 @@ def find_record(records: Sequence[Record], id: str) -> Record:
     return found[0]
 
 
-def rerun(record: Record) -> Record:
+def rerun(record: Record, *, trust: Collection[str] = ()) -> Record:
     """A new record of the same run: the same contents of the config, seed and number of threads.
 
+    The run may import what is seqmix's own and the modules of `trust`; without any nothing of the folder one is in.
+
     Raises:
-        ValueError: settings that are not those of its id.
+        ValueError: settings that are not those of its id, or that a record of somebody else must not have.
     """
+    command = COMMAND if trust else (*COMMAND, ALONE)
+    options = [f"--trust={module}" for module in trust]
     with tempfile.TemporaryDirectory(prefix="seqmix-rerun-") as name:
         folder = Path(name)
-        runner = LocalProcesses(folder, record["cost"]["threads"] or 1, 1)
+        runner = LocalProcesses(folder, record["cost"]["threads"] or 1, 1, command, options)
         with closing(runner):
-            job = runner.start(planned(record, folder), record["attempt"])
+            job = runner.start(planned(record, folder, trust=trust), record["attempt"])
             try:
                 while not job.finished():
                     time.sleep(_POLL)
@@ -89,16 +97,17 @@ def rerun(record: Record) -> Record:
             return job.record()
 
 
-def planned(record: Record, folder: Path) -> Run:
+def planned(record: Record, folder: Path, *, trust: Iterable[str] = ()) -> Run:
     """The run of a record, with its config in a file of `folder`; `ValueError` if that is another run."""
-    identity = record["identity"]
-    # JSON is YAML in which text is never taken for a number.
-    path = folder / f"{identity['config']}.json"
-    path.write_text(json.dumps(identity["settings"]))
+    identity, where = record["identity"], f"record {record['id']}: identity"
+    check_settings(identity["settings"], trust, f"{where}.settings")
+    name = f"{identity['config']}.json"
     place = {name: identity[name] for name in ("board", "entry", "column")}
-    run = plan_run(str(path), (), identity["seed"], **place)
+    run = plan_settings(str(folder / name), (), canonical(identity["settings"]), identity["seed"], **place)
     if run.id != record["id"]:
         raise ValueError(f"record {record['id']}: its settings, seed and place on a board are those of {run.id}")
+    # JSON is YAML in which text is never taken for a number.
+    write_inside(folder, name, json.dumps(identity["settings"]), f"{where}.config")
     return run
 
 

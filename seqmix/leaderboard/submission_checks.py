@@ -1,25 +1,26 @@
 """`seqmix leaderboard validate FOLDER`: whether a submission is what it says.
 
 Beyond what every file of records is checked for: each run must be one that its board plans, config, size, learning rate
-and seed included, and none may be missing; the test data must be that of this version; numbers must be possible; no
-path may lead out of the folder; and one run, the cheapest, is made again.
+and seed included, and none may be missing; the test data must be that of this version; numbers must be possible; and
+one run, the cheapest, is made again. Before any of this no path may lead out of the folder, and no code be named that
+the reader does not trust: a check that fails stops those after it.
 """
 
-import contextlib
 import json
 import math
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from seqmix._files import write_text_whole
+from seqmix._trust import write_inside
 from seqmix.leaderboard.board import Board, find_board, list_boards, load_board
 from seqmix.leaderboard.board_plan import BoardPlan
 from seqmix.leaderboard.rerun import TOLERANCE, circumstances_that_differ, differences, rerun
 from seqmix.leaderboard.runs import latest
 from seqmix.leaderboard.schema import Record, config_hash
+from seqmix.leaderboard.seals import CHECK, folder_digest, sealed
 from seqmix.leaderboard.statistics import broken
+from seqmix.leaderboard.submission_gate import at, board_paths_out, in_folder, named_code, paths_out
 from seqmix.leaderboard.submissions import Submission, read_submission
 
 __all__ = ["check_submission", "spot_check"]
@@ -27,71 +28,74 @@ __all__ = ["check_submission", "spot_check"]
 _LISTED = 10  # missing runs that are told one by one
 
 
-def check_submission(folder: str | Path) -> Submission:
-    """The submission with all its problems, but for the spot check. Its code is imported."""
+def check_submission(folder: str | Path, *, trust: Collection[str] = ()) -> Submission:
+    """The submission with all its problems, but for the spot check; those that show where it leads stop the others.
+
+    Of its code the modules in `trust` are imported, and nothing else.
+    """
     found = read_submission(folder)
-    found.problems += [f"{_where(found, line)}: {text}" for line, record in found.runs for text in _impossible(record)]
+    found.problems += [f"{at(found, line)}: {text}" for line, record in found.runs for text in _impossible(record)]
     found.problems += _twice(found)
-    with _inside(found.folder):
+    unsafe = [f"{at(found, line)}: {text}" for line, record in found.runs for text in paths_out(record)]
+    if not unsafe:
+        unsafe = list(named_code(found, trust))
+    found.problems += unsafe
+    if found.unsafe or unsafe:
+        return found
+    digest = folder_digest(found.folder)
+    with in_folder(found.folder, trust):
         found.problems += _task_problems(found)
         path = Path("board.yaml")
         if path.is_file():
             try:
-                board = load_board(path)
-                found.problems += _board_problems(found, board) or _plan_problems(found, BoardPlan(board))
+                board = load_board(path, trust=trust, within=Path.cwd())
+                wrong = list(board_paths_out(found, board)) or _board_problems(found, board)
+                found.problems += wrong or _plan_problems(found, BoardPlan(board))
             except (ValueError, ImportError) as error:
                 found.problems.append(f"{found.folder / 'board.yaml'}: {error}")
+    found.checked = digest
     return found
 
 
-def spot_check(found: Submission, tolerance: float = TOLERANCE) -> list[str]:
+def spot_check(found: Submission, tolerance: float = TOLERANCE, *, trust: Collection[str] = ()) -> list[str]:
     """Run the cheapest good run again and write check.json; returns what differs, as `FILE:LINE: what`.
 
+    Args:
+        found: what `check_submission` has found nothing wrong with.
+        tolerance: of the comparison, where circumstances differ.
+        trust: as there.
+
     Raises:
-        ValueError: there is no run that could be made again.
+        ValueError: there is no run that could be made again, a check has failed or was not made, or files changed
+            meanwhile.
     """
     good = [(line, record) for line, record in found.runs if not broken(record)]
     if not good:
         raise ValueError(f"{found.folder}: there is no run that came to its end, and none to be run again")
     line, record = min(good, key=lambda pair: pair[1]["cost"]["train_seconds"])
-    with _inside(found.folder):
-        again = rerun(record)
+    if found.problems or found.checked is None:
+        raise ValueError(f"{found.folder}: no run is made again before everything else is checked, and right")
+    with in_folder(found.folder, trust):
+        again = rerun(record, trust=trust)
+    if folder_digest(found.folder) != found.checked:
+        raise ValueError(f"{found.folder}: its files have changed since they were checked")
     unlike = circumstances_that_differ(record, again)
     tolerance = tolerance if unlike else 0.0
     wrong = differences(record, again, tolerance)
     if again["status"] == "failed":
         reason = " ".join(again["reason"].split())
-        problems = [f"{_where(found, line)}: run again it failed: {reason}"]
+        problems = [f"{at(found, line)}: run again it failed: {reason}"]
     else:
-        where = f"{_where(found, line)}: run again"
+        where = f"{at(found, line)}: run again"
         problems = [f"{where}: {d.field}: {d.recorded!r:.60} in the record, {d.again!r:.60} now" for d in wrong]
     repro = again["repro"]
-    content = {"runs": found.digest, "id": record["id"], "differences": [difference.field for difference in wrong]}
+    content = {"files": found.checked, "id": record["id"], "differences": [difference.field for difference in wrong]}
     content |= {"tolerance": tolerance, "circumstances": unlike, "utc": repro["utc"]}
     content |= {name: repro[name] for name in ("seqmix", "commit", "dirty", "torch", "processor")}
-    write_text_whole(found.folder / "check.json", json.dumps(content, indent=1) + "\n")
+    content = sealed(content)
+    write_inside(found.folder, CHECK, json.dumps(content, indent=1) + "\n", str(found.folder))
     found.check = content
     return problems
-
-
-def _where(found: Submission, line: int) -> str:
-    return f"{found.folder / 'runs.jsonl'}:{line}"
-
-
-@contextlib.contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    # Code of the submission is found there, and another one's module of the same name is not taken for it.
-    root = folder.resolve()
-    sys.path.insert(0, str(root))
-    try:
-        with contextlib.chdir(root):
-            yield
-    finally:
-        sys.path.remove(str(root))
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
-            if file is not None and Path(file).is_relative_to(root):
-                del sys.modules[name]
 
 
 def _impossible(record: Record) -> Iterator[str]:
@@ -99,10 +103,6 @@ def _impossible(record: Record) -> Iterator[str]:
     identity, training, result = record["identity"], record["training"], record["result"]
     if identity["config_hash"] != config_hash(identity["settings"]):
         yield f"identity.config_hash: expected {config_hash(identity['settings'])} of these settings, got another"
-    for name in ("config", "overrides", "settings"):
-        for field, text in _texts(f"identity.{name}", identity[name]):
-            if "/" in text and _leads_out(text):
-                yield f"{field}: a path out of the folder: {text!r:.80}"
     if record["status"] == "failed":
         return
     if not 0 < training["lr"] < math.inf:
@@ -125,22 +125,6 @@ def _impossible(record: Record) -> Iterator[str]:
             yield f"result.metrics.{name}: more whole sequences are right than last positions"
 
 
-def _texts(where: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _texts(f"{where}.{key}", item)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _texts(f"{where}.{index}", item)
-    elif isinstance(value, str):
-        yield where, value
-
-
-def _leads_out(text: str) -> bool:
-    path = text.partition("=")[2] or text  # of KEY=VALUE
-    return path.startswith(("/", "~")) or ".." in PurePosixPath(path).parts
-
-
 def _twice(found: Submission) -> Iterator[str]:
     seen: dict[tuple[str, str, int], tuple[int, str]] = {}
     for line, record in found.runs:
@@ -148,7 +132,7 @@ def _twice(found: Submission) -> Iterator[str]:
         key = identity["task"], identity["config_hash"], identity["seed"]
         other, id = seen.setdefault(key, (line, record["id"]))
         if id != record["id"]:
-            yield f"{_where(found, line)}: the same task, config and seed stand in line {other} already"
+            yield f"{at(found, line)}: the same task, config and seed stand in line {other} already"
 
 
 def _task_problems(found: Submission) -> Iterator[str]:
@@ -158,7 +142,7 @@ def _task_problems(found: Submission) -> Iterator[str]:
     for line, record in found.runs:
         if record["status"] != "ok":
             continue
-        identity, result, where = record["identity"], record["result"], _where(found, line)
+        identity, result, where = record["identity"], record["result"], at(found, line)
         # As the run built it: arguments in a record may be those of a class beneath.
         entry = identity["settings"].get("data")
         key = json.dumps(entry, sort_keys=True)
@@ -208,7 +192,7 @@ def _plan_problems(found: Submission, plan: BoardPlan) -> Iterator[str]:
         if record["id"] not in ids and not _planned_later(record, plan, later):
             place = "/".join(str(record["identity"][name]) for name in ("board", "column", "entry"))
             yield (
-                f"{_where(found, line)}: id: board.yaml plans no such run: board, row, config, size, learning rate or "
+                f"{at(found, line)}: id: board.yaml plans no such run: board, row, config, size, learning rate or "
                 f"seed of {place} is another"
             )
     missing = [str(run) for run in planned if run.id not in settled] + [f"{kind}, further seeds" for kind in later]

@@ -4,23 +4,22 @@ submissions/NAME/
     meta.yaml     who, what, and how it was tuned, see META
     board.yaml    the rows, on top of a board: `base: cpu`, `mixers: {mine: {module: layer.Mine}}`
     runs.jsonl    the records that `seqmix leaderboard run board.yaml --store runs.jsonl` made
-    check.json    what came of running one of them again; `seqmix leaderboard validate NAME` writes it
-and whatever code the rows need.
+    check.json    what came of running one of them again; `seqmix leaderboard validate NAME` writes and seals it
+and whatever code the rows need. None of it is believed or run unasked: `seqmix._trust`, `seqmix.leaderboard.seals`.
 """
 
-import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from seqmix._extras import require
 from seqmix._suggest import unknown_name
+from seqmix._trust import links_out
 from seqmix.leaderboard.runs import numbered_runs
 from seqmix.leaderboard.schema import Record
+from seqmix.leaderboard.seals import CHECK, folder_digest, holds
 
 __all__ = ["META", "Submission", "read_submission", "read_submissions"]
 
@@ -44,7 +43,9 @@ class Submission:
         meta: what meta.yaml says.
         runs: records with their lines, `identity.submission` filled in.
         problems: what is wrong with meta.yaml, lines of runs.jsonl, and paths, as `FILE:LINE: what`.
-        check: what check.json says; None without one, or if the records have changed since.
+        check: what check.json says; None without one, if a file has changed since, or if somebody else has sealed it.
+        unsafe: whether a link leads out of the folder, so that nothing more of it may be read.
+        checked: the digest that it had when all of it was checked; None before.
     """
 
     folder: Path
@@ -52,6 +53,8 @@ class Submission:
     runs: list[tuple[int, Record]] = field(default_factory=list, repr=False)
     problems: list[str] = field(default_factory=list)
     check: dict[str, Any] | None = None
+    unsafe: bool = False
+    checked: str | None = None
 
     @property
     def name(self) -> str:
@@ -65,13 +68,9 @@ class Submission:
 
     @property
     def badge(self) -> str:
-        """`re-run` if one of its runs was made again with the same result, else `self-reported`."""
-        return "re-run" if self.check is not None and not self.check["differences"] else "self-reported"
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of runs.jsonl."""
-        return hashlib.sha256((self.folder / "runs.jsonl").read_bytes()).hexdigest()
+        """`re-run` if one of its runs was made again here with the same result, else `self-reported`."""
+        good = self.check is not None and not self.check["differences"] and not self.problems
+        return "re-run" if good else "self-reported"
 
 
 def read_submissions(folder: str | Path) -> list[Submission]:
@@ -90,8 +89,9 @@ def read_submission(folder: str | Path) -> Submission:
     if not path.is_dir():
         raise ValueError(f"{path}: expected the folder of a submission, got {'a file' if path.exists() else 'nothing'}")
     found = Submission(path)
-    out = dict(_links_out(path))
-    found.problems += out.values()
+    out = links_out(path)
+    found.problems += [f"{link}: a link that leads out of the folder" for link in out]
+    found.unsafe = bool(out)
     for name in ("meta.yaml", "board.yaml", "runs.jsonl"):
         if not (path / name).is_file() and path / name not in out:
             found.problems.append(f"{path / name}: missing")
@@ -115,24 +115,17 @@ def _read_runs(found: Submission) -> None:
             )
             continue
         found.runs.append((line, record | {"identity": identity | {"submission": found.name}}))
-    check = found.folder / "check.json"
+    check = found.folder / CHECK
     if check.is_file() and not check.is_symlink():
         try:
             content = json.loads(check.read_text(encoding="utf-8"))
         except ValueError as error:
             found.problems.append(f"{check}: not JSON: {error}")
             return
-        if not isinstance(content, dict) or not {"runs", "differences"} <= content.keys():
+        if not isinstance(content, dict) or not {"files", "differences", "seal"} <= content.keys():
             found.problems.append(f"{check}: expected what `seqmix leaderboard validate` writes")
-        elif content["runs"] == found.digest:
+        elif holds(content) and content["files"] == folder_digest(found.folder):
             found.check = content
-
-
-def _links_out(folder: Path) -> Iterator[tuple[Path, str]]:
-    root = folder.resolve()
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
-            yield path, f"{path}: a link that leads out of the folder"
 
 
 def _meta(path: Path, folder: str) -> tuple[dict[str, Any], list[str]]:

@@ -22,7 +22,9 @@ from typing import Any, NoReturn, TextIO
 from seqmix._files import write_text_whole
 from seqmix.leaderboard.claims import hold
 
-__all__ = ["die_with_parent", "main"]
+__all__ = ["ALONE", "die_with_parent", "main"]
+
+ALONE = "--alone"  # runs import nothing from the folder that they are in
 
 _POLL = 1.0  # seconds between looks at what has ended, should a signal be lost
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
@@ -126,7 +128,7 @@ def _become(order: dict[str, Any], server: int) -> NoReturn:
         hold(*order["hold"])
         from seqmix.__main__ import main as seqmix
 
-        status = seqmix(["fit", *order["options"]])
+        status = seqmix(["fit", *order["options"]], here=ALONE not in sys.argv)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     except BaseException:

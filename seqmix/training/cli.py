@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from seqmix._files import write_whole
-from seqmix._trust import import_trusted
+from seqmix._trust import import_trusted, links_out
 from seqmix.tasks.registry import list_tasks
 from seqmix.training import config_files, runs, strategies
 from seqmix.training.callbacks import NonFiniteLossError, TrainingInterrupted
@@ -170,6 +170,9 @@ class CommandLine(LightningCLI):
         if which is not None:
             self.checkpoint = runs.find_checkpoint(which, self.name if paths["config"] else None, paths["run_dir"])
         run = runs.run_of(self.checkpoint) if self.checkpoint is not None else None
+        if run is not None and not paths["run_dir"]:
+            for link in links_out(run):  # what is written there would go where it leads
+                raise ValueError(f"ckpt_path: {link} is a link that leads out of the folder of the run")
         self._requested = Path(paths["run_dir"]) if paths["run_dir"] else run
         if run is not None and not paths["config"]:
             self.name = run.parent.name

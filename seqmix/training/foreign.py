@@ -20,6 +20,8 @@ __all__ = ["check_settings", "modules_named"]
 _KEYS = ("seed_everything", "trainer", "model", "data", "pretrain", "test_after_fit", *MODEL_ENTRIES, *SECTIONS)
 # A run has its own folder, and sends its checkpoints nowhere.
 _PLACES = ("default_root_dir", "model_registry")
+# Shipped configs have it, and it writes nothing.
+_HARMLESS = "lightning.pytorch.callbacks.EarlyStopping"
 _WORD = re.compile(r"[\w:,+-]*")
 
 
@@ -85,7 +87,8 @@ def _check_callbacks(callbacks: Any, trust: Iterable[str], where: str) -> None:
     for entry in _listed(callbacks):
         if not isinstance(entry, dict):
             raise ValueError(f"{where}: expected class_path and init_args, got {entry!r:.80}")
-        load_class(entry.get("class_path"), Callback, trust, where)
+        if entry.get("class_path") != _HARMLESS:
+            load_class(entry.get("class_path"), Callback, trust, where)
         _check_place(entry.get("init_args"), where)
         _check_classes(entry.get("init_args"), trust, where)
 

@@ -83,7 +83,10 @@ def test_layer_of_somebody_else_on_a_shipped_board(tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "board.yaml"
     path.write_text("base: cpu\ntasks: [s4]\nmixers:\n  mine: {module: layer_of_mine.Mine, depth: 2}\n")
-    board, base = load_board(path), load_board(find_board("cpu"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"mixers\.mine names 'layer_of_mine'.* --trust layer_of_mine"):
+        load_board(path)
+    trust = ["layer_of_mine"]
+    board, base = load_board(path, trust=trust), load_board(find_board("cpu"))  # type: ignore[arg-type]
     assert (board.name, board.budget, board.rates) == ("cpu", base.budget, base.rates)
     assert (board.grid_seeds, board.best_seeds) == (base.grid_seeds, base.best_seeds)
     assert board.tasks == {"s4": base.tasks["s4"]}
@@ -94,7 +97,7 @@ def test_layer_of_somebody_else_on_a_shipped_board(tmp_path: Path, monkeypatch: 
     assert lines[1].split()[:2] == ["mine", "s4"] and "unknown" in lines[1]
     path.write_text("base: cpu\ntasks: [s4]\nbudget: {state_size: 100}\nmixers: {mine: {module: layer_of_mine.Mine}}\n")
     with pytest.raises(ValueError, match="s4: mine: the size of its state is unknown; give state_size"):
-        BoardPlan(load_board(path))
+        BoardPlan(load_board(path, trust=trust))
     path.write_text("base: cpus\nmixers: {mine: lstm}\n")
     with pytest.raises(ValueError, match="unknown board in base: 'cpus'; did you mean 'cpu'"):
         load_board(path)

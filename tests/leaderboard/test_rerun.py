@@ -37,7 +37,7 @@ def test_what_differs_is_told(
     record, again = make_record(), make_record(accuracies={16: 0.98, 64: 0.75})
     store = RunStore(tmp_path / "runs.jsonl")
     store.append(record)
-    monkeypatch.setattr(rerun, "rerun", lambda record: again)
+    monkeypatch.setattr(rerun, "rerun", lambda record, **_: again)
     argv = ["rerun", record["id"][:6], "--store", str(store.path)]
     assert main(argv) == 1
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -48,10 +48,10 @@ def test_what_differs_is_told(
     out = capsys.readouterr().out
     assert "torch: 2.13.0 there, 1.0 here" in out and "the result is the same within 0.05" in out
     assert main([*argv, "--tolerance", "0.01"]) == 1
-    monkeypatch.setattr(rerun, "rerun", lambda record: record)
+    monkeypatch.setattr(rerun, "rerun", lambda record, **_: record)
     assert main(argv) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "the result is the same"
-    monkeypatch.setattr(rerun, "rerun", lambda record: make_record(failed=True))
+    monkeypatch.setattr(rerun, "rerun", lambda record, **_: make_record(failed=True))
     assert main(argv) == 1
     assert "it failed: exit status 1" in capsys.readouterr().out
 

@@ -17,6 +17,7 @@ from seqmix.leaderboard.cli import main
 from seqmix.leaderboard.plan import Run
 from seqmix.leaderboard.schema import MAX_BYTES, config_hash
 from seqmix.leaderboard.submission_checks import check_submission, spot_check
+from seqmix.leaderboard.submission_gate import in_folder
 from seqmix.tasks.registry import create_task
 from tests.leaderboard.records import make_record
 
@@ -38,6 +39,8 @@ mixers:
 rates: [0.001, 0.01]
 seeds: {grid: [0], best: [0, 1]}
 """
+MODULE = "layer_of_theirs"
+TRUST = ["--trust", MODULE]
 LAYER = """
 import torch
 from torch import nn
@@ -76,8 +79,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Record], Record
     folder = tmp_path_factory.mktemp("good")
     (folder / "board.yaml").write_text(BOARD)
     (folder / "layer_of_theirs.py").write_text(LAYER)
-    with submission_checks._inside(folder):
-        plan = BoardPlan(load_board(Path("board.yaml")))
+    with in_folder(folder, [MODULE]):
+        plan = BoardPlan(load_board(Path("board.yaml"), trust=[MODULE]))
         grid = plan.runs({})
         task = grid[0].settings["data"]
         version = create_task(**task).version()
@@ -91,7 +94,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Record], Record
 
 
 @pytest.fixture
-def folder(tmp_path: Path, good: tuple[list[Record], Record]) -> Iterator[Path]:
+def folder(tmp_path: Path, good: tuple[list[Record], Record], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "keys"))
     path = tmp_path / "mine"
     path.mkdir()
     (path / "meta.yaml").write_text(META)
@@ -122,12 +126,12 @@ def test_pages_say_who_and_whether_a_run_was_made_again(
     assert '<a href="https://example.org/mine" rel=nofollow>' in entry
     for text in ("A. Nonymous", "MIT", "Running means.", "nothing but the rates of the board", "self-reported"):
         assert text in entry
-    monkeypatch.setattr(submission_checks, "rerun", lambda record: record)
-    spot_check(read_submission(folder))
+    monkeypatch.setattr(submission_checks, "rerun", lambda record, **_: record)
+    spot_check(check_submission(folder, trust=[MODULE]), trust=[MODULE])
     overview, entry = pages()
     assert re.search(r'class="tag good" title="[^"]*with the same result">re-run<', overview) and ">re-run<" in entry
-    monkeypatch.setattr(submission_checks, "rerun", lambda record: changed(record, "result.metrics.4.last", 0.5))
-    spot_check(read_submission(folder))
+    monkeypatch.setattr(submission_checks, "rerun", lambda record, **_: changed(record, "result.metrics.4.last", 0.5))
+    spot_check(check_submission(folder, trust=[MODULE]), trust=[MODULE])
     assert "with another result" in pages()[1]
     # Records without the folder: nobody knows.
     (folder.parent / "theirs.jsonl").write_text((site / "tiny/data/runs.jsonl").read_text())
@@ -149,12 +153,12 @@ def test_what_meta_says_is_escaped_and_links_go_to_the_web(folder: Path, capsys:
 
 
 def test_a_good_one_has_no_problems(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = check_submission(folder)
+    found = check_submission(folder, trust=[MODULE])
     assert found.problems == [] and (found.name, found.badge, len(found.runs)) == ("mine", "self-reported", 3)
     (board,) = aggregate(found.records)
     assert [(entry.name, entry.submission) for entry in board.entries] == [("mine/mine", "mine")]
     assert [each.meta["licence"] for each in read_submissions(folder.parent)] == ["MIT"]
-    assert main(["validate", str(folder), "--no-spot-check"]) == 0
+    assert main(["validate", str(folder), "--no-spot-check", *TRUST]) == 0
     assert f"{folder}: 3 records, 0 problems; self-reported" in capsys.readouterr().out
 
 
@@ -213,7 +217,7 @@ def test_wrong_lines_are_told_and_the_others_stay(
 ) -> None:
     records, _ = good
     write(folder, [records[0], changed(records[1], field, value), records[2]])
-    found = check_submission(folder)
+    found = check_submission(folder, trust=[MODULE])
     told = [problem for problem in found.problems if problem.startswith(f"{folder / 'runs.jsonl'}:2: ")]
     assert any(message in problem for problem in told), found.problems
     assert {record["id"] for record in found.records} >= {records[0]["id"], records[2]["id"]}
@@ -225,23 +229,25 @@ def test_duplicates_runs_that_are_not_planned_and_runs_that_are_missing(
 ) -> None:
     records, other = good
     write(folder, [*records, records[0], changed(records[0], "id", "e" * 16), other])
-    problems = check_submission(folder).problems
+    problems = check_submission(folder, trust=[MODULE]).problems
     lines = folder / "runs.jsonl"
     assert f"{lines}:4: id: {records[0]['id']}, attempt 1 stands in line 1 already" in problems
     assert f"{lines}:5: the same task, config and seed stand in line 1 already" in problems
     assert [p for p in problems if p.startswith(f"{lines}:6: id: board.yaml plans no such run")]
     write(folder, records[:2])
-    assert check_submission(folder).problems == [f"{lines}: missing: parity mine, learning rate 0.01, seed 1"]
+    assert check_submission(folder, trust=[MODULE]).problems == [
+        f"{lines}: missing: parity mine, learning rate 0.01, seed 1"
+    ]
     write(folder, records[:1])
-    problems = check_submission(folder).problems
+    problems = check_submission(folder, trust=[MODULE]).problems
     assert problems == [
         f"{lines}: missing: parity mine, learning rate 0.01, seed 0",
         f"{lines}: missing: parity mine, further seeds",
     ]
     write(folder, [])
-    assert len(check_submission(folder).problems) == 3
+    assert len(check_submission(folder, trust=[MODULE]).problems) == 3
     with pytest.raises(ValueError, match="there is no run that came to its end"):
-        spot_check(check_submission(folder))
+        spot_check(check_submission(folder, trust=[MODULE]))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +278,7 @@ def test_wrong_meta(folder: Path, old: str, new: str, message: str) -> None:
 def test_wrong_boards(folder: Path) -> None:
     def problems(text: str) -> list[str]:
         (folder / "board.yaml").write_text(text)
-        return check_submission(folder).problems
+        return check_submission(folder, trust=[MODULE]).problems
 
     where = folder / "board.yaml"
     layer = "mixers: {mine: {module: layer_of_theirs.Mine}}\n"
@@ -281,11 +287,13 @@ def test_wrong_boards(folder: Path) -> None:
     told = problems("base: cpu\ntasks: {parity: parity}\n" + layer)[0]
     assert told == f"{where}: tasks.parity: board 'cpu' has another one; `base: cpu` takes it"
     (told,) = problems("base: cpu\nmixers: {mine: {module: layer_of_their.Mine}}\n")
-    assert told.startswith(f"{where}: ") and "there is no module 'layer_of_their'" in told
+    assert told.startswith(f"{where}: board board.yaml: mixers.mine names 'layer_of_their'") and "--trust" in told
+    (told,) = problems("base: cpu\nmixers: {mine: {module: layer_of_theirs.Main}}\n")
+    assert told.startswith(f"{where}: ") and "unknown class of layer_of_theirs 'Main'" in told
     told = problems("base: cpu\ntasks: [parity]\n" + layer)[0]
     assert told.startswith(f"{folder / 'runs.jsonl'}:1: id: board.yaml plans no such run")
     where.unlink()
-    assert check_submission(folder).problems == [f"{where}: missing"]
+    assert check_submission(folder, trust=[MODULE]).problems == [f"{where}: missing"]
 
 
 def test_links_out_of_the_folder_are_not_read(folder: Path, tmp_path: Path) -> None:
@@ -306,10 +314,10 @@ def test_spot_check_is_of_the_cheapest_run_and_stands_beside(
     tried: list[Record] = []
 
     def again(change: Callable[[Record], Record]) -> None:
-        monkeypatch.setattr(submission_checks, "rerun", lambda record: tried.append(record) or change(record))
+        monkeypatch.setattr(submission_checks, "rerun", lambda record, **_: tried.append(record) or change(record))
 
     again(lambda record: record)
-    assert main(["validate", str(folder)]) == 0
+    assert main(["validate", str(folder), *TRUST]) == 0
     assert "3 records, 0 problems; re-run" in capsys.readouterr().out
     assert [record["identity"]["seed"] for record in tried] == [1], "a second less than the others"
     check = json.loads((folder / "check.json").read_text())
@@ -317,17 +325,17 @@ def test_spot_check_is_of_the_cheapest_run_and_stands_beside(
     assert read_submission(folder).badge == "re-run"
 
     again(lambda record: changed(record, "result.metrics.4.last", 0.5))
-    assert main(["validate", str(folder)]) == 1
+    assert main(["validate", str(folder), *TRUST]) == 1
     told = capsys.readouterr()
     assert f"{folder / 'runs.jsonl'}:3: run again: result.metrics.4.last: 0.75 in the record, 0.5 now" in told.err
     assert "3 records, 1 problems; self-reported" in told.out and read_submission(folder).badge == "self-reported"
 
     again(lambda record: make_record(failed=True))
-    assert main(["validate", str(folder)]) == 1
+    assert main(["validate", str(folder), *TRUST]) == 1
     assert "run again it failed: exit status 1 MemoryError" in capsys.readouterr().err
 
     again(lambda record: record)
-    assert main(["validate", str(folder)]) == 0
+    assert main(["validate", str(folder), *TRUST]) == 0
     write(folder, good[0][:2])
     assert read_submission(folder).badge == "self-reported", "what was checked is not what is there now"
     (folder / "check.json").write_text("{}")

@@ -22,7 +22,8 @@ seeds: {grid: [0], best: [0, 1]}
 
 
 @pytest.mark.slow
-def test_from_a_module_to_a_row(tmp_path: Path) -> None:
+def test_from_a_module_to_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "keys"))
     text = (ROOT / "docs/submit.md").read_text()
     folder = tmp_path / "submissions" / "my-gru"
     folder.mkdir(parents=True)

@@ -112,6 +112,24 @@ def test_what_the_user_hands_over_is_trusted_with_its_modules() -> None:
     assert modules_named({"model": {"mixer": "a:B"}}) == {"a"} and modules_named({}) == set()
 
 
+def test_a_link_in_a_run_is_not_written_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/checkpoints/last.ckpt").touch()
+    Path("victim").write_text("mine")
+    Path("run/within").symlink_to("checkpoints")
+    for name in ("accuracy.csv", "spectra/link"):
+        link = Path("run", name)
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(Path("victim").resolve())
+        assert main(["test", "--ckpt_path", "run/checkpoints/last.ckpt"]) == 2
+        assert f"{link} is a link that leads out of the folder of the run" in capsys.readouterr().err
+        link.unlink()
+    assert Path("victim").read_text() == "mine"
+
+
 class Command:
     """Pickled, it leaves a file where it is unpickled."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from seqmix._extras import require
 from seqmix._files import write_whole
 from seqmix.leaderboard.aggregate import aggregate
+from seqmix.leaderboard.page.pages import Names
 from seqmix.leaderboard.page.plots import Measure, Series
 from seqmix.leaderboard.page.svg import shape_of
 from seqmix.leaderboard.page.task_page import series_of, task_view
@@ -37,12 +38,13 @@ def write_figures(records: Sequence[Record], folder: Path) -> list[Path]:
     require("matplotlib", extra="board", owner="seqmix leaderboard page --figures")
     if not folder.is_dir():
         raise ValueError(f"--figures: expected a folder that exists, got {str(folder)!r}")
-    written = []
+    written: list[Path] = []
+    names = Names()  # what records call a board is no path
     for board in aggregate(records):
         if not board.columns:
             continue
         view = BoardView(board, "", first=True)
-        name = board.name or "runs"
+        name = names.of(board.name or "runs")
         written += _save(folder / f"{name}-scores", _scores(view), (6.4, 0.28 * len(view.entries) + 1.2))
         for task in view.tasks:
             task_view(view, task)
