@@ -79,6 +79,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         path = _alone({**boards, **grids}, arguments)
         import_trusted(arguments.trust)
         return _run_board(path, arguments) if boards else _run_grid(path, arguments)
+    if arguments.trust:
+        raise ValueError("--trust: a config that is trained is yours, and is not asked for; it is for boards and grids")
     known = {*list_configs(), *list_boards(), *list_grids()}
     for name in arguments.configs:
         if not Path(name).suffix and name not in known:

@@ -14,7 +14,7 @@ from seqmix.leaderboard import read_submission, rerun, seals, submission_checks
 from seqmix.leaderboard.board import load_board
 from seqmix.leaderboard.cli import main
 from seqmix.leaderboard.local import COMMAND
-from seqmix.leaderboard.page.figures import write_figures
+from seqmix.leaderboard.page import figures
 from seqmix.leaderboard.plan import plan_settings
 from seqmix.leaderboard.rerun import planned
 from seqmix.leaderboard.submission_checks import check_submission, spot_check
@@ -146,6 +146,8 @@ def test_a_board_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert main(argv) == 2 and f"--trust {MODULE}" in capsys.readouterr().err
     Path("grid.yaml").write_text(f"config: parity\ngrid: {{mixer: [lstm, '{MODULE}:Mine']}}\n")
     assert main(["run", "grid.yaml", "--store", "more.jsonl"]) == 2 and f"--trust {MODULE}" in capsys.readouterr().err
+    assert main(["run", "parity", "--store", "more.jsonl", "--trust", MODULE]) == 2
+    assert "--trust: a config that is trained is yours" in capsys.readouterr().err
     assert not Path("ran").exists()
     assert main(["run", "board.yaml", "--store", "more.jsonl", "--dry-run", "--trust", MODULE]) == 0
     assert Path("ran").exists()
@@ -159,7 +161,8 @@ def test_a_board_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_board(Path("board.yaml"))
 
 
-def test_figures_stay_in_their_folder(tmp_path: Path) -> None:
+def test_figures_stay_in_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "_save", lambda stem, draw, size: [stem])  # drawing is tested elsewhere, and slow
     names = ["../x", "x"]
     places = [{"board": name, "entry": "e", "column": "c"} for name in names]
     records = []
@@ -168,9 +171,8 @@ def test_figures_stay_in_their_folder(tmp_path: Path) -> None:
         record["identity"] |= place
         records.append(record)
     (tmp_path / "figures").mkdir()
-    written = write_figures(records, tmp_path / "figures")
+    written = figures.write_figures(records, tmp_path / "figures")
     assert {path.parent for path in written} == {tmp_path / "figures"} and len({*written}) == len(written)
-    assert [path.name for path in tmp_path.iterdir()] == ["figures"]
 
 
 @pytest.mark.usefixtures("nothing_runs")
