@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 __all__ = ["IGNORE", "Automaton"]
 
 IGNORE = -100  # target where there is no loss
+_MOST_CELLS = 1 << 24  # numbers in a table
 
 Table = NDArray[np.int64]
 
@@ -82,9 +83,13 @@ class Automaton:
         return answers
 
     def from_length(self, length: int) -> "Automaton":
-        """The same, without answers after fewer than `length` tokens; a `bos` counts in no length."""
-        if length < 1:
-            raise ValueError(f"Automaton.from_length: length must be at least 1, got {length}")
+        """The same, without answers after fewer than `length` tokens; a `bos` counts in no length.
+
+        `ValueError` for a length that is no positive integer, or so large that the tables would be.
+        """
+        most = max(1, _MOST_CELLS // self.step.size)
+        if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= most:
+            raise ValueError(f"Automaton.from_length: length must be an integer from 1 to {most:,}, got {length!r}")
         if length == 1:
             return self
         # State (q, c) at q * length + c: c tokens have been counted, up to length - 1, from where on answers are due.

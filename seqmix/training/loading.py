@@ -36,13 +36,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def load_model(
     checkpoint: Path | dict[str, Any], *, device: torch.device | str = "cpu", trust: Iterable[str] | None = ()
 ) -> SequenceModel:
-    """The model of a checkpoint, given by its file or by what `read_checkpoint` has read of it, in eval mode."""
+    """The model of a checkpoint, given by its file or by what `read_checkpoint` has read of it, in eval mode.
+
+    `ValueError` for weights that are not those of the model that the hyper-parameters ask for, or ask for none.
+    """
     content = read_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-    check_mixers(content["hyper_parameters"].get("mixer"), trust, "checkpoint: its mixer")
     known = inspect.signature(SequenceLearner).parameters
-    arguments = {name: value for name, value in content["hyper_parameters"].items() if name in known}
-    model = SequenceLearner(**arguments).model
-    model.load_state_dict({name.removeprefix("model."): value for name, value in content["state_dict"].items()})
+    try:
+        check_mixers(content["hyper_parameters"].get("mixer"), trust, "checkpoint: its mixer")
+        arguments = {name: value for name, value in content["hyper_parameters"].items() if name in known}
+        model = SequenceLearner(**arguments).model
+        model.load_state_dict({name.removeprefix("model."): value for name, value in content["state_dict"].items()})
+    except ValueError:
+        raise
+    except Exception as error:  # whatever stands in a file may be of any kind, and builds no model in many ways
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"checkpoint: its weights and hyper-parameters are of no one model: {reason[:300]}") from None
     return model.to(device).eval()
 
 

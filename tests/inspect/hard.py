@@ -1,5 +1,6 @@
 """Networks made by hand, and hard gates by plain loops over numbers: what certificates are held to."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 
@@ -124,9 +125,7 @@ def hard_logits(model: SequenceModel, words: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _double(model: SequenceModel) -> SequenceModel:
-    copy = SequenceModel(**model.config, dtype=torch.float64)
-    copy.load_state_dict({name: tensor.double() for name, tensor in model.state_dict().items()})
-    return copy
+    return copy.deepcopy(model).double()
 
 
 def wrong_at(logits: Tensor, automaton: Automaton, words: Sequence[Sequence[int]]) -> list[bool]:

@@ -152,6 +152,75 @@ def test_a_wrong_network_with_its_own_fingerprint_is_refused(held: tuple[Certifi
         verify(lie, damaged, WordProblemExamples("S3"))
 
 
+def _close_gates(gap: float, dtype: torch.dtype) -> SequenceModel:
+    """A second layer whose two largest gates are 1 and 1 + gap, whatever comes."""
+    model = _deeper(word_problem("S3")[0], 2, 0).to(dtype)
+    gates = model.blocks[1].mixer.proj_gates
+    gates.weight.data.zero_()
+    gates.bias.data = torch.tensor([1.0, 1.0 + gap, 0.0, 0.0], dtype=torch.float64).to(dtype).repeat(3)
+    return model
+
+
+def test_gates_are_decided_in_the_models_own_type() -> None:
+    """What only float64 can tell apart is no certificate of a network in float32, and one of a network in float64."""
+    task = WordProblemExamples("S3")
+    narrow, wide = _close_gates(3e-6, torch.float32), _close_gates(3e-6, torch.float64)
+    held, refused = certify(wide, task), certify(narrow, task)
+    assert held.certified
+    verify(again(held), wide, task)
+    assert "layer 1, block 0, row 0: two gates are equal within rounding error" in str(refused.reason)
+    forged = replace(held, weights_fingerprint=refused.weights_fingerprint)
+    with pytest.raises(ValueError, match="certificate: layer 1, block 0, row 0: two gates are equal"):
+        verify(again(forged), narrow, task)
+    # Closer than any fixed share of the logits that a checker might want.
+    close = _close_gates(1e-9, torch.float64)
+    held = certify(close, task)
+    assert held.certified
+    verify(again(held), close, task)
+
+
+def test_a_tie_in_the_first_layer_is_told_in_one_line(held: tuple[Certificate, SequenceModel]) -> None:
+    certificate, model = held
+    tied = SequenceModel(**model.config)
+    tied.load_state_dict(model.state_dict())
+    for parameter in tied.blocks[0].mixer.proj_gates.parameters():
+        parameter.data.zero_()
+    task = WordProblemExamples("S3")
+    refused = certify(tied, task)
+    forged = replace(certificate, weights_fingerprint=refused.weights_fingerprint)
+    with pytest.raises(ValueError, match="certificate: layer 0, block 0, row 0: two gates are equal"):
+        verify(forged, tied, task)
+    with pytest.raises(ValueError, match="there is nothing to check: layer 0"):
+        verify(refused, tied, task)
+
+
+def test_sizes_of_a_strangers_certificate_are_bounded(held: tuple[Certificate, SequenceModel]) -> None:
+    certificate, model = held
+    for length in (10**9, 10**30, 1e9, "1", None, 0, True):
+        with pytest.raises(ValueError, match=r"length must be an integer from 1 to [\d,]+, got"):
+            verify(replace(certificate, shortest_length=length), model, WordProblemExamples("S3"))
+
+
+def test_junk_in_a_certificate_is_refused(held: tuple[Certificate, SequenceModel]) -> None:
+    """Any other value in any place of the file, and no traceback."""
+    certificate, model = held
+    content = certificate.to_dict()
+    places = [(content, key) for key in content if key not in ("blocks", "proof")]
+    places += [(content["proof"], key) for key in content["proof"]] + [(content["blocks"][0], "degree")]
+    for owner, key in places:
+        kept = owner[key]
+        for junk in (-1, 10**30, 1e308, float("nan"), "x", [], {}, [[10**30]], [["x"]], [None], [[-(2**63)] * 7]):
+            owner[key] = junk
+            try:
+                verify(Certificate.from_dict(content), model, WordProblemExamples("S3"))
+            except ValueError as error:
+                assert str(error)
+            else:
+                # Less may be claimed than is proved.
+                assert key in ("margin", "gap") or (key == "origins" and not junk), (key, junk)
+        owner[key] = kept
+
+
 def test_what_is_no_certificate_is_told() -> None:
     for content, message in (({}, "expected JSON with format"), ([], "expected JSON with format")):
         with pytest.raises(ValueError, match=message):
@@ -194,11 +263,36 @@ def test_command_line(
     assert main(["certify", "--verify", out, other]) == 1 and "refused for" in capsys.readouterr().out
 
 
+def damaged_checkpoints(path: Path) -> list[list[str]]:
+    """Copies of a checkpoint with weights of other shapes, keys that no model has, and junk for what builds it."""
+    content, made = torch.load(path), []
+    weights, settings = content["state_dict"], content["hyper_parameters"]
+    for number, changes in enumerate(
+        [
+            {"state_dict": weights | {"model.head.weight": torch.zeros(2, 2)}},
+            {"state_dict": weights | {"model.extra": torch.zeros(1)}},
+            {"state_dict": {}},
+            {"state_dict": {1: torch.zeros(1)}},
+            {"state_dict": weights | {"model.head.weight": "x"}},
+            {"state_dict": None},
+            {"hyper_parameters": None},
+            {"hyper_parameters": settings | {"mlp_ratio": "x"}},
+            {"hyper_parameters": {}},
+            {"task": ["x"]},
+            {"datamodule_hyper_parameters": 3},
+        ]
+    ):
+        made.append([str(path.with_name(f"damaged{number}.ckpt"))])
+        torch.save(content | changes, made[-1][0])
+    return made
+
+
 def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = checkpoint(tmp_path / "x.ckpt", word_problem("Z2")[0], "Z2")
     content = torch.load(path)
     torch.save({key: value for key, value in content.items() if key != "task"}, tmp_path / "y.ckpt")
     (tmp_path / "no.json").write_text("{")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     for arguments, message in (
         ([str(tmp_path / "y.ckpt")], "does not say which task it was trained on"),
         ([str(path), "--max-states", "0"], "--max-states: expected a positive integer, got 0"),
@@ -207,6 +301,9 @@ def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
         ([str(path), "--verify", str(tmp_path / "none.json")], "--verify: cannot read"),
         ([str(path), "--task", "word-problem", "S3"], "--task: expected KEY=VALUE behind the name, got 'S3'"),
         ([str(path), "--task", "string-copy"], "StringCopy is no finite automaton"),
+        ([str(path), "--shortest-length", str(10**9)], "length must be an integer from 1 to"),
+        ([str(path), "--verify", str(tmp_path / "deep.json")], "is not JSON"),
+        *((damaged, "checkpoint: ") for damaged in damaged_checkpoints(path)),
     ):
         assert main(["certify", *arguments]) == 2
         assert message in capsys.readouterr().err

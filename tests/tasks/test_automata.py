@@ -46,7 +46,7 @@ def test_from_length_asks_later_and_nothing_else() -> None:
     assert automaton.from_length(1) is automaton and later.fingerprint() != automaton.fingerprint()
     cycle = CycleNavigationExamples().automaton()
     assert cycle.from_length(3).answers([1, 1, 1, 2]) == [IGNORE, IGNORE, 3, 2]
-    with pytest.raises(ValueError, match="length must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="length must be an integer from 1 to 466,033, got 0"):
         automaton.from_length(0)
 
 

@@ -68,9 +68,12 @@ def main(argv: list[str]) -> int:
         raise ValueError(str(error)) from None
     print("\n".join([f"{path}: {found.task}", *describe(found)]))
     if options.out is not None:
-        verify(found, model, task)
+        # A search that was given up leaves nothing to check.
+        checked = found.certified or found.counterexample is not None
+        if checked:
+            verify(found, model, task)
         write_text_whole(options.out, json.dumps(found.to_dict(), separators=(",", ":")) + "\n")
-        print(f"{options.out}: written, and checked")
+        print(f"{options.out}: written{', and checked' if checked else ''}")
     return 0 if found.certified else 1
 
 
@@ -108,7 +111,7 @@ def _read(path: Path) -> Certificate:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"--verify: cannot read {path}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"--verify: {path} is not JSON") from None
     return Certificate.from_dict(content)
 
@@ -126,7 +129,10 @@ def _load(options: argparse.Namespace) -> tuple[Path, SequenceModel, Any]:
     if options.config is not None:
         return path, model, build_task(load_config(options.config), trust=options.trust)
     if options.task is None:
-        task = task_of(path, trust=options.trust)
+        try:
+            task = task_of(path, trust=options.trust)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"checkpoint: {path} does not say properly what it was trained on: {error}") from None
         if task is None:
             raise ValueError(f"checkpoint: {path} does not say which task it was trained on: --task or --config")
         return path, model, task

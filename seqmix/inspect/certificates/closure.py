@@ -1,29 +1,19 @@
 """The listed states of a certificate are closed under every token, and every read-out from them is right."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqmix.inspect.certificates.hard_model import HardModel, Rows, copied, require
+from seqmix.inspect.certificates.hard_model import HardModel, Rows, Stream, copied, require
+from seqmix.inspect.certificates.network import Choices
 from seqmix.inspect.certificates.record import Certificate, Proof
+from seqmix.inspect.certificates.soft import Drift, drift_of
 from seqmix.tasks.automata import IGNORE, Automaton
 
 __all__ = ["Closure"]
-
-
-class Growth(NamedTuple):
-    """What soft gates add to the doubt of each entry (K,): at the first token, at each later one, by rounding in both.
-
-    low and high hold everything that the block of an entry is ever given.
-    """
-
-    first: Tensor
-    later: Tensor
-    rounding: Tensor
-    low: Tensor
-    high: Tensor
 
 
 class Closure:
@@ -32,11 +22,10 @@ class Closure:
     def __init__(self, certificate: Certificate, hard: HardModel, automaton: Automaton) -> None:
         proof: Any = certificate.proof
         self.certificate, self.hard, self.automaton = certificate, hard, automaton
-        mixer = hard.blocks[-1].mixer
-        self.m = mixer.order if hasattr(mixer, "order") else mixer.block_size
-        tracked = torch.zeros(hard.sizes[-1] // self.m, dtype=torch.bool)
+        last = hard.network.layers[-1]
+        tracked = torch.zeros(last.n_blocks, dtype=torch.bool)
         tracked[torch.tensor(proof.tracked, dtype=torch.int64)] = True
-        self.tracked = tracked.repeat_interleave(self.m)
+        self.tracked = tracked.repeat_interleave(last.m)
         self.sizes = [*hard.sizes[:-1], int(self.tracked.sum())]
         self.rows = torch.tensor(proof.states, dtype=torch.int64)
         loose = int((~self.tracked).sum())
@@ -50,10 +39,6 @@ class Closure:
         self.low, self.high = (torch.zeros(hard.sizes[-1], dtype=torch.float64) for _ in ends)
         self.low[~self.tracked], self.high[~self.tracked] = ends
         self.used = torch.from_numpy((automaton.step >= 0).any(0))
-        info = torch.finfo(next(hard.own.parameters()).dtype)
-        # What underflow takes from logits (V,) in units of the standard deviation, and what may be squared, with room.
-        self._lost = info.tiny * 2**20 * (hard.sizes_of_head + hard.scaled.shape[1] + 16)
-        self._most = info.max / 2**20
         self._tables(proof)
 
     def _tables(self, proof: Proof) -> None:
@@ -64,7 +49,8 @@ class Closure:
         tokens[~self.used] = tokens[self.used][0]
         below = torch.zeros(len(tokens), 0, dtype=torch.int64)
         self.choices: list[Rows] = []
-        self.values: list[Tensor] = []
+        self.proved: list[Choices] = []
+        self.values: list[tuple[Tensor, Tensor]] = []
         self.numbers: list[dict[bytes, int]] = []
         for layer in range(len(self.sizes)):
             if layer:
@@ -72,18 +58,22 @@ class Closure:
                 require(origins.shape[1:] == (1 + sum(self.sizes[:layer]),), "a layer's inputs have another size")
                 tokens, below = origins[:, 0], origins[:, 1:]
                 self.numbers.append({row.tobytes(): number for number, row in enumerate(origins.numpy())})
-            self.choices.append(self.hard.rows(layer, self._stream(tokens, below, layer)))
-            self.values.append(F.pad(self.choices[layer].value.flatten(), (1, 0)))
+            rows, proved = self.hard.rows(layer, self._stream(tokens, below, layer))
+            self.choices.append(rows)
+            self.proved.append(proved)
+            self.values.append((F.pad(rows.value.flatten(), (1, 0)), F.pad(rows.radius.flatten(), (1, 0))))
 
-    def _stream(self, tokens: Tensor, states: Tensor, layers: int) -> Tensor:
-        x, begin = self.hard.model.embedding(tokens), 0
+    def _stream(self, tokens: Tensor, states: Tensor, layers: int) -> Stream:
+        stream, begin = self.hard.embed(tokens), 0
         for layer, size in enumerate(self.sizes[:layers]):
-            x = self.hard.behind(layer, x, self._meaning(layer, states[:, begin : begin + size]))
+            stream = self.hard.behind(layer, stream, *self._meaning(layer, states[:, begin : begin + size]))
             begin += size
-        return x
+        return stream
 
-    def _meaning(self, layer: int, symbols: Tensor) -> Tensor:
-        return self.values[layer][symbols.abs()] * symbols.sign()
+    def _meaning(self, layer: int, symbols: Tensor) -> tuple[Tensor, Tensor]:
+        """What symbols stand for, with radii."""
+        value, radius = self.values[layer]
+        return value[symbols.abs()] * symbols.sign(), radius[symbols.abs()]
 
     def check(self) -> None:
         """Raise `ValueError` unless everything holds."""
@@ -99,9 +89,8 @@ class Closure:
         several = len(self.sizes) > 1
         claims = self.certificate.gap, self.certificate.safe_length
         require(not several or claims == (None, None), "soft gates of several layers are not proved")
-        growth = None if several else self._growth(later)  # which checks the gap, with an MLP no more
-        growth = None if self.hard.has_mlp else growth
-        margins = [self._read(*move, again=again, growth=growth) for move in moves]
+        drift = None if several else self._drift(later)
+        margins = [self._read(*move, again=again, drift=drift) for move in moves]
         claimed, smallest = self.certificate.margin, min(margins)
         require(claimed is not None and claimed <= smallest + 1e-6 * abs(smallest), "its margin is too large")
 
@@ -129,7 +118,7 @@ class Closure:
         return Rows(*(each[numbers] for each in self.choices[layer]))
 
     def _read(
-        self, token: int, before: Tensor, after: Tensor, numbers: Tensor, *, again: bool, growth: Growth | None
+        self, token: int, before: Tensor, after: Tensor, numbers: Tensor, *, again: bool, drift: Drift | None
     ) -> float:
         """Check intervals and read-outs behind one token, with hard and with soft gates; the smallest margin."""
         choices = self._choices(len(self.sizes) - 1, numbers)
@@ -137,7 +126,12 @@ class Closure:
         start = (before == 0).unsqueeze(1)
         low = torch.where(start, self.low.clamp_max(0) if again else 0.0, self.low)
         high = torch.where(start, self.high.clamp_min(0) if again else 0.0, self.high)
-        ends = torch.stack([copied(choices, low, choices.value), copied(choices, high, choices.value)])
+        ends = torch.stack(
+            [
+                copied(choices, low, choices.value - choices.radius),
+                copied(choices, high, choices.value + choices.radius),
+            ]
+        )
         low, high = ends.amin(0), ends.amax(0)
         inside = ((low >= self.low) & (high <= self.high))[:, ~self.tracked]
         require(bool(inside.all()), f"its intervals are not closed under {token}")
@@ -146,81 +140,45 @@ class Closure:
         for rows in asked.split(4096) if len(asked) else ():
             states, tokens = after[rows, 1:], torch.full_like(rows, token)
             value, half = (low[rows] + high[rows]) / 2, (high[rows] - low[rows]) / 2
-            half[:, self.tracked] = 0
-            value[:, self.tracked] = self._meaning(-1, states[:, sum(self.sizes[:-1]) :])
+            begin = sum(self.sizes[:-1])
+            value[:, self.tracked], half[:, self.tracked] = self._meaning(-1, states[:, begin:])
             below = self._stream(tokens, states, len(self.sizes) - 1)
-            margins, rounding = self._margins(below, value, half, targets[rows])
-            require(bool((margins > rounding).all()), f"a read-out after {token} is wrong, or right by rounding only")
-            smallest = min(smallest, float(margins.min()))
-            if growth is not None and self.certificate.safe_length:
-                margins, rounding = self._margins(below, value, self._softened(growth, value, half), targets[rows])
+            least = self._least(below, value, half, targets[rows])
+            require(least > 0, f"a read-out after {token} is wrong, or right by rounding only")
+            smallest = min(smallest, least)
+            if drift is not None and self.certificate.safe_length:
+                soft = drift.after(self._steps())(value.numpy(), half.numpy())
                 message = f"soft gates are not proved up to {self.certificate.safe_length}"
-                require(bool((margins > rounding).all()), message)
+                require(self._least(below, value, torch.from_numpy(soft), targets[rows]) > 0, message)
         return smallest
 
-    def _margins(self, below: Tensor, value: Tensor, half: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """By how much the logits of targets (P,) exceed others (P, V) at least, and how much of that may be rounding.
+    def _least(self, below: Stream, value: Tensor, half: Tensor, targets: Tensor) -> float:
+        """The smallest margin of targets (P,), less every doubt, when the last layer's entries are value +- half."""
+        margins, doubt = self.hard.margins(self.hard.behind(len(self.sizes) - 1, below, value, half), targets)
+        return float((margins - doubt).min())
 
-        Entries are `value` +- `half` (P, K). Rounding is that of n products summed in the model's type.
-        """
-        hard, block = self.hard, self.hard.blocks[-1]
-        x = hard.behind(len(self.sizes) - 1, below, value)
-        through = hard.head @ block.mixer.proj_out.weight
-        logits = x @ hard.head.T
-        sizes = x.abs() if hard.has_mlp else below.abs() + (value.abs() + half) @ block.mixer.proj_out.weight.abs().T
-        unit = torch.finfo(next(hard.own.parameters()).dtype).eps * (x.shape[1] + value.shape[1] + 16)
-        sums = (sizes + sizes.mean(1, keepdim=True)) @ hard.scaled.abs().T
-        rounding = 2 * unit * sums + self._lost * (1 + sizes.amax(1, keepdim=True))
-        # The last norm squares, and what it makes is at most 1 / sqrt(eps) times as large.
-        largest = torch.maximum(4 * x.shape[1] * sizes.square().amax(), sums.amax() / hard.model.norm.eps**0.5)
-        require(bool(largest < self._most), "numbers are so large that the model may overflow")
-        margins, doubt = torch.empty_like(logits), torch.empty_like(logits)
-        for target in targets.unique():
-            rows = targets == target
-            margins[rows] = logits[rows][:, target, None] - logits[rows]
-            margins[rows] -= half[rows] @ (through[target] - through).abs().T
-            doubt[rows] = rounding[rows] + rounding[rows][:, target, None]
-            margins[rows, target], doubt[rows, target] = torch.inf, 0
-        return margins, doubt
+    def _steps(self) -> float:
+        """How many tokens come behind the first at the length that the certificate claims for soft gates."""
+        length: Any = self.certificate.safe_length
+        return float(length) - (self.automaton.bos is None)
 
-    def _softened(self, growth: Growth, value: Tensor, half: Tensor) -> Tensor:
-        """Half widths (P, K) of entries with soft gates at the length that the certificate claims."""
-        length = float(self.certificate.safe_length or 0)
-        steps = 0.0 if length == float("inf") else length - (self.automaton.bos is None)
-        if length == float("inf"):
-            require(not growth.first.any() and not growth.later.any(), "soft gates are not hard, as it says")
-        error = growth.first + steps * growth.later
-        reach = torch.maximum(growth.high - value, value - growth.low) + (1 + steps) * growth.rounding
-        return torch.minimum(half + error, torch.maximum(reach, half))
-
-    def _growth(self, later: list[int]) -> Growth:
+    def _drift(self, later: list[int]) -> Drift:
         """Of a network of one layer, over tokens that may stand first and those that may come `later`."""
         own: Any = self.hard.own
-        block, mixer = self.hard.blocks[0], self.hard.blocks[0].mixer
-        logits = self.hard.logits(mixer, block.mixer_norm(self.hard.model.embedding.weight))
-        signed = getattr(mixer, "normalization", "softmax") == "l1"
-        shares = logits.abs() / logits.abs().sum(-1, keepdim=True) if signed else logits.softmax(-1)
-        largest = shares.argmax(-1, keepdim=True)
-        gap = shares.scatter(-1, largest, 0.0).sum(-1)
-        as_run = own.blocks[0].mixer.gates(own.blocks[0].mixer_norm(own.embedding.weight).unsqueeze(1)).squeeze(1).cpu()
-        as_run = as_run.double().view_as(logits)
-        kept = as_run.gather(-1, largest).squeeze(-1) * (logits.gather(-1, largest).squeeze(-1).sign() if signed else 1)
-        exact = ((as_run != 0).sum(-1) == 1).view_as(gap) & (as_run.abs().amax(-1) == 1).view_as(gap)
-        first = torch.from_numpy(self.automaton.step[self.automaton.start] >= 0).nonzero()[:, 0].tolist()
-        used = sorted({*first, *later})
-        claimed = self.certificate.gap
-        require(claimed is not None and claimed >= float(gap[used].max()) * (1 - 1e-9), "its gap is too small")
-        # Under- and overflow show in the gates as the model has them.
-        gap = torch.maximum(gap, 1 - kept - 8 * torch.finfo(own.embedding.weight.dtype).eps)
-        value = self.choices[0].value[used].unflatten(1, (-1, self.m))
-        high, low = value.amax((0, 2)).clamp_min(0), value.amin((0, 2)).clamp_max(0)
-        size = torch.maximum(high, -low)
-        low, high = (-size, size) if signed else (low, high)
-        rounding = torch.finfo(own.embedding.weight.dtype).eps * (2 * self.m + 16) * size
-
-        def worst(tokens: list[int]) -> Tensor:
-            each = torch.where(exact, 0.0, gap * (high - low).unsqueeze(1) + rounding.unsqueeze(1))
-            return each[tokens].amax((0, 2)) if tokens else torch.zeros_like(rounding)
-
-        by_block = (worst(first), worst(later), rounding, low, high)
-        return Growth(*(values.repeat_interleave(self.m) for values in by_block))
+        layer, rounding, proved = self.hard.network.layers[0], self.hard.network.rounding, self.proved[0]
+        first = np.flatnonzero(self.automaton.step[self.automaton.start] >= 0)
+        drift = drift_of(layer, proved, rounding, np.array(later, dtype=np.int64), first)
+        claimed, length = self.certificate.gap, self.certificate.safe_length
+        require(claimed is not None and claimed >= drift.gap * (1 - 1e-9), "its gap is too small")
+        require(length != float("inf") or drift.none, "soft gates are not hard, as it says")
+        # The gates as the model has them may be no softer than is proved of them.
+        gates = own.blocks[0].mixer.gates(own.blocks[0].mixer_norm(own.embedding.weight).unsqueeze(1)).abs().cpu()
+        gates = gates.double().reshape(len(gates), layer.n_blocks, layer.rows, layer.m + 1).numpy()
+        gap, exact = (
+            each.reshape(len(gates), layer.n_blocks, layer.m)[..., : layer.rows] for each in (proved.gap, proved.exact)
+        )
+        softest = np.where(exact, 0.0, gap + rounding.gamma(2 * layer.m))
+        used = np.union1d(first, later).astype(np.int64)
+        as_proved = (1 - gates.max(-1) <= softest)[used].all() and ((gates != 0).sum(-1) == 1)[used][exact[used]].all()
+        require(bool(as_proved), "the model's own gates are softer than what is proved of them")
+        return drift

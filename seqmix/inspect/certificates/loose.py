@@ -36,7 +36,8 @@ def loose_intervals(machine: Machine, inputs: Tokens, first_inputs: Tokens) -> L
     place = np.full(choices.source.shape[1] + 1, -1)
     place[columns] = np.arange(len(columns))
     source, sign = place[choices.source[:, columns]], choices.sign[:, columns]
-    written, doubt = choices.value[:, columns] * sign, choices.radius[:, columns]
+    # Twice the doubt, so that who checks the intervals may sum in another order.
+    written, doubt = choices.value[:, columns] * sign, 2 * choices.radius[:, columns]
 
     def after(low: Array, high: Array, numbers: NDArray[np.int64]) -> tuple[Array, Array]:
         origin, flip = source[numbers], sign[numbers] < 0

@@ -6,7 +6,6 @@ the case with one row of gates, whose other entries always copy the entry before
 """
 
 import hashlib
-import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from seqmix.inspect.certificates.as_built import check_as_built
 from seqmix.inspect.certificates.bounds import (
     Array,
     Norm,
@@ -32,7 +32,7 @@ from seqmix.models.block import SwiGLU
 __all__ = ["Choices", "Layer", "Mlp", "Network", "Undecided", "weights_fingerprint"]
 
 
-class Undecided(Exception):
+class Undecided(ValueError):
     """A row of gates whose two largest are within rounding error: there is no hard network."""
 
     def __init__(self, layer: int, block: int, row: int, place: int) -> None:
@@ -183,6 +183,7 @@ def _check(model: Any) -> None:
         raise ValueError(f"certify: the head must answer at every position ('language'), got {model.head_name!r}")
     if not isinstance(model.embedding, nn.Embedding):
         raise NotImplementedError(f"certify: an embedding of tokens is treated, not {type(model.embedding).__name__}")
+    check_as_built(model)
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if len(dtypes) > 1 or dtypes - {torch.float32, torch.float64}:
         raise NotImplementedError(
@@ -194,19 +195,6 @@ def _check(model: Any) -> None:
             raise ValueError(f"certify: weights must be finite, {name} is not")
         if tensor.abs().max() >= most:
             raise NotImplementedError(f"certify: {name} is so large, above {most:.2g}, that the model may overflow")
-    _check_parts(model)
-
-
-def _check_parts(model: SequenceModel) -> None:
-    """Only what the model's own class has built is known: another norm or a bias would go unnoticed."""
-    with torch.random.fork_rng(devices=[]):  # mixers given as functions make real weights
-        built = SequenceModel(**model.config, device="meta")
-    both: Any = itertools.zip_longest(model.named_modules(), built.named_modules(), fillvalue=("", None))
-    for (name, part), (_, expected) in both:
-        if type(part) is not type(expected) or (isinstance(part, nn.LayerNorm) and part.eps != expected.eps):
-            raise NotImplementedError(f"certify: {name or 'the model'} is not as SequenceModel makes it, got {part!r}")
-    for name in model.state_dict().keys() ^ built.state_dict().keys():
-        raise NotImplementedError(f"certify: {name} is not treated: SequenceModel makes it otherwise")
 
 
 def _array(tensor: Any) -> Array:

@@ -21,6 +21,7 @@ __all__ = ["automaton_of", "certify"]
 
 _CELLS = 1 << 21  # numbers in one batch of read-outs
 _SEARCHES = 4  # states over all searches, in units of max_states
+_SPARE = 1e-9  # of the drift: whoever checks a safe length may sum in another order
 
 
 class Outcome(NamedTuple):
@@ -237,14 +238,16 @@ def _soft(outcome: Outcome, automaton: Automaton) -> tuple[float | None, float |
     """The largest gap between soft and hard gates, and the length up to which soft gates are proved right."""
     if len(outcome.machine.network.layers) > 1:
         return None, None  # a deeper layer's gates move with the error of the layers below: not derived
-    drift = drift_of(outcome.machine, outcome.reached.inputs, outcome.reached.first_inputs)
+    network, reached = outcome.machine.network, outcome.reached
+    choices = outcome.machine.known[0].choices
+    drift = drift_of(network.layers[0], choices, network.rounding, reached.inputs, reached.first_inputs)
     if not len(outcome.low):
         return drift.gap, float("inf")
 
     def holds(steps: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return _lowest(outcome, rows, drift.after(steps)) > 0
+        return _lowest(outcome, rows, drift.after(steps, _SPARE)) > 0
 
-    steps = longest(holds, len(outcome.low), _CELLS // outcome.machine.network.layers[0].size)
+    steps = longest(holds, len(outcome.low), _CELLS // network.layers[0].size)
     if steps == FOREVER and drift.none:
         return drift.gap, float("inf")
     # 1 + steps tokens, of which a BOS counts in no length; below zero not even the first token is safe.

@@ -1,14 +1,20 @@
 """How far the model with its own, soft gates can be from the hard network after n tokens, for one layer.
 
-Let h be the hard network's entries, g the soft gates of a row over the previous entries u of its block and the input,
-and s the slot that the row chooses. With e the error of the entries before,
+Let u be the hard network's entries of a block and its inputs, |u| <= L, s the slot that a row chooses, g its soft gates
+with sum_k |g_k| = 1, and e the errors of the entries before. The model's own arithmetic makes of a row
 
-    soft - hard = sum_k g_k (u_k + e_k) - u_s = sum_k g_k e_k + sum_{k != s} g_k (u_k - u_s)
+    soft = sum_k g_k (1 + r_k) (u_k + e_k) + l,    |r_k| <= gamma, |l| <= what underflow takes
 
-and since sum_k |g_k| = 1, the largest error in a block grows by at most (1 - g_s) times the width of what its entries
-can hold: linearly, whatever the word. Signed gates: sum_k |g_k - g_k^hard| = 2 (1 - |g_s|), times the largest entry.
-Soft entries are convex combinations of written values and zero, so they never leave that interval either. Both bounds
-get room for rounding at every step; a row that the model's arithmetic makes one-hot copies exactly.
+    soft - hard = sum_k g_k e_k + sum_{k != s} g_k (u_k - u_s) + sum_k g_k r_k (u_k + e_k) + l
+
+so that the largest error E in a block obeys E' <= (1 + gamma) E + d, d = (1 - g_s) width + gamma L + l, whatever the
+word. Rounded gates may sum to more than one: what they add is itself multiplied by them, and
+
+    E after 1 + n tokens <= (1 + gamma)^n d_first + ((1 + gamma)^n - 1) / gamma d_later.
+
+Signed gates: sum_k |g_k - g_k^hard| = 2 (1 - |g_s|), times L. In exact arithmetic soft entries are convex combinations
+of written values and zero and stay in their interval; rounded ones leave it by R' <= (1 + gamma) R + gamma L + l at
+most. A row that the model's arithmetic makes one-hot copies exactly.
 """
 
 from collections.abc import Callable
@@ -17,18 +23,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqmix.inspect.certificates.bounds import Array
-from seqmix.inspect.certificates.machine import Machine, Tokens
+from seqmix.inspect.certificates.bounds import Array, Rounding
+from seqmix.inspect.certificates.machine import Tokens
+from seqmix.inspect.certificates.network import Choices, Layer
 
-__all__ = ["Drift", "drift_of", "longest"]
+__all__ = ["FOREVER", "Drift", "drift_of", "longest"]
 
 FOREVER = 2**62  # lengths that are not told apart from every length
+_ROOM = 1e-9  # for the rounding of these bounds themselves, in float64
 
 
 class Drift(NamedTuple):
-    """Error of each entry (K,) at the first token and for each later one, and the interval that holds them all.
+    """What each entry (K,) is moved by at the first token and at each later one, and the interval that holds them all.
 
-    gap is the largest sum of gates that were not chosen.
+    rounding is the part of it that comes of rounding, gamma the share by which a step enlarges what was there before;
+    gap is the largest sum of gates that were not chosen. From `most` on the model may overflow.
     """
 
     first: Array
@@ -37,29 +46,50 @@ class Drift(NamedTuple):
     low: Array
     high: Array
     gap: float
+    gamma: float
+    most: float
 
     @property
     def none(self) -> bool:
         """Whether nothing ever moves."""
         return not (self.first.any() or self.later.any())
 
-    def after(self, steps: int) -> Callable[[Array, Array], Array]:
-        """Radii (P, K) of soft entries after 1 + `steps` tokens, from values and radii (P, K) of hard ones."""
-        error = (self.first + float(steps) * self.later) * (1 + 1e-9)
-        room = (1.0 + steps) * self.rounding
+    def after(self, steps: float, spare: float = 0.0) -> Callable[[Array, Array], Array]:
+        """Radii (P, K) of soft entries after 1 + `steps` tokens, from values and radii (P, K) of hard ones.
+
+        `spare` is a relative addition, so that who evaluates the bound in another order comes to less.
+        """
+        scale = 1 + _ROOM + spare
+        with np.errstate(over="ignore", invalid="ignore"):
+            error = (_times(self.first, self._grown(steps)) + _times(self.later, self._summed(steps))) * scale
+            room = _times(self.rounding, self._summed(1 + steps)) * scale
 
         def radii(value: Array, radius: Array) -> Array:
-            whole = np.maximum(self.high - value, value - self.low) + room
-            return np.minimum(radius + error, np.maximum(whole, radius))
+            with np.errstate(over="ignore", invalid="ignore"):
+                whole = np.maximum(self.high - value, value - self.low) * scale + room
+                moved = np.minimum(radius + error, np.maximum(whole, radius))
+                return np.where(np.abs(value) + moved < self.most, moved, np.inf)
 
         return radii
 
+    def _grown(self, steps: float) -> float:
+        """(1 + gamma)^steps."""
+        return float(np.exp(float(steps) * np.log1p(self.gamma)))
 
-def drift_of(machine: Machine, inputs: Tokens, first_inputs: Tokens) -> Drift:
-    """The drift of a network of one layer over the tokens that may come first and later."""
-    layer, choices = machine.network.layers[0], machine.known[0].choices
+    def _summed(self, steps: float) -> float:
+        """1 + (1 + gamma) + ... + (1 + gamma)^(steps - 1)."""
+        return float(np.expm1(float(steps) * np.log1p(self.gamma))) / self.gamma
+
+
+def _times(values: Array, factor: float) -> Array:
+    """values * factor, where nothing stays nothing however large the factor."""
+    return np.where(values == 0, 0.0, values * factor)
+
+
+def drift_of(layer: Layer, choices: Choices, rounding: Rounding, later: Tokens, first: Tokens) -> Drift:
+    """The drift of a network of one layer over the inputs that may come `first` and `later`, by number."""
     n, m = layer.n_blocks, layer.m
-    every = np.union1d(inputs, first_inputs)
+    every = np.union1d(later, first)
 
     def by_block(values: NDArray[Any]) -> NDArray[Any]:
         return values.reshape(len(values), n, m)
@@ -70,27 +100,30 @@ def drift_of(machine: Machine, inputs: Tokens, first_inputs: Tokens) -> Drift:
     largest = np.maximum(high, -low)
     if layer.signed:
         low, high = -largest, largest
-    rounding = machine.network.rounding.gamma(2 * m) * largest + 2 * (m + 1) * machine.network.rounding.least
+    gamma = rounding.gamma(2 * m)
+    rounded = gamma * largest + 2 * (m + 1) * rounding.least
     # Signed gates may turn u into -u: the width is twice the largest entry in both cases.
     width = high - low
 
-    def growth(numbers: NDArray[np.int64]) -> Array:
+    def growth(numbers: Tokens) -> Array:
         if not len(numbers):
             return np.zeros(n)
         gap, exact = by_block(choices.gap[numbers]), by_block(choices.exact[numbers])
-        step = np.where(exact, 0.0, gap * width[:, None] + rounding[:, None])
+        step = np.where(exact, 0.0, gap * width[:, None] + rounded[:, None])
         return step.max((0, 2))
 
     def wide(values: Array) -> Array:
         return np.repeat(values, m)
 
     return Drift(
-        first=wide(growth(first_inputs)),
-        later=wide(growth(inputs)),
-        rounding=wide(rounding),
+        first=wide(growth(first)),
+        later=wide(growth(later)),
+        rounding=wide(rounded),
         low=wide(low),
         high=wide(high),
         gap=float(choices.gap[every].max()),
+        gamma=gamma,
+        most=rounding.most,
     )
 
 

@@ -1,0 +1,55 @@
+"""Safe lengths of networks that keep a value for a very long time, while their gates round up."""
+
+import numpy as np
+import pytest
+
+from seqmix.inspect import certify, verify
+from seqmix.inspect.certificates.soft import Drift
+from tests.inspect.long_horizon import Case, cases, check, keeping, kept, network, right_after
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 50, 3000])
+def test_errors_are_at_least_those_of_the_recurrence(steps: int) -> None:
+    """E' = (1 + gamma) E + d, and R' = (1 + gamma) R + r, step by step."""
+    gamma, first, later, rounded = 1e-3, np.array([0.3, 0.0, 0.2]), np.array([0.1, 0.0, 0.0]), np.full(3, 1e-2)
+    low, high = np.full(3, -1e9), np.full(3, 1e9)
+    drift = Drift(first, later, rounded, low, high, gap=0.0, gamma=gamma, most=1e30)
+    error, room = first, rounded
+    for _ in range(steps):
+        error, room = (1 + gamma) * error + later, (1 + gamma) * room + rounded
+    zero = np.zeros((1, 3))
+    found = drift.after(steps)(zero, zero)[0]
+    assert (found >= error * (1 - 1e-15)).all() and (found <= error * (1 + 1e-8)).all() and found[1] == 0
+    inside = drift._replace(low=np.zeros(3), high=np.zeros(3))
+    assert np.allclose(inside.after(steps)(zero, zero)[0], np.minimum(found, room), rtol=1e-8)
+
+
+def test_without_end_nothing_but_exact_copies_is_safe() -> None:
+    first = np.array([0.0, 1e-30])
+    drift = Drift(first, first, np.full(2, 1e-7), np.zeros(2), np.ones(2), gap=0.0, gamma=1e-6, most=1e30)
+    found = drift.after(2.0**62)(np.zeros((1, 2)), np.zeros((1, 2)))[0]
+    assert found[0] == 0 and found[1] == np.inf, "as large as it may overflow"
+
+
+@pytest.mark.parametrize("case", [Case("h-lru", 16, 30.0, 0), Case("bd-lru", 3, 10.0, 1, signed=True)])
+def test_safe_lengths_hold_to_their_ends(case: Case) -> None:
+    assert check(case, 10**6) > 50_000
+
+
+@pytest.mark.slow
+def test_a_state_that_grows_without_end_is_not_safe_where_it_errs() -> None:
+    """n steps of gamma beside (1 + delta)^n: 125,698,847 letters were once said to be safe here."""
+    model, task = network(Case("h-lru", 16, 1500.0, 0)), keeping()
+    found = certify(model, task)
+    verify(found, model, task)
+    letters, state = int(found.safe_length) - 1, kept(model, int(found.safe_length) - 1)
+    assert right_after(model, state)
+    while right_after(model, state):
+        letters, state = letters + (1 << 20), kept(model, 1 << 20, state)
+        assert letters < 125_698_847
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_many_safe_lengths_hold(seed: int) -> None:
+    assert sum(check(case, 10**7) > 0 for case in cases(20, 20 * seed)) >= 10
