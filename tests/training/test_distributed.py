@@ -1,4 +1,7 @@
-"""Two gloo processes follow one process at the same global batch, with DDP and with sharded parameters."""
+"""Two gloo processes follow one process at the same global batch, with DDP and with sharded parameters.
+
+For a few steps: sums of other orders part by a factor with each, and a fault shows in the first.
+"""
 
 import os
 import subprocess
@@ -14,7 +17,7 @@ pytestmark = pytest.mark.slow
 OPTIONS = ["--config", "s3", "--trainer.accelerator", "cpu", "--seed_everything", "1", "--volume_restart", "null"]
 OPTIONS += ["--model.d_model", "32", "--model.n_layers", "2", "--data.eval_lengths", "[16,32]"]
 OPTIONS += ["--optimizer.weight_decay", "0.1", "--gate_entropy.ramp_steps", "5", "--curriculum.threshold", "0.2"]
-OPTIONS += ["--data.eval_size", "65", "--trainer.val_check_interval", "10"]
+OPTIONS += ["--data.eval_size", "65", "--trainer.val_check_interval", "5"]
 
 
 def seqmix(folder: Path, *arguments: str) -> str:
@@ -43,14 +46,14 @@ def table(folder: Path) -> list[list[float]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    seqmix(folder, "fit", *OPTIONS, "--trainer.max_steps", "20", "--run_dir", "one")
+    seqmix(folder, "fit", *OPTIONS, "--trainer.max_steps", "10", "--run_dir", "one")
     return folder / "one"
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fully_shard"])
 def test_two_processes_follow_one(strategy: str, alone: Path, tmp_path: Path) -> None:
     two = ["--trainer.strategy", strategy, "--trainer.devices", "2"]
-    printed = seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "20", "--run_dir", "two")
+    printed = seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "10", "--run_dir", "two")
     assert printed.count("whole sequence") == 1, "one process prints"
     one = weights(alone)
     for name, value in weights(tmp_path / "two").items():
@@ -60,10 +63,10 @@ def test_two_processes_follow_one(strategy: str, alone: Path, tmp_path: Path) ->
     for ours, theirs in zip(table(tmp_path / "two"), table(alone), strict=True):
         assert ours == pytest.approx(theirs, abs=0.02), "each test example counts once"
 
-    seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "10", "--run_dir", "part", "--schedule", "constant")
-    seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "20", "--run_dir", "part", "--schedule", "constant",
+    seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "5", "--run_dir", "part", "--schedule", "constant")
+    seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "10", "--run_dir", "part", "--schedule", "constant",
            "--ckpt_path", "last")  # fmt: skip
-    seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "20", "--run_dir", "full", "--schedule", "constant")
+    seqmix(tmp_path, "fit", *OPTIONS, *two, "--trainer.max_steps", "10", "--run_dir", "full", "--schedule", "constant")
     whole = weights(tmp_path / "full")
     for name, value in weights(tmp_path / "part").items():
         torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=1e-6)
@@ -73,7 +76,7 @@ def test_two_processes_follow_one(strategy: str, alone: Path, tmp_path: Path) ->
 def test_ngn_sees_the_loss_of_all_processes(tmp_path: Path, clip: tuple[str, ...]) -> None:
     # With steps from losses of their own the processes would part; small batches, so that those differ by percents.
     ngn = [*OPTIONS, "--optimizer", "ngn-md", "--optimizer.lr", "10", "--data.batch_size", "4"]
-    ngn += ["--trainer.max_steps", "8", *clip]
+    ngn += ["--trainer.max_steps", "2", *clip]
     for section in ("curriculum", "gate_entropy", "volume_restart", "stop_when_solved"):
         ngn += [f"--{section}", "null"]
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
@@ -82,5 +85,5 @@ def test_ngn_sees_the_loss_of_all_processes(tmp_path: Path, clip: tuple[str, ...
     one = weights(tmp_path / "one")
     for name, value in weights(tmp_path / "two").items():
         torch.testing.assert_close(
-            value, one[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            value, one[name], rtol=1e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
