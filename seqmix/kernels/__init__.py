@@ -7,6 +7,7 @@ A function has the name of its folder, so a reference is reached as
 `from seqmix.kernels.diagonal_scan import reference`.
 """
 
+from seqmix.kernels._backend import backend
 from seqmix.kernels.block_scan import block_scan, gated_block_scan
 from seqmix.kernels.causal_conv1d import causal_conv1d
 from seqmix.kernels.delta_rule import delta_rule
@@ -17,6 +18,7 @@ from seqmix.kernels.selective_rotary import selective_rotary
 from seqmix.kernels.selective_scan import selective_scan
 
 __all__ = [
+    "backend",
     "block_scan",
     "causal_conv1d",
     "delta_rule",

@@ -2,11 +2,14 @@
 
 import importlib
 import importlib.util
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, wraps
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -15,8 +18,15 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 BACKENDS = ("reference", "cpu", "triton")
+HOW = "backend='reference', for layers seqmix.kernels.backend('reference') around the call"
 
-_preferred: str | None = None
+_chosen: ContextVar[str | None] = ContextVar("seqmix.kernels.backend", default=None)
+
+# torch.compile can neither read a context variable nor guard on one. A compiled graph sees this global instead: the
+# newest choice that some thread is still inside of.
+_newest: str | None = None
+_in_force: dict[int, str | None] = {}
+_lock, _numbers = Lock(), itertools.count()
 
 
 # (folder of an op, backend) for every file of kernels whose compiler is installed. Looked up once, by file name:
@@ -30,14 +40,52 @@ _AVAILABLE = frozenset(
 
 
 @contextmanager
-def prefer_backend(backend: str) -> Iterator[None]:
-    """Inside, `backend=None` means this one: layers choose none, and second derivatives need the reference."""
-    global _preferred
-    before, _preferred = _preferred, backend
+def backend(name: str | None) -> Iterator[None]:
+    """Inside, every op and layer that is not told otherwise runs on this backend; None means by device.
+
+    Under `"reference"` all is plain torch, attention, LSTM and fixed points too: second derivatives, forward-mode AD
+    and the transforms of `torch.func` work there, and nowhere else. It is slow. The choice holds for the thread and
+    task that make it. A compiled function is compiled again for another choice; what other threads choose meanwhile
+    may change how it runs, never what it computes.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> import torch
+        >>> from seqmix import LRU
+        >>> from seqmix.kernels import backend
+        >>> layer, x = LRU(d_model=4), torch.randn(1, 3, 4)
+        >>> with backend("reference"):
+        ...     hessian = torch.func.hessian(lambda x: layer(x)[0].square().sum())(x)
+        >>> hessian.shape
+        torch.Size([1, 3, 4, 1, 3, 4])
+    """
+    global _newest
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"backend: name must be None or one of {', '.join(BACKENDS)}, got {name!r}")
+    if torch.compiler.is_compiling():
+        before, _newest = _newest, name
+        try:
+            yield
+        finally:
+            _newest = before
+        return
+    number, token = next(_numbers), _chosen.set(name)
+    with _lock:
+        _in_force[number] = _newest = name
     try:
         yield
     finally:
-        _preferred = before
+        _chosen.reset(token)
+        with _lock:
+            del _in_force[number]
+            _newest = next(reversed(_in_force.values()), None)
+
+
+def preferred() -> str | None:
+    """What `backend` chose for this call, None outside of it."""
+    return _newest if torch.compiler.is_compiling() else _chosen.get()
 
 
 @cache
@@ -47,14 +95,11 @@ def load_kernels(package: str, backend: str) -> ModuleType:
 
 
 def choose_backend(op: str, package: str, backend: str | None, *tensors: Tensor | None) -> str:
-    """Resolve `backend` for these tensors; raise where it cannot run them.
-
-    Also refuses forward-mode AD outside `"reference"`: a custom op would drop the tangents without a word.
-    """
+    """Resolve `backend` for these tensors; raise where it cannot run them."""
     device = next(t for t in tensors if t is not None).device.type
     if backend is None:
         native = {"cpu": "cpu", "cuda": "triton"}.get(device)
-        backend = _preferred or (native if (package, native) in _AVAILABLE else "reference")
+        backend = preferred() or (native if (package, native) in _AVAILABLE else "reference")
     if backend not in BACKENDS:
         raise ValueError(f"{op}: backend must be None or one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "reference":
@@ -65,8 +110,6 @@ def choose_backend(op: str, package: str, backend: str | None, *tensors: Tensor 
         raise ValueError(f"{op}: backend {backend!r} cannot run tensors on {device}{hint}")
     if (package, backend) not in _AVAILABLE:
         raise NotImplementedError(f"{op}: no {backend!r} kernels here; use backend='reference'")
-    if has_tangents(*tensors):
-        raise NotImplementedError(f"{op}: forward-mode AD needs backend='reference', got {backend!r}")
     return backend
 
 
@@ -75,24 +118,31 @@ def in_chunks(package: str, device: torch.device) -> bool:
     return device.type != "cpu" and (package, {"cuda": "triton"}.get(device.type)) not in _AVAILABLE
 
 
-def has_tangents(*tensors: Tensor | None) -> bool:
-    """Whether forward-mode AD runs through any of `tensors`; an op without a rule for it would drop the tangents."""
+def refuse_transforms(owner: str, *tensors: Any) -> None:
+    """Raise where a transform that only plain torch can follow runs through any of `tensors`: of `torch.func` any."""
+    refuse_tangents(owner, *tensors)
+    if any(is_transformed(tensor) for tensor in tensors):
+        raise NotImplementedError(f"{owner}: torch.func (grad, jacrev, vmap, ...) needs {HOW}")
+
+
+def refuse_tangents(owner: str, *tensors: Any) -> None:
+    """Raise where forward-mode AD runs through any of `tensors`: a custom op would drop tangents without a word."""
     # The level is -1 outside forward-mode AD, so ordinary calls pay one comparison.
     if forward_ad._current_level < 0:
+        return
+    # Neither torch.compile nor a transform inside lets tangents be seen: it has to be assumed that there are some.
+    if torch.compiler.is_compiling() or any(
+        is_transformed(tensor) or (isinstance(tensor, Tensor) and forward_ad.unpack_dual(tensor).tangent is not None)
+        for tensor in tensors
+    ):
+        raise NotImplementedError(f"{owner}: forward-mode AD needs {HOW}")
+
+
+def is_transformed(value: Any) -> bool:
+    """Whether `value` is a tensor inside `torch.func.grad`, `vmap` and the like, which ends with that call."""
+    if torch.compiler.is_compiling() or not isinstance(value, Tensor):
         return False
-    # torch.compile cannot look at tangents; inside a dual level it has to assume that there are some.
-    return torch.compiler.is_compiling() or any(
-        tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
-    )
-
-
-def refuse_double_backward(op: str):  # type: ignore[no-untyped-def]
-    """An autograd formula for a backward op that says why there is none."""
-
-    def raise_by_name(ctx: object, *grads: Tensor) -> None:
-        raise NotImplementedError(f"{op}: second derivatives need backend='reference'")
-
-    return raise_by_name
+    return torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
 def outside_autocast(op):  # type: ignore[no-untyped-def]

@@ -5,6 +5,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
+
+from seqmix.kernels._backend import is_transformed
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
@@ -16,6 +19,13 @@ def describe(tensor: object) -> str:
     if isinstance(tensor, Tensor):
         return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)} on {tensor.device}"
     return f"{type(tensor).__name__}: {tensor!r}"
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether the numbers can be read without waiting: not on a GPU, in a graph, under `vmap` or on fake tensors."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    return not (is_fake(tensor) or is_transformed(tensor))
 
 
 def check_tensor(op: str, name: str, value: object, dims: str, *, complex_ok: bool = False) -> None:
@@ -71,6 +81,8 @@ def check_cu_seqlens(op: str, cu_seqlens: Tensor | None, batch: int, device: tor
         raise ValueError(f"{op}: cu_seqlens must hold S + 1 >= 2 offsets, got {cu_seqlens.numel()}")
     if cu_seqlens.device != device:
         raise ValueError(f"{op}: cu_seqlens must be on {device} like the inputs, got {cu_seqlens.device}")
+    if is_transformed(cu_seqlens):
+        raise NotImplementedError(f"{op}: cu_seqlens cannot differ within vmap, which has no numbers to read")
     if batch != 1:
         raise ValueError(f"{op}: packed sequences (cu_seqlens) need batch size B = 1, got B = {batch}")
 

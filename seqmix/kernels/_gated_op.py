@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.kernels._backend import load_kernels, refuse_double_backward
+from seqmix.kernels._backend import load_kernels
+from seqmix.kernels._operator import operator
 
 __all__ = ["gated_op"]
 
@@ -22,13 +23,15 @@ def gated_op(name: str, package: str) -> Any:
     like x and the final state like initial_state.
     """
 
-    @torch.library.custom_op(f"seqmix::{name}", mutates_args=())
+    owner = f"{name} and gated_{name}"
+
+    @operator(name, owner)
     def scan(
         a: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, gated: bool, backend: str
     ) -> tuple[Tensor, Tensor]:
         return load_kernels(package, backend).forward(a, x, initial_state, cu_seqlens, gated)
 
-    @torch.library.custom_op(f"seqmix::{name}_backward", mutates_args=())
+    @operator(f"{name}_backward", owner)
     def scan_backward(
         dh: Tensor,
         dfinal: Tensor,
@@ -60,5 +63,5 @@ def gated_op(name: str, package: str) -> Any:
         return *gradients, None, None, None
 
     scan.register_autograd(backward, setup_context=setup_context)
-    scan_backward.register_autograd(refuse_double_backward(f"{name} and gated_{name}"))
+    scan_backward.once()
     return scan

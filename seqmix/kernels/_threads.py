@@ -24,7 +24,9 @@ def _forget_pool() -> None:
     _pool, _pool_size = None, 0
 
 
-os.register_at_fork(after_in_child=_forget_pool)
+# Windows has no fork, and no way to be told of one.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
 
 
 def _pool_of(size: int) -> ThreadPoolExecutor:

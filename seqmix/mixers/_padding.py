@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from seqmix.kernels._checks import describe
+from seqmix.kernels._backend import is_transformed
+from seqmix.kernels._checks import describe, has_values
 
 __all__ = ["check_lengths", "padded_offsets"]
 
@@ -19,7 +20,9 @@ def check_lengths(owner: str, lengths: Tensor | None, x: Tensor, cu_seqlens: Ten
         raise ValueError(f"{owner}: lengths must be int64 of shape ({batch},), got {describe(lengths)}")
     if lengths.device != x.device:
         raise ValueError(f"{owner}: lengths must be on {x.device} like the tokens, got {lengths.device}")
-    if lengths.device.type == "cpu" and lengths.numel() and not torch.compiler.is_compiling():
+    if is_transformed(lengths):
+        raise NotImplementedError(f"{owner}: lengths cannot differ within vmap, which has no numbers to read")
+    if lengths.numel() and has_values(lengths):
         low, high = (int(bound) for bound in lengths.aminmax())
         if low < 1 or high > time:
             raise ValueError(f"{owner}: lengths must be in [1, T = {time}], got {low if low < 1 else high}")

@@ -25,6 +25,7 @@ from seqmix.mixers._heads import init_taps
 from seqmix.mixers._padding import padded_offsets
 from seqmix.mixers._positions import table, turn
 from seqmix.mixers._projections import WideLinear
+from seqmix.mixers._softmax import softmax_attention
 from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.selective_rope import make_position
@@ -74,6 +75,7 @@ class Attention(TokenMixer):
     small ones.
 
     Raises:
+        NotImplementedError: second derivatives and forward-mode AD outside of `seqmix.kernels.backend("reference")`.
         ValueError: `n_heads` that does not divide `d_model`, an odd K with rope, an unknown `position`, a window or
             base out of range; see `TokenMixer.forward` for what is checked in calls.
 
@@ -212,15 +214,10 @@ class Attention(TokenMixer):
         if self.forget_gate and mask is not None:
             bias = (sums[:, :, None] + forget[:, None]).permute(0, 3, 1, 2).to(wide)
             mask = bias.masked_fill(~mask, -math.inf)
+        heads = (rows.transpose(1, 2).to(wide) for rows in (q, keys, values))
         # Outside autocast, which would round the sums of forget gates.
         with torch.autocast(q.device.type, enabled=False):
-            o = F.scaled_dot_product_attention(
-                q.transpose(1, 2).to(wide),
-                keys.transpose(1, 2).to(wide),
-                values.transpose(1, 2).to(wide),
-                attn_mask=mask,
-                is_causal=mask is None,
-            ).transpose(1, 2)
+            o = softmax_attention(*heads, mask).transpose(1, 2)
         if lengths is None:
             forget = (forget + sums[:, -1:]).to(log_f.dtype)
         else:

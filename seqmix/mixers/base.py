@@ -17,7 +17,7 @@ class TokenMixer(nn.Module):
     A subclass sets `State`, and defines `mix`, `init_state` and `state_size`. `mix` is the only code path: a whole
     sequence, a chunk of one, one token (`step`) and packed sequences all run through it, so they agree.
 
-    Shapes: B batch, T >= 1 time, S sequences (B, or the number of packed ones: `cu_seqlens` has S + 1 offsets and
+    Shapes: B >= 0 batch, T >= 1 time, S sequences (B, or the number of packed ones: `cu_seqlens` has S + 1 offsets and
     B must be 1). States have leading size S.
     """
 

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 
 from seqmix._suggest import unknown_name
+from seqmix.kernels._backend import is_transformed
 from seqmix.mixers.base import TokenMixer
 from seqmix.mixers.state import mixer_state
 
@@ -92,7 +94,7 @@ class ModuleMixer(TokenMixer):
         return super().forward(x, None, cu_seqlens=cu_seqlens, lengths=lengths)  # type: ignore[no-any-return]
 
     def mix(self, x: Tensor, state: Any, cu_seqlens: Tensor | None) -> tuple[Tensor, ModuleState]:
-        if not self._tried and not torch.compiler.is_compiling() and not _has_no_numbers(x):
+        if not self._tried and _has_numbers(x):
             self._try(x)
         if cu_seqlens is None:
             return self._output(self.module, x), ModuleState()
@@ -175,11 +177,9 @@ class ModuleMixer(TokenMixer):
         self._tried = True
 
 
-def _has_no_numbers(x: Tensor) -> bool:
+def _has_numbers(x: Tensor) -> bool:
     # Where shapes alone are followed, to count operations, there is nothing to compare.
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    return x.is_meta or isinstance(x, FakeTensor)
+    return not (torch.compiler.is_compiling() or x.is_meta or is_fake(x) or is_transformed(x))
 
 
 def _build(name: str, module: Callable[..., nn.Module], d_model: int, kwargs: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from seqmix.kernels._checks import describe
+from seqmix.kernels import backend
+from seqmix.kernels._backend import preferred
+from seqmix.kernels._checks import describe, has_values
 from seqmix.mixers import TokenMixer
 from seqmix.mixers._padding import check_lengths
 from seqmix.mixers.base import positive
@@ -31,6 +33,19 @@ class SequenceModelState(NamedTuple):
     """The mixers' states, one for each layer."""
 
     layers: tuple[State, ...]
+
+
+def _on_one_backend(block: Callable[..., Any]) -> Callable[..., Any]:
+    """`block`, that takes the present choice of a backend along to where the backward pass computes it again."""
+    if torch.compiler.is_compiling():
+        return block
+    chosen = preferred()
+
+    def run(*arguments: Any) -> Any:
+        with backend(chosen):
+            return block(*arguments)
+
+    return run
 
 
 class SequenceModel(nn.Module):
@@ -191,7 +206,8 @@ class SequenceModel(nn.Module):
         for layer, block in enumerate(self.blocks):
             layer_state = None if state is None else state.layers[layer]
             if self.activation_checkpointing and self.training and torch.is_grad_enabled():
-                x, layer_state = checkpoint(block, x, layer_state, cu_seqlens, lengths, use_reentrant=False)
+                run = _on_one_backend(block)
+                x, layer_state = checkpoint(run, x, layer_state, cu_seqlens, lengths, use_reentrant=False)
             else:
                 x, layer_state = block(x, layer_state, cu_seqlens, lengths)
             states.append(layer_state)
@@ -253,7 +269,7 @@ class SequenceModel(nn.Module):
                 f"got {tokens.device}"
             )
         # Reading values would synchronise a GPU and break a compiled graph.
-        if tokens.device.type == "cpu" and tokens.numel() and not torch.compiler.is_compiling():
+        if tokens.numel() and has_values(tokens):
             low, high = (int(bound) for bound in tokens.aminmax())
             if low < 0 or high >= self.vocab_size:
                 raise ValueError(

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
-from seqmix.kernels._backend import prefer_backend
+from seqmix.kernels import backend
 from seqmix.optim.registry import get_optimizer
 from seqmix.training.callbacks.optimizer_modes import OptimizerModes
 
@@ -110,7 +110,7 @@ class LossInStep(LightningModule):
         if not (self._wants_graph and self.training):
             return super().__call__(*args, **kwargs)
         # Only the reference has a backward pass that can be differentiated again.
-        with prefer_backend("reference"):
+        with backend("reference"):
             return super().__call__(*args, **kwargs)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

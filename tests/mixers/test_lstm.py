@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seqmix.mixers import LSTM
-from seqmix.mixers.lstm import _lstm
+from seqmix.mixers._lstm_op import _lstm
 
 
 def pair(d_model=6, d_state=5, dtype=torch.float64):
@@ -48,7 +48,7 @@ def test_op(lengths):
     cu_seqlens = None if lengths is None else torch.tensor([0, *lengths]).cumsum(0).int()
     torch.autograd.gradcheck(lambda *args: _lstm(*args, cu_seqlens), operands)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(_lstm, (*operands, cu_seqlens), test_utils=tests)
+    torch.library.opcheck(_lstm.op, (*operands, cu_seqlens), test_utils=tests)
 
 
 def test_starts_with_an_open_forget_gate():

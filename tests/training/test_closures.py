@@ -185,15 +185,21 @@ def test_bases_of_wrappers_are_asked(tmp_path: Path) -> None:
     assert not LossInStep({"name": "lookahead"})._wants_loss
 
 
-@pytest.mark.parametrize("name", ["sophiah", "adahessian"])
-def test_second_derivatives_through_the_reference(tmp_path: Path, name: str) -> None:
-    mixer = {"name": "bd-lru", "d_state": 8, "block_size": 2}
-    learner = fit(tmp_path, {"name": name, "lr": 1e-3}, 3, mixer=mixer)
+@pytest.mark.parametrize(
+    ("name", "mixer"),
+    [
+        ("sophiah", {"name": "bd-lru", "d_state": 8, "block_size": 2}),
+        ("adahessian", {"name": "attention", "n_heads": 2}),
+        ("sophiah", {"name": "fp-rnn", "d_state": 4}),
+        ("adahessian", {"name": "lstm", "d_state": 4}),
+    ],
+    ids=str,
+)
+def test_second_derivatives_through_the_reference(tmp_path: Path, name: str, mixer: dict[str, Any]) -> None:
+    learner = fit(tmp_path, {"name": name, "lr": 1e-3}, 2, mixer=mixer)
     assert all(torch.isfinite(p).all() for p in learner.parameters())
     moment = "hessian_moment" if name == "sophiah" else "exp_hessian_diag_sq"
     assert any((value[moment] != 0).any() for value in learner.trainer.optimizers[0].state.values())
-    with pytest.raises(NotImplementedError, match="second derivatives"):
-        fit(tmp_path, {"name": name, "lr": 1e-3}, 3)
 
 
 @pytest.mark.parametrize("name", ["schedulefreeadamw", "schedulefreewrapper"])

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import choose_backend, load_kernels, refuse_double_backward
+from seqmix.kernels._backend import choose_backend, load_kernels
+from seqmix.kernels._operator import operator
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.causal_conv1d import reference
 
@@ -89,7 +90,7 @@ def causal_conv1d(
     return y.to(result), final.to(result)
 
 
-@torch.library.custom_op("seqmix::causal_conv1d", mutates_args=())
+@operator("causal_conv1d", OP)
 def _causal_conv1d(
     x: Tensor,
     weight: Tensor,
@@ -102,7 +103,7 @@ def _causal_conv1d(
     return load_kernels(__package__, backend).forward(x, weight, bias, initial_state, cu_seqlens, silu)
 
 
-@torch.library.custom_op("seqmix::causal_conv1d_backward", mutates_args=())
+@operator("causal_conv1d_backward", OP)
 def _causal_conv1d_backward(
     dy: Tensor,
     dfinal: Tensor,
@@ -139,4 +140,4 @@ def _backward(ctx, dy, dfinal):  # type: ignore[no-untyped-def]
 
 
 _causal_conv1d.register_autograd(_backward, setup_context=_setup_context)
-_causal_conv1d_backward.register_autograd(refuse_double_backward(OP))
+_causal_conv1d_backward.once()

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import in_chunks, load_kernels, refuse_double_backward
+from seqmix.kernels._backend import in_chunks, load_kernels
 from seqmix.kernels._chunked import matrix_recurrence
+from seqmix.kernels._operator import operator
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.delta_rule import reference
@@ -94,7 +95,7 @@ def delta_rule(
     return o.to(result), final
 
 
-@torch.library.custom_op("seqmix::delta_rule", mutates_args=())
+@operator("delta_rule", OP)
 def _delta_rule(
     q: Tensor,
     k: Tensor,
@@ -108,7 +109,7 @@ def _delta_rule(
     return load_kernels(__package__, backend).forward(q, k, v, beta, log_g, initial_state, cu_seqlens)
 
 
-@torch.library.custom_op("seqmix::delta_rule_backward", mutates_args=())
+@operator("delta_rule_backward", OP)
 def _delta_rule_backward(
     do: Tensor,
     dfinal: Tensor,
@@ -153,4 +154,4 @@ def _backward(ctx, do, dfinal, _):  # type: ignore[no-untyped-def]
 
 
 _delta_rule.register_autograd(_backward, setup_context=_setup_context)
-_delta_rule_backward.register_autograd(refuse_double_backward(OP))
+_delta_rule_backward.once()

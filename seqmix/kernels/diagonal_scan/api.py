@@ -5,7 +5,8 @@ from torch import Tensor
 
 from seqmix.kernels import _checks as checks
 from seqmix.kernels import _chunked
-from seqmix.kernels._backend import in_chunks, load_kernels, refuse_double_backward
+from seqmix.kernels._backend import in_chunks, load_kernels
+from seqmix.kernels._operator import operator
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.diagonal_scan import reference
@@ -68,14 +69,14 @@ def diagonal_scan(
     return (h if h.is_complex() else h.to(values_dtype)), final
 
 
-@torch.library.custom_op("seqmix::diagonal_scan", mutates_args=())
+@operator("diagonal_scan", OP, values=1)
 def _diagonal_scan(
     a: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor]:
     return load_kernels(__package__, backend).forward(a, x, initial_state, cu_seqlens)
 
 
-@torch.library.custom_op("seqmix::diagonal_scan_backward", mutates_args=())
+@operator("diagonal_scan_backward", OP)
 def _diagonal_scan_backward(
     dh: Tensor,
     dfinal: Tensor,
@@ -113,4 +114,4 @@ def _backward(ctx, dh, dfinal):  # type: ignore[no-untyped-def]
 
 
 _diagonal_scan.register_autograd(_backward, setup_context=_setup_context)
-_diagonal_scan_backward.register_autograd(refuse_double_backward(OP))
+_diagonal_scan_backward.once()

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import in_chunks, load_kernels, refuse_double_backward
+from seqmix.kernels._backend import in_chunks, load_kernels
 from seqmix.kernels._chunked import matrix_recurrence
+from seqmix.kernels._operator import operator
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.gated_linear_attention import reference
@@ -91,14 +92,14 @@ def gated_linear_attention(
     return o.to(result), final
 
 
-@torch.library.custom_op("seqmix::gated_linear_attention", mutates_args=())
+@operator("gated_linear_attention", OP)
 def _gated_linear_attention(
     q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     return load_kernels(__package__, backend).forward(q, k, v, log_g, initial_state, cu_seqlens)
 
 
-@torch.library.custom_op("seqmix::gated_linear_attention_backward", mutates_args=())
+@operator("gated_linear_attention_backward", OP)
 def _gated_linear_attention_backward(
     do: Tensor,
     dfinal: Tensor,
@@ -142,4 +143,4 @@ def _backward(ctx, do, dfinal, _):  # type: ignore[no-untyped-def]
 
 
 _gated_linear_attention.register_autograd(_backward, setup_context=_setup_context)
-_gated_linear_attention_backward.register_autograd(refuse_double_backward(OP))
+_gated_linear_attention_backward.once()

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import load_kernels, refuse_double_backward
+from seqmix.kernels._backend import load_kernels
+from seqmix.kernels._operator import operator
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.selective_rotary import reference
@@ -78,14 +79,14 @@ def selective_rotary(
     return (q.to(types[0]), k.to(types[1])), final
 
 
-@torch.library.custom_op("seqmix::selective_rotary", mutates_args=())
+@operator("selective_rotary", OP)
 def _selective_rotary(
     q: Tensor, k: Tensor, increment: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return load_kernels(__package__, backend).forward(q, k, increment, initial_state, cu_seqlens)
 
 
-@torch.library.custom_op("seqmix::selective_rotary_backward", mutates_args=())
+@operator("selective_rotary_backward", OP)
 def _selective_rotary_backward(
     dq: Tensor,
     dk: Tensor,
@@ -123,4 +124,4 @@ def _backward(ctx, dq, dk, dfinal, _):  # type: ignore[no-untyped-def]
 
 
 _selective_rotary.register_autograd(_backward, setup_context=_setup_context)
-_selective_rotary_backward.register_autograd(refuse_double_backward(OP))
+_selective_rotary_backward.once()

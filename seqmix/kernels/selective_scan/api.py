@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import choose_backend, load_kernels, refuse_double_backward
+from seqmix.kernels._backend import choose_backend, load_kernels
+from seqmix.kernels._operator import operator
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.selective_scan import reference
 
@@ -101,7 +102,7 @@ def selective_scan(
     return y.to(result), final
 
 
-@torch.library.custom_op("seqmix::selective_scan", mutates_args=())
+@operator("selective_scan", OP)
 def _selective_scan(
     x: Tensor,
     dt: Tensor,
@@ -118,7 +119,7 @@ def _selective_scan(
     return kernels.forward(x, dt, A, B, C, D, initial_state, cu_seqlens, signed)
 
 
-@torch.library.custom_op("seqmix::selective_scan_backward", mutates_args=())
+@operator("selective_scan_backward", OP)
 def _selective_scan_backward(
     dy: Tensor,
     dfinal: Tensor,
@@ -166,4 +167,4 @@ def _backward(ctx, dy, dfinal, _):  # type: ignore[no-untyped-def]
 
 
 _selective_scan.register_autograd(_backward, setup_context=_setup_context)
-_selective_scan_backward.register_autograd(refuse_double_backward(OP))
+_selective_scan_backward.once()

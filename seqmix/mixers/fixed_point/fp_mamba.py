@@ -29,7 +29,7 @@ from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import one_of, positive, recurrent_dtype
 from seqmix.mixers.fixed_point.mamba_op import cell, fixed_point_selective_scan
 from seqmix.mixers.fixed_point.mamba_solvers import Inputs
-from seqmix.mixers.fixed_point.options import MIXINGS, SolverOptions, names_of, strength_of
+from seqmix.mixers.fixed_point.options import MIXINGS, SolverOptions, kept, names_of, strength_of
 from seqmix.mixers.fixed_point.rows import previous_token
 from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.registry import register_mixer
@@ -197,7 +197,7 @@ class FixedPointMamba(Mamba):
         with torch.autocast(x.device.type, enabled=False):
             y, z, state, report = self.solve(x, state, cu_seqlens)
             out = y * silu(z)
-        self.last_solve = report.detach()
+        self.last_solve = kept(report)
         return self.out_proj(out.to(x.dtype)), state
 
     def mix_padded(self, x: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, Any]:

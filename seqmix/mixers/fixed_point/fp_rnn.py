@@ -41,7 +41,7 @@ from torch.nn.functional import rms_norm, silu
 
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
-from seqmix.mixers.fixed_point.options import MIXINGS, SolverOptions, names_of, strength_of
+from seqmix.mixers.fixed_point.options import MIXINGS, SolverOptions, kept, names_of, strength_of
 from seqmix.mixers.fixed_point.rnn_cell import PARTS
 from seqmix.mixers.fixed_point.rnn_op import cell, fixed_point_scan
 from seqmix.mixers.fixed_point.rows import previous_token
@@ -226,7 +226,7 @@ class FixedPointRNN(TokenMixer):
                     c = c + self.cell.seen(previous_token(h, state.h, cu_seqlens)) @ self.weight_c.to(c.dtype).mT
                 out = silu(z) * silu(c) * h
             out = rms_norm(out, (self.d_state,), self.weight_norm.to(h.dtype), 1e-5)
-        self.last_solve = report.detach()
+        self.last_solve = kept(report)
         return self.proj_out(out.to(x.dtype)), FixedPointRNNState(final)
 
     def mix_padded(self, x: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, Any]:

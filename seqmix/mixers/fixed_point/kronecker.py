@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seqmix.kernels._backend import preferred
 from seqmix.mixers.fixed_point.low_rank import Linear
 
 _EPS = 1e-6
@@ -126,7 +127,7 @@ class Kronecker:
 
 def _top_eigenvalue(gram: Tensor) -> tuple[Tensor, Tensor]:
     """The largest eigenvalue (..., 1, 1) and its vector (..., n, 1)."""
-    if gram.is_cuda and _HAS_TRITON:
+    if gram.is_cuda and _HAS_TRITON and preferred() != "reference":
         # `eigh` asks the GPU whether it succeeded, which waits for it and cannot be part of a CUDA graph.
         from seqmix.mixers.fixed_point.kronecker_triton import top_eigenvalue
 

@@ -60,7 +60,8 @@ class LowRank:
 
     def coefficients(self, f: LowRankFactors, v: Tensor) -> Tensor:
         """S U v (..., r), by back substitution."""
-        c, omega = _rows(f.u, v), list[Tensor]()
+        c = _rows(f.u, v)
+        omega: list[Tensor] = []
         for i in reversed(range(self.rank)):
             later = sum(f.upper[..., i, i + 1 + j] * w for j, w in enumerate(omega))
             omega.insert(0, f.alpha[..., i] * (c[..., i] - later))
@@ -68,7 +69,8 @@ class LowRank:
 
     def transposed_coefficients(self, f: LowRankFactors, v: Tensor) -> Tensor:
         """S^T U v (..., r), by forward substitution."""
-        c, eta = _rows(f.u, v), list[Tensor]()
+        c = _rows(f.u, v)
+        eta: list[Tensor] = []
         for i in range(self.rank):
             eta.append(f.alpha[..., i] * (c[..., i] - sum(f.upper[..., j, i] * w for j, w in enumerate(eta))))
         return torch.stack(eta, -1) if eta else c

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqmix.kernels._checks import has_values
 from seqmix.mixers.fixed_point.low_rank import Linear, solve_small
 from seqmix.mixers.fixed_point.rnn_cell import Mixing
 from seqmix.mixers.fixed_point.sweeps import Stop, capturing
@@ -54,8 +55,11 @@ class Normed(NamedTuple):
 
 
 def _can_look(x: Tensor) -> bool:
-    """Whether to look at numbers costs nothing: on a GPU it waits, and cannot be part of a CUDA graph."""
-    return not x.is_cuda
+    """Whether to look at numbers costs nothing: on a GPU it waits, and cannot be part of a CUDA graph.
+
+    Under `vmap` there is not one number to look at.
+    """
+    return not x.is_cuda and has_values(x)
 
 
 def _first_pole(system: Tensor) -> Tensor:

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import outside_autocast, refuse_double_backward
+from seqmix.kernels._backend import outside_autocast, preferred
+from seqmix.kernels._operator import operator
+from seqmix.mixers.fixed_point import reference
 from seqmix.mixers.fixed_point.kronecker import Kronecker
 from seqmix.mixers.fixed_point.low_rank import LowRank
 from seqmix.mixers.fixed_point.mamba_cell import PARTS, Cell
 from seqmix.mixers.fixed_point.mamba_solvers import Adjoint, Forward, Inputs, compiled
+from seqmix.mixers.fixed_point.reference import full_weight
 from seqmix.mixers.fixed_point.rnn_cell import Mixing
 from seqmix.mixers.fixed_point.rows import Rows
 from seqmix.mixers.fixed_point.sweeps import Solved, Stop, by_sweeps
@@ -53,6 +56,8 @@ def fixed_point_selective_scan(
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
     """y_t = norm(s_t c_t + D x_t), s_t = e^{dt_t A} s_{t-1} + dt_t x_t b_t^T, x_t = u_t + K_t (y_t - u_t).
 
+    Under `seqmix.kernels.backend("reference")` every solver is the sequential one in plain torch.
+
     Args:
         u, dt: inputs and steps (B, T, D).
         p: pre-activations (B, T, M) of b, c and the mixing, in that order.
@@ -75,6 +80,14 @@ def fixed_point_selective_scan(
     checks.check_tensor(OP, "state.y", y0, "S D")
     checks.check_shape(OP, "state.y", y0, (sequences, A.shape[0]), "sequences, channels")
     checks.check_together(OP, "x", **{"x": u, "state.ssm": s0, "state.y": y0})
+    if preferred() == "reference":
+        # The gates that see y get it from outside, by a product that is no work in place.
+        seeing, alone = (cell.__wrapped__(mixing, *A.shape, rank, strength, parts) for parts in (hidden, ""))
+        inputs, stop = Inputs(u, dt, p, A, D, weight, norm_weight), Stop(tolerance, max_iterations, damping, fallback)
+        return reference.fixed_point_selective_scan(
+            OP, alone, inputs, full_weight(seeing, weight), (s0.to(u.dtype), y0.to(u.dtype)), cu_seqlens, stop,
+            phantom=gradient == "phantom",
+        )  # fmt: skip
     y, final, last, report = _scan(
         u, dt, p, A, D, weight, norm_weight, s0.to(u.dtype), y0.to(u.dtype), cu_seqlens, mixing, rank, strength,
         hidden, solver, tolerance, max_iterations, damping, fallback, gradient,
@@ -90,7 +103,7 @@ def _problem(tensors: tuple[Tensor, ...], rows: Rows, options: tuple) -> Forward
     return Forward(chosen, inputs, s0, y0, rows, Stop(tolerance, max_iterations, damping, fallback))
 
 
-@torch.library.custom_op("seqmix::fixed_point_selective_scan", mutates_args=())
+@operator("fixed_point_selective_scan", OP)
 def _scan(
     u: Tensor,
     dt: Tensor,
@@ -127,7 +140,7 @@ def _scan(
     return y.view_as(u), final, rows.end(y, y0), report.stack(u.dtype)
 
 
-@torch.library.custom_op("seqmix::fixed_point_selective_scan_backward", mutates_args=())
+@operator("fixed_point_selective_scan_backward", OP)
 @outside_autocast
 def _scan_backward(
     dy: Tensor,
@@ -214,4 +227,4 @@ def _backward(ctx, dy, dfinal, dlast, _):  # type: ignore[no-untyped-def]
 
 
 _scan.register_autograd(_backward, setup_context=_setup_context)
-_scan_backward.register_autograd(refuse_double_backward(OP))
+_scan_backward.once()

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from seqmix.kernels._backend import is_transformed
 from seqmix.mixers.base import one_of, positive
 
 MIXINGS = ("householder", "dplr", "kronecker")
@@ -48,6 +50,11 @@ class SolverOptions(NamedTuple):
     def tolerance_for(self, dtype: torch.dtype) -> float:
         """The tolerance in a type: 16 rounding errors where none was given."""
         return 16 * torch.finfo(dtype).eps if self.tolerance is None else self.tolerance
+
+
+def kept(report: Tensor) -> Tensor | None:
+    """What a layer keeps of a report: nothing of a trace or a transform, whose tensors end with it."""
+    return None if torch.compiler.is_exporting() or is_transformed(report) else report.detach()
 
 
 def names_of(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import outside_autocast, refuse_double_backward
-from seqmix.mixers.fixed_point import direct
+from seqmix.kernels._backend import outside_autocast, preferred
+from seqmix.kernels._operator import operator
+from seqmix.mixers.fixed_point import direct, reference
 from seqmix.mixers.fixed_point.kronecker import Kronecker
 from seqmix.mixers.fixed_point.low_rank import LowRank
+from seqmix.mixers.fixed_point.reference import full_weight
 from seqmix.mixers.fixed_point.rnn_cell import PARTS, Cell, Mixing
 from seqmix.mixers.fixed_point.rnn_solvers import Adjoint, Forward
 from seqmix.mixers.fixed_point.rows import Rows
@@ -56,6 +58,8 @@ def fixed_point_scan(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """h_t = lambda_t h_{t-1} + (1 - lambda_t) (e_t + K_t (h_t - e_t)), the gates from p_t + W s_{t-1}.
 
+    Under `seqmix.kernels.backend("reference")` every solver is the sequential one in plain torch.
+
     Args:
         p: pre-activations (B, T, M) of lambda and b, with `gated` v, and those of the mixing, in that order.
         weight: W, with rows for the parts named in `hidden` only, (R, N).
@@ -79,7 +83,13 @@ def fixed_point_scan(
     checks.check_tensor(OP, "state", initial_state, "S N")
     checks.check_shape(OP, "state", initial_state, shape, "sequences, channels")
     checks.check_together(OP, "x", x=p, weight=weight, state=initial_state)
-    return _scan(
+    if preferred() == "reference":
+        chosen = cell.__wrapped__(mixing, weight.shape[1], rank, strength, hidden, gated, normed)
+        return reference.fixed_point_scan(
+            OP, chosen, p, full_weight(chosen, weight), initial_state.to(p.dtype), cu_seqlens,
+            phantom=gradient == "phantom",
+        )  # fmt: skip
+    return _scan(  # type: ignore[no-any-return]
         p, weight, initial_state.to(p.dtype), cu_seqlens, mixing, rank, strength, hidden, gated, normed,
         solver, tolerance, max_iterations, damping, fallback, gradient,
     )  # fmt: skip
@@ -102,7 +112,7 @@ def _compiled_problem(chosen: Cell, p: Tensor, weight: Tensor, h0: Tensor, rows:
     return rnn_cpu.Problem(p, wide, seen, h0, rows.bounds, *constants)
 
 
-@torch.library.custom_op("seqmix::fixed_point_scan", mutates_args=())
+@operator("fixed_point_scan", OP)
 def _scan(
     p: Tensor,
     weight: Tensor,
@@ -145,7 +155,7 @@ def _exact_report(rows: Rows, h: Tensor, sequential: bool) -> Solved:
     return Solved(zero, zero.masked_fill(~finite, torch.inf), finite, zero + sequential)
 
 
-@torch.library.custom_op("seqmix::fixed_point_scan_backward", mutates_args=())
+@operator("fixed_point_scan_backward", OP)
 @outside_autocast
 def _scan_backward(
     dh: Tensor,
@@ -218,4 +228,4 @@ def _backward(ctx, dh, dfinal, _):  # type: ignore[no-untyped-def]
 
 
 _scan.register_autograd(_backward, setup_context=_setup_context)
-_scan_backward.register_autograd(refuse_double_backward(OP))
+_scan_backward.once()

@@ -104,7 +104,8 @@ def previous_token(h: Tensor, initial: Tensor, cu_seqlens: Tensor | None) -> Ten
     """h (B, T, D) of the token before, and `initial` (S, D) before the first: for graphs, which have no `Rows`."""
     initial = initial.to(h.dtype)
     if cu_seqlens is None:
-        return torch.cat((initial.unsqueeze(1), h[:, :-1]), 1)
+        # One row too many and without it again: a slice of T - 1 rows would ask torch.export whether that is one.
+        return torch.cat((initial.unsqueeze(1), h), 1)[:, : h.shape[1]]
     position = torch.arange(h.shape[1], device=h.device, dtype=torch.int32)
     sequence = torch.searchsorted(cu_seqlens, position, right=True) - 1
     source = torch.where(cu_seqlens[sequence] == position, sequence, len(initial) + position - 1)
