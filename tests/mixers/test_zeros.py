@@ -20,6 +20,7 @@ VARIANTS: dict[str, Any] = {
     "gla, selective": partial(create_mixer, "gla", position="selective-rope"),
     "attention, selective": partial(create_mixer, "attention", position="selective-rope", forget_gate=True),
     "fp-rnn, b sees the state": partial(FixedPointRNN, hidden_dependence=("lambda", "mixing", "b", "c")),
+    "fp-rnn, b alone written": partial(FixedPointRNN, write="b", hidden_dependence=("lambda", "mixing", "b", "c")),
     "fp-rnn, Kronecker": partial(FixedPointRNN, mixing="kronecker"),
 }
 

@@ -21,7 +21,8 @@ Paper, released code (dr-faustus/fp-rnn, models/fp_rnn_block.py) and this layer,
 - lambda, b, c, z and the mixing: of that x in the code, of the layer's input here, which is the same function where
   2 d_model numbers hold all of the input. Biases: lambda and alpha in the code, all here; at first zero.
 - hidden dependence: Q and c, in both and here; the code's b is that of the token. Others are options here.
-- s: h_{t-1} itself in paper and code (`normalize_hidden=False`); its root mean square here, which keeps gates in range.
+- s: h_{t-1} itself in paper and code (`normalize_hidden=False`); h / sqrt(mean h^2 + 1/16) here, which keeps gates in
+  range, and gradients over zero tokens.
 - strength of the mixing: alpha = sigmoid(.) in the paper, so that |I - Q| < 1 (here, `strength=1`); 2 sigmoid(.) in the
   code (`strength=2`), with which most tokens have an eigenvalue above one at first and sweeps need not contract.
 - a product's factors: the code applies u_1 first, here u_r is applied first: the same with rows reversed.

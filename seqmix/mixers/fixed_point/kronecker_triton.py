@@ -121,7 +121,7 @@ def _targets(  # type: ignore[no-untyped-def]
                 is_first = (0 * here + at_first) != 0
                 past = tl.load(y + (t - 1) * width + here, mask=mask & (is_first == 0), other=0.0)
                 past += tl.load(y0 + sequence * width + here, mask=mask & is_first, other=0.0)
-                scale = tl.rsqrt(tl.sum(tl.sum(past * past, 1), 0) / width + 1e-5)
+                scale = tl.rsqrt(tl.sum(tl.sum(past * past, 1), 0) / width + 0.0625)
             b = _numbers(p, more, more0, t, at_first, sequence, width, b_seen, here, mask, row, seen, scale, SEES_B)
             b *= sigmoid(b)
             if GATED:

@@ -14,7 +14,7 @@ from torch import Tensor
 from seqmix.kernels._numba import jit
 from seqmix.kernels._threads import run
 
-EPS_RMS = 1e-5
+EPS_RMS = 0.0625
 EPS_UNIT = 1e-6
 
 

@@ -78,7 +78,7 @@ def _sweep(  # type: ignore[no-untyped-def]
         scale = tl.full((BT,), 1.0, kind)
         if NORMED and (SEES_DECAY or SEES_B or SEES_MIXING):
             past = load_before(old, h0, t, begin, sequence, n, mask, width)
-            scale = tl.rsqrt(tl.sum(past * past, 1) / width + 1e-5)
+            scale = tl.rsqrt(tl.sum(past * past, 1) / width + 0.0625)
         gate = load_pre(p, more, more0, t, begin, sequence, n, n, mask, row, seen, scale, SEES_DECAY)
         if target is None:
             raw = load_pre(p, more, more0, t, begin, sequence, n + width, n + b_seen, mask, row, seen, scale, SEES_B)

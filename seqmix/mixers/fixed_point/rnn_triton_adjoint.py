@@ -138,7 +138,7 @@ def _sweep(  # type: ignore[no-untyped-def]
             sent = tl.load(ds + here + width, mask=following, other=0.0)
             if NORMED:
                 s = tl.load(h + here, mask=mask, other=0.0)
-                inverse = tl.rsqrt(tl.sum(s * s, 1) / width + 1e-5)[:, None]
+                inverse = tl.rsqrt(tl.sum(s * s, 1) / width + 0.0625)[:, None]
                 s *= inverse
                 sent = inverse * (sent - s * (tl.sum(s * sent, 1) / width)[:, None])
             x += sent
