@@ -4,6 +4,7 @@ import os
 import sys
 
 from seqmix import __version__
+from seqmix._signals import Interrupted, interruptible
 
 __all__ = ["main"]
 
@@ -56,7 +57,10 @@ Names with one line each; PATTERN is a shell pattern such as 'a5*'."""
 
 
 def main(argv: list[str] | None = None, *, here: bool = True) -> int:
-    """Run the command line; returns the exit status. A mistake in the arguments is told in one line.
+    """Run the command line; returns the exit status.
+
+    A mistake in the arguments and a file that cannot be read or written are told in one line (2), and so is a signal
+    that ended the command (130).
 
     Modules are also found in the folder one is in, unless `here` is false or the command looks at what others made.
     """
@@ -67,9 +71,17 @@ def main(argv: list[str] | None = None, *, here: bool = True) -> int:
     if here and (trusts or not looks) and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        return _run(argv)
-    except (ValueError, ImportError) as error:
+        with interruptible():
+            return _run(argv)
+    except Interrupted as stop:
+        print(f"seqmix: {stop}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        raise
+    except (ValueError, ImportError, OSError) as error:
         if isinstance(error, ImportError) and "pip install" not in str(error):
+            raise
+        if isinstance(error, OSError) and error.errno is None:
             raise
         print(f"seqmix: error: {error}", file=sys.stderr)
         return 2

@@ -5,34 +5,48 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replace_whole", "write_folder_whole", "write_text_whole", "write_whole"]
+__all__ = ["replace_whole", "write_folder_whole", "write_text_whole", "write_together", "write_whole"]
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """`write(part)` a file beside `path`, then rename: a reader sees the old file or the new one, never half of one."""
-    replace_whole(path.resolve(), write)  # a link stays a link
+    write_together({path: write})
 
 
 def replace_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """`write_whole` where a link must not be followed: the file takes its place, and what it led to stays as it is."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    _replace({path: write})
+
+
+def write_together(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
+    """`write_whole` for files that belong together: none is replaced before all of them are on the disk."""
+    _replace({path.resolve(): write for path, write in writers.items()})  # a link stays a link
+
+
+def _replace(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
+    parts: dict[Path, Path] = {}
     try:
-        write(Path(name))
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        # mkstemp's files are for their owner alone
-        kept = path.exists() and not path.is_symlink()
-        os.chmod(name, path.stat().st_mode & 0o777 if kept else 0o666 & ~umask)
-        os.replace(name, path)
+        for path, write in writers.items():
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(handle)
+            parts[path] = Path(name)
+            write(parts[path])
+            with open(name, "rb") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            # mkstemp's files are for their owner alone
+            kept = path.exists() and not path.is_symlink()
+            os.chmod(name, path.stat().st_mode & 0o777 if kept else 0o666 & ~umask)
+        for path, part in parts.items():
+            os.replace(part, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        for part in parts.values():
+            part.unlink(missing_ok=True)
         raise
 
 

@@ -1,4 +1,4 @@
-"""Folders are replaced as a whole, or stay."""
+"""Files and folders are replaced as a whole, or stay."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from seqmix import _files
-from seqmix._files import write_folder_whole
+from seqmix._files import write_folder_whole, write_together
 
 
 def filled(text: str):
@@ -37,3 +37,16 @@ def test_a_folder_that_could_not_be_filled_leaves_the_old_one(tmp_path: Path) ->
     with pytest.raises(OSError, match="the disk is full"):
         write_folder_whole(out, fails)
     assert (out / "a.txt").read_text() == "one" and os.listdir(tmp_path) == ["site"]
+
+
+def test_files_that_belong_together_are_replaced_together(tmp_path: Path) -> None:
+    one, other = tmp_path / "weights", tmp_path / "config"
+    write_together({one: lambda part: part.write_text("1"), other: lambda part: part.write_text("1")})
+
+    def fails(part: Path) -> None:
+        part.write_text("2")
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        write_together({one: lambda part: part.write_text("2"), other: fails})
+    assert (one.read_text(), other.read_text()) == ("1", "1") and sorted(os.listdir(tmp_path)) == ["config", "weights"]

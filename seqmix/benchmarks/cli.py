@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from seqmix._signals import Interrupted
 from seqmix.benchmarks.commands import fixed_point, kernels, layers, optimizers, report, sweep, tasks, training
 
 __all__ = ["main"]
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"seqmix bench: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         print("\nseqmix bench: interrupted, no file was written", file=sys.stderr)
         return 130
 

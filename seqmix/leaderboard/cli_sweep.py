@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seqmix._signals import Interrupted
 from seqmix._trust import add_trust_option, import_trusted
 from seqmix.leaderboard.cli_messages import tell
 
@@ -148,7 +149,7 @@ def make_records(plan: "Sequence[Run] | Plan", arguments: argparse.Namespace, pr
     try:
         with closing(_runner(arguments)) as runner:
             failed = sweep(plan, store, runner, jobs=arguments.jobs, retry_failed=arguments.retry_failed)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         print(f"{program}: stopped; the same command continues", file=sys.stderr)
         return 130
     return 1 if failed or store.problems else 0

@@ -1,14 +1,13 @@
 """Does every run of a plan that a file of records does not have yet."""
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from seqmix._signals import handled_signals
 from seqmix.leaderboard.claims import Claims
 from seqmix.leaderboard.plan import Run
 from seqmix.leaderboard.progress import Progress, clock
@@ -221,20 +220,10 @@ def _stop_signals() -> Iterator[list[int]]:
     A second one acts at once.
     """
     noted: list[int] = []
-    previous: dict[int, Any] = {}
 
-    def restore() -> None:
-        while previous:
-            signal.signal(*previous.popitem())
-
-    def note(number: int, frame: Any) -> None:
+    def note(number: int) -> None:
         noted.append(number)
         restore()
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    try:
+    with handled_signals(note) as restore:
         yield noted
-    finally:
-        restore()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from seqmix._files import write_whole
+from seqmix._files import write_together
 from seqmix._trust import check_mixers
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ M = TypeVar("M", bound="SequenceModel")
 
 
 def save_pretrained(model: "SequenceModel", folder: str | os.PathLike[str]) -> None:
-    """Write the model to `folder`, which is made if needed; each file appears whole or not at all.
+    """Write the model to `folder`, which is made if needed; a model that stood there stays until this one is whole.
 
     Raises:
         ValueError: a mixer that was given as a function, or with arguments that JSON cannot hold.
@@ -42,8 +42,12 @@ def save_pretrained(model: "SequenceModel", folder: str | os.PathLike[str]) -> N
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(folder / _WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
-    write_whole(folder / _CONFIG, lambda path: path.write_text(text))
+    write_together(
+        {
+            folder / _WEIGHTS: lambda path: save_file(tensors, path, {"format": "pt"}),
+            folder / _CONFIG: lambda path: path.write_text(text),
+        }
+    )
 
 
 def from_pretrained(

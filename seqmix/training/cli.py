@@ -9,67 +9,35 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from seqmix._files import write_whole
+from seqmix._signals import Interrupted
 from seqmix._trust import import_trusted, links_out
 from seqmix.tasks.registry import list_tasks
 from seqmix.training import config_files, runs, strategies
-from seqmix.training.callbacks import NonFiniteLossError, TrainingInterrupted
+from seqmix.training.callbacks import NonFiniteLossError
+from seqmix.training.checkpoint_files import write_checkpoints_whole
+from seqmix.training.continuing import check_value
 from seqmix.training.foreign import check_settings, modules_named
 from seqmix.training.module import SequenceLearner
-from seqmix.training.options import check_classes, check_keys, read_options
-from seqmix.training.pretraining import Pretraining, pretrain
+from seqmix.training.options import check_classes, check_intervals, check_keys, read_options
+from seqmix.training.pretraining import Pretraining, is_of_pretraining, pretrain
+from seqmix.training.run_callbacks import FirstBatch, SaveConfig, plain
 
 __all__ = ["CommandLine", "main"]
 
-_KEPT = (
-    "seed_everything",
-    "trainer",
-    "model",
-    "data",
-    "pretrain",
-)  # of a run's config.yaml, which every subcommand reads
+# What a run that goes on takes from its checkpoint, and no checkpoint says; with defaults.
+_KEPT_BY_RUNS: dict[str, Any] = {"seed_everything": 0, "pretrain": None}
 _HELP = {
     "description": "Options change what --config NAME says. Entries: --mixer NAME, --mixer.ARGUMENT VALUE, and the "
     "same for --optimizer, --schedule and --data (a task). Callbacks: --curriculum.start 2, --gate_entropy null; also "
     + ", ".join(f"--{section}" for section in config_files.SECTIONS if section not in ("curriculum", "gate_entropy"))
     + ". With --ckpt_path, --trust MODULE imports a module that the config of that run names."
 }
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` in the folder of the run, as a config that `--config` takes."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
-        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Left to `on_train_start`: until a checkpoint has loaded, the config of its run must stay."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero:
-            self.save_config(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        # Nulls are kept: they are not everywhere the default.
-        text = yaml.safe_dump({key: _plain(self.config[key]) for key in _KEPT if key in self.config}, sort_keys=False)
-        Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
-        write_whole(Path(trainer.default_root_dir) / "config.yaml", lambda path: path.write_text(text))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 class CommandLine(LightningCLI):
@@ -134,15 +102,17 @@ class CommandLine(LightningCLI):
         config, changes, rest, paths = read_options(options, subparser)
         import_trusted(paths["trust"])
         self._locate(subcommand, paths)
-        if self.checkpoint is not None and (not paths["config"] or paths["ckpt_path"] in (None, "last", "best")):
+        made = _made_with(self.checkpoint)
+        if made is not None and (not paths["config"] or paths["ckpt_path"] in (None, "last", "best")):
             # A run goes on with what it was made with: `--config NAME` then says which run, options change it.
-            run = runs.run_of(self.checkpoint)
-            if run is not None and (run / "config.yaml").is_file():
-                trust = {*paths["trust"], *modules_named(config)}
-                config = config_files.load_config(str(run / "config.yaml"), within=run)
-                check_settings(config, trust, str(run / "config.yaml"))
+            trust = {*paths["trust"], *modules_named(config)}
+            check_settings(made, trust, f"config.yaml of the run of {self.checkpoint}")
+            config = made
         for key, value in changes:
             config = config_files.set_by_path(config, key, value)
+        if subcommand == "fit" and made is not None:
+            for key in _KEPT_BY_RUNS:
+                check_value(key, *(each.get(key, _KEPT_BY_RUNS[key]) for each in (made, config)))
         if "data" not in config and "--print_config" not in rest:
             raise ValueError(f"data: expected a task ({', '.join(list_tasks())}) or a --config that has one, got none")
         if subcommand != "fit":
@@ -160,6 +130,7 @@ class CommandLine(LightningCLI):
             path.write_text(yaml.safe_dump(config))
             self.config = parser.parse_args([subcommand, "--config", str(path), *rest])
         self.config[subcommand].pop("config", None)
+        check_intervals(vars(self.config[subcommand]["trainer"]))
 
     def _locate(self, subcommand: str, paths: dict[str, Any]) -> None:
         # A resumed run continues in its own folder; tests write beside the checkpoint that they test.
@@ -168,7 +139,9 @@ class CommandLine(LightningCLI):
         which = paths["ckpt_path"] or (None if subcommand == "fit" else "last")
         self.checkpoint = None
         if which is not None:
-            self.checkpoint = runs.find_checkpoint(which, self.name if paths["config"] else None, paths["run_dir"])
+            also = ("pretraining",) if subcommand == "fit" and which == "last" else ()
+            name = self.name if paths["config"] else None
+            self.checkpoint = runs.find_checkpoint(which, name, paths["run_dir"], also=also)
         run = runs.run_of(self.checkpoint) if self.checkpoint is not None else None
         if run is not None and not paths["run_dir"]:
             for link in links_out(run):  # what is written there would go where it leads
@@ -194,7 +167,10 @@ class CommandLine(LightningCLI):
                 TensorBoardLogger(str(self.run_dir), name="tensorboard"),
             ]
             kwargs.setdefault("logger", loggers if self.subcommand == "fit" else False)
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        write_checkpoints_whole(trainer)
+        trainer.callbacks.insert(0, FirstBatch())  # type: ignore[attr-defined]
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Left to `execute`, so that mistakes in the configuration are told from errors while running."""
@@ -202,19 +178,30 @@ class CommandLine(LightningCLI):
     def execute(self) -> None:
         """Run the subcommand, and the test after `fit`."""
         assert self.subcommand is not None
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and not self._goes_on_pretraining:
             self.config_init[self.subcommand]["ckpt_path"] = str(self.checkpoint)
         super()._run_subcommand(self.subcommand)
 
     @property
+    def _goes_on_pretraining(self) -> bool:
+        return self.subcommand == "fit" and self.checkpoint is not None and is_of_pretraining(self.checkpoint)
+
+    @property
+    def restoring(self) -> bool:
+        """Whether a checkpoint was being taken apart when the trainer ended."""
+        return bool(self.trainer._checkpoint_connector._loaded_checkpoint)
+
+    @property
     def started(self) -> bool:
         """Whether a batch was taken."""
-        loops = (self.trainer.fit_loop.epoch_loop, self.trainer.validate_loop, self.trainer.test_loop)
-        return any(loop.batch_progress.total.ready for loop in loops)
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return any(each.taken for each in callbacks if isinstance(each, FirstBatch))
 
     def discard_run(self) -> None:
         """Remove the folder of a run that never began."""
-        if self.run_dir is not None and self._requested is None and runs.is_main_process():
+        if self.run_dir is None or any(self.run_dir.glob("checkpoints/*.ckpt")):
+            return
+        if self._requested is None and runs.is_main_process():
             shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def before_fit(self) -> None:
@@ -229,9 +216,14 @@ class CommandLine(LightningCLI):
             )
 
         section = self.config["fit"]["pretrain"]
-        if section is not None and self.checkpoint is None:  # a run that is continued has been through it
-            options = Pretraining.parse(_plain(section))
-            pretrain(self.model, self.datamodule, options, vars(self.config_init["fit"]["trainer"]), str(self.run_dir))
+        stage = self.checkpoint if self._goes_on_pretraining else None
+        if section is None and stage is not None:
+            raise ValueError(
+                f"ckpt_path: {stage} was written by pretraining, expected a config with a section pretrain"
+            )
+        if section is not None and self.checkpoint == stage:  # a run that is continued has been through it
+            options, trainer = Pretraining.parse(plain(section)), vars(self.config_init["fit"]["trainer"])
+            pretrain(self.model, self.datamodule, options, trainer, str(self.run_dir), stage)
 
     def after_fit(self) -> None:
         which = self.config["fit"]["test_after_fit"]
@@ -241,7 +233,12 @@ class CommandLine(LightningCLI):
         path = getattr(callback, "best_model_path", "") if which == "best" else None
         if path == "" and runs.is_main_process():
             print("no validation chose a best checkpoint: testing the last weights", flush=True)
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path or None, verbose=False)
+        try:
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path or None, verbose=False)
+        except Interrupted as stop:
+            path = path or getattr(callback, "last_model_path", "")
+            again = f"; seqmix test --ckpt_path {path} makes it again" if path else ""
+            raise Interrupted(f"{stop} in the test after training{again}") from None
 
     def test(self, **kwargs: Any) -> None:
         """Replaces the trainer's own, whose printed table `AccuracyTable` makes superfluous."""
@@ -265,25 +262,38 @@ def main(argv: list[str]) -> int:
         raise ValueError(" ".join(str(error).split())) from None
     try:
         command.execute()
-    except TrainingInterrupted as stop:
+    except Interrupted as stop:
+        if not command.started:
+            command.discard_run()
         print(f"seqmix: {stop}", flush=True)
         return 130
     except NonFiniteLossError:
         raise
-    except (ValueError, MisconfigurationException) as error:
-        if not command.started:
-            command.discard_run()
-            raise ValueError(" ".join(str(error).split())) from None
-        traceback.print_exc()
-        return 1
-    except RuntimeError as error:
-        if command.started or "loading state_dict" not in str(error):
-            raise
+    except Exception as error:
+        if command.started:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            if not isinstance(error, ValueError | MisconfigurationException):
+                raise
+            traceback.print_exc()
+            return 1
         command.discard_run()
-        raise ValueError(
-            f"ckpt_path: {command.checkpoint} does not fit this model: {' '.join(str(error).split())}"
-        ) from None
+        text = " ".join(str(error).split())
+        foreign = not isinstance(error, ValueError | MisconfigurationException) or text.startswith("loaded state dict")
+        if not foreign:
+            raise ValueError(text) from None
+        if command.restoring:
+            kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
+            raise ValueError(f"ckpt_path: {command.checkpoint} does not fit this model: {kind}{text}") from None
+        raise
     return 0
+
+
+def _made_with(checkpoint: Path | None) -> config_files.Config | None:
+    """The config of the run that a checkpoint lies in."""
+    run = None if checkpoint is None else runs.run_of(checkpoint)
+    path = None if run is None else run / "config.yaml"
+    return config_files.load_config(str(path), within=run) if path is not None and path.is_file() else None
 
 
 def _shortened(message: str) -> str:

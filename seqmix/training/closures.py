@@ -1,8 +1,9 @@
 """What an optimizer's closure returns and does under Lightning: the loss of a whole step, and second derivatives.
 
-Lightning's own closure returns the loss of the last micro-batch of this process over the number of micro-batches. Here
-it is the mean over the micro-batches and processes, the number whose gradient the parameters hold when the step is
-taken: `.grad` is averaged over both as well, and penalties are in both.
+Lightning averages gradients over micro-batches and over processes as if all had equally many targets, and its closure
+returns the loss of the last micro-batch of this process over the number of micro-batches. Here both are those of the
+whole batch: every micro-batch of every process counts by its targets, and the loss of a step is the number whose
+gradient the parameters hold when it is taken. Penalties are in both, weighted alike.
 """
 
 import inspect
@@ -45,12 +46,48 @@ class LossInStep(LightningModule):
             raise ValueError(_NO_NORM.format(optimizer["name"]))
         self._wants_graph = "second derivatives" in needs
         self._earlier: Tensor | float = 0.0  # of the micro-batches since the last step
+        # Targets of all processes in this micro-batch, in the first one of the step, and in those before this one.
+        self._targets: Tensor | None = None
+        self._first_targets: Tensor | None = None
+        self._earlier_targets: Tensor | int = 0
+        self._means = StepMeans()
         self._stepped = False
         self._coefficient: Tensor | None = None
 
     def configure_callbacks(self) -> list[Callback]:
         """What the optimizer needs beside its steps."""
         return [OptimizerModes()] if "train() and eval()" in _needs(self.optimizer) else []
+
+    def weighted(self, loss: Tensor, n_targets: Tensor) -> Tensor:
+        """What a `training_step` returns for a micro-batch of this process with the mean `loss` over its targets.
+
+        Weights are relative to the first micro-batch of a step, since those to come are not known; `backward` turns
+        them into shares of the whole when the last one is there. Equally many targets are weighted by exactly one.
+        """
+        trainer: Any = self.trainer
+        if trainer.accumulate_grad_batches == 1 and trainer.world_size == 1:
+            return loss
+        self._targets = over_processes(trainer, n_targets)
+        if self._first_targets is None:
+            self._first_targets = self._targets.clamp_min(1)
+        return loss * (n_targets.to(loss.dtype) * trainer.world_size / self._first_targets)
+
+    def _correction(self, dtype: torch.dtype) -> Tensor | None:
+        """From weights relative to the first micro-batch, over their nominal number, to shares of the whole."""
+        n = self.trainer.accumulate_grad_batches
+        if n == 1 or self._targets is None or self._first_targets is None:
+            return None
+        whole = (self._targets + self._earlier_targets).clamp_min(1)
+        return n * self._first_targets.to(torch.promote_types(dtype, torch.float32)) / whole
+
+    def log_means(self, sums: dict[str, Tensor], n_targets: Tensor) -> None:
+        """Log sums over targets as means over those of the whole step, and of all processes.
+
+        An optimizer may ask for a batch several times: the first time counts, at the weights that the step begins from.
+        """
+        means = self._means.add(sums, n_targets, lambda values: over_processes(self.trainer, values))
+        if means is not None:
+            self.log_dict(means, batch_size=1)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -59,7 +96,8 @@ class LossInStep(LightningModule):
         if not self._wants_loss or optimizer_closure is None:
             optimizer.step(closure=optimizer_closure)
             return
-        evaluations, total = 0, torch.zeros((), device=self.device)
+        dtype = torch.promote_types(self.dtype, torch.float32)  # type: ignore[arg-type]
+        evaluations, total = 0, torch.zeros((), dtype=dtype, device=self.device)
 
         def closure() -> Tensor:
             nonlocal evaluations
@@ -70,6 +108,8 @@ class LossInStep(LightningModule):
                     "trainer.accumulate_grad_batches = 1"
                 )
             loss = optimizer_closure() + self._earlier
+            if (correction := self._correction(loss.dtype)) is not None:
+                loss = loss * correction
             return total.copy_(self.trainer.strategy.reduce(loss, reduce_op="mean"))
 
         arguments: dict[str, Any] = {}
@@ -87,9 +127,14 @@ class LossInStep(LightningModule):
         optimizer.step(closure=closure, **arguments)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._means.end_of_batch(stepped=self._stepped)
         if self._stepped:
             self._earlier, self._stepped = 0.0, False
-        elif self._wants_loss and "loss" in outputs:
+            self._targets, self._first_targets, self._earlier_targets = None, None, 0
+            return
+        if self._targets is not None:
+            self._earlier_targets = self._earlier_targets + self._targets
+        if self._wants_loss and "loss" in outputs:
             self._earlier = self._earlier + outputs["loss"]
 
     def configure_gradient_clipping(
@@ -114,13 +159,57 @@ class LossInStep(LightningModule):
             return super().__call__(*args, **kwargs)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        if not self._wants_graph:
-            super().backward(loss, *args, **kwargs)
-            return
         with warnings.catch_warnings():
             # Gradients are cleared at every step, which ends the cycle that torch warns of.
             warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
-            super().backward(loss, *args, **kwargs | {"create_graph": True})
+            super().backward(loss, *args, **kwargs | ({"create_graph": True} if self._wants_graph else {}))
+        if self._stepped:
+            self._correct_gradients()
+
+    def _correct_gradients(self) -> None:
+        for parameter in self.parameters():
+            if parameter.grad is None or (factor := self._correction(parameter.grad.dtype)) is None:
+                continue
+            if self._wants_graph:
+                parameter.grad = parameter.grad * factor
+            else:
+                # Of sharded gradients each process has its part.
+                getattr(parameter.grad, "to_local", lambda grad=parameter.grad: grad)().mul_(factor)
+
+
+class StepMeans:
+    """Means over the targets of a step, which come by micro-batches."""
+
+    def __init__(self) -> None:
+        self._earlier: Tensor | None = None
+        self._sums: Tensor | None = None
+
+    def add(
+        self, sums: dict[str, Tensor], n_targets: Tensor, reduce: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor] | None:
+        """The means so far; None where the micro-batch was added before."""
+        if self._sums is not None:
+            return None
+        dtype = torch.promote_types(next(iter(sums.values())).dtype, torch.float32)
+        values = [value.detach().to(dtype) for value in (*sums.values(), n_targets)]
+        self._sums = reduce(torch.stack(values))
+        if self._earlier is not None:
+            self._sums = self._sums + self._earlier
+        *totals, count = self._sums.unbind()
+        return {name: total / count.clamp_min(1) for name, total in zip(sums, totals, strict=True)}
+
+    def end_of_batch(self, *, stepped: bool) -> None:
+        """The next batch is of this step, or of another one."""
+        self._earlier, self._sums = None if stepped else self._sums, None
+
+
+def over_processes(trainer: Any, values: Tensor) -> Tensor:
+    """The sum over all processes; `values` stay as they are."""
+    if trainer.world_size == 1:
+        return values
+    values = values.clone()
+    torch.distributed.all_reduce(values)  # the strategy's own would wait for the device
+    return values
 
 
 def _needs(optimizer: dict[str, Any]) -> str:

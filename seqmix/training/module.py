@@ -17,9 +17,12 @@ from seqmix.models import ClassificationHead, SequenceModel
 from seqmix.optim.registry import check_optimizer, create_optimizer
 from seqmix.optim.schedules import check_schedule, create_schedule
 from seqmix.training.carried_state import CarriedState
+from seqmix.training.continuing import check_continues
 from seqmix.training.metrics import Counts
 
 require("lightning.pytorch", extra="train", owner="seqmix.training")
+from lightning.pytorch.trainer.states import TrainerFn  # noqa: E402
+
 from seqmix.training.closures import LossInStep  # noqa: E402
 
 __all__ = ["SequenceLearner"]
@@ -31,6 +34,8 @@ class SequenceLearner(LossInStep):
     """Trains a `SequenceModel` on batches of `tokens` and `targets` (B, T); a target of -100 carries no loss.
 
     Sequences packed in one row come with `cu_seqlens`, which the model gets too.
+
+    Accumulated batches and those of several processes count by their targets: the gradient is that of the whole batch.
 
     Logged: `train/loss`, `train/token_accuracy`, `lr`; for validation and test, for each of their sets L (named by its
     length, or otherwise by the task), `loss/L`, `token_accuracy/L` (positions), `last_accuracy/L` (last positions),
@@ -175,23 +180,22 @@ class SequenceLearner(LossInStep):
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._carried.advance()
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         logits, targets = self.answer(batch), batch["targets"]
-        loss = cross_entropy(logits, targets)
+        loss, n_targets = cross_entropy(logits, targets), (targets != -100).sum()
         with torch.no_grad():
             right = (logits.argmax(-1) == targets).sum()
-            self.last_counts = torch.stack([right, (targets != -100).sum()])
+            self.last_counts = torch.stack([right, n_targets])
         terms = {name: term for name, function in self.loss_terms.items() if (term := function()) is not None}
         # Lightning's bookkeeping for a logged value costs more than a small layer: only where it is written.
         trainer: Any = self.trainer
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
-            right, total = self.last_counts
-            values = {"train/loss": loss, "train/token_accuracy": right / total, **terms}
-            values["lr"] = torch.tensor(trainer.optimizers[0].param_groups[0].get("lr", math.nan))
-            self.log_dict(values, sync_dist=trainer.world_size > 1, batch_size=len(targets))
+        if trainer.log_every_n_steps and (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+            sums = {name: value * n_targets for name, value in {"train/loss": loss, **terms}.items()}
+            self.log_means(sums | {"train/token_accuracy": right}, n_targets)
+            self.log("lr", torch.tensor(trainer.optimizers[0].param_groups[0].get("lr", math.nan)), batch_size=1)
         for term in terms.values():
             loss = loss + term
-        return loss
+        return {"loss": self.weighted(loss, n_targets), "mean_loss": loss.detach()}
 
     def on_validation_epoch_start(self) -> None:
         self._counts.clear()
@@ -237,6 +241,9 @@ class SequenceLearner(LossInStep):
             checkpoint["task"] = f"{type(self._task).__module__}.{type(self._task).__qualname__}"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trainer = getattr(self, "_trainer", None)
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            check_continues(checkpoint, self, self._task, trainer.max_steps)
         self._carried.load_state_dict(checkpoint)
 
     def _results(self, stage: str, sets: Sequence[Any] | None) -> dict[str, Tensor]:
@@ -284,8 +291,10 @@ def check_answers(model: SequenceModel, task: Any) -> None:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the positions (B, T) that have a target, in float32 whatever the logits' type."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    """Mean over the positions (B, T) that have a target, in float32 or float64; 0 where none has one."""
+    logits = logits.flatten(0, 1)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(logits, targets.flatten(), reduction="sum") / (targets != -100).sum().clamp_min(1)
 
 
 def free_running_answers(model: SequenceModel, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from seqmix.training.config_files import (
     parse_value,
 )
 
-__all__ = ["check_classes", "check_keys", "read_options"]
+__all__ = ["check_classes", "check_intervals", "check_keys", "read_options"]
 
 
 def read_options(
@@ -93,6 +93,14 @@ def check_keys(config: Config, parser: LightningArgumentParser) -> None:
             for argument in value:
                 if argument not in known:
                     raise unknown_name(f"argument of {key}:", argument, known)
+
+
+def check_intervals(trainer: Config) -> None:
+    """`ValueError` for an interval of the trainer that never ends; Lightning would divide by it."""
+    for name in ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches"):
+        value = trainer.get(name)
+        if isinstance(value, int | float) and not value > 0:
+            raise ValueError(f"trainer.{name}: expected a positive number, got {value!r}")
 
 
 def check_classes(config: Config) -> None:

@@ -5,7 +5,8 @@ model says the next token. A linear head of this stage does the saying, and is l
 training as it is. Nothing but the task's own inputs is seen, so that what is gained is not from other data.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ from seqmix._suggest import unknown_name
 from seqmix.optim.registry import create_optimizer
 from seqmix.optim.schedules import create_schedule
 from seqmix.tasks.streams import unit, words
-from seqmix.training.callbacks import NonFiniteGuard
+from seqmix.training.callbacks import Checkpoints, NonFiniteGuard
 from seqmix.training.closures import LossInStep
+from seqmix.training.continuing import check_same, check_value
 from seqmix.training.module import SequenceLearner, cross_entropy
 
-__all__ = ["Pretraining", "PretrainingLearner", "pretrain"]
+__all__ = ["Pretraining", "PretrainingLearner", "is_of_pretraining", "pretrain"]
 
 # Of the trainer's options those that say how to compute; what is logged, stored and measured is this stage's own.
 _COMPUTE = (
@@ -106,6 +108,8 @@ class PretrainingLearner(LossInStep):
                 f"pretrain: objective 'masked' needs a task with a mask token, which {type(task).__name__} has not; "
                 "'causal' needs none"
             )
+        # What a checkpoint of this stage says, so that another stage does not go on from it.
+        self._made = {"model": dict(learner.hparams), "data": dict(getattr(task, "hparams", {}))}
         self.head = nn.Linear(self.model.d_model, self.model.vocab_size, bias=False)
         nn.init.normal_(self.head.weight, std=0.02)
 
@@ -115,12 +119,23 @@ class PretrainingLearner(LossInStep):
         schedule = create_schedule(optimizer=optimizer, total_steps=self.options.steps, **self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["pretraining"] = self._made | {"options": asdict(self.options)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        made = checkpoint.get("pretraining")
+        if made is None:
+            raise ValueError("ckpt_path: expected a checkpoint of pretraining, got one of training")
+        check_same("model", made["model"], self._made["model"])
+        check_same("data", made["data"], self._made["data"])
+        check_value("pretrain", made["options"], asdict(self.options))
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         inputs, targets = self.inputs_and_targets(batch)
         x, _ = self.model.features(inputs, cu_seqlens=batch.get("cu_seqlens"), lengths=batch.get("lengths"))
-        loss = cross_entropy(self.head(x), targets)
-        self.log("pretrain/loss", loss, sync_dist=self.trainer.world_size > 1, batch_size=len(inputs))
-        return loss
+        loss, n_targets = cross_entropy(self.head(x), targets), (targets != -100).sum()
+        self.log_means({"pretrain/loss": loss * n_targets}, n_targets)
+        return self.weighted(loss, n_targets)
 
     def inputs_and_targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What goes in and what is asked for, both (B, T), -100 where nothing is; masks follow from seed and step."""
@@ -157,8 +172,28 @@ class _Inputs(LightningDataModule):
         return self.task.train_dataloader()
 
 
-def pretrain(learner: SequenceLearner, task: Any, options: Pretraining, trainer: dict[str, Any], folder: str) -> None:
-    """Run the stage: the learner's model has other weights afterwards.
+class _StageCheckpoints(Checkpoints):
+    """`checkpoints/pretraining.ckpt` in the run's folder, regularly, at the end, and when a signal interrupts."""
+
+    CHECKPOINT_NAME_LAST = "pretraining"
+
+
+def is_of_pretraining(checkpoint: Path) -> bool:
+    """Whether a file is what a run goes on from whose first stage was interrupted."""
+    return checkpoint.stem == _StageCheckpoints.CHECKPOINT_NAME_LAST
+
+
+def pretrain(
+    learner: SequenceLearner,
+    task: Any,
+    options: Pretraining,
+    trainer: dict[str, Any],
+    folder: str,
+    checkpoint: Path | None = None,
+) -> None:
+    """Run the stage, or the rest of it: the learner's model has other weights afterwards.
+
+    Ctrl-C and SIGTERM do what they do in training: `TrainingInterrupted`, and `checkpoints/pretraining.ckpt`.
 
     Args:
         learner: to be trained afterwards.
@@ -166,6 +201,7 @@ def pretrain(learner: SequenceLearner, task: Any, options: Pretraining, trainer:
         options: the stage.
         trainer: options of the trainer that comes afterwards; how to compute is taken from there.
         folder: of the run; losses go to `pretraining/metrics.csv` there.
+        checkpoint: of this stage, to go on from.
 
     Raises:
         ValueError: see `PretrainingLearner`; also parameters that are sharded.
@@ -177,10 +213,9 @@ def pretrain(learner: SequenceLearner, task: Any, options: Pretraining, trainer:
     runner = Trainer(
         **{name: trainer[name] for name in _COMPUTE if trainer.get(name) is not None},
         max_steps=options.steps,
-        callbacks=[NonFiniteGuard()],
+        callbacks=[NonFiniteGuard(), _StageCheckpoints(every_n_steps=_interval(trainer))],
         logger=logger,
         default_root_dir=folder,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -189,9 +224,15 @@ def pretrain(learner: SequenceLearner, task: Any, options: Pretraining, trainer:
     for parameter in idle:
         parameter.requires_grad = False
     try:
-        runner.fit(stage, datamodule=_Inputs(task))
+        runner.fit(stage, datamodule=_Inputs(task), ckpt_path=checkpoint)
     finally:
         for parameter in idle:
             parameter.requires_grad = True
-    loss = float(runner.callback_metrics["pretrain/loss"])
-    stage.print(f"pretraining on the task's own inputs: {options.steps} steps, loss {loss:.4f}", flush=True)
+    if "pretrain/loss" in runner.callback_metrics:  # else there was nothing left to do
+        loss = float(runner.callback_metrics["pretrain/loss"])
+        stage.print(f"pretraining on the task's own inputs: {options.steps} steps, loss {loss:.4f}", flush=True)
+
+
+def _interval(trainer: dict[str, Any]) -> int:
+    found = [each for each in trainer.get("callbacks") or [] if isinstance(each, Checkpoints)]
+    return found[0].last_every_n_steps if found else Checkpoints().last_every_n_steps

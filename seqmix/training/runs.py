@@ -1,6 +1,7 @@
 """Folders of runs: `runs/CONFIG/NUMBER`, with config.yaml, checkpoints/, metrics, accuracy.csv and accuracy.png."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["checkpoint_named", "find_checkpoint", "new_run", "run_of"]
@@ -34,10 +35,11 @@ def is_main_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
 
 
-def find_checkpoint(which: str, name: str | None, run_dir: str | None) -> Path:
+def find_checkpoint(which: str, name: str | None, run_dir: str | None, *, also: Sequence[str] = ()) -> Path:
     """The checkpoint that `--ckpt_path` means: a path, or `last` or `best` of the newest run.
 
-    Looks in `run_dir` if given, else in the runs of the config `name`, else in all runs.
+    Looks in `run_dir` if given, else in the runs of the config `name`, else in all runs. A file called as one of `also`
+    stands for the one that is missing in its run.
 
     Raises:
         ValueError: there is no such file.
@@ -46,13 +48,13 @@ def find_checkpoint(which: str, name: str | None, run_dir: str | None) -> Path:
         if not Path(which).exists():
             raise ValueError(f"ckpt_path: expected a checkpoint, 'last' or 'best', got {which!r}, which does not exist")
         return Path(which)
-    file = f"checkpoints/{which}.ckpt"
     folder = Path(run_dir) if run_dir else ROOT / name if name else ROOT
-    pattern = file if run_dir else f"*/{file}" if name else f"*/*/{file}"
-    found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+    place = ("" if run_dir else "*/" if name else "*/*/") + "checkpoints"
+    found = [path for file in (which, *also) for path in folder.glob(f"{place}/{file}.ckpt")]
+    found = [path for path in found if path.stem == which or not path.with_stem(which).exists()]
     if not found:
-        raise ValueError(f"ckpt_path: no {which}.ckpt found as {folder / pattern}")
-    return found[-1]
+        raise ValueError(f"ckpt_path: no {which}.ckpt found as {folder / place / which}.ckpt")
+    return max(found, key=lambda path: path.stat().st_mtime)
 
 
 def checkpoint_named(name: str) -> Path:

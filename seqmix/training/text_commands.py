@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from seqmix._files import write_text_whole
+from seqmix._signals import Interrupted
 from seqmix._trust import add_trust_option, import_trusted
 from seqmix.models import SequenceModel
 from seqmix.tasks.language_modeling import LanguageModeling
@@ -55,7 +56,7 @@ def generate(argv: list[str]) -> int:
     try:
         for chosen in drawn:
             _show(decode(int(chosen)))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         _show("\n")
         return 130
     _show(decode(None) + "\n")

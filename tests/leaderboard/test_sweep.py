@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from seqmix._signals import Interrupted, interruptible
 from seqmix.leaderboard.claims import Claims
 from seqmix.leaderboard.cli import main
 from seqmix.leaderboard.local import LocalProcesses
@@ -140,6 +141,18 @@ def test_stopped_sweep_keeps_what_was_done(tmp_path: Path, number: int) -> None:
     runner.outcome = lambda run, attempt: make_record(run.name, run.seed)
     assert sweep(runs(0, 1, 2, 3), store, runner) == 0
     assert [r["identity"]["seed"] for r in read_runs(store.path)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_acts_at_once(tmp_path: Path, number: int) -> None:
+    def outcome(run: Run, attempt: int) -> dict[str, Any]:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        raise AssertionError("the sweep went on")
+
+    store, runner = RunStore(tmp_path / "runs.jsonl"), FakeRunner(outcome)
+    with interruptible(), pytest.raises(Interrupted, match=f"interrupted by {signal.Signals(number).name}"):
+        sweep(runs(0, 1), store, runner)
 
 
 def test_broken_sweep_stops_its_runs(tmp_path: Path) -> None:

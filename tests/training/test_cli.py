@@ -70,6 +70,11 @@ def test_fit_test_predict_resume(folder: Path, capsys: pytest.CaptureFixture[str
         ("fit --config s3 --curriculum.start 99", "train_length = 16 must hold"),
         ("fit --config a5 --trainer.max_stepz 5", "'--trainer.max_stepz'; did you mean '--trainer.max_steps'"),
         ("fit --config a5 --trainer.max_steps five", "trainer.max_steps"),
+        (
+            "fit --config a5 --trainer.val_check_interval 0",
+            "trainer.val_check_interval: expected a positive number, got 0",
+        ),
+        ("fit --config a5 --trainer.accumulate_grad_batches 0", "accumulate_grad_batches: expected a positive number"),
         ("fit --config a5 --trainer.default_root_dir x", "use|has its folder from --run_dir"),
         ("fit --config a5 --model.d_modl 5", "'--model.d_modl'; did you mean '--model.d_model'"),
         ("fit --config a5 stray", "expected an option that starts with --, got 'stray'"),
@@ -174,7 +179,7 @@ def test_a_run_goes_on_with_what_it_was_made_with(tmp_path, monkeypatch, capsys)
     before = yaml.safe_load(Path("runs/a5/1/config.yaml").read_text())
     assert run("test", "--config", "a5") == 0
     assert run("fit", "--config", "a5", "--ckpt_path", "last", "--mixer.block_size", "5") == 2
-    assert "does not fit this model" in capsys.readouterr().err
+    assert "mixer.block_size: the run of this checkpoint has 4, and goes on with it; got 5" in capsys.readouterr().err
     assert yaml.safe_load(Path("runs/a5/1/config.yaml").read_text()) == before
     assert run("fit", "--config", "a5", "--ckpt_path", "last", "--trainer.max_steps", "5") == 0
     after = yaml.safe_load(Path("runs/a5/1/config.yaml").read_text())

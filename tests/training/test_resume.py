@@ -19,7 +19,7 @@ class StopAfter(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self.step:
-            trainer.checkpoint_callback._note(15, None)
+            trainer.checkpoint_callback._note(15)
 
 
 def train(path: Path, *, stop: int | None = None, resume: bool = False, **data) -> dict[str, torch.Tensor]:

@@ -1,26 +1,29 @@
 """`best.ckpt` and `last.ckpt`, the latter also when training is interrupted."""
 
-import signal
-import threading
 import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from seqmix._signals import Interrupted, handled_signals, signal_name
+from seqmix.training.checkpoint_files import write_checkpoints_whole
+
 __all__ = ["Checkpoints", "TrainingInterrupted"]
 
 
-class TrainingInterrupted(Exception):
-    """A signal asked training to stop, and it did so between two steps with a checkpoint written."""
+class TrainingInterrupted(Interrupted):
+    """A signal asked training to stop: the first between two steps with a checkpoint written, a second at once."""
 
 
 class Checkpoints(ModelCheckpoint):
     """Writes `best.ckpt` after a validation that is the best so far, and `last.ckpt` regularly and at the end.
 
-    Ctrl-C and SIGTERM finish the step, write `last.ckpt` and raise `TrainingInterrupted`; a second signal acts at
-    once. Random states are part of the checkpoint, so that a resumed run continues as if it had never stopped.
+    Ctrl-C and SIGTERM finish the step, write `last.ckpt` and raise `TrainingInterrupted`; a second signal raises it at
+    once, with the checkpoint before. Files are written beside their place and renamed. Random states are part of the
+    checkpoint, so that a resumed run continues as if it had never stopped.
 
     Args:
         dirpath: folder; None for `checkpoints` in the folder of the run.
@@ -57,10 +60,11 @@ class Checkpoints(ModelCheckpoint):
         self._kept = 0  # the step that was kept last
         self._last_written = -1
         self._signal: int | None = None
-        self._previous: dict[int, Any] = {}
+        self._handlers = ExitStack()
         self._random_state: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        write_checkpoints_whole(trainer)
         if self.dirpath is None:
             self.dirpath = f"{trainer.default_root_dir}/checkpoints"
         if self.monitor is None:
@@ -77,17 +81,20 @@ class Checkpoints(ModelCheckpoint):
         self._signal, self._last_written = None, trainer.global_step
         if self._random_state is not None:
             _set_random_state(self._random_state)
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self._signal = number
         self._restore_signals()
+        self._handlers.enter_context(handled_signals(self._note))
+
+    def _note(self, number: int) -> None:
+        if self._signal is not None:
+            self._restore_signals()
+            raise TrainingInterrupted(f"interrupted at once by a second signal, {signal_name(number)}; {self._rest()}")
+        self._signal = number
+
+    def _rest(self) -> str:
+        return f"--ckpt_path {self.last_model_path} continues" if self.last_model_path else "no checkpoint was written"
 
     def _restore_signals(self) -> None:
-        while self._previous:
-            signal.signal(*self._previous.popitem())
+        self._handlers.close()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -96,16 +103,21 @@ class Checkpoints(ModelCheckpoint):
         if self.keep_every_n_steps and step % self.keep_every_n_steps == 0 and step != self._kept:
             self._kept = step
             trainer.save_checkpoint(f"{self.dirpath}/step-{step}.ckpt")
-        interrupted = self._signal is not None
-        if trainer.world_size > 1:
-            interrupted = trainer.strategy.reduce_boolean_decision(interrupted, all=False)
-        if interrupted or trainer.global_step - self._last_written >= self.last_every_n_steps:
+        # Gradients of half a step are in no checkpoint.
+        interrupted = not trainer.fit_loop._should_accumulate() and self._is_interrupted(trainer)
+        if interrupted or step - self._last_written >= self.last_every_n_steps:
             self._write_last(trainer)
         if interrupted:
-            name = signal.Signals(self._signal).name if self._signal else "another process"
-            raise TrainingInterrupted(
-                f"interrupted by {name} after step {trainer.global_step}; --ckpt_path {self.last_model_path} continues"
-            )
+            self._interrupt(trainer)
+
+    def _is_interrupted(self, trainer: Trainer) -> bool:
+        if trainer.world_size > 1:
+            return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+        return self._signal is not None
+
+    def _interrupt(self, trainer: Trainer) -> None:
+        name = signal_name(self._signal) if self._signal else "another process"
+        raise TrainingInterrupted(f"interrupted by {name} after step {trainer.global_step}; {self._rest()}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         before = self._last_global_step_saved
@@ -116,6 +128,10 @@ class Checkpoints(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._last_written != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write_last(trainer)
+        # From here on a signal acts at once: there are no more steps to end between.
+        self._restore_signals()
+        if self._is_interrupted(trainer):
+            self._interrupt(trainer)
 
     def _write_last(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

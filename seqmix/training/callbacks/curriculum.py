@@ -4,7 +4,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+
+from seqmix.training.continuing import check_value
 
 __all__ = ["LengthCurriculum"]
 
@@ -110,7 +113,13 @@ class LengthCurriculum(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         counts = None if self._counts is None else self._counts.cpu()
-        return {"length": self.length, "accuracy": self.accuracy, "end": self.end, "counts": counts}
+        lengths = {"length": self.length, "start": self.start, "end": self.end}
+        return lengths | {"accuracy": self.accuracy, "counts": counts}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        if trainer.state.fn == TrainerFn.FITTING:
+            check_value("curriculum.start", state.get("start", self.start), self.start)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.length, self.accuracy, counts = state_dict["length"], state_dict["accuracy"], state_dict["counts"]

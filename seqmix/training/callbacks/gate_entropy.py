@@ -105,6 +105,7 @@ class GateEntropyPenalty(Callback):
         if not self._entropies:
             return None
         entropies = torch.cat(self._entropies)
+        self._entropies.clear()  # an optimizer may ask for the loss of a batch again
         self._last = entropies.detach()
         return self._current * entropies.mean()
 

@@ -82,7 +82,7 @@ class StepProgress(ProgressBar):
         if total > 0 and sys.stdout.isatty():
             filled = 20 * step // total
             parts.insert(0, "━" * filled + "╌" * (20 - filled))
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        loss = outputs.get("mean_loss", outputs.get("loss")) if isinstance(outputs, dict) else outputs
         if loss is not None:
             parts.append(f"loss {float(loss):.3f}")
         if getattr(pl_module, "last_counts", None) is not None:

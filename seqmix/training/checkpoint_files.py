@@ -1,0 +1,55 @@
+"""How checkpoints come to the disk and back: whole or not at all, and damaged ones named in one line."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Trainer
+
+from seqmix._files import write_whole
+
+__all__ = ["WholeCheckpoints", "write_checkpoints_whole"]
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's files, written beside their place and renamed.
+
+    Lightning writes them to the system's folder for temporary files. From another file system they are copied over
+    the checkpoint that stands there, which is lost when that ends in the middle.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """The file at `path` is the one before until this one is on the disk; addresses of other kinds as Lightning."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_whole(Path(path), lambda part: torch.save(checkpoint, part))
+        except RuntimeError as error:
+            if "inline_container" not in str(error):
+                raise
+            # So says torch that the disk is full.
+            raise OSError(errno.ENOSPC, f"no checkpoint could be written ({error})", str(path)) from None
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The content; a file that is no checkpoint, or half of one, is a `ValueError`."""
+        try:
+            content: Any = super().load_checkpoint(path, *args, **kwargs)
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise ValueError(f"ckpt_path: cannot read {path}: {error.strerror or error}") from None
+        except Exception as error:  # unpickling fails in many ways
+            raise ValueError(
+                f"ckpt_path: {path} is damaged or no checkpoint of seqmix fit: {type(error).__name__}"
+            ) from None
+        if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+            raise ValueError(f"ckpt_path: {path} is no checkpoint of seqmix fit, it has no state_dict")
+        return content
+
+
+def write_checkpoints_whole(trainer: Trainer) -> None:
+    """Let `trainer` use `WholeCheckpoints`, unless it was given something else than Lightning's default."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
