@@ -143,10 +143,10 @@ class CommandLine(LightningCLI):
             name = self.name if paths["config"] else None
             self.checkpoint = runs.find_checkpoint(which, name, paths["run_dir"], also=also)
         run = runs.run_of(self.checkpoint) if self.checkpoint is not None else None
-        if run is not None and not paths["run_dir"]:
-            for link in links_out(run):  # what is written there would go where it leads
-                raise ValueError(f"ckpt_path: {link} is a link that leads out of the folder of the run")
         self._requested = Path(paths["run_dir"]) if paths["run_dir"] else run
+        if self.checkpoint is not None and self._requested is not None:
+            for link in links_out(self._requested):  # what is written there would go where it leads
+                raise ValueError(f"ckpt_path: {link} is a link that leads out of the folder of the run")
         if run is not None and not paths["config"]:
             self.name = run.parent.name
         if self.checkpoint is None and self._requested and any(self._requested.glob("checkpoints/*.ckpt")):

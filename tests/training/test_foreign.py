@@ -124,8 +124,12 @@ def test_a_link_in_a_run_is_not_written_through(
         link = Path("run", name)
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(Path("victim").resolve())
-        assert main(["test", "--ckpt_path", "run/checkpoints/last.ckpt"]) == 2
-        assert f"{link} is a link that leads out of the folder of the run" in capsys.readouterr().err
+        for argv in (
+            ["test", "--ckpt_path", "run/checkpoints/last.ckpt"],
+            ["fit", "--run_dir=run", "--ckpt_path=last"],
+        ):
+            assert main(argv) == 2
+            assert f"{link} is a link that leads out of the folder of the run" in capsys.readouterr().err
         link.unlink()
     assert Path("victim").read_text() == "mine"
 
