@@ -88,14 +88,12 @@ def _gates(case: Case) -> Tensor:
     # A state may stick where its digits round down: those are best that grow from wherever they begin.
     starts = 1 + torch.arange(32) / 32
     count = len(best) * len(starts)
-    states = starts.repeat(len(best))[None, :, None].expand(1, count, case.m)
-    rows = best.repeat_interleave(len(starts), 0)
-    if case.mixer == "h-lru":
-        steps, v = rows[None, None], torch.zeros(1, 1, count)
-    else:
-        steps = rows[None, None, :, None].expand(-1, -1, -1, case.m, -1)
-        v = torch.zeros(1, 1, count, case.m)
-    grown = (_scan(steps, v, states, case, 2000) / states).amax(-1).view(len(best), len(starts))
+    states = starts.repeat(len(best))[:, None, None].expand(count, 1, case.m)
+    # One sequence each: a kernel may round channels that it takes together otherwise than a single one.
+    steps, v = best.repeat_interleave(len(starts), 0)[:, None, None], torch.zeros(count, 1, 1)
+    if case.mixer == "bd-lru":
+        steps, v = steps.unsqueeze(3).expand(-1, -1, -1, case.m, -1), torch.zeros(count, 1, 1, case.m)
+    grown = (_scan(steps, v, states, case, 2000) / states).amax((1, 2)).view(len(best), len(starts))
     row = best[int(grown.amin(1).argmax())]
     row[-1] = 0
     return row
@@ -104,8 +102,8 @@ def _gates(case: Case) -> Tensor:
 def _scan(logits: Tensor, v: Tensor, state: Tensor, case: Case, letters: int) -> Tensor:
     """The state after so many equal steps, by the kernels that the mixers run."""
     while letters > 0:
-        count = min(letters, max(1, CHUNK // v[0].numel()))
-        steps, values = (x.expand(1, count, *x.shape[2:]).contiguous() for x in (logits, v))
+        count = min(letters, max(1, CHUNK // v.numel()))
+        steps, values = (x.expand(-1, count, *x.shape[2:]).contiguous() for x in (logits, v))
         if case.mixer == "h-lru":
             _, state = gated_higher_order_scan(steps, values, initial_state=state)
         elif case.signed:
