@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from seqmix.leaderboard.local import LocalProcesses
     from seqmix.leaderboard.plan import Run
     from seqmix.leaderboard.schema import Record
@@ -82,6 +84,9 @@ class _Watched:
         self.jobs.append(_WatchedJob(self.runner.start(run, attempt), asked))
         return self.jobs[-1]
 
+    def clean(self, recorded: "Iterable[tuple[str, int]]") -> None:
+        self.runner.clean(recorded)
+
     def wait(self, seconds: float) -> None:
         self.runner.wait(seconds)
 
@@ -101,6 +106,9 @@ class _WatchedJob:
 
     def finished(self) -> bool:
         return self.job.finished()
+
+    def clean(self) -> None:
+        self.job.clean()
 
     def stop(self) -> None:
         self.job.stop()

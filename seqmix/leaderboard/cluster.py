@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +99,12 @@ class ClusterJobs:
             job.submitted = submitted
         return job
 
+    def clean(self, recorded: Iterable[tuple[str, int]]) -> None:
+        """Remove the folders of attempts that a sweep has recorded before it was killed."""
+        for run, attempt in recorded:
+            if (self.folder / f"{run}-{attempt}").is_dir():
+                shutil.rmtree(self.folder / f"{run}-{attempt}", ignore_errors=True)
+
     def wait(self, seconds: float) -> None:
         """Until a job may have finished: nothing tells."""
         time.sleep(seconds)
@@ -146,7 +152,7 @@ class _ClusterJob:
             self.submitted.cancel(check=False)
 
     def record(self) -> Record:
-        """The record of the finished run, and the end of its folder."""
+        """The record of the finished run."""
         path = self.folder / "outcome.json"
         if path.is_file():
             outcome = Outcome(**json.loads(path.read_text()))
@@ -154,9 +160,11 @@ class _ClusterJob:
             logs = [self.submitted.paths.stderr, self.submitted.paths.stdout]
             how = f"job {self.submitted.job_id} ended without an outcome: {self.submitted.state}"
             outcome = Outcome(1, time.monotonic() - self.began, repro_facts(), log=last_lines(logs), how=how)
-        record = record_of(self.run, self.attempt, outcome, threads=self.threads, jobs=1)
+        return record_of(self.run, self.attempt, outcome, threads=self.threads, jobs=1)
+
+    def clean(self) -> None:
+        """Remove its folder: the record is on the disk."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        return record
 
 
 def execute(folder: str, options: list[str], threads: int) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -149,6 +149,13 @@ class LocalProcesses:
         job.number = self.server.start(options, job.folder, (str(self.folder / "running"), run.id))
         return job
 
+    def clean(self, recorded: Iterable[tuple[str, int]]) -> None:
+        """Remove what sweeps that are gone have left of attempts that were recorded."""
+        known = {f"{run}-{attempt}" for run, attempt in recorded}
+        for left in self.folder.glob("*/*"):
+            if left.name in known:
+                shutil.rmtree(left, ignore_errors=True)
+
     def wait(self, seconds: float) -> None:
         """Until a run has ended, but at most so long."""
         self.server.wait(seconds)
@@ -175,9 +182,10 @@ class LocalProcesses:
         return _Server(self.command, self.place / "worker.log", environment)
 
     def close(self) -> None:
-        """Kill what goes on, and remove what no sweep needs."""
+        """Kill what goes on, and remove what no sweep needs; runs that were not recorded wait for the next one."""
         self.server.close()
-        shutil.rmtree(self.place, ignore_errors=True)
+        if not any(map(_succeeded, self.place.iterdir())):
+            shutil.rmtree(self.place, ignore_errors=True)
         for other in self.folder.iterdir():
             if other.is_dir():
                 _remove_if_abandoned(other)
@@ -204,10 +212,11 @@ class _LocalJob:
     def stop(self) -> None:
         if self.server is not None:
             self.server.stop(self.number)
-        self._clean()
+        if not _succeeded(self.folder):
+            self.clean()
 
     def record(self) -> Record:
-        """The record of the finished run, from what it left in its folder, and the end of that."""
+        """The record of the finished run, from what it left in its folder."""
         logs = [self.folder / "stderr"]
         try:
             outcome = Outcome(**json.loads((self.folder / "outcome.json").read_text()))
@@ -217,11 +226,10 @@ class _LocalJob:
             outcome = Outcome(status, time.monotonic() - self.began, self.server.facts)
             logs.append(self.server.log)
         outcome.results, outcome.log = left_in(self.folder / "run"), last_lines(logs)
-        self._clean()
         return record_of(self.run, self.attempt, outcome, threads=self.threads, jobs=self.jobs)
 
-    def _clean(self) -> None:
-        # With what the run has left to a sweep that was killed while it ended.
+    def clean(self) -> None:
+        """Remove its folder, and what the run has left to a sweep that was killed while it ended."""
         for folder in self.folder.parent.parent.glob(f"*/{self.folder.name}"):
             shutil.rmtree(folder, ignore_errors=True)
 

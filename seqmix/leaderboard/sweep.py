@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,7 +24,7 @@ _PATIENCE = 5.0  # seconds until a run of another sweep is asked for again
 
 
 class Job(Protocol):
-    """A run that was started; `record` once it has finished, `stop` if it is not to."""
+    """A run that was started; `record` once it has finished, `clean` once that is kept, `stop` if it is not to."""
 
     run: Run
     attempt: int
@@ -34,6 +34,8 @@ class Job(Protocol):
 
     def record(self) -> Record: ...
 
+    def clean(self) -> None: ...
+
     def stop(self) -> None: ...
 
 
@@ -41,6 +43,10 @@ class Runner(Protocol):
     """What starts runs: as processes of this machine, or as jobs of a cluster."""
 
     def start(self, run: Run, attempt: int) -> Job: ...
+
+    def clean(self, recorded: Iterable[tuple[str, int]]) -> None:
+        """Remove what a sweep that is gone has left of attempts (id, number) that were recorded."""
+        ...
 
     def wait(self, seconds: float) -> None:
         """Until a job may have finished, but at most so long."""
@@ -116,6 +122,7 @@ class _Sweep:
         try:
             with _stop_signals() as stopped:
                 self._look()
+                self.runner.clean((record["id"], record["attempt"]) for record in self.store.records)
                 while True:
                     self._start(stopped)
                     self._collect()
@@ -173,6 +180,7 @@ class _Sweep:
             self.active.remove(job)
             record = job.record()
             self.store.append(record)
+            job.clean()  # what it left is the only copy until the record is on the disk
             self.claims.drop(job.run.id)
             self._look()
             self._tell(job, record)

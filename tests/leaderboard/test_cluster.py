@@ -79,6 +79,8 @@ def test_jobs_of_a_sweep_that_is_gone_are_taken_over(tmp_path: Path, executor: F
     assert job.finished() and executor.submitted == 0
     record = job.record()
     assert (record["reason"], record["cost"]["wall_seconds"]) == ("exit status 1\nMemoryError", 7.0)
+    assert (folder / "outcome.json").is_file(), "nothing has been recorded yet"
+    jobs.clean([(run.id, 1), (run.id, 2)])
     # It goes on: it is waited for, until it ends.
     folder.mkdir()
     code = "import time; print(flush=True); time.sleep(60)"
@@ -92,6 +94,7 @@ def test_jobs_of_a_sweep_that_is_gone_are_taken_over(tmp_path: Path, executor: F
         process.kill()
     assert job.finished()
     assert "ended without an outcome" in job.record()["reason"]
+    job.clean()
     # It has died with the sweep: it is submitted again, and what comes of it is its reason.
     folder.mkdir()
     (folder / "job.json").write_text(json.dumps(about))

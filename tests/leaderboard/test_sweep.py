@@ -1,11 +1,13 @@
 """Sweeps: what is done is not done again, what fails is tried once more, what is stopped continues."""
 
+import dataclasses
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from seqmix._signals import Interrupted, interruptible
 from seqmix.leaderboard.claims import Claims
 from seqmix.leaderboard.cli import main
 from seqmix.leaderboard.local import LocalProcesses
+from seqmix.leaderboard.outcome import Outcome, repro_facts
 from seqmix.leaderboard.plan import Run, plan_run, plan_runs
 from seqmix.leaderboard.progress import Progress
 from seqmix.leaderboard.runs import RunStore, read_runs
@@ -34,6 +37,7 @@ class FakeJob:
     attempt: int
     outcome: Callable[[Run, int], dict[str, Any]]
     stopped: list[int]
+    kept: list[int]
     polls: int = 0
     began: float = field(default_factory=time.monotonic)
 
@@ -44,6 +48,9 @@ class FakeJob:
     def record(self) -> dict[str, Any]:
         return {**self.outcome(self.run, self.attempt), "id": self.run.id, "attempt": self.attempt}
 
+    def clean(self) -> None:
+        self.kept.append(self.run.seed)
+
     def stop(self) -> None:
         self.stopped.append(self.run.seed)
 
@@ -53,10 +60,14 @@ class FakeRunner:
     outcome: Callable[[Run, int], dict[str, Any]] = lambda run, attempt: make_record(run.name, run.seed)
     started: list[tuple[int, int]] = field(default_factory=list)
     stopped: list[int] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
 
     def start(self, run: Run, attempt: int) -> FakeJob:
         self.started.append((run.seed, attempt))
-        return FakeJob(run, attempt, self.outcome, self.stopped)
+        return FakeJob(run, attempt, self.outcome, self.stopped, self.kept)
+
+    def clean(self, recorded: Iterable[tuple[str, int]]) -> None:
+        pass
 
     def wait(self, seconds: float) -> None:
         time.sleep(0.001)
@@ -164,6 +175,56 @@ def test_broken_sweep_stops_its_runs(tmp_path: Path) -> None:
         sweep(runs(0, 1, 2), store, runner, jobs=2)
     assert runner.stopped == [1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_a_run_go_when_its_record_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, runner = RunStore(tmp_path / "runs.jsonl"), FakeRunner()
+    sync, kept = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        kept.append([*runner.kept])
+        if len(kept) > 3:
+            raise OSError("no space")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="no space"):
+        sweep(runs(0, 1, 2), store, runner)
+    assert kept[-1] == runner.kept == [0, 1]  # of the folder, and of each record
+
+
+def test_what_could_not_be_recorded_waits_for_the_next_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,), folder, store = runs(0), tmp_path / ".runs", RunStore(tmp_path / "runs.jsonl")
+    outcome = Outcome(0, 1.0, repro_facts(), results={})
+    monkeypatch.setattr("seqmix.leaderboard.local.record_of", lambda run, *_, **__: finished(run))
+
+    def broken(store: RunStore, record: dict[str, Any]) -> None:
+        raise OSError("no space")
+
+    def left_by_a_run(attempt: int) -> Path:
+        (place := folder / "old" / f"{run.id}-{attempt}").mkdir(parents=True)
+        (place / "outcome.json").write_text(json.dumps(dataclasses.asdict(outcome)))
+        return place
+
+    left_by_a_run(1)
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+            patch.setattr(RunStore, "append", broken)
+            with closing(LocalProcesses(folder)) as runner:
+                sweep([run], store, runner)
+        assert len(list(folder.glob(f"*/{run.id}-1/outcome.json"))) == 1
+    with closing(LocalProcesses(folder)) as runner:
+        assert sweep([run], store, runner) == 0
+    assert len(read_runs(store.path)) == 1
+    assert not list(folder.glob(f"*/{run.id}-1"))
+    left_by_a_run(1)  # as a sweep does that is killed between its record and the end of its folder
+    with closing(LocalProcesses(folder)) as runner:
+        assert sweep([run], store, runner) == 0
+    assert not list(folder.glob(f"*/{run.id}-1"))
+
+
+def finished(run: Run) -> dict[str, Any]:
+    return make_record(run.name, run.seed) | {"id": run.id, "attempt": 1}
 
 
 def test_runs_of_another_sweep_are_left_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
