@@ -133,7 +133,7 @@ def _understood(targets: list[Target], arguments: argparse.Namespace) -> Any:
     raise Understood
 
 
-def _pretended_checkpoint(which: str, name: str | None, run_dir: str | None) -> Path:
+def _pretended_checkpoint(which: str, name: str | None, run_dir: str | None, **kwargs: Any) -> Path:
     """A checkpoint as `which` names it, made up where there is none; its run has the config that its folder names."""
     path = Path(which)
     if which in ("last", "best"):
