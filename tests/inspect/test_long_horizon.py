@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from seqmix.inspect import certify, verify
+from seqmix.inspect.certificates.bounds import Rounding
 from seqmix.inspect.certificates.network import Network
 from seqmix.inspect.certificates.soft import Drift
+from seqmix.kernels import gated_higher_order_scan
 from tests.inspect.long_horizon import Case, cases, check, keeping, network
 
 
@@ -48,6 +51,21 @@ def test_what_rounding_adds_is_not_taken_for_linear() -> None:
     assert 600_000 < found.safe_length <= np.log1p(1500) / np.log1p(gamma)
     with pytest.raises(ValueError, match="soft gates are not proved up to 125698847"):
         verify(replace(found, safe_length=125_698_847), model, task)
+
+
+@pytest.mark.slow
+def test_a_state_outgrows_what_is_linear() -> None:
+    """Two letters in turn, neither of which writes: where digits round down under one they do not under the other."""
+    first = [1.5, *15 * [-1.9831188917160034], -300.0]
+    second = [1.5, *8 * [-1.761195421218872], *7 * [-1.8755292892456055], -300.0]
+    chunk, chunks, gamma = 1 << 20, 36, Rounding.of(torch.float32).gamma(32)
+    logits = torch.tensor([first, second])[None, :, None].repeat(1, chunk // 2, 1, 1)
+    state, n = torch.ones(1, 1, 16), chunk * chunks
+    for _ in range(chunks):
+        _, state = gated_higher_order_scan(logits, torch.zeros(1, chunk, 1), initial_state=state)
+    one, none = np.ones(1), np.zeros(1)
+    drift = Drift(one * gamma, one * gamma, one * gamma, none, one, gap=0.0, gamma=gamma, most=1e300)
+    assert 1 + n * gamma < float(state.max()) < 1 + drift.after(n - 1)(one[None], none[None]).item()
 
 
 @pytest.mark.slow
