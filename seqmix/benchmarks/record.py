@@ -147,4 +147,6 @@ def load(path: Path) -> Record:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or "rows" not in record:
         got = record.get("schema") if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"FILE must be a result of seqmix bench, schema {SCHEMA}, got {got!r} in {str(path)!r}")
+    if not re.fullmatch(r"[a-z0-9]+", str(record.get("device"))):  # part of the names of sections and files
+        raise ValueError(f"FILE must have letters and digits as its device, got {record.get('device')!r:.80}")
     return record

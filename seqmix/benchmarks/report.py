@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from seqmix._files import write_text_whole
+from seqmix._markdown import code, escaped
 from seqmix.benchmarks import figures, goals, gpu_peers, optimizers, views
 from seqmix.benchmarks.record import Record
 from seqmix.benchmarks.tables import Table, megabytes, number, percent
@@ -75,15 +76,17 @@ def _heading(entry: Record) -> str:
     lines = [
         f"### {entry['bench'].capitalize()}",
         "",
-        f"`{entry['command']}`, {entry['date'][:10]}, commit {commit}.",
-        f"{machine.get('accelerator', machine['processor'])}, {machine['usable_cores']} cores, {machine['os']}"
+        f"{code(entry['command'])}, {escaped(entry['date'][:10])}, commit {escaped(commit)}.",
+        f"{escaped(machine.get('accelerator', machine['processor']))}, {escaped(machine['usable_cores'])} cores, "
+        f"{escaped(machine['os'])}"
         + (f", load {load[0]:.1f} at the start" if load else "")
         + ". "
-        + ", ".join(f"{name} {version}" for name, version in entry["versions"].items() if version)
+        + ", ".join(escaped(f"{name} {version}") for name, version in entry["versions"].items() if version)
         + (
             "."
             if entry["bench"] == "sweep"
-            else f". Memory: {settings['memory']}. Times are medians of up to {settings['repeats']} samples."
+            else f". Memory: {escaped(settings['memory'])}. Times are medians of up to {escaped(settings['repeats'])} "
+            "samples."
         ),
     ]
     return "\n".join(lines)
@@ -91,7 +94,11 @@ def _heading(entry: Record) -> str:
 
 def _caption(entry: Record) -> str:
     sweep = entry["settings"].get("sweep")
-    return f"share of a copy's speed, sweep over {sweep}" if sweep else "time of every implementation over seqmix's"
+    return (
+        f"share of a copy's speed, sweep over {escaped(sweep)}"
+        if sweep
+        else "time of every implementation over seqmix's"
+    )
 
 
 def _tables(entry: Record) -> list[str]:

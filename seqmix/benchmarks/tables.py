@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from seqmix._markdown import escaped
+
 
 @dataclass
 class Table:
@@ -35,7 +37,7 @@ class Table:
         """A GitHub table."""
         rules = [":--" if i < self.left else "--:" for i in range(len(self.columns))]
         lines = [self.columns, rules, *self.rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return "\n".join("| " + " | ".join(map(escaped, line)) + " |" for line in lines)
 
 
 def show(table: Table) -> None:

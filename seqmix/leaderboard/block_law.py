@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median_low
 
+from seqmix._markdown import Markup, escaped, markdown_table
 from seqmix._suggest import unknown_name
 from seqmix.leaderboard.plan import Run, plan_run
 from seqmix.leaderboard.runs import latest
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.statistics import accuracy
-from seqmix.leaderboard.tables import circumstances, markdown
+from seqmix.leaderboard.tables import circumstances
 from seqmix.tasks.block_sizes import smallest_block
 from seqmix.tasks.groups import group
 
@@ -194,7 +195,7 @@ def table(cells: dict[Key, Cell]) -> str:
                 rows.append([label((name, read_out)), str(least), *(_counts(cell) for cell in own)])
         if rows:
             header = [f"{gates} gates", "least m", *(f"m = {m}" for m in sizes)]
-            parts.append(markdown(header, rows))
+            parts.append(markdown_table(header, rows))
     runs = [run for cell in cells.values() for run in cell.runs]
     parts.append(
         f"Runs solved (at least {ACCURACY:g} of the words right at the longest test length), then those certified for "
@@ -212,14 +213,14 @@ def _counts(cell: Cell | None) -> str:
     certified = "-" if cell.certified is None else str(cell.certified)
     learned = "" if cell.solved or cell.image is None else f"; {cell.image}"
     text = f"{cell.solved}, {certified} of {len(cell.runs)}{learned}{' !' * cell.surprising}"
-    return f"**{text}**" if cell.predicted else text
+    return Markup(f"**{text}**" if cell.predicted else text)
 
 
 def _agreement(cells: dict[Key, Cell]) -> str:
     rows, kinds = rows_of(cells), list(GATES)
     other = [cell for cell in cells.values() if cell.surprising]
     other.sort(key=lambda c: (rows.index((c.group, c.read_out)), kinds.index(c.gates), c.block_size))
-    names = "; ".join(f"{label((c.group, c.read_out))} {c.gates} m = {c.block_size}" for c in other)
+    names = "; ".join(f"{escaped(label((c.group, c.read_out)))} {c.gates} m = {c.block_size}" for c in other)
     agree = f"{len(cells) - len(other)} of {len(cells)} cells agree" + (f"; not {names}." if other else ".")
     by_gates = [(gates, [cell for cell in cells.values() if cell.gates == gates]) for gates in kinds]
     return " ".join([agree, *(_by_side(gates, own) for gates, own in by_gates if own)])

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from seqmix._markdown import escaped, markdown_table
 from seqmix.leaderboard.aggregate import aggregate
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.summaries import SOLVED, BoardSummary, CellSummary, EntrySummary
-from seqmix.leaderboard.tables import circumstances, in_accuracy, in_digits, markdown
+from seqmix.leaderboard.tables import circumstances, in_accuracy, in_digits
 
 __all__ = ["board_table"]
 
@@ -22,7 +23,7 @@ def _table(board: BoardSummary) -> str:
     header = ["rank", "entry", "mean score", *(column.name for column in board.columns)]
     rows = [[*_head(entry), *_cells(board, entry)] for entry in board.entries]
     text = any(column.text for column in board.columns)
-    title = [f"**{board.name}**"] if board.name else []
+    title = [f"**{escaped(board.name)}**"] if board.name else []
     legend = (
         "Cells: median over the seeds on test data at the training length, at the learning rate that is best on "
         f"validation data, then the seeds that solved it ({SOLVED:g}) of all"
@@ -31,7 +32,7 @@ def _table(board: BoardSummary) -> str:
         "with its 95 % bootstrap interval; entries whose intervals overlap with that of the first of their rank share "
         f"it (=), and one that lacks a task has none. {circumstances(board.runs)}"
     )
-    return "\n\n".join([*title, markdown(header, rows, left=2), legend])
+    return "\n\n".join([*title, markdown_table(header, rows, left=2), legend])
 
 
 def _head(entry: EntrySummary) -> list[str]:

@@ -99,7 +99,8 @@ def write_section(path: Path, section: str, text: str) -> bool:
     before, rest = old.split(begin)
     after = rest.split(end)[1]
     newline = "\r\n" if "\r\n" in old else "\n"
-    middle = f"\n{text.strip()}\n".replace("\n", newline)
+    inert = re.sub(r"<!(?=--\s*/?\s*seqmix:)", "&lt;!", text.strip())  # no text ends or begins a section
+    middle = f"\n{inert}\n".replace("\n", newline)
     new = f"{before}{begin}{middle}{end}{after}"
     if new != old:
         write_text_whole(path, new)

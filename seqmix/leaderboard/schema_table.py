@@ -2,9 +2,9 @@
 
 import re
 
+from seqmix._markdown import Markup, markdown_table
 from seqmix.leaderboard import schema
 from seqmix.leaderboard.schema import FIELDS, SCHEMA_VERSION, TOP
-from seqmix.leaderboard.tables import markdown
 
 __all__ = ["schema_table"]
 
@@ -27,13 +27,14 @@ def schema_table() -> str:
         raise ValueError(f"schema.py: expected its text to explain every field once; it does not {', '.join(odd)}")
     rows = [
         [
-            ", ".join(f"`{name}`" for name in names),
+            Markup(", ".join(f"`{name}`" for name in names)),
             "; ".join(dict.fromkeys(_type(types[name]) for name in names)),
-            meaning,
+            Markup(meaning.replace("|", "\\|")),
         ]
         for names, meaning in groups
     ]
-    return f"{markdown(['field', 'type', 'what it is'], rows, left=3)}\n\n(*) since version 2; null in older records."
+    table = markdown_table(["field", "type", "what it is"], rows, left=3)
+    return f"{table}\n\n(*) since version 2; null in older records."
 
 
 def _type(kinds: tuple[type, ...]) -> str:

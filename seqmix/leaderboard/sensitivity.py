@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from seqmix._extras import require
+from seqmix._markdown import Markup, escaped, markdown_table
 from seqmix.leaderboard.plan import Run, plan_run
 from seqmix.leaderboard.schema import Record
-from seqmix.leaderboard.tables import circumstances, markdown
+from seqmix.leaderboard.tables import circumstances
 from seqmix.training.config_files import parse_value
 
 __all__ = ["Contender", "Curve", "contenders", "curve", "draw", "log_grid", "table"]
@@ -217,7 +218,7 @@ def table(curves: Sequence[Curve]) -> str:
     parts = []
     for panel in dict.fromkeys(each.contender.panel for each in curves):
         mine = sorted((each for each in curves if each.contender.panel == panel), key=lambda each: each.best)
-        parts += [f"**{panel}**"] * bool(panel) + [markdown(_HEADER, [_row(each) for each in mine])]
+        parts += [f"**{escaped(panel)}**"] * bool(panel) + [markdown_table(_HEADER, [_row(each) for each in mine])]
     ceilings = ", ".join(dict.fromkeys(f"{each.ceiling:.3g}" for each in curves))
     edge = " * At an end of the grid." if any(each.at_edge for each in curves) else ""
     parts.append(
@@ -240,7 +241,7 @@ def _row(each: Curve) -> list[str]:
     return [
         each.contender.label,
         f"{len(rates)}, {rates[0]:g} to {rates[-1]:g}",
-        f"{each.best_rate:g}{' *' * each.at_edge}",
+        Markup(f"{each.best_rate:g}{' *' * each.at_edge}"),
         f"{each.best:.4f}",
         spread,
         f"{np.median(list(each.losses.values())):.4f}",

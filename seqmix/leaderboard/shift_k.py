@@ -18,6 +18,7 @@ from typing import Any
 
 from seqmix._extras import require
 from seqmix._files import write_text_whole
+from seqmix._markdown import escaped, markdown_table
 from seqmix.leaderboard.write_options import add_write_options, check_write_options, print_or_write
 
 __all__ = ["figure", "main", "read_fits", "table"]
@@ -152,8 +153,6 @@ def read_fits(path: Path) -> list[Record]:
 
 def table(records: Sequence[Record]) -> str:
     """Markdown: a row for each (S, K), the bound, and every mixer's error and gain."""
-    from seqmix.leaderboard.tables import markdown
-
     labels = list(dict.fromkeys(_label(record) for record in records))
     header = ["S", "K", "bound", *labels]
     rows = []
@@ -164,9 +163,9 @@ def table(records: Sequence[Record]) -> str:
         rows.append([str(states), str(shift), f"{bound:.4f}", *cells])
     asked = records[0]
     return (
-        f"{markdown(header, rows, left=0)}\n\nError with the best read-out, in parts of the input's variance (and the "
-        "gain over a filter of zeros, in parts of what the bound allows), for the best poles found: "
-        f"{asked['starts']} starts of {asked['steps']} steps."
+        f"{markdown_table(header, rows, left=0)}\n\nError with the best read-out, in parts of the input's variance "
+        "(and the gain over a filter of zeros, in parts of what the bound allows), for the best poles found: "
+        f"{escaped(asked['starts'])} starts of {escaped(asked['steps'])} steps."
     )
 
 

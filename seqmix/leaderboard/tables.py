@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from seqmix._markdown import Markup, escaped, markdown_table
 from seqmix.leaderboard.certified import LEGEND, answer, any_asked, count
 from seqmix.leaderboard.runs import latest
 from seqmix.leaderboard.schema import Record
@@ -29,7 +30,6 @@ __all__ = [
     "group_runs",
     "in_accuracy",
     "in_digits",
-    "markdown",
     "seeds_table",
     "summary_table",
 ]
@@ -98,10 +98,9 @@ def seeds_table(groups: Sequence[Group], criteria: Sequence[Criterion], lengths:
             rows.append(["median", *medians, counted(steps), *[""] * restarted, in_seconds(seconds), *processor])
             header = ["seed", *map(heading, columns), "steps", *["restarts"] * restarted, "training, s"]
             header += ["processor, s", "certified"] if asked else []
-            parts.append(
-                f"**{group.label}**: {mixer_of(runs[0])}, learning rate {rate:g}. {_measure(runs)} at each length."
-            )
-            parts.append(markdown(header, rows))
+            name = f"**{escaped(group.label)}**: {escaped(mixer_of(runs[0]))}"
+            parts.append(f"{name}, learning rate {rate:g}. {_measure(runs)} at each length.")
+            parts.append(markdown_table(header, rows))
             parts.append((LEGEND if asked else "") + _solved_line(runs, criteria))
     return "\n\n".join(parts)
 
@@ -130,7 +129,7 @@ def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], length
         rows.append(row)
     header = ["config", "mixer", "learning rates", "best", "solved", *map(heading, columns)]
     header += ["certified", "steps"] if asked else []
-    table = markdown([*header, "training, s", "parameters"], rows, left=2)
+    table = markdown_table([*header, "training, s", "parameters"], rows, left=2)
     return (
         f"{table}\n\nSolved: {_criteria(criteria)}, runs at the best learning rate, with Wilson 95 % intervals. The "
         f"learning rate is chosen by the median validation accuracy at training length. {LEGEND if asked else ''}"
@@ -157,13 +156,18 @@ def columns_of(runs: Sequence[Record]) -> list[str]:
 
 
 def _value(run: Record, column: str) -> float | None:
-    # `64` or `free_seq:64`.
-    measure, colon, name = column.rpartition(":")
-    return accuracy(run, name, measure if colon else None)
+    measure, name = _parts(column)
+    return accuracy(run, name, measure)
+
+
+def _parts(column: str) -> tuple[str | None, str]:
+    # `64` or `free_seq:64`; a colon in the name of a test set is part of it.
+    measure, _, name = column.partition(":")
+    return (measure, name) if measure in COLUMN_MEASURES and name else (None, column)
 
 
 def _legend(columns: Sequence[str]) -> str:
-    found = dict.fromkeys(column.rpartition(":")[0] for column in columns if ":" in column)
+    found = dict.fromkeys(measure for measure, _ in map(_parts, columns) if measure)
     return "".join(f"{name}: {COLUMN_MEASURES[name]}. " for name in found)
 
 
@@ -269,11 +273,11 @@ def _solved_line(runs: Sequence[Record], criteria: Sequence[Criterion]) -> str:
     )
 
 
-def circumstances(runs: Sequence[Record]) -> str:
-    """Machine, threads, versions and commits of runs, in one line."""
+def circumstances(runs: Sequence[Record]) -> Markup:
+    """Machine, threads, versions and commits of runs, in one line of Markdown."""
 
-    def listed(values: Sequence[Any]) -> str:
-        return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
+    def listed(values: Sequence[Any]) -> Markup:
+        return escaped(", ".join(dict.fromkeys(str(value) for value in values if value is not None)))
 
     threads = listed([run["cost"]["threads"] for run in runs])
     repro = [run["repro"] for run in runs]
@@ -285,17 +289,10 @@ def circumstances(runs: Sequence[Record]) -> str:
     worst = {"infinite bits" if is_text(run) else "accuracy 0" for run in runs if run["status"] == "ok"} or {
         "accuracy 0"
     }
-    return (f"Diverged and failed runs count, with {' or '.join(sorted(worst))}. " if broken else "") + (
-        f"{listed(machine)}, {threads} thread{'' if threads == '1' else 's'} a run; "
-        f"torch {listed([r['torch'] for r in repro])}" + (f", commit {commits}" if commits else "") + "."
+    return Markup(
+        (f"Diverged and failed runs count, with {' or '.join(sorted(worst))}. " if broken else "")
+        + (
+            f"{listed(machine)}, {threads} thread{'' if threads == '1' else 's'} a run; "
+            f"torch {listed([r['torch'] for r in repro])}" + (f", commit {commits}" if commits else "") + "."
+        )
     )
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table; `left` columns read as text, the others as numbers."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    rule = "|" + "---|" * left + "---:|" * (len(header) - left)
-    return "\n".join([line(header), rule, *map(line, rows)])

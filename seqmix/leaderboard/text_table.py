@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from seqmix._markdown import escaped, markdown_table
 from seqmix.leaderboard.schema import Record
 from seqmix.leaderboard.statistics import best_learning_rate, bits_per_byte
 from seqmix.leaderboard.tables import (
@@ -17,7 +18,6 @@ from seqmix.leaderboard.tables import (
     heading,
     in_digits,
     in_seconds,
-    markdown,
     mixer_of,
 )
 
@@ -46,7 +46,7 @@ def text_table(groups: Sequence[Group], criteria: Sequence[Any], lengths: Sequen
     rows.sort(key=lambda pair: pair[0])
     header = ["mixer", "learning rates", "best", *(f"bits per byte, {heading(name)}" for name in columns)]
     header += [f"perplexity, {heading(columns[0])}", "steps", "tokens", "parameters", "training, s"]
-    text = markdown(header, [row for _, row in rows])
+    text = markdown_table(header, [row for _, row in rows])
     return (
         f"{text}\n\nBits per byte and perplexity (of tokens) on test documents, each token predicted from at most so "
         "many of its own document: median over the seeds (range). The learning rate is chosen by the median validation "
@@ -78,7 +78,7 @@ def _range(values: Sequence[float | None]) -> str:
 
 def _data(runs: Sequence[Record]) -> str:
     def listed(values: Sequence[Any]) -> str:
-        return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
+        return escaped(", ".join(dict.fromkeys(str(value) for value in values if value is not None)))
 
     sources = listed([(run["identity"]["task_kwargs"] or {}).get("corpus") for run in runs])
     versions = listed([run["identity"]["task_version"] for run in runs])

@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from seqmix._markdown import code
+
 __all__ = ["add_write_options", "check_write_options", "print_or_write"]
 
 
@@ -30,6 +32,6 @@ def print_or_write(text: str, arguments: argparse.Namespace, command: Sequence[s
     from seqmix.leaderboard.report import write_section
 
     if command:
-        text += f"\n\nWritten by `{shlex.join(command)}`."
+        text += f"\n\nWritten by {code(shlex.join(command))}."
     changed = write_section(arguments.write, arguments.section, text)
     print(f"{arguments.write}: section {arguments.section} {'written' if changed else 'says so already'}")

@@ -265,3 +265,43 @@ def test_records_of_text(change, message: str) -> None:
     record = text_record("lstm", 2.5)
     change(record)
     assert any(message in problem for problem in problems_of(record))
+
+
+HOSTILE = "x <script>alert(1)</script>\n\n# Heading\n| a | <!-- /seqmix:a5 --> [x](javascript:y)"
+
+
+@pytest.mark.parametrize("kind", ["seeds", "summary", "board", "text"])
+def test_text_of_records_is_text_in_every_table(kind: str, tmp_path: Path) -> None:
+    markdown = pytest.importorskip("markdown")
+    record = make_record(HOSTILE, note=HOSTILE)
+    for section in ("identity", "repro", "cost"):
+        for name, value in record[section].items():
+            if isinstance(value, str) and name != "config_hash":
+                record[section][name] = HOSTILE
+    record["identity"] |= {"board": HOSTILE, "entry": HOSTILE, "column": HOSTILE, "task_kwargs": {"corpus": HOSTILE}}
+    record["identity"] |= {"mixer_kwargs": {HOSTILE: HOSTILE}, "overrides": [HOSTILE], "submission": None}
+    for field in (record["result"]["metrics"], record["size"]["state_size"], record["size"]["state_bytes"]):
+        field[HOSTILE] = field["64"]
+    record["result"]["certificate"] = {"certified": True, "safe_length": HOSTILE}
+    if kind == "text":
+        record["result"] |= {"metric": "bits_per_byte", "steps_to": None, "chance": None}
+        rows = {name: {"tok": 0.5, "loss": 1.0, "bpb": 2.0, "ppl": 4.0, "n": 9} for name in record["result"]["metrics"]}
+        point = {"step": 500, "accuracy": 0.5, "loss": 1.0, "bpb": 2.0}
+        record["result"] |= {"metrics": rows, "curve": [point], "validation": point}
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    argv = ["report", str(store(tmp_path / "x.jsonl", record)), "--kind", kind, "--write", str(readme)]
+    for _ in range(2):
+        assert main([*argv, "--section", "a5"]) == 0
+    text = readme.read_text()
+    shown = markdown.markdown(text, extensions=["tables"])
+    assert "alert(1)" in text and not any(f"<{tag}" in shown for tag in ("script", "a ", "h2", "h3", "ul"))
+    assert shown.count("<h1") == 1 and "mine too" in shown
+
+
+def test_a_section_that_was_written_can_be_written_again(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    for text in (f"one {HOSTILE}", "two <!--/seqmix:a5-->", "three <!-- seqmix:a5 -->", "four"):
+        assert write_section(readme, "a5", text)
+    assert readme.read_text() == README.replace("old", "four")
