@@ -43,11 +43,11 @@ def fp_rnn(layer: FixedPointRNN, x: Tensor) -> Recurrence:
 
 @register_linear_form(FixedPointMamba)
 def fp_mamba(layer: FixedPointMamba, x: Tensor) -> Recurrence:
-    """Values u_t (d_inner,), states s_t (d_inner N,), read is y_t, all in one block.
+    """Values u_t (d_inner,) and one, states s_t (d_inner N,), read is y_t, all in one block.
 
     With G_t = diag(w / deviation) (I - mean), E_t = e^{dt A} and the gain dt b.c + D, a token is
-    y = G (c E s_{t-1} + gain x), x = Q u + K y, s_t = E s_{t-1} + dt x b^T. A_t is formed when it is asked for, since
-    it has (d_inner N)^2 entries.
+    y = G (c E s_{t-1} + gain x) + bias, x = Q u + K y, s_t = E s_{t-1} + dt x b^T. A_t is formed when it is asked for,
+    since it has (d_inner N)^2 entries. The bias of the norm is what a last value, one, is mapped to.
     """
     state = layer.init_state(len(x), device=x.device, dtype=x.dtype)
     y, z, _, _ = layer.solve(x, state, None)
@@ -58,11 +58,19 @@ def fp_mamba(layer: FixedPointMamba, x: Tensor) -> Recurrence:
     inverse = norm(o, inputs.norm).inverse
     eye = torch.eye(D, dtype=u.dtype, device=u.device)
     K = layer.cell.mixing.dense(g.factors)  # type: ignore[arg-type]
-    G = inputs.norm[:, None] * inverse.unsqueeze(-1) * (eye - 1 / D)
+    G = inputs.norm[0][:, None] * inverse.unsqueeze(-1) * (eye - 1 / D)
     gain = layer.cell.gain(g, dt, inputs.D)
     # y = Y (c E s + gain Q u)
     Y = torch.linalg.solve_ex(eye - G * gain.unsqueeze(-2) @ K, G)[0]
-    mixed = eye - K + K @ Y * gain.unsqueeze(-2) @ (eye - K)
+    skip = Y * gain.unsqueeze(-2) @ (eye - K)
+    mixed = eye - K + K @ skip
+    values = u
+    if layer.norm_bias is not None:
+        # y for u = 0 and s = 0
+        constant = inputs.norm[1] + (Y * gain.unsqueeze(-2) @ K) @ inputs.norm[1]
+        values = torch.cat((u, torch.ones_like(u[..., :1])), -1)
+        skip = torch.cat((skip, constant.unsqueeze(-1)), -1)
+        mixed = torch.cat((mixed, K @ constant.unsqueeze(-1)), -1)
     kept = (dt.unsqueeze(-1) * inputs.A).exp()  # E (B, T, D, N)
     told = (g.c.unsqueeze(-2) * kept).flatten(-2)  # c E, (B, T, D N)
     wrote = dt.unsqueeze(-1) * g.b.unsqueeze(-2)  # (B, T, D, N)
@@ -80,11 +88,11 @@ def fp_mamba(layer: FixedPointMamba, x: Tensor) -> Recurrence:
         return (through + torch.diag_embed(kept[:, t].flatten(-2))).unsqueeze(1)
 
     return Recurrence(
-        u[:, :, None, :, None],
+        values[:, :, None, :, None],
         lambda read: layer.out_proj((read.flatten(2) * silu(z)).to(x.dtype)),
         transition,
         raise_(mixed, wrote).unsqueeze(2),
         spread(Y, told).unsqueeze(2),
-        (Y * gain.unsqueeze(-2) @ (eye - K)).unsqueeze(2),
+        skip.unsqueeze(2),
         early=True,
     )

@@ -142,7 +142,7 @@ def _attention(q: Size, k: Size, v: Size, *_: Any, **__: Any) -> int:
 
 
 def _mixing(kind: str, rank: int, width: int) -> int:
-    if kind != "kronecker":
+    if not kind.startswith("kronecker"):
         return 4 * rank * width
     first = next(n for n in range(math.isqrt(width), 0, -1) if width % n == 0)
     return 2 * width * (first + width // first)

@@ -102,7 +102,8 @@ class Mamba(TokenMixer):
     def reset_parameters(self) -> None:
         """S4D-real rates, A = -(1, ..., N) in every channel; steps log-uniform in [dt_min, dt_max] (section 3.6)."""
         for layer in (self.in_proj, self.conv1d, self.x_proj, self.out_proj):
-            layer.reset_parameters()
+            if layer is not None:  # a layer on this one may have no convolution
+                layer.reset_parameters()
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         u = torch.rand(self.d_inner, dtype=torch.float64, device=self.D.device)
         dt = (math.log(self.dt_min) + u * math.log(self.dt_max / self.dt_min)).exp().clamp_min(1e-4)

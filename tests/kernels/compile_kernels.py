@@ -90,7 +90,7 @@ def mamba_sweeps(length: int, dtype: torch.dtype) -> None:
         chosen = mamba_cell(mixing, width, states, rank, 0.3, hidden)
         u, norm = zeros(2 * length, width), zeros(width)
         A, weight = zeros(width, states), zeros(chosen.recurrent, width)
-        inputs = Inputs(u, u, zeros(2 * length, chosen.size), A, norm, weight, norm)
+        inputs = Inputs(u, u, zeros(2 * length, chosen.size), A, norm, weight, zeros(2, width))
         s0 = zeros(2, width, states)
         forward = MambaForward(chosen, inputs, s0, s0[..., 0], rows, Stop(1e-6, 10, 1.0))
         sweep_once(forward, lambda y, f=forward, s=s0: MambaAdjoint(f, y, y, s), width, dtype)

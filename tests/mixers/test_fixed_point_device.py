@@ -44,7 +44,8 @@ def mamba_problem(mixing, rank, hidden, bounds=(0, 20, 20, 43), dtype=torch.floa
     inputs = {name: torch.randn(int(bounds[-1]), *size, dtype=dtype) for name, size in sizes.items()}
     inputs["dt"] = 0.1 * inputs["dt"].exp()
     A, D = -torch.rand(6, 3, dtype=dtype) - 0.1, torch.rand(6, dtype=dtype)
-    weight, norm = 0.3 * torch.randn(chosen.recurrent, 6, dtype=dtype), 1 + 0.1 * torch.randn(6, dtype=dtype)
+    weight, norm = 0.3 * torch.randn(chosen.recurrent, 6, dtype=dtype), 0.1 * torch.randn(2, 6, dtype=dtype)
+    norm[0] += 1
     s0, y0 = torch.randn(len(bounds) - 1, 6, 3, dtype=dtype), torch.randn(len(bounds) - 1, 6, dtype=dtype)
     rows = Rows(bounds)
     return MambaForward(chosen, Inputs(**inputs, A=A, D=D, weight=weight, norm=norm), s0, y0, rows, STOP)

@@ -21,6 +21,7 @@ def build(dtype=torch.float64, d_state=3, **kwargs):
     layer = FixedPointMamba(6, d_state, dtype=dtype, **{"solver": "sequential", **kwargs})
     with torch.no_grad():  # what is one or zero at first hides mistakes
         layer.norm_weight.add_(0.3 * torch.randn_like(layer.norm_weight))
+        layer.norm_bias.add_(0.3 * torch.randn_like(layer.norm_weight))
         layer.D.add_(0.3 * torch.randn_like(layer.D))
     return layer
 

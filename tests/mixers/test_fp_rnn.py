@@ -5,9 +5,11 @@ import torch
 
 from seqmix.mixers import FixedPointRNN
 from seqmix.mixers.fixed_point.kronecker import Kronecker
+from seqmix.mixers.fixed_point.kronecker_released import ReleasedKronecker
 from seqmix.mixers.fixed_point.low_rank import LowRank
 
 MIXINGS = [("householder", 0), ("householder", 1), ("householder", 3), ("dplr", 2), ("kronecker", 1)]
+MIXINGS += [("kronecker-released", 1)]
 ALL = ("lambda", "mixing", "b", "c")
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 
@@ -15,6 +17,11 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 def build(mixing="householder", rank=2, hidden=ALL, dtype=torch.float64, width=6, **kwargs):
     torch.manual_seed(0)
     return FixedPointRNN(8, width, mixing, rank, hidden_dependence=hidden, dtype=dtype, **kwargs)
+
+
+def bound(mixing, radius):
+    """Options under which sweeps contract, by a bound where the mixing has one."""
+    return {"strength": 0.25} if mixing == "kronecker-released" else {"max_radius": radius}
 
 
 def dense_recurrence(layer, x, h):
@@ -55,7 +62,7 @@ FORMS = [((), "b*v", True), (("b",), "b", True), (ALL, "b*v", True), (ALL, "b", 
 def test_solvers_agree_with_the_dense_recurrence(mixing, rank, hidden, write, normed, dtype):
     """T = 128 and a spectral radius up to .95."""
     options = {"write": write, "normalize_hidden": normed}
-    layer = build(mixing, rank, hidden, dtype, max_radius=0.95, max_iterations=2000, **options)
+    layer = build(mixing, rank, hidden, dtype, **bound(mixing, 0.95), max_iterations=2000, **options)
     with torch.no_grad():
         layer.proj_in.bias[:6] -= 3  # small lambda, and alpha near its bound: slow sweeps
         layer.proj_in.bias[layer.cell.at_mixing : layer.cell.size] += 3
@@ -74,7 +81,7 @@ def test_solvers_agree_with_the_dense_recurrence(mixing, rank, hidden, write, no
 @pytest.mark.parametrize("mixing, rank", MIXINGS)
 def test_implicit_gradient_is_that_of_unrolled_autograd(mixing, rank, hidden, write, normed):
     options = {"write": write, "normalize_hidden": normed}
-    layer = build(mixing, rank, hidden, max_radius=0.9, max_iterations=2000, **options)
+    layer = build(mixing, rank, hidden, **bound(mixing, 0.9), max_iterations=2000, **options)
     x = torch.randn(2, 17, 8, dtype=torch.float64, requires_grad=True)
     h0 = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(2, 17, 6, dtype=torch.float64)
@@ -93,7 +100,7 @@ def test_implicit_gradient_is_that_of_unrolled_autograd(mixing, rank, hidden, wr
 @pytest.mark.parametrize("mixing, rank", MIXINGS)
 def test_phantom_gradient_is_that_of_one_application(mixing, rank, hidden):
     """The scan of one more sweep, its gates and targets formed from the detached fixed point."""
-    layer = build(mixing, rank, hidden, max_radius=0.9, gradient="phantom")
+    layer = build(mixing, rank, hidden, **bound(mixing, 0.9), gradient="phantom")
     x, h0 = torch.randn(2, 17, 8, dtype=torch.float64, requires_grad=True), torch.randn(2, 6, dtype=torch.float64)
     h0.requires_grad_()
     upstream = torch.randn(2, 17, 6, dtype=torch.float64)
@@ -203,7 +210,15 @@ def test_damping_takes_longer_to_the_same_place():
 def test_every_option_changes_the_result():
     x = torch.randn(2, 20, 8, dtype=torch.float64)
     base = build()(x)[0]
-    changes = [{"mixing": "dplr"}, {"mixing": "kronecker"}, {"rank": 1}, {"rank": 0}, {"max_radius": 0.9}, {"width": 4}]
+    changes = [
+        {"mixing": "dplr"},
+        {"mixing": "kronecker"},
+        {"mixing": "kronecker-released"},
+        {"rank": 1},
+        {"rank": 0},
+        {"max_radius": 0.9},
+        {"width": 4},
+    ]
     changes += [{"hidden": tuple(part for part in ALL if part != out)} for out in ALL]
     sweeps = {"solver": "sweeps", "fallback": False}
     changes += [{**sweeps, "max_iterations": 2}, {**sweeps, "max_iterations": 2, "damping": 0.5}]
@@ -342,6 +357,37 @@ def test_mixing_matrices_are_what_they_are_called():
     assert values.min() > -1e-12 and values.max() <= 2 + 1e-12
 
 
+@pytest.mark.parametrize("spectral", [True, False])
+def test_released_kronecker_factors_are_the_released_ones(spectral):
+    """The code's steps, with a longer power iteration, and gradients by autograd through them."""
+    mixing = ReleasedKronecker(6, 2.0, spectral)
+    pre = torch.randn(4, mixing.size, dtype=torch.float64, requires_grad=True)
+    w, e = torch.randn(2, 4, 6, dtype=torch.float64)
+
+    def factor(numbers, gates, n):
+        r = torch.zeros(4, n, n, dtype=torch.float64)
+        row, column = torch.triu_indices(n, n)
+        r[:, row, column] = torch.nn.functional.silu(numbers)
+        f = torch.nn.functional.normalize(r @ r.mT, dim=-1, eps=1e-5)
+        if spectral:
+            v = torch.ones(4, n, dtype=torch.float64)
+            for _ in range(400):
+                v = torch.nn.functional.normalize((f @ v[..., None])[..., 0], dim=-1)
+            f = f / ((v * (f @ v[..., None])[..., 0]).sum(-1)[:, None, None] + 1e-5)
+        return torch.diag_embed(gates.sigmoid()) @ f
+
+    first, gates1, second, gates2 = pre.split([3, 2, 6, 3], -1)
+    left, right = factor(first, gates1, 2), factor(second, gates2, 3)
+    matrix = e.view(4, 2, 3).mT
+    expected = 2 * (right @ matrix @ left).mT.reshape(4, 6)
+    f = mixing.factors(pre)
+    torch.testing.assert_close(mixing.apply(f, e), expected, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close((mixing.dense(f) @ e[..., None])[..., 0], expected, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close((w * expected).sum(-1), (mixing.apply_transposed(f, w) * e).sum(-1))
+    (gradient,) = torch.autograd.grad((w * expected).sum(), pre)
+    torch.testing.assert_close(mixing.vjp(pre, f, w, e), gradient, rtol=1e-6, atol=1e-8)
+
+
 def test_known_answer_parity():
     """One reflector with lambda = 1/4 and alpha = 5/3: the eigenvalue is lambda / (1 - (1 - lambda) alpha) = -1."""
     layer = FixedPointRNN(1, 1, rank=1, hidden_dependence=(), write="b", strength=2.0, dtype=torch.float64)
@@ -364,7 +410,8 @@ def test_bad_arguments():
         ({"rank": False}, "rank must be a positive integer"),
         ({"rank": 0, "mixing": "kronecker"}, "rank must be a positive integer"),
         ({"rank": 9}, "rank must be at most d_state = 8, got 9"),
-        ({"mixing": "monarch"}, "mixing must be one of 'householder', 'dplr', 'kronecker', got 'monarch'"),
+        ({"mixing": "monarch"}, "mixing must be one of .*'kronecker', 'kronecker-released', got 'monarch'"),
+        ({"mixing": "kronecker-released", "max_radius": 0.9}, "max_radius must be None with mixing 'kronecker-r"),
         ({"solver": "newton"}, "solver must be one of 'auto', 'sweeps', 'sequential', 'direct', got 'newton'"),
         ({"solver": "direct"}, "solver 'direct' needs a hidden_dependence without"),
         ({"solver": "direct", "rank": 0, "hidden_dependence": ("b",)}, "solver 'direct' needs a hidden_dependence"),

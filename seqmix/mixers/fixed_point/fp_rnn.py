@@ -25,7 +25,7 @@ Paper, released code (dr-faustus/fp-rnn, models/fp_rnn_block.py) and this layer,
   range, and gradients over zero tokens.
 - strength of the mixing: alpha = sigmoid(.) in the paper, so that |I - Q| < 1 (here, `strength=1`); 2 sigmoid(.) in the
   code (`strength=2`), with which most tokens have an eigenvalue above one at first and sweeps need not contract.
-- a product's factors: the code applies u_1 first, here u_r is applied first: the same with rows reversed.
+- a product's factors, Kronecker factors: see `low_rank`, `kronecker` and `kronecker_released`.
 - projections of the mixing have weight normalisation in the code, a reparametrisation, and not here.
 - convolutions: off by default in the code, none here.
 - sweeps: the code stops at a residual of 0.1, nine sequences of ten in training; here at `tolerance`, each sequence.
@@ -64,7 +64,8 @@ class FixedPointRNN(TokenMixer):
     Args:
         d_model: width of input and output.
         d_state: N, channels of the state; d_model if None.
-        mixing: `"householder"`, `"dplr"` (both of rank `rank`) or `"kronecker"`.
+        mixing: `"householder"`, `"dplr"` (both of rank `rank`), `"kronecker"` or `"kronecker-released"`, whose factors
+            are not symmetric.
         rank: r, at most N; 0 switches the mixing off: Q = I, and h_t = lambda_t h_{t-1} + (1 - lambda_t) b_t v_t.
         max_iterations: cap on the sweeps over a sequence; None for no cap.
         tolerance: sweeps of a sequence end when max |h^l - h^{l-1}| is this small beside max |h^l|; None for 16
@@ -112,7 +113,7 @@ class FixedPointRNN(TokenMixer):
         self,
         d_model: int,
         d_state: int | None = None,
-        mixing: Literal["householder", "dplr", "kronecker"] = "householder",
+        mixing: Literal["householder", "dplr", "kronecker", "kronecker-released"] = "householder",
         rank: int = 2,
         max_iterations: int | None = 100,
         tolerance: float | None = None,
@@ -134,9 +135,10 @@ class FixedPointRNN(TokenMixer):
         name = "FixedPointRNN"
         n = self.d_state = positive(name, "d_state", d_model if d_state is None else d_state)
         self.mixing = one_of(name, "mixing", mixing, MIXINGS)
-        unmixed = type(rank) is int and rank == 0 and mixing != "kronecker"
+        low_rank = not self.mixing.startswith("kronecker")
+        unmixed = type(rank) is int and rank == 0 and low_rank
         self.rank = 0 if unmixed else positive(name, "rank", rank)
-        if mixing != "kronecker" and rank > n:
+        if low_rank and rank > n:
             raise ValueError(f"{name}: rank must be at most d_state = {n}, got {rank}")
         self.output_gate = one_of(name, "output_gate", output_gate, (True, False))
         if hidden_dependence is None:
@@ -188,10 +190,11 @@ class FixedPointRNN(TokenMixer):
         """What `"auto"` stands for with x (B, T, d_model)."""
         if self.solver != "auto":
             return self.solver
-        if x.shape[1] == 1 or (x.device.type == "cpu" and (self.hidden_gates or self.mixing != "kronecker")):
+        kronecker = self.mixing.startswith("kronecker")
+        if x.shape[1] == 1 or (x.device.type == "cpu" and (self.hidden_gates or not kronecker)):
             return "sequential"
         # A Kronecker mixing is solved directly by a dense block scan, which on a GPU has blocks of at most 128.
-        dense = self.mixing == "kronecker" and self.d_state > 128 and x.device.type == "cuda"
+        dense = kronecker and self.d_state > 128 and x.device.type == "cuda"
         return "sweeps" if self.hidden_gates or dense else "direct"
 
     def preactivations(self, x: Tensor) -> Tensor:
@@ -275,7 +278,7 @@ class FixedPointRNN(TokenMixer):
         return self.cell.mixing.dense(factors)
 
     def extra_repr(self) -> str:
-        rank = "" if self.mixing == "kronecker" else f", rank={self.rank}"
+        rank = "" if self.mixing.startswith("kronecker") else f", rank={self.rank}"
         return (
             f"d_state={self.d_state}, mixing={self.mixing!r}{rank}, strength={self.strength}, write={self.write!r}, "
             f"hidden_dependence={self.hidden_dependence}, solver={self.solver!r}"

@@ -3,9 +3,10 @@
     R_i = sigmoid(.) * normalise_rows(triu(.))        (n_i, n_i), with n_1 n_2 = width, the two nearest factors
     K_i = R_i R_i^T / max(1, its largest eigenvalue)
 
-As in the released code the rows of a triangular factor are normalised and gated, and the strength is 2. That code
-divides by 16 steps of power iteration in one of its layers and not in the other; here the eigenvalue is exact, and
-a factor that is small already stays small.
+Paper and this: symmetric positive factors from a triangular one, divided by their largest eigenvalue, so that the norm
+of K is at most the strength. Here a factor that is small already stays small, the eigenvalue is exact (in the paper by
+power iteration), and rows of the triangle are normalised and gated, which the paper does not say. The released code has
+another factor, not symmetric: `kronecker_released`.
 """
 
 import importlib.util
@@ -39,7 +40,7 @@ class _Saved(NamedTuple):
 
 
 class Kronecker:
-    """K = strength * K_1 (x) K_2 for every token.
+    """K = strength * K_1 (x) K_2 for every token. All that does not say so holds for factors that are not symmetric.
 
     Args:
         width: n_1 n_2.
@@ -47,6 +48,8 @@ class Kronecker:
 
     Source: Movahedi et al. 2025 (2503.10799), section 3 and appendix.
     """
+
+    in_triton = True
 
     def __init__(self, width: int, strength: float) -> None:
         n1 = next(n for n in range(math.isqrt(width), 0, -1) if width % n == 0)
@@ -58,17 +61,21 @@ class Kronecker:
         k1, k2 = (saved.gram / saved.top for saved in self._saved(pre))
         return KroneckerFactors(self.strength * k1, k2)
 
+    def parts(self, pre: Tensor) -> tuple[Tensor, ...]:
+        """The numbers of each factor: its triangle, then its gates."""
+        return pre.split([n * (n + 1) // 2 + n for n in self.sides], -1)
+
     def _saved(self, pre: Tensor) -> list[_Saved]:
         saved = []
-        for n, part in zip(self.sides, pre.split([n * (n + 1) // 2 + n for n in self.sides], -1), strict=True):
+        for n, part in zip(self.sides, self.parts(pre), strict=True):
             raw = part.new_zeros(*part.shape[:-1], n * n)
-            raw[..., _triangle(n, part.device)] = part[..., : n * (n + 1) // 2]
+            raw[..., triangle(n, part.device)] = part[..., : n * (n + 1) // 2]
             raw = raw.unflatten(-1, (n, n))
             inverse = (raw.square().sum(-1, keepdim=True) + _EPS).rsqrt()
             gate = part[..., n * (n + 1) // 2 :].sigmoid().unsqueeze(-1)
             r = gate * raw * inverse
             gram = r @ r.mT
-            top, vector = _top_eigenvalue(gram)
+            top, vector = largest_eigenvalue(gram)
             saved.append(_Saved(raw * inverse, inverse, gate, gram, top.clamp_min(1), torch.where(top > 1, vector, 0)))
         return saved
 
@@ -78,21 +85,21 @@ class Kronecker:
 
     def apply(self, f: KroneckerFactors, v: Tensor) -> Tensor:
         """K v for v (..., width)."""
-        return (f.k1 @ v.unflatten(-1, self.sides) @ f.k2).flatten(-2)
+        return (f.k1 @ v.unflatten(-1, self.sides) @ f.k2.mT).flatten(-2)
 
     def apply_transposed(self, f: KroneckerFactors, v: Tensor) -> Tensor:
-        """K^T v, and K is symmetric."""
+        """K^T v; this K is symmetric."""
         return self.apply(f, v)
 
     def solve(self, f: KroneckerFactors, b: Linear, y: Tensor) -> Tensor:
         """(I - B K)^-1 y by elimination, O(width^3); `b` maps (..., k, width), k vectors at once."""
         k = self.dense(f)
-        return torch.linalg.solve_ex(_eye(k) - b(k).mT, y)[0]  # K is symmetric: rows of b(K) are columns of B K
+        return torch.linalg.solve_ex(_eye(k) - b(k.mT).mT, y)[0]  # rows of b(K^T) are columns of B K
 
     def solve_transposed(self, f: KroneckerFactors, b: Linear, y: Tensor) -> Tensor:
         """(I - K^T B)^-1 y."""
         k = self.dense(f)
-        return torch.linalg.solve_ex(_eye(k) - k @ b(_eye(k).expand_as(k)).mT, y)[0]
+        return torch.linalg.solve_ex(_eye(k) - k.mT @ b(_eye(k).expand_as(k)).mT, y)[0]
 
     def vjp(self, pre: Tensor, f: KroneckerFactors, w: Tensor, e: Tensor) -> Tensor:
         """The gradient of w^T K e in `pre`."""
@@ -107,7 +114,7 @@ class Kronecker:
             dgate = (dr * saved.rows).sum(-1) * (saved.gate * (1 - saved.gate)).squeeze(-1)
             drows = saved.gate * dr
             draw = saved.inverse * (drows - saved.rows * (saved.rows * drows).sum(-1, keepdim=True))
-            parts += [draw.flatten(-2)[..., _triangle(n, pre.device)], dgate]
+            parts += [draw.flatten(-2)[..., triangle(n, pre.device)], dgate]
         return torch.cat(parts, -1)
 
     def as_product(self, f: KroneckerFactors) -> tuple[Tensor, Tensor]:
@@ -122,11 +129,11 @@ class Kronecker:
 
     def radius(self, f: KroneckerFactors, b: Linear) -> Tensor:
         """The spectral radius of B K, (...)."""
-        return torch.linalg.eigvals(b(self.dense(f))).abs().amax(-1)
+        return torch.linalg.eigvals(b(self.dense(f).mT)).abs().amax(-1)
 
 
-def _top_eigenvalue(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalue (..., 1, 1) and its vector (..., n, 1)."""
+def largest_eigenvalue(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalue (..., 1, 1) of a positive matrix (..., n, n) and its vector (..., n, 1)."""
     if gram.is_cuda and _HAS_TRITON and preferred() != "reference":
         # `eigh` asks the GPU whether it succeeded, which waits for it and cannot be part of a CUDA graph.
         from seqmix.mixers.fixed_point.kronecker_triton import top_eigenvalue
@@ -143,7 +150,7 @@ def _eye(k: Tensor) -> Tensor:
     return torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
 
 
-def _triangle(n: int, device: torch.device) -> Tensor:
+def triangle(n: int, device: torch.device) -> Tensor:
     """Flat positions of the upper triangle of an n x n matrix."""
     row, column = torch.triu_indices(n, n, device=device)
     return row * n + column

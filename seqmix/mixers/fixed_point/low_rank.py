@@ -4,8 +4,12 @@
     householder:  Q = (I - alpha_1 u_1 u_1^T) ... (I - alpha_r u_r u_r^T)     S^-1 = diag(1/alpha) + striu(U U^T)
     dplr:         Q = I - sum_i alpha_i u_i u_i^T                             S^-1 = diag(1/alpha)
 
-S is the triangular factor of the compact WY form, so both are one formula; nothing divides by alpha. The strength is 2
-as in the released code (the paper writes alpha without it): with less, no factor is a reflection.
+S is the triangular factor of the compact WY form, so both are one formula; nothing divides by alpha.
+
+Paper, released code (dr-faustus/fp-rnn, models/mixer.py) and this: u is silu of a projection, normalised, in all (the
+code divides by max(|u|, 1e-5), this by sqrt(|u|^2 + 1e-6)); alpha is sigmoid(.) in the paper, twice that in the code,
+which are strengths 1 and 2; the code applies u_1 of a product first, here u_r is applied first: rows in other order.
+
 Methods take any leading axes: one token of every sequence, or all tokens at once.
 """
 
@@ -45,6 +49,8 @@ class LowRank:
 
     Source: Movahedi et al. 2025 (2503.10799), section 3; compact WY form: Schreiber and Van Loan 1989.
     """
+
+    in_triton = True
 
     def __init__(self, width: int, rank: int, strength: float, product: bool) -> None:
         self.width, self.rank, self.strength, self.product = width, rank, strength, product

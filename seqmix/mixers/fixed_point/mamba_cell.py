@@ -37,11 +37,15 @@ class Gates(NamedTuple):
 class Normed(NamedTuple):
     unit: Tensor  # (o - mean) / deviation (..., D)
     inverse: Tensor  # 1 / deviation (..., 1)
-    weight: Tensor  # (D,)
+    scale: Tensor  # weight and bias (2, D)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.scale[0]
 
     @property
     def y(self) -> Tensor:
-        return self.weight * self.unit
+        return self.scale[0] * self.unit + self.scale[1]
 
     def back(self, dy: Tensor) -> Tensor:
         """norm'(o)^T dy for dy (..., D)."""
@@ -89,11 +93,11 @@ def _centre(o: Tensor) -> Tensor:
     return o - o.mean(-1, keepdim=True)
 
 
-def norm(o: Tensor, weight: Tensor) -> Normed:
-    """LayerNorm without a bias."""
+def norm(o: Tensor, scale: Tensor) -> Normed:
+    """LayerNorm with weight and bias (2, D)."""
     centred = _centre(o)
     inverse = (centred.square().mean(-1, keepdim=True) + EPS).rsqrt()
-    return Normed(centred * inverse, inverse, weight)
+    return Normed(centred * inverse, inverse, scale)
 
 
 class Cell:
@@ -131,7 +135,7 @@ class Cell:
         return dt * (g.b * g.c).sum(-1, keepdim=True) + D
 
     def solve(self, g: Gates, rest: Tensor, gain: Tensor, weight: Tensor, stop: Stop) -> tuple[Tensor, Tensor]:
-        """y = norm(rest + gain K y), and the steps (S,) that it took; rest, gain (S, D).
+        """y = norm(rest + gain K y), a norm without bias, and the steps (S,) that it took; rest, gain (S, D).
 
         For a given deviation 1 / tau of o the equation is linear, y(tau) = tau (I - tau B K)^-1 w P rest with P that
         subtracts the mean, so only the root of 1 / deviation(tau) - tau is looked for. It changes sign between zero and
@@ -217,7 +221,7 @@ class Cell:
 
 def _spread(normed: Normed) -> Normed:
     """`normed` for several vectors at once, (..., k, D)."""
-    return Normed(normed.unit.unsqueeze(-2), normed.inverse.unsqueeze(-2), normed.weight)
+    return Normed(normed.unit.unsqueeze(-2), normed.inverse.unsqueeze(-2), normed.scale)
 
 
 def _forward(normed: Normed, gain: Tensor) -> Linear:

@@ -171,8 +171,10 @@ def _forward(  # type: ignore[no-untyped-def]
             u_t, dt_t, y_t = u_in[t], dt[t], y[t]
             _gates(p[t], weight, where, before, strength, product, pre, bc, u, alpha, upper)
             same = _dot(bc[0], bc[1])
+            for d in range(width):
+                x[d] = u_t[d] - norm[1, d]
             for i in range(rank):
-                inner[0, i] = _dot(u[i], u_t)
+                inner[0, i] = _dot(u[i], x)
             _coefficients(alpha, upper, inner[0], inner[1])
             for d in range(width):
                 gain[d] = dt_t[d] * same + D[d]
@@ -191,7 +193,7 @@ def _forward(  # type: ignore[no-untyped-def]
                     columns[i, d] = gain[d] * u[i, d]
                 _centre(columns[i])
             for d in range(width):
-                x[d] = norm[d] * rest[d]
+                x[d] = norm[0, d] * rest[d]
             for i in range(rank):
                 inner[0, i], cross[i] = _dot(u[i], x), _dot(columns[i], rest) / width
             _coefficients(alpha, upper, inner[0], inner[1])
@@ -201,7 +203,7 @@ def _forward(  # type: ignore[no-untyped-def]
                     gram[i, j] = _dot(columns[i], columns[j]) / width
             for j in range(rank):
                 for d in range(width):
-                    x[d] = norm[d] * columns[j, d]
+                    x[d] = norm[0, d] * columns[j, d]
                 for i in range(rank):
                     inner[0, i] = _dot(u[i], x)
                 _coefficients(alpha, upper, inner[0], inner[1])
@@ -217,7 +219,7 @@ def _forward(  # type: ignore[no-untyped-def]
                 value = rest[d]
                 for i in range(rank):
                     value += inner[2, i] * columns[i, d]
-                y_t[d] = scale * norm[d] * value
+                y_t[d] = scale * norm[0, d] * value + norm[1, d]
                 x[d] = y_t[d] - u_t[d]
             for i in range(rank):
                 inner[0, i] = _dot(u[i], x)
@@ -236,7 +238,7 @@ def _forward(  # type: ignore[no-untyped-def]
             _centre(o)
             inverse = real(1 / np.sqrt(_dot(o, o) / width + EPS))
             for d in range(width):
-                off, large = abs(norm[d] * (inverse * o[d]) - y_t[d]), abs(y_t[d])
+                off, large = abs(norm[0, d] * (inverse * o[d]) + norm[1, d] - y_t[d]), abs(y_t[d])
                 change = off if off > change else change
                 size = large if large > size else size
                 if off != off:

@@ -163,11 +163,12 @@ def _backward(  # type: ignore[no-untyped-def]
                 dx[d] = dt_t[d] * _dot(later[d], b_t)
                 e[d] = y[t, d] - u_in[t, d]
             _mixed_back(alpha[t], upper[t], u[t], dx, eta, z)
-            _adjoint(alpha[t], upper[t], u[t], norm, unit[t], inverse_t, gain[t], columns, z)
-            _norm_back(z, norm, unit[t], inverse_t, ones, do)
+            _adjoint(alpha[t], upper[t], u[t], norm[0], unit[t], inverse_t, gain[t], columns, z)
+            _norm_back(z, norm[0], unit[t], inverse_t, ones, do)
             dgates[:] = zero
             for d in range(width):
-                dnorm[q, d] += z[d] * unit[t, d]
+                dnorm[q, 0, d] += z[d] * unit[t, d]
+                dnorm[q, 1, d] += z[d]
                 dD[q, d] += do[d] * x_t[d]
                 row, rates, gone, was, now, drates = later[d], A[d], decay[t, d], previous[d], kept[t, d], dA[q, d]
                 write, rate, wide = zero, zero, dt_t[d] * x_t[d]
@@ -204,7 +205,7 @@ class Gradients(NamedTuple):
     p: Tensor  # (L, M)
     A: Tensor  # (D, N)
     D: Tensor  # (D,)
-    norm: Tensor  # (D,)
+    norm: Tensor  # (2, D)
     s0: Tensor  # (S, D, N)
     y0: Tensor  # (S, D)
 

@@ -9,12 +9,10 @@ from seqmix.kernels import _checks as checks
 from seqmix.kernels._backend import outside_autocast, preferred
 from seqmix.kernels._operator import operator
 from seqmix.mixers.fixed_point import reference
-from seqmix.mixers.fixed_point.kronecker import Kronecker
-from seqmix.mixers.fixed_point.low_rank import LowRank
 from seqmix.mixers.fixed_point.mamba_cell import PARTS, Cell
 from seqmix.mixers.fixed_point.mamba_solvers import Adjoint, Forward, Inputs, compiled
+from seqmix.mixers.fixed_point.options import mixing_of
 from seqmix.mixers.fixed_point.reference import full_weight
-from seqmix.mixers.fixed_point.rnn_cell import Mixing
 from seqmix.mixers.fixed_point.rows import Rows
 from seqmix.mixers.fixed_point.sweeps import Solved, Stop, by_sweeps
 
@@ -24,11 +22,7 @@ OP = "fixed_point_selective_scan"
 @cache
 def cell(mixing: str, width: int, states: int, rank: int, strength: float, hidden: str) -> Cell:
     """The cell of a layer; `hidden` are names of `PARTS`, separated by spaces."""
-    chosen: Mixing = (
-        Kronecker(width, strength)
-        if mixing == "kronecker"
-        else LowRank(width, rank, strength, product=mixing == "householder")
-    )
+    chosen = mixing_of(mixing, width, rank, strength, spectral=False)
     return Cell(chosen, states, tuple(part for part in PARTS if part in hidden.split()))
 
 
@@ -39,7 +33,7 @@ def fixed_point_selective_scan(
     A: Tensor,
     D: Tensor,
     weight: Tensor,
-    norm_weight: Tensor,
+    norm: Tensor,
     initial_states: tuple[Tensor, Tensor],
     *,
     mixing: str,
@@ -63,7 +57,7 @@ def fixed_point_selective_scan(
         p: pre-activations (B, T, M) of b, c and the mixing, in that order.
         A, D: rates (D, N) and the direct path (D,).
         weight: W, with rows for the parts named in `hidden` only, (R, D); it meets y_{t-1}.
-        norm_weight: (D,).
+        norm: weight and bias of the norm (2, D).
         initial_states: s_0 (S, D, N) and y_0 (S, D).
         solver: `"sweeps"` or `"sequential"`; the others as in `fixed_point_scan`.
 
@@ -83,22 +77,22 @@ def fixed_point_selective_scan(
     if preferred() == "reference":
         # The gates that see y get it from outside, by a product that is no work in place.
         seeing, alone = (cell.__wrapped__(mixing, *A.shape, rank, strength, parts) for parts in (hidden, ""))
-        inputs, stop = Inputs(u, dt, p, A, D, weight, norm_weight), Stop(tolerance, max_iterations, damping, fallback)
+        inputs, stop = Inputs(u, dt, p, A, D, weight, norm), Stop(tolerance, max_iterations, damping, fallback)
         return reference.fixed_point_selective_scan(
             OP, alone, inputs, full_weight(seeing, weight), (s0.to(u.dtype), y0.to(u.dtype)), cu_seqlens, stop,
             phantom=gradient == "phantom",
         )  # fmt: skip
     y, final, last, report = _scan(
-        u, dt, p, A, D, weight, norm_weight, s0.to(u.dtype), y0.to(u.dtype), cu_seqlens, mixing, rank, strength,
+        u, dt, p, A, D, weight, norm, s0.to(u.dtype), y0.to(u.dtype), cu_seqlens, mixing, rank, strength,
         hidden, solver, tolerance, max_iterations, damping, fallback, gradient,
     )  # fmt: skip
     return y, (final, last), report
 
 
 def _problem(tensors: tuple[Tensor, ...], rows: Rows, options: tuple) -> Forward:  # type: ignore[type-arg]
-    u, dt, p, A, D, weight, norm_weight, s0, y0 = tensors
+    u, dt, p, A, D, weight, norm, s0, y0 = tensors
     mixing, rank, strength, hidden, _, tolerance, max_iterations, damping, fallback, _ = options
-    inputs = Inputs(u.flatten(0, 1), dt.flatten(0, 1), p.flatten(0, 1), A, D, weight, norm_weight)
+    inputs = Inputs(u.flatten(0, 1), dt.flatten(0, 1), p.flatten(0, 1), A, D, weight, norm)
     chosen = cell(mixing, A.shape[0], A.shape[1], rank, strength, hidden)
     return Forward(chosen, inputs, s0, y0, rows, Stop(tolerance, max_iterations, damping, fallback))
 
@@ -111,7 +105,7 @@ def _scan(
     A: Tensor,
     D: Tensor,
     weight: Tensor,
-    norm_weight: Tensor,
+    norm: Tensor,
     s0: Tensor,
     y0: Tensor,
     cu_seqlens: Tensor | None,
@@ -128,7 +122,7 @@ def _scan(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows = Rows.of(OP, u, cu_seqlens)
     options = (mixing, rank, strength, hidden, solver, tolerance, max_iterations, damping, fallback, gradient)
-    problem = _problem((u, dt, p, A, D, weight, norm_weight, s0, y0), rows, options)
+    problem = _problem((u, dt, p, A, D, weight, norm, s0, y0), rows, options)
     if solver == "sweeps":
         y, report = by_sweeps(problem, torch.zeros_like(problem.inputs.u), problem.stop)
         _, final = problem.scan(y)
@@ -152,7 +146,7 @@ def _scan_backward(
     A: Tensor,
     D: Tensor,
     weight: Tensor,
-    norm_weight: Tensor,
+    norm: Tensor,
     s0: Tensor,
     y0: Tensor,
     y: Tensor,
@@ -170,7 +164,7 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = Rows.of(OP, u, cu_seqlens)
     options = (mixing, rank, strength, hidden, solver, tolerance, max_iterations, damping, fallback, gradient)
-    problem = _problem((u, dt, p, A, D, weight, norm_weight, s0, y0), rows, options)
+    problem = _problem((u, dt, p, A, D, weight, norm, s0, y0), rows, options)
     if gradient == "implicit" and solver == "sequential" and compiled(problem.cell, u.device):
         from seqmix.mixers.fixed_point.mamba_cpu_backward import backward
 
@@ -203,14 +197,14 @@ def _scan_backward(
 
 
 @_scan.register_fake
-def _(u, dt, p, A, D, weight, norm_weight, s0, y0, *args):  # type: ignore[no-untyped-def]
+def _(u, dt, p, A, D, weight, norm, s0, y0, *args):  # type: ignore[no-untyped-def]
     outputs = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (u, s0, y0))
     return *outputs, u.new_empty(s0.shape[0], 4)
 
 
 @_scan_backward.register_fake
-def _(dy, dfinal, dlast, u, dt, p, A, D, weight, norm_weight, s0, y0, *args):  # type: ignore[no-untyped-def]
-    inputs = (u, dt, p, A, D, weight, norm_weight, s0, y0)
+def _(dy, dfinal, dlast, u, dt, p, A, D, weight, norm, s0, y0, *args):  # type: ignore[no-untyped-def]
+    inputs = (u, dt, p, A, D, weight, norm, s0, y0)
     return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
 
 

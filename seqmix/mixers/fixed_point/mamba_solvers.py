@@ -45,7 +45,7 @@ class Inputs(NamedTuple):
     A: Tensor  # (D, N)
     D: Tensor  # (D,)
     weight: Tensor  # W (R, D)
-    norm: Tensor  # (D,)
+    norm: Tensor  # weight and bias (2, D)
 
     def at(self, where: Tensor | slice) -> "Inputs":
         return Inputs(self.u[where], self.dt[where], self.p[where], *self[3:])
@@ -59,7 +59,7 @@ class Gradients(NamedTuple):
     p: Tensor  # (L, M)
     A: Tensor  # (D, N)
     D: Tensor  # (D,)
-    norm: Tensor  # (D,)
+    norm: Tensor  # (2, D)
     s0: Tensor  # (S, D, N)
 
 
@@ -80,7 +80,7 @@ class Forward:
         return self.fused
 
     def measured_sweep(self, y: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
-        if self.fused is not None or (y.is_cuda and _HAS_TRITON):
+        if self.fused is not None or (y.is_cuda and _HAS_TRITON and self.cell.mixing.in_triton):
             return self.fuse()(y, busy, damping)
         return by_parts(self, y, busy, damping)
 
@@ -136,9 +136,10 @@ class Forward:
         g = self.cell.gates(i.p, i.weight, before)
         kept = (i.dt.unsqueeze(-1) * i.A).exp() * s
         offset, gain = (kept * g.c.unsqueeze(-2)).sum(-1), self.cell.gain(g, i.dt, i.D)
-        y, steps = self.cell.solve(
-            g, offset + gain * self.cell.mixed(g, i.u, torch.zeros_like(i.u)), gain, i.norm, self.stop
-        )
+        # Less the bias of the norm, y is the solution without one of what remains.
+        scale, bias = i.norm[0], i.norm[1].expand_as(i.u)
+        y, steps = self.cell.solve(g, offset + gain * self.cell.mixed(g, i.u, bias), gain, scale, self.stop)
+        y = y + bias
         written = i.dt * self.cell.mixed(g, i.u, y)
         return y, kept + written.unsqueeze(-1) * g.b.unsqueeze(-2), steps
 
@@ -158,7 +159,7 @@ class Adjoint:
         self.x = self.cell.mixed(self.gates, i.u, y)
         self.fused: AdjointSweeps | None = None
         self.normed: Normed
-        if y.is_cuda and _HAS_TRITON:
+        if y.is_cuda and _HAS_TRITON and self.cell.mixing.in_triton:
             self.normed = self.fuse().normed
         else:
             o = (self.states * self.gates.c.unsqueeze(-2)).sum(-1) + i.D * self.x
@@ -242,7 +243,7 @@ class Adjoint:
             p=self.dpre(do, back, dx),
             A=(drate * i.dt.unsqueeze(-1)).sum(0),
             D=(do * self.x).sum(0),
-            norm=(zeta * self.normed.unit).sum(0),
+            norm=torch.stack(((zeta * self.normed.unit).sum(0), zeta.sum(0))),
             s0=self.rows.start(self.decay * back, self.ds),
         )
 

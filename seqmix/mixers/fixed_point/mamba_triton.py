@@ -94,6 +94,7 @@ def _finish(  # type: ignore[no-untyped-def]
             x = tl.where(mask, x - (tl.sum(x, 1) / width)[:, None], 0.0)
             x *= tl.rsqrt(tl.sum(x * x, 1) / width + 1e-5)[:, None]
             x *= tl.load(norm + n, mask=n < width, other=0.0)[None, :]
+            x += tl.load(norm + width + n, mask=n < width, other=0.0)[None, :]
         if sent is not None:
             x += tl.load(sent + here + width, mask=mask & (t + 1 < end)[:, None], other=0.0)
         largest_change = tl.maximum(largest_change, largest_of(tl.where(mask, x - y, 0.0)))

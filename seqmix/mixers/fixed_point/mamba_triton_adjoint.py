@@ -147,4 +147,5 @@ class AdjointSweeps:
         dx, ddt, dA, db, dc, dD, ds0 = self.through_scan(zeta)
         everything = dict.fromkeys(self.forward.sees, True)
         back, dp = self.pull(dx, db, dc, torch.zeros_like(dx), everything, self.cell.size)
-        return Gradients(dx - back, ddt, dp, dA, dD, (zeta * self.normed.unit).sum(0), ds0)
+        dnorm = torch.stack(((zeta * self.normed.unit).sum(0), zeta.sum(0)))
+        return Gradients(dx - back, ddt, dp, dA, dD, dnorm, ds0)

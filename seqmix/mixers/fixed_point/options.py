@@ -9,8 +9,20 @@ from torch import Tensor
 
 from seqmix.kernels._backend import is_transformed
 from seqmix.mixers.base import one_of, positive
+from seqmix.mixers.fixed_point.kronecker import Kronecker
+from seqmix.mixers.fixed_point.kronecker_released import ReleasedKronecker
+from seqmix.mixers.fixed_point.low_rank import LowRank
 
-MIXINGS = ("householder", "dplr", "kronecker")
+MIXINGS = ("householder", "dplr", "kronecker", "kronecker-released")
+
+
+def mixing_of(name: str, width: int, rank: int, strength: float, *, spectral: bool) -> LowRank | Kronecker:
+    """The mixing of a name; `spectral` is about the released Kronecker factors only."""
+    if name == "kronecker":
+        return Kronecker(width, strength)
+    if name == "kronecker-released":
+        return ReleasedKronecker(width, strength, spectral)
+    return LowRank(width, rank, strength, product=name == "householder")
 
 
 class SolverOptions(NamedTuple):
@@ -73,5 +85,7 @@ def strength_of(owner: str, strength: Any, mixing: str, rank: int, max_radius: A
         return float(strength)
     if not (isinstance(max_radius, int | float) and 0 < max_radius < 1):
         raise ValueError(f"{owner}: max_radius must be None or in (0, 1), got {max_radius!r}")
+    if mixing == "kronecker-released":
+        raise ValueError(f"{owner}: max_radius must be None with mixing 'kronecker-released', which has no such bound")
     # |I - Q_1 Q_2| <= |I - Q_1| + |I - Q_2| while both are contractions.
     return min(float(strength), max_radius if mixing == "kronecker" else max_radius / max(rank, 1))

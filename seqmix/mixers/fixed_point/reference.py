@@ -76,7 +76,7 @@ def fixed_point_selective_scan(
 
     `inputs` are (B, T, ...); their own weight is not looked at, and `cell` is one without hidden dependence.
     """
-    A, D, norm_weight, (s0, y0) = inputs.A, inputs.D, inputs.norm, states
+    A, D, scale, (s0, y0) = inputs.A, inputs.D, inputs.norm, states
 
     def gates(p: Tensor, y: Tensor) -> mamba_cell.Gates:
         return cell.gates(p + y @ weight if len(weight) else p, weight, y)
@@ -88,7 +88,7 @@ def fixed_point_selective_scan(
             g, kept = gates(p_t, y), (dt_t.unsqueeze(-1) * A).exp() * s
             gain = cell.gain(g, dt_t, D)
             rest = (kept * g.c.unsqueeze(-2)).sum(-1) + gain * cell.mixed(g, u_t, torch.zeros_like(u_t))
-            y = _root(cell, g, rest, gain, norm_weight, stop)
+            y = _root(cell, g, rest, gain, scale, stop)
             s = kept + (dt_t * cell.mixed(g, u_t, y)).unsqueeze(-1) * g.b.unsqueeze(-2)
             outputs.append(y)
         return torch.stack(outputs, 1), torch.cat((s, y.unsqueeze(-1)), -1)
@@ -101,21 +101,24 @@ def fixed_point_selective_scan(
         g = gates(inputs.p, previous_token(y, y0.detach(), cu_seqlens))
         x = cell.mixed(g, inputs.u, y)
         o, s = selective_scan(x, inputs.dt, A, g.b, g.c, D, initial_state=s0, cu_seqlens=cu_seqlens)
-        y = mamba_cell.norm(o, norm_weight).y
+        y = mamba_cell.norm(o, scale).y
         ends = -1 if cu_seqlens is None else (cu_seqlens[1:].long() - 1).clamp_min(0)
         filled = y[:, -1] if cu_seqlens is None else y[0, ends]
         last = filled if cu_seqlens is None else torch.where((cu_seqlens.diff() > 0).unsqueeze(-1), filled, y0)
     return y, (s, last), _report(last)
 
 
-def _root(cell: mamba_cell.Cell, g: mamba_cell.Gates, rest: Tensor, gain: Tensor, weight: Tensor, stop: Stop) -> Tensor:
+def _root(cell: mamba_cell.Cell, g: mamba_cell.Gates, rest: Tensor, gain: Tensor, scale: Tensor, stop: Stop) -> Tensor:
     """y = norm(rest + gain K y) with its derivatives: the root is found as a constant, Newton steps from it are not."""
     factors = type(g.factors)(*(f.detach() for f in g.factors))  # type: ignore[call-arg]
     constant = mamba_cell.Gates(g.pre.detach(), g.b.detach(), g.c.detach(), factors)
     with torch.no_grad():
-        y, _ = cell.solve(constant, rest.detach(), gain.detach(), weight.detach(), stop)
+        # Less the bias of the norm, y is the solution without one of what remains.
+        bias = scale[1].expand_as(rest)
+        known = rest + gain * cell.mixing.apply(factors, bias)
+        y = cell.solve(constant, known.detach(), gain.detach(), scale[0].detach(), stop)[0] + bias
     for _ in range(_STEPS):
-        normed = mamba_cell.norm(rest + gain * cell.mixing.apply(g.factors, y), weight)  # type: ignore[arg-type]
+        normed = mamba_cell.norm(rest + gain * cell.mixing.apply(g.factors, y), scale)  # type: ignore[arg-type]
         slope = mamba_cell._forward(normed, gain)
         y = y - cell.mixing.solve(g.factors, slope, y - normed.y)  # type: ignore[arg-type]
     return y

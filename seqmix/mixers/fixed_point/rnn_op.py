@@ -11,10 +11,10 @@ from seqmix.kernels import _checks as checks
 from seqmix.kernels._backend import outside_autocast, preferred
 from seqmix.kernels._operator import operator
 from seqmix.mixers.fixed_point import direct, reference
-from seqmix.mixers.fixed_point.kronecker import Kronecker
 from seqmix.mixers.fixed_point.low_rank import LowRank
+from seqmix.mixers.fixed_point.options import mixing_of
 from seqmix.mixers.fixed_point.reference import full_weight
-from seqmix.mixers.fixed_point.rnn_cell import PARTS, Cell, Mixing
+from seqmix.mixers.fixed_point.rnn_cell import PARTS, Cell
 from seqmix.mixers.fixed_point.rnn_solvers import Adjoint, Forward
 from seqmix.mixers.fixed_point.rows import Rows
 from seqmix.mixers.fixed_point.sweeps import Solved, Stop, by_sweeps
@@ -29,11 +29,7 @@ _HAS_NUMBA = importlib.util.find_spec("numba") is not None
 @cache
 def cell(mixing: str, width: int, rank: int, strength: float, hidden: str, gated: bool, normed: bool) -> Cell:
     """The cell of a layer; `hidden` are names of `PARTS`, separated by spaces."""
-    chosen: Mixing = (
-        Kronecker(width, strength)
-        if mixing == "kronecker"
-        else LowRank(width, rank, strength, product=mixing == "householder")
-    )
+    chosen = mixing_of(mixing, width, rank, strength, spectral=True)
     return Cell(chosen, tuple(part for part in PARTS if part in hidden.split()), gated, normed)
 
 

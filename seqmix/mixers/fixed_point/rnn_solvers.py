@@ -42,7 +42,7 @@ class Forward:
         return self.fused
 
     def measured_sweep(self, y: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
-        if self.fused is not None or (y.is_cuda and _HAS_TRITON):
+        if self.fused is not None or (y.is_cuda and _HAS_TRITON and self.cell.mixing.in_triton):
             return self.fuse()(y, busy, damping)
         return by_parts(self, y, busy, damping)
 
@@ -95,7 +95,7 @@ class Adjoint:
         self.before = self.rows.previous(h, forward.h0)
         self.gates = forward.gates(h)
         self.fused: AdjointSweeps | None = None
-        if h.is_cuda and _HAS_TRITON:
+        if h.is_cuda and _HAS_TRITON and self.cell.mixing.in_triton:
             self.fuse()
 
     def fuse(self) -> "AdjointSweeps":
