@@ -115,7 +115,7 @@ def _root(cell: mamba_cell.Cell, g: mamba_cell.Gates, rest: Tensor, gain: Tensor
     with torch.no_grad():
         # Less the bias of the norm, y is the solution without one of what remains.
         bias = scale[1].expand_as(rest)
-        known = rest + gain * cell.mixing.apply(factors, bias)
+        known = rest + gain * cell.mixing.apply(factors, bias)  # type: ignore[arg-type]
         y = cell.solve(constant, known.detach(), gain.detach(), scale[0].detach(), stop)[0] + bias
     for _ in range(_STEPS):
         normed = mamba_cell.norm(rest + gain * cell.mixing.apply(g.factors, y), scale)  # type: ignore[arg-type]
