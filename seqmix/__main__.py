@@ -98,27 +98,27 @@ def _run(argv: list[str]) -> int:
     if command == "list":
         return _list(rest)
     if command == "bench":
-        from seqmix.benchmarks.cli import main as bench
+        from seqmix.commands.bench.cli import main as bench
 
         return bench(rest) or 0
     if command == "inspect":
-        from seqmix.inspect.cli import main as inspect
+        from seqmix.commands.inspect import main as inspect
 
         return inspect(rest)
     if command == "leaderboard":
-        from seqmix.leaderboard.cli import main as leaderboard
+        from seqmix.commands.leaderboard.cli import main as leaderboard
 
         return leaderboard(rest)
     if command == "sensitivity":
-        from seqmix.leaderboard.sensitivity_cli import main as sensitivity
+        from seqmix.commands.sensitivity import main as sensitivity
 
         return sensitivity(rest)
     if command == "block-law":
-        from seqmix.leaderboard.block_law_cli import main as block_law
+        from seqmix.commands.block_law import main as block_law
 
         return block_law(rest)
     if command == "shift-k":
-        from seqmix.leaderboard.shift_k import main as shift_k
+        from seqmix.studies.shift_k import main as shift_k
 
         return shift_k(rest)
     if command not in _COMMANDS:
@@ -126,7 +126,7 @@ def _run(argv: list[str]) -> int:
 
         raise unknown_name("command", command, _COMMANDS)
     if command == "certify":
-        from seqmix.inspect.certificates.cli import main as certify
+        from seqmix.commands.certify import main as certify
 
         return certify(rest)
     if command == "average":
@@ -138,10 +138,10 @@ def _run(argv: list[str]) -> int:
     for module in ("lightning.pytorch", "jsonargparse", "yaml"):
         require(module, extra="train", owner=f"seqmix {command}")
     if command in ("generate", "train-tokenizer"):
-        from seqmix.training import text_commands
+        from seqmix.commands import generate as text_commands
 
         return {"generate": text_commands.generate, "train-tokenizer": text_commands.train_tokenizer}[command](rest)
-    from seqmix.training.cli import main as train
+    from seqmix.commands.train import main as train
 
     return train(argv)
 
@@ -174,7 +174,7 @@ def _list(arguments: list[str]) -> int:
 
 
 def _list_parameters(arguments: list[str]) -> int:
-    from seqmix.training.parameter_list import HELP, list_parameters
+    from seqmix.commands.parameters import HELP, list_parameters
 
     if not arguments or {"-h", "--help"} & set(arguments):
         print(HELP)
@@ -188,15 +188,15 @@ def _list_parameters(arguments: list[str]) -> int:
 
 def _rows(kind: str) -> dict[str, str]:
     if kind == "configs":
-        from seqmix.training.config_files import list_configs
+        from seqmix.training.config.files import list_configs
 
         return list_configs()
     if kind == "boards":
-        from seqmix.leaderboard.board import list_boards
+        from seqmix.leaderboard.boards.board import list_boards
 
         return list_boards()
     if kind == "grids":
-        from seqmix.leaderboard.grid import list_grids
+        from seqmix.leaderboard.boards.grid import list_grids
 
         return list_grids()
     if kind == "tasks":

@@ -17,7 +17,7 @@ from seqmix.__main__ import main
 from seqmix.mixers import TokenMixer
 from seqmix.models import SequenceModel
 from seqmix.training import SequenceLearner
-from seqmix.training.config_files import load_config
+from seqmix.training.config.files import load_config
 from seqmix.training.loading import build_model, build_task, load_model, task_of
 
 THEIRS = """
@@ -88,7 +88,9 @@ def test_a_config_calls_no_command(argv: list[str], theirs: Path, capsys: pytest
     assert not Path("ran").exists()
 
 
-@pytest.mark.parametrize("path", ["seqmix.leaderboard.local.LocalProcesses", "seqmix.training.cli.LightningDataModule"])
+@pytest.mark.parametrize(
+    "path", ["seqmix.leaderboard.sweep.local.LocalProcesses", "seqmix.commands.train.LightningDataModule"]
+)
 def test_what_seqmix_has_is_not_a_task_for_that(path: str) -> None:
     with pytest.raises(ValueError, match="data: expected a LightningDataModule"):
         build_task({"data": {"class_path": path}})

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 LOOK = """
 import json, seqmix
-from seqmix.training.config_files import find_config, list_configs, load_config
+from seqmix.training.config.files import find_config, list_configs, load_config
 found = {"home": seqmix.__file__, "path": str(find_config("a5")), "config": load_config("a5")}
 print(json.dumps(found | {"configs": sorted(list_configs()), "mixers": seqmix.list_mixers()}))
 """

@@ -2,7 +2,7 @@
 
 import sys
 
-from seqmix.benchmarks.cli import main
+from seqmix.commands.bench.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

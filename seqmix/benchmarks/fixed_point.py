@@ -10,9 +10,9 @@ from torch import Tensor
 
 from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, take_turns, threads
 from seqmix.kernels import diagonal_scan
+from seqmix.kernels.fixed_point.rows import Rows
+from seqmix.kernels.fixed_point.scan.solvers import Forward
 from seqmix.mixers import FixedPointRNN, TokenMixer, create_mixer
-from seqmix.mixers.fixed_point.rnn_solvers import Forward
-from seqmix.mixers.fixed_point.rows import Rows
 
 Row = dict[str, Any]
 Call = Callable[[], object]

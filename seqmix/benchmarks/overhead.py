@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from seqmix.leaderboard.local import LocalProcesses
-    from seqmix.leaderboard.plan import Run
-    from seqmix.leaderboard.schema import Record
-    from seqmix.leaderboard.sweep import Job
+    from seqmix.leaderboard.records.schema import Record
+    from seqmix.leaderboard.sweep.local import LocalProcesses
+    from seqmix.leaderboard.sweep.loop import Job
+    from seqmix.leaderboard.sweep.plan import Run
 
 __all__ = ["run_sweep"]
 
@@ -38,10 +38,10 @@ def run_sweep(folder: Path, runs: int, jobs: int, seconds: int) -> Row:
     Raises:
         RuntimeError: a run has failed.
     """
-    from seqmix.leaderboard.local import LocalProcesses
-    from seqmix.leaderboard.plan import plan_runs
-    from seqmix.leaderboard.runs import RunStore
-    from seqmix.leaderboard.sweep import sweep
+    from seqmix.leaderboard.records.store import RunStore
+    from seqmix.leaderboard.sweep.local import LocalProcesses
+    from seqmix.leaderboard.sweep.loop import sweep
+    from seqmix.leaderboard.sweep.plan import plan_runs
 
     plan = plan_runs(["parity"], range(runs), None, [*_SETTINGS, f"trainer.max_time={{seconds: {seconds}}}"])
     store, began = RunStore(folder / "runs.jsonl"), time.monotonic()

@@ -9,9 +9,10 @@ from torch.nn.functional import rms_norm, silu
 
 from seqmix.inspect.forms import Recurrence, register_linear_form
 from seqmix.kernels import selective_scan
-from seqmix.mixers.fixed_point import FixedPointMamba, FixedPointRNN
-from seqmix.mixers.fixed_point.mamba_cell import norm
-from seqmix.mixers.fixed_point.rows import previous_token
+from seqmix.kernels.fixed_point.rows import previous_token
+from seqmix.kernels.fixed_point.selective_scan.cell import norm
+from seqmix.mixers.fp_mamba import FixedPointMamba
+from seqmix.mixers.fp_rnn import FixedPointRNN
 
 
 @register_linear_form(FixedPointRNN)

@@ -4,11 +4,11 @@
 `statistics`, `aggregate`, `tables` and `report` say what they mean.
 """
 
-from seqmix.leaderboard.aggregate import aggregate
-from seqmix.leaderboard.runs import RunStore, read_runs, scan_runs
-from seqmix.leaderboard.schema import SCHEMA_VERSION
-from seqmix.leaderboard.submissions import Submission, read_submission, read_submissions
-from seqmix.leaderboard.summaries import (
+from seqmix.leaderboard.boards.submissions import Submission, read_submission, read_submissions
+from seqmix.leaderboard.records.schema import SCHEMA_VERSION
+from seqmix.leaderboard.records.store import RunStore, read_runs, scan_runs
+from seqmix.leaderboard.summary.aggregate import aggregate
+from seqmix.leaderboard.summary.summaries import (
     BoardSummary,
     CellSummary,
     ColumnSummary,

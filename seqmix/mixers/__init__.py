@@ -5,7 +5,8 @@ from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.bd_lru import BDLRU
 from seqmix.mixers.deltanet import DeltaNet
 from seqmix.mixers.dense import DenseRNN
-from seqmix.mixers.fixed_point import FixedPointMamba, FixedPointRNN
+from seqmix.mixers.fp_mamba import FixedPointMamba
+from seqmix.mixers.fp_rnn import FixedPointRNN
 from seqmix.mixers.gla import GatedLinearAttention
 from seqmix.mixers.h_lru import HLRU
 from seqmix.mixers.lru import LRU

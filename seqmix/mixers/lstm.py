@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.kernels._checks import describe
-from seqmix.mixers._lstm_op import lstm
+from seqmix.kernels.lstm.api import lstm
 from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state

@@ -14,9 +14,9 @@ import torch
 from seqmix._trust import check_mixers, load_class
 from seqmix.models import SequenceModel
 from seqmix.tasks.registry import create_task, get_task, list_tasks
-from seqmix.training.config_files import Config, expand, load_config
+from seqmix.training.config.files import Config, expand, load_config
+from seqmix.training.config.runs import run_of
 from seqmix.training.module import SequenceLearner
-from seqmix.training.runs import run_of
 
 __all__ = ["build_model", "build_task", "check_config", "load_model", "read_checkpoint", "task_class", "task_of"]
 

@@ -9,11 +9,11 @@ import torch
 
 from seqmix.benchmarks import gpu_goals, gpu_peers, timing
 from seqmix.benchmarks.cases import CASES
-from seqmix.benchmarks.cli import main
 from seqmix.benchmarks.contestants import contestants_for
 from seqmix.benchmarks.kernels import BOTH, FORWARD
 from seqmix.benchmarks.report import write
 from seqmix.benchmarks.sweeps import BLOCKS, SWEEPS, standard_sizes, sweep_sizes
+from seqmix.commands.bench.cli import main
 from seqmix.kernels.block_scan.reference import gated_block_scan
 from tests.conftest import INTERPRETED
 

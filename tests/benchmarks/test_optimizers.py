@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from seqmix.benchmarks import optimizers
-from seqmix.benchmarks.cli import main
 from seqmix.benchmarks.timing import Plan
+from seqmix.commands.bench.cli import main
 
 PLAN = Plan(2, 0.0, 1.0)
 

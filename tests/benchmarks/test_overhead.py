@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from seqmix.benchmarks.cli import main
 from seqmix.benchmarks.goals import sweep_goals
 from seqmix.benchmarks.overhead import run_sweep, summary
 from seqmix.benchmarks.record import describe_run
 from seqmix.benchmarks.report import write
-from tests.leaderboard.records import make_record
-from tests.leaderboard.test_sweep import FakeRunner
+from seqmix.commands.bench.cli import main
+from tests.leaderboard.example_records import make_record
+from tests.leaderboard.sweep.test_sweep import FakeRunner
 
 
 def test_by_hand() -> None:
@@ -36,7 +36,7 @@ def test_goal_is_about_long_sweeps() -> None:
 def test_failed_runs_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake: Any = FakeRunner(lambda run, attempt: make_record(run.name, run.seed, failed=True))
     fake.close = lambda: None
-    monkeypatch.setattr("seqmix.leaderboard.local.LocalProcesses", lambda *arguments: fake)
+    monkeypatch.setattr("seqmix.leaderboard.sweep.local.LocalProcesses", lambda *arguments: fake)
     with pytest.raises(RuntimeError, match="2 of 2 runs have failed, the first one: exit status 1"):
         run_sweep(tmp_path, 2, 1, 1)
 

@@ -14,12 +14,13 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 
 from seqmix.__main__ import main
-from seqmix.inspect import cli as inspect_cli
-from seqmix.inspect.targets import Options, Target, find_target
-from seqmix.leaderboard.board import find_board
-from seqmix.leaderboard.grid import find_grid
+from seqmix.commands import inspect as inspect_cli
+from seqmix.commands._targets import Options, Target, find_target
+from seqmix.leaderboard.boards.board import find_board
+from seqmix.leaderboard.boards.grid import find_grid
 from seqmix.tasks.tokenization import train_bpe
-from seqmix.training import config_files, runs
+from seqmix.training.config import files as config_files
+from seqmix.training.config import runs
 from tests.docs.blocks import PROGRAMS, ROOT
 
 _STUB = (

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from seqmix.__main__ import main
-from seqmix.leaderboard.board import load_board
-from seqmix.leaderboard.grid import grid_runs
+from seqmix.leaderboard.boards.board import load_board
+from seqmix.leaderboard.boards.grid import grid_runs
 from seqmix.mixers import registry as mixers
 from seqmix.optim import registry as optimizers
 from seqmix.tasks import registry as tasks
-from seqmix.training.config_files import expand, load_config, parse_value
+from seqmix.training.config.files import expand, load_config, parse_value
 from tests.docs.blocks import LANGUAGES, PAGES, ROOT, Block, blocks
 from tests.docs.commands import check, check_seqmix, commands
 

@@ -9,8 +9,8 @@ import torch
 
 from seqmix import SequenceModel
 from seqmix.__main__ import main
+from seqmix.commands import certify as cli
 from seqmix.inspect import Certificate, certify, verify
-from seqmix.inspect.certificates import cli
 from seqmix.tasks import create_task
 from seqmix.tasks.word_problem import WordProblemExamples
 from tests.inspect.hard import by_hand

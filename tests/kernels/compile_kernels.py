@@ -22,21 +22,21 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver, jit
 
 import seqmix.kernels
+import seqmix.kernels.fixed_point.scan.triton_adjoint
 
 # Kernels that are made after `main` has begun are interpreted.
-import seqmix.mixers.fixed_point.mamba_triton_adjoint
-import seqmix.mixers.fixed_point.rnn_triton_adjoint
+import seqmix.kernels.fixed_point.selective_scan.triton_adjoint
 from seqmix.benchmarks.cases import CASES
 from seqmix.kernels import _backend
-from seqmix.mixers.fixed_point.mamba_op import cell as mamba_cell
-from seqmix.mixers.fixed_point.mamba_solvers import Adjoint as MambaAdjoint
-from seqmix.mixers.fixed_point.mamba_solvers import Forward as MambaForward
-from seqmix.mixers.fixed_point.mamba_solvers import Inputs
-from seqmix.mixers.fixed_point.rnn_op import cell as rnn_cell
-from seqmix.mixers.fixed_point.rnn_solvers import Adjoint as RNNAdjoint
-from seqmix.mixers.fixed_point.rnn_solvers import Forward as RNNForward
-from seqmix.mixers.fixed_point.rows import Rows
-from seqmix.mixers.fixed_point.sweeps import Stop
+from seqmix.kernels.fixed_point.rows import Rows
+from seqmix.kernels.fixed_point.scan.api import cell as rnn_cell
+from seqmix.kernels.fixed_point.scan.solvers import Adjoint as RNNAdjoint
+from seqmix.kernels.fixed_point.scan.solvers import Forward as RNNForward
+from seqmix.kernels.fixed_point.selective_scan.api import cell as mamba_cell
+from seqmix.kernels.fixed_point.selective_scan.solvers import Adjoint as MambaAdjoint
+from seqmix.kernels.fixed_point.selective_scan.solvers import Forward as MambaForward
+from seqmix.kernels.fixed_point.selective_scan.solvers import Inputs
+from seqmix.kernels.fixed_point.sweeps import Stop
 
 Named = dict[str, torch.Tensor]
 

@@ -19,7 +19,7 @@ from torch.library import CustomOpDef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import seqmix.kernels
-import seqmix.mixers.fixed_point
+import seqmix.kernels.fixed_point
 from seqmix.kernels import _triton
 
 # They ask the GPU whether they succeeded, work on the host, or pick a library by size that a graph need not hold.
@@ -108,7 +108,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch, capturing: bool = True) -> Iterato
         launches.append((kernel.fn.__name__, programs))
 
     # Whatever is imported inside would keep what is put in the place of `launch`.
-    for package in (seqmix.kernels, seqmix.mixers.fixed_point):
+    for package in (seqmix.kernels, seqmix.kernels.fixed_point):
         for file in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if "triton" in file.name.rpartition(".")[2]:
                 importlib.import_module(file.name)

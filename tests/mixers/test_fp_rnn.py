@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from seqmix.kernels.fixed_point.kronecker import Kronecker
+from seqmix.kernels.fixed_point.kronecker_released import ReleasedKronecker
+from seqmix.kernels.fixed_point.low_rank import LowRank
 from seqmix.mixers import FixedPointRNN
-from seqmix.mixers.fixed_point.kronecker import Kronecker
-from seqmix.mixers.fixed_point.kronecker_released import ReleasedKronecker
-from seqmix.mixers.fixed_point.low_rank import LowRank
 
 MIXINGS = [("householder", 0), ("householder", 1), ("householder", 3), ("dplr", 2), ("kronecker", 1)]
 MIXINGS += [("kronecker-released", 1)]

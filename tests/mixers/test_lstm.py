@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from seqmix.kernels.lstm.api import _lstm
 from seqmix.mixers import LSTM
-from seqmix.mixers._lstm_op import _lstm
 
 
 def pair(d_model=6, d_state=5, dtype=torch.float64):

@@ -10,13 +10,13 @@ from lightning.pytorch import Callback, Trainer
 from torch.nn import functional as F
 
 from seqmix.__main__ import main
+from seqmix.commands.generate import load_language_model
 from seqmix.models import SequenceModel
 from seqmix.tasks import create_task
 from seqmix.training import SequenceLearner
 from seqmix.training.callbacks import Checkpoints, TrainingInterrupted
 from seqmix.training.carried_state import CarriedState
 from seqmix.training.metrics import Counts
-from seqmix.training.text_commands import load_language_model
 
 HYBRID = ["bd-lru", {"name": "attention", "n_heads": 2, "position": "rope", "window": 6}]
 TEXTS = [f"The {n}th document has {'many ' * (n % 9)}words." for n in range(40)]
@@ -157,7 +157,7 @@ def test_commands_on_text(files: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "few.json").read_text() != (tmp_path / "bpe.json").read_text()
     capsys.readouterr()
     options = [*SMALL, f"--data.files={files}", "--data.tokenizer=bpe.json", "--accuracy_table.figure=false"]
-    options.append("--trainer.callbacks+=seqmix.leaderboard.recorder.RunRecorder")
+    options.append("--trainer.callbacks+=seqmix.leaderboard.sweep.recorder.RunRecorder")
     assert main(["fit", "--config", "lm", *options]) == 0
     results = json.loads((tmp_path / "runs/lm/1/results.json").read_text())
     result = results["result"]

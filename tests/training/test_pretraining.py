@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from seqmix.commands.train import main
 from seqmix.tasks import create_task
 from seqmix.training import SequenceLearner
-from seqmix.training.cli import main
 from seqmix.training.pretraining import Pretraining, PretrainingLearner, pretrain
 
 CPU = {"accelerator": "cpu", "logger": False}

@@ -11,7 +11,7 @@ from seqmix.inspect import SpectrumRecord, eigenvalues, observe, read_spectra
 from seqmix.tasks import create_task
 from seqmix.training import SequenceLearner
 from seqmix.training.callbacks import Checkpoints, SpectrumRecorder, TrainingInterrupted
-from seqmix.training.config_files import expand
+from seqmix.training.config.files import expand
 from tests.training.test_resume import StopAfter
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from seqmix.leaderboard.schema import Record
-from seqmix.leaderboard.statistics import broken, learning_rate
-from seqmix.leaderboard.summaries import BoardSummary, CellSummary, ColumnSummary
+from seqmix.leaderboard.records.schema import Record
+from seqmix.leaderboard.summary.statistics import broken, learning_rate
+from seqmix.leaderboard.summary.summaries import BoardSummary, CellSummary, ColumnSummary
 
 __all__ = ["write_cells", "write_records", "write_runs"]
 

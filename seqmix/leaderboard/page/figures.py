@@ -10,13 +10,13 @@ import numpy as np
 
 from seqmix._extras import require
 from seqmix._files import write_whole
-from seqmix.leaderboard.aggregate import aggregate
 from seqmix.leaderboard.page.pages import Names
 from seqmix.leaderboard.page.plots import Measure, Series
 from seqmix.leaderboard.page.svg import shape_of
 from seqmix.leaderboard.page.task_page import series_of, task_view
 from seqmix.leaderboard.page.views import BoardView
-from seqmix.leaderboard.schema import Record
+from seqmix.leaderboard.records.schema import Record
+from seqmix.leaderboard.summary.aggregate import aggregate
 
 __all__ = ["write_figures"]
 

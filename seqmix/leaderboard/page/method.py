@@ -1,6 +1,6 @@
 """How each number of a page is computed, in words, with the constants of the statistics."""
 
-from seqmix.leaderboard.summaries import FAR, MULTIPLES, NEAR_BEST, SOLVED
+from seqmix.leaderboard.summary.summaries import FAR, MULTIPLES, NEAR_BEST, SOLVED
 
 __all__ = ["BOARD", "TASK"]
 

@@ -3,10 +3,10 @@
 from collections import Counter
 from typing import Any
 
-from seqmix.leaderboard.board import Board
+from seqmix.leaderboard.boards.board import Board
 from seqmix.leaderboard.page.words import plural
-from seqmix.leaderboard.statistics import broken
-from seqmix.leaderboard.summaries import BoardSummary, CellSummary
+from seqmix.leaderboard.summary.statistics import broken
+from seqmix.leaderboard.summary.summaries import BoardSummary, CellSummary
 
 __all__ = ["absent_cells", "missing_of"]
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
+from seqmix.leaderboard.cost.sizes import counted_flops
 from seqmix.leaderboard.page import words
 from seqmix.leaderboard.page.plots import curve_plot, length_plot, rate_plot
 from seqmix.leaderboard.page.task_page import Shared, series_of
 from seqmix.leaderboard.page.views import View
-from seqmix.leaderboard.schema import Record
-from seqmix.leaderboard.sizes import counted_flops
-from seqmix.leaderboard.statistics import broken, learning_rate
-from seqmix.leaderboard.tables import circumstances, mixer_of
+from seqmix.leaderboard.records.schema import Record
+from seqmix.leaderboard.summary.statistics import broken, learning_rate
+from seqmix.leaderboard.tables.runs import circumstances, mixer_of
 
 __all__ = ["cell_view", "runs_part"]
 

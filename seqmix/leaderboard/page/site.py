@@ -8,17 +8,17 @@ from typing import Any
 
 from seqmix import __version__
 from seqmix._files import write_folder_whole
-from seqmix.leaderboard.aggregate import aggregate
-from seqmix.leaderboard.board import Board
+from seqmix.leaderboard.boards.board import Board
+from seqmix.leaderboard.boards.submissions import Submission
 from seqmix.leaderboard.page.data import write_cells, write_records, write_runs
 from seqmix.leaderboard.page.pages import Names, Pages
 from seqmix.leaderboard.page.runs_page import cell_view, runs_part
 from seqmix.leaderboard.page.svg import strip, symbols
 from seqmix.leaderboard.page.task_page import Shared, series_of, task_part, task_view
 from seqmix.leaderboard.page.views import BoardView, View
-from seqmix.leaderboard.schema import Record
-from seqmix.leaderboard.statistics import MEASURES
-from seqmix.leaderboard.submissions import Submission
+from seqmix.leaderboard.records.schema import Record
+from seqmix.leaderboard.summary.aggregate import aggregate
+from seqmix.leaderboard.summary.statistics import MEASURES
 
 __all__ = ["write_site"]
 

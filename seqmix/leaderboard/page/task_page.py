@@ -7,9 +7,9 @@ from seqmix.leaderboard.page import method, words
 from seqmix.leaderboard.page.missing import missing_of
 from seqmix.leaderboard.page.plots import Rate, Series, curve_plot, length_plot, rate_plot, rates_plot, state_plot
 from seqmix.leaderboard.page.views import BoardView, View
-from seqmix.leaderboard.statistics import broken
-from seqmix.leaderboard.summaries import FAR, NEAR_BEST
-from seqmix.leaderboard.tables import circumstances
+from seqmix.leaderboard.summary.statistics import broken
+from seqmix.leaderboard.summary.summaries import FAR, NEAR_BEST
+from seqmix.leaderboard.tables.runs import circumstances
 from seqmix.tasks.registry import get_task, list_tasks
 
 __all__ = ["Shared", "series_of", "task_part", "task_view"]

@@ -7,15 +7,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from seqmix.leaderboard.board import Board
+from seqmix.leaderboard.boards.board import Board
+from seqmix.leaderboard.boards.submissions import META, Submission
 from seqmix.leaderboard.page import method, words
 from seqmix.leaderboard.page.missing import absent_cells, missing_of
 from seqmix.leaderboard.page.pages import Names
 from seqmix.leaderboard.page.svg import strip
-from seqmix.leaderboard.statistics import broken
-from seqmix.leaderboard.submissions import META, Submission
-from seqmix.leaderboard.summaries import BoardSummary, CellSummary, ColumnSummary, EntrySummary
-from seqmix.leaderboard.tables import circumstances, mixer_of
+from seqmix.leaderboard.summary.statistics import broken
+from seqmix.leaderboard.summary.summaries import BoardSummary, CellSummary, ColumnSummary, EntrySummary
+from seqmix.leaderboard.tables.runs import circumstances, mixer_of
 
 __all__ = ["BoardView", "View"]
 

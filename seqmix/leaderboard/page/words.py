@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from seqmix.leaderboard.page.plots import Measure
-from seqmix.leaderboard.schema import Record
-from seqmix.leaderboard.statistics import MEASURES, broken, validation_point
-from seqmix.leaderboard.summaries import CellSummary, ColumnSummary
-from seqmix.leaderboard.tables import mixer_of
+from seqmix.leaderboard.records.schema import Record
+from seqmix.leaderboard.summary.statistics import MEASURES, broken, validation_point
+from seqmix.leaderboard.summary.summaries import CellSummary, ColumnSummary
+from seqmix.leaderboard.tables.runs import mixer_of
 
 __all__ = [
     "NONE",

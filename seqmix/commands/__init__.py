@@ -1,0 +1,1 @@
+"""The command line: every argparse, one file a command."""

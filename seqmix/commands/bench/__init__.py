@@ -1,0 +1,1 @@
+"""`seqmix bench`: a file for each subcommand."""

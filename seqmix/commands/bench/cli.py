@@ -1,0 +1,62 @@
+"""The command line of `seqmix bench`."""
+
+import argparse
+import sys
+
+from seqmix._signals import Interrupted
+from seqmix.commands.bench import fixed_point, kernels, layers, optimizers, report, sweep, tasks, training
+
+__all__ = ["main"]
+
+_EPILOG = """examples:
+  seqmix bench kernels --device cpu                      every op at its standard size
+  seqmix bench kernels --only 'diagonal*,selective_scan' --threads 1 --out
+  seqmix bench kernels --device cuda --sweep length --out    on a GPU; also --sweep block --dtype bfloat16
+  seqmix bench layers --only bd-lru
+  seqmix bench tasks                                     how fast every task makes its data
+  seqmix bench sweep --runs 100 --seconds 10 --out       what a sweep takes beyond its runs
+  seqmix bench training --device cuda --dtype bfloat16 --out
+  seqmix bench report benchmarks/results/*/*.json --docs docs/benchmarks.md
+
+Kernels are checked before they are timed: wrong numbers get no time and the exit status 1."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `seqmix bench` with these arguments; returns the exit status.
+
+    0: done; 1: a contestant's numbers were wrong or an op of seqmix failed; 2: a mistake in the arguments;
+    130: interrupted, and nothing was written.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments, argv)
+    except (ValueError, ImportError) as error:
+        if isinstance(error, ImportError) and "pip install" not in str(error):
+            raise
+        print(f"seqmix bench: error: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, Interrupted):
+        print("\nseqmix bench: interrupted, no file was written", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "seqmix bench", description=__doc__, epilog=_EPILOG, formatter_class=raw, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (
+        kernels.add,
+        layers.add_layers,
+        layers.add_decode,
+        optimizers.add,
+        fixed_point.add,
+        training.add,
+        tasks.add,
+        sweep.add,
+        report.add,
+    ):
+        add(commands)
+    return parser

@@ -1,0 +1,157 @@
+"""`seqmix certify`: a certificate of a checkpoint, or the check of one."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from seqmix._extras import require
+from seqmix._files import write_text_whole
+from seqmix._trust import add_trust_option, import_trusted
+from seqmix.inspect.certificates.prove import certify
+from seqmix.inspect.certificates.record import Certificate
+from seqmix.inspect.certificates.verify import verify
+from seqmix.models import SequenceModel
+
+__all__ = ["describe", "main"]
+
+_EPILOG = """examples:
+  seqmix certify runs/a5/1                                   the last checkpoint of a run
+  seqmix certify a5 --out a5.json                            of the newest run of a config; write the certificate
+  seqmix certify --verify a5.json runs/a5/1                  check it, from the checkpoint alone
+  seqmix certify other.ckpt --task word-problem group=A5     of a checkpoint that does not say what it was trained on
+  seqmix certify runs/cycle-navigation/1 --shortest-length 3
+
+Exit status: 0 certified, or the file holds; 1 not; 2 a mistake in the arguments. The method: docs/certificates.md"""
+
+
+def main(argv: list[str]) -> int:
+    """Run `seqmix certify`; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "seqmix certify",
+        description="Replace the gates of a BD-LRU or H-LRU by their largest, and prove the finite automaton that the "
+        "model then is right on words of every length, or name a shortest word that it gets wrong. Also: up to which "
+        "length the model with its own gates is proved right, and which blocks carry a representation of the group.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", help="a .ckpt file, the folder of a run, or the config of runs under runs/")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--task", nargs="+", metavar="NAME [KEY=VALUE]", help="the task; default the checkpoint's own")
+    source.add_argument("--config", metavar="NAME", help="a config that has the task")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="where the certificate goes")
+    parser.add_argument("--verify", type=Path, metavar="FILE.json", help="check this certificate; nothing is searched")
+    parser.add_argument(
+        "--max-states", type=int, default=20_000, metavar="N", help="reachable states, then give up; default 20000"
+    )
+    parser.add_argument(
+        "--shortest-length", type=int, default=1, metavar="N", help="shorter words do not matter; default 1"
+    )
+    add_trust_option(parser)
+    options = parser.parse_args(argv)
+    import_trusted(options.trust)
+    for name in ("max_states", "shortest_length"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected a positive integer, got {getattr(options, name)}")
+    if options.verify is not None and options.out is not None:
+        raise ValueError("--out: a certificate that is checked is not written; leave one of --out and --verify away")
+    if options.out is not None and (not options.out.parent.is_dir() or options.out.is_dir()):
+        raise ValueError(f"--out: expected a file in a folder that exists, got {str(options.out)!r}")
+    held = None if options.verify is None else _read(options.verify)
+    path, model, task = _load(options)
+    try:
+        if held is not None:
+            return _check(held, options.verify, path, model, task)
+        found = certify(model, task, max_states=options.max_states, shortest_length=options.shortest_length)
+    except NotImplementedError as error:
+        raise ValueError(str(error)) from None
+    print("\n".join([f"{path}: {found.task}", *describe(found)]))
+    if options.out is not None:
+        # A search that was given up leaves nothing to check.
+        checked = found.certified or found.counterexample is not None
+        if checked:
+            verify(found, model, task)
+        write_text_whole(options.out, json.dumps(found.to_dict(), separators=(",", ":")) + "\n")
+        print(f"{options.out}: written{', and checked' if checked else ''}")
+    return 0 if found.certified else 1
+
+
+def describe(found: Certificate) -> list[str]:
+    """What was found, a line for each thing."""
+    lines = []
+    if found.certified:
+        least = f" of {found.shortest_length} and more" if found.shortest_length > 1 else ""
+        lines.append(f"certified: with hard gates, right on every word of any length{least}")
+        lines.append(
+            f"  {found.states:,} states, {found.tracked_blocks} blocks in them, smallest margin {found.margin:.3g}"
+        )
+        if found.safe_length is None:
+            lines.append("  of its own gates nothing is proved: there are several layers")
+        else:
+            every = found.safe_length == float("inf")
+            length = "every length" if every else f"length {found.safe_length:,}"
+            lines.append(f"  with its own gates, at most {found.gap:.2g} from hard ones: proved right up to {length}")
+    else:
+        lines.append(f"not certified: {found.reason}")
+        if found.counterexample is not None:
+            word = found.counterexample
+            lines.append(f"  a shortest such word; with its own gates the model says {word.soft_says}")
+    for report in found.blocks:
+        if report.kind != "none" and report.degree:
+            faithful = "faithful" if report.faithful else f"kernel of {report.kernel}" if report.kernel else ""
+            signed = "signed " if report.signed else ""
+            parts = [report.kind, faithful, f"{signed}permutations of {report.degree} entries"]
+            lines.append(f"  block {report.block}: {', '.join(filter(None, parts))}")
+    return lines
+
+
+def _read(path: Path) -> Certificate:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--verify: cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"--verify: {path} is not JSON") from None
+    return Certificate.from_dict(content)
+
+
+def _load(options: argparse.Namespace) -> tuple[Path, SequenceModel, Any]:
+    for module in ("lightning.pytorch", "yaml"):
+        require(module, extra="train", owner="seqmix certify")
+    from seqmix.tasks import create_task
+    from seqmix.training.config.files import load_config, parse_value
+    from seqmix.training.config.runs import checkpoint_named
+    from seqmix.training.loading import build_task, load_model, task_of
+
+    path = checkpoint_named(options.checkpoint)
+    model = load_model(path, trust=options.trust)
+    if options.config is not None:
+        return path, model, build_task(load_config(options.config), trust=options.trust)
+    if options.task is None:
+        try:
+            task = task_of(path, trust=options.trust)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"checkpoint: {path} does not say properly what it was trained on: {error}") from None
+        if task is None:
+            raise ValueError(f"checkpoint: {path} does not say which task it was trained on: --task or --config")
+        return path, model, task
+    name, *pairs = options.task
+    for pair in pairs:
+        if "=" not in pair:
+            raise ValueError(f"--task: expected KEY=VALUE behind the name, got {pair!r}")
+    arguments = {key: parse_value(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    return path, model, create_task(name, **arguments)
+
+
+def _check(held: Certificate, file: Path, path: Path, model: SequenceModel, task: Any) -> int:
+    try:
+        verify(held, model, task)
+    except ValueError as error:
+        print(f"{file}: refused for {path}: {str(error).removeprefix('certificate: ')}")
+        return 1
+    lines = [f"{file}: holds for {path}, {held.task}", *describe(held)]
+    if not held.certified:
+        lines.append("  that no shorter word is answered wrongly was not checked")
+    print("\n".join(lines))
+    return 0

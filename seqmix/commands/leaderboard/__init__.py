@@ -1,0 +1,1 @@
+"""`seqmix leaderboard`: a file for each subcommand."""

@@ -1,0 +1,1 @@
+"""Fixed points over whole sequences: what the recurrences of both layers share, and the recurrences themselves."""

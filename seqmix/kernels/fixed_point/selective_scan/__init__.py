@@ -1,0 +1,1 @@
+"""The fixed-point Mamba's recurrence: the selective scan around the same mixing."""

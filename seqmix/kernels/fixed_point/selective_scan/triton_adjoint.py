@@ -1,0 +1,151 @@
+"""Sweeps of the adjoint of the fixed-point Mamba in Triton, and the gradients at their end.
+
+The norm back by rows, the selective scan's own backward pass, which forms the states again, the pullback through mixing
+and gates by rows, a product with W, and the sum with what the token after sends. Letters as in `mamba_triton`.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from seqmix.kernels._triton import RUNTIME, launch, span
+from seqmix.kernels.fixed_point.kronecker_triton import Pullback
+from seqmix.kernels.fixed_point.low_rank import LowRank
+from seqmix.kernels.fixed_point.low_rank_triton import mixed_back, store_mixing_gradient, tile
+from seqmix.kernels.fixed_point.selective_scan.cell import Gates, Normed, norm
+from seqmix.kernels.fixed_point.selective_scan.solvers import Gradients
+from seqmix.kernels.fixed_point.selective_scan.triton import Sweeps
+from seqmix.kernels.selective_scan import triton as selective_scan
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def _norm_back(  # type: ignore[no-untyped-def]
+    zeta, unit, inverse, norm, do, offsets, length, chunk, chunks, width, BT: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    item = tl.program_id(0).to(tl.int64)
+    n = tl.arange(0, BN)
+    first, last = span(item, offsets, length, chunk, chunks)
+    for start in range(first, last, BT):
+        t = start + tl.arange(0, BT)
+        mask = (t < last)[:, None] & (n < width)[None, :]
+        here = t[:, None] * width + n[None, :]
+        g = tl.load(zeta + here, mask=mask, other=0.0) * tl.load(norm + n, mask=n < width, other=0.0)[None, :]
+        unit_t = tl.load(unit + here, mask=mask, other=0.0)
+        g -= (tl.sum(g, 1) / width)[:, None] + unit_t * (tl.sum(unit_t * g, 1) / width)[:, None]
+        tl.store(do + here, g * tl.load(inverse + t, mask=t < last, other=0.0)[:, None], mask=mask)
+
+
+@triton.jit
+def _unit_back(pre, upstream, out, t, at, out_at, s, mask, states, row, columns):  # type: ignore[no-untyped-def]
+    raw = tl.load(pre + t[:, None] * row + at + s[None, :], mask=mask, other=0.0)
+    d = tl.load(upstream + t[:, None] * states + s[None, :], mask=mask, other=0.0)
+    inverse = tl.rsqrt(tl.sum(raw * raw, 1) + 1e-5)[:, None]
+    raw *= inverse
+    d = inverse * (d - raw * tl.sum(raw * d, 1)[:, None])
+    tl.store(out + t[:, None] * columns + out_at + s[None, :], d, mask=mask)
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def _pull(  # type: ignore[no-untyped-def]
+    pre, u, y, dy, dx, db, dc, back, out, offsets, length, chunk, chunks, width, states, rank, row, columns,
+    STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES_B: tl.constexpr, SEES_C: tl.constexpr,
+    SEES_MIXING: tl.constexpr, BR: tl.constexpr, BS: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    # `back` becomes dy + K^T dx where dy is given, and out (L, columns) the wanted columns of dp.
+    item = tl.program_id(0).to(tl.int64)
+    n, s = tl.arange(0, BN), tl.arange(0, BS)
+    first, last = span(item, offsets, length, chunk, chunks)
+    c_at = 0
+    mixing_at = 0
+    if SEES_B:
+        c_at += states
+        mixing_at += states
+    if SEES_C:
+        mixing_at += states
+    for start in range(first, last, BT):
+        t = start + tl.arange(0, BT)
+        mask_t = t < last
+        mask = mask_t[:, None] & (n < width)[None, :]
+        mask_s = mask_t[:, None] & (s < states)[None, :]
+        here = t[:, None] * width + n[None, :]
+        if SEES_B:
+            _unit_back(pre, db, out, t, 0, 0, s, mask_s, states, row, columns)
+        if SEES_C:
+            _unit_back(pre, dc, out, t, states, c_at, s, mask_s, states, row, columns)
+        if dy is not None:
+            w = tl.load(dx + here, mask=mask, other=0.0)
+            value = tl.load(dy + here, mask=mask, other=0.0)
+            value += mixed_back(pre, t, 2 * states, n, mask, mask_t, width, rank, row, w, STRENGTH, PRODUCT)
+            tl.store(back + here, value, mask=mask)
+            if SEES_MIXING:
+                e = tl.load(y + here, mask=mask, other=0.0) - tl.load(u + here, mask=mask, other=0.0)
+                store_mixing_gradient(
+                    pre, out, t, 2 * states, mixing_at, n, mask, mask_t, width, rank, row, columns, w, e,
+                    STRENGTH, PRODUCT, BR,
+                )  # fmt: skip
+
+
+class AdjointSweeps:
+    """The launches of all adjoint sweeps of one solve, for dy (L, D) and ds (S, D, N), that of the final states."""
+
+    def __init__(self, forward: Sweeps, gates: Gates, x: Tensor, y: Tensor, dy: Tensor, ds: Tensor) -> None:
+        self.forward, self.cell, self.x, self.y, self.dy, self.ds = forward, forward.cell, x, y, dy, ds
+        self.pre, self.b, self.c = gates.pre.contiguous(), gates.b.contiguous(), gates.c.contiguous()
+        o, _, self.borders = forward.scan(x, self.b, self.c)
+        self.normed: Normed = norm(o, forward.norm)
+        mixing = self.cell.mixing
+        rank = mixing.rank if isinstance(mixing, LowRank) else 0
+        # Twice as much is alive in a tile as in one of a sweep.
+        self.options = forward.options | tile(mixing.width, 2048) | {"BR": triton.next_power_of_2(max(1, rank))}
+        self.kronecker = (
+            None if isinstance(mixing, LowRank) else Pullback(mixing, gates.factors, self.pre, y, forward.u)
+        )
+
+    def through_scan(self, zeta: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of x, dt, A, b, c, D and s_0 from that of y (L, D)."""
+        f, i, pieces = self.forward, self.forward.inputs, self.forward.cut.pieces
+        do = torch.empty_like(zeta)
+        launch(
+            _norm_back, pieces.spans.number, zeta, self.normed.unit, self.normed.inverse, f.norm, do,
+            *pieces.spans.arguments, f.sizes[0], **f.tile,
+        )  # fmt: skip
+        x, dt, b, c, do = (f.batched(t) for t in (self.x, i.dt, self.b, self.c, do))
+        arguments = (do, self.ds, x, dt, i.A, b, c, i.D, f.s0, self.borders)
+        dx, ddt, dA, db, dc, dD, ds0 = selective_scan.backward(*arguments, f.offsets, False)
+        dx, ddt, db, dc = (t.flatten(0, 1) for t in (dx, ddt, db, dc))
+        return dx, ddt, dA, db, dc, dD, ds0
+
+    def pull(
+        self, dx: Tensor, db: Tensor, dc: Tensor, dy: Tensor, sees: dict[str, bool], columns: int
+    ) -> tuple[Tensor, Tensor]:
+        """dy + K^T dx, and the columns of dp (L, columns) that `sees` asks for."""
+        f, spans = self.forward, self.forward.cut.pieces.spans
+        back, out = torch.empty_like(dx), dx.new_empty(len(dx), columns)
+        given = dy if self.kronecker is None else None
+        launch(
+            _pull, spans.number, self.pre, f.u, self.y, given, dx, db, dc, back, out, *spans.arguments, *f.sizes,
+            columns, **sees, **self.options,
+        )  # fmt: skip
+        if self.kronecker is not None:
+            back = dy + self.kronecker.apply(dx, None)
+            if sees["SEES_MIXING"]:
+                self.kronecker.store_gradient(dx, None, out)
+        return back, out
+
+    def __call__(self, zeta: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Sweeps.__call__`."""
+        zeta, f = zeta.contiguous(), self.forward
+        dx, _, _, db, dc, *_ = self.through_scan(zeta)
+        value, dpre = self.pull(dx, db, dc, self.dy, f.sees, self.cell.recurrent)
+        sent = None if f.weight is None else dpre @ f.weight
+        return f.finish(value, None, sent, zeta, busy.view(torch.uint8), damping)
+
+    def gradients(self, zeta: Tensor) -> Gradients:
+        """From zeta (L, D), the whole gradient that reaches y."""
+        zeta = zeta.contiguous()
+        dx, ddt, dA, db, dc, dD, ds0 = self.through_scan(zeta)
+        everything = dict.fromkeys(self.forward.sees, True)
+        back, dp = self.pull(dx, db, dc, torch.zeros_like(dx), everything, self.cell.size)
+        dnorm = torch.stack(((zeta * self.normed.unit).sum(0), zeta.sum(0)))
+        return Gradients(dx - back, ddt, dp, dA, dD, dnorm, ds0)

@@ -1,0 +1,1 @@
+"""What can be said about many runs: statistics, ranks, cells and summaries."""

@@ -1,0 +1,1 @@
+"""Sweeps: every run of a plan that a file of records does not have yet."""

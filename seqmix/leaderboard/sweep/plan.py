@@ -1,0 +1,144 @@
+"""From configs, learning rates and seeds to a list of runs, each with an id that says what it is."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqmix.leaderboard.records.schema import plain
+from seqmix.training.config.files import load_config, parse_value, set_by_path
+
+__all__ = ["Run", "checked_run", "plan_run", "plan_runs", "plan_settings"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run before it is started.
+
+    Attributes:
+        config: name of a shipped config, or a file.
+        overrides: KEY=VALUE on top of it, the learning rate last.
+        seed: of weights and training stream.
+        settings: the config with its bases, the overrides and the seed.
+        id: hash of name, settings and seed, and of the place on a board.
+        board, entry, column: the board that it is for, its row there and its task; None outside boards.
+    """
+
+    config: str
+    overrides: tuple[str, ...]
+    seed: int
+    settings: dict[str, Any] = field(compare=False, repr=False)
+    id: str = field(compare=False)
+    board: str | None = None
+    entry: str | None = None
+    column: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the config."""
+        return Path(self.config).stem
+
+    @property
+    def kind(self) -> str:
+        """What it has in common with runs that take as long: task and row, or the config."""
+        return self.name if self.board is None else f"{self.column} {self.entry}"
+
+    @property
+    def options(self) -> list[str]:
+        """Options of `seqmix fit`."""
+        return ["--config", self.config, "--seed_everything", str(self.seed), *(f"--{text}" for text in self.overrides)]
+
+    @property
+    def command(self) -> str:
+        """The command line that runs it."""
+        return shlex.join(["seqmix", "fit", *self.options])
+
+    def __str__(self) -> str:
+        rates = [text.partition("=")[2] for text in self.overrides if text.startswith("optimizer.lr=")]
+        # On a board the row says it; elsewhere the first few changes tell the runs of a config apart.
+        changes = [text for text in self.overrides if not text.startswith("optimizer.lr=")][: 3 * (self.board is None)]
+        what = " ".join([self.kind, *changes])
+        return ", ".join([what, *(f"learning rate {rate}" for rate in rates[-1:]), f"seed {self.seed}"])
+
+
+def plan_run(
+    config: str,
+    overrides: Sequence[str],
+    seed: int,
+    *,
+    board: str | None = None,
+    entry: str | None = None,
+    column: str | None = None,
+) -> Run:
+    """The run of a config with overrides and a seed, for a row and a task of a board if it has one.
+
+    Raises:
+        ValueError: an unknown config (with the nearest names), an override that is not KEY=VALUE, a negative seed.
+    """
+    if seed < 0:
+        raise ValueError(f"--seeds: expected integers of at least 0, got {seed}")
+    settings = load_config(config)
+    place = {"board": board, "entry": entry, "column": column}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not key or not equals or key.startswith("-"):
+            raise ValueError(f"--set: expected KEY=VALUE such as trainer.max_steps=500, got {text!r}")
+        settings = set_by_path(settings, key, parse_value(value))
+    return plan_settings(config, overrides, settings, seed, **place)
+
+
+def plan_settings(
+    config: str,
+    overrides: Sequence[str],
+    settings: dict[str, Any],
+    seed: int,
+    *,
+    board: str | None = None,
+    entry: str | None = None,
+    column: str | None = None,
+) -> Run:
+    """The run of `settings`, which the file `config` with the overrides has."""
+    settings = plain(set_by_path(settings, "seed_everything", seed))
+    content = {"config": Path(config).stem, "settings": settings, "seed": seed}
+    if board is not None:
+        # A record has one place: what stands in two cells is two runs.
+        content |= {"board": board, "entry": entry, "column": column}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Run(config, tuple(overrides), seed, settings, digest[:16], board, entry, column)
+
+
+def checked_run(run: Run) -> Run:
+    """`run`, if its config is still what it was when it was planned; else a `ValueError`."""
+    place = {"board": run.board, "entry": run.entry, "column": run.column}
+    if plan_run(run.config, run.overrides, run.seed, **place).id != run.id:
+        raise ValueError(f"config {run.config}: it was changed during the sweep; start the sweep again")
+    return run
+
+
+def plan_runs(
+    configs: Sequence[str], seeds: Sequence[int], rates: Sequence[float] | None, overrides: Sequence[str]
+) -> list[Run]:
+    """Every (config, learning rate, seed): the first seed of everything, then the second, so that a sweep that is cut
+    short has something of each. Without `rates` each config keeps its own.
+
+    Raises:
+        ValueError: see `plan_run`; also two files with one name, or a learning rate that is not positive.
+    """
+    names: dict[str, str] = {}
+    for config in dict.fromkeys(configs):
+        other = names.setdefault(Path(config).stem, config)
+        if other != config:
+            raise ValueError(f"CONFIG: records know configs by name, got {other!r} and {config!r}")
+    for rate in rates or ():
+        if not 0 < rate < float("inf"):
+            raise ValueError(f"--lr: expected positive numbers, got {rate!r}")
+    changes = [(f"optimizer.lr={rate!r}",) for rate in dict.fromkeys(rates)] if rates else [()]
+    return [
+        plan_run(config, (*overrides, *change), seed)
+        for seed in dict.fromkeys(seeds)
+        for config in names.values()
+        for change in changes
+    ]

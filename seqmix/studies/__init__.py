@@ -1,0 +1,1 @@
+"""Studies: experiments with their own plan, table and figure."""

@@ -1,0 +1,1 @@
+"""Config files, options of the command line and folders of runs."""
