@@ -1,7 +1,9 @@
 """`Task`: a LightningDataModule around a function that makes examples by number."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from seqmix._extras import require
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.batches import EvalBatches, EvalSet, Examples, TrainBatches
 from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader, rank_of
+from seqmix.tasks.loading import Loading, arguments_of, explain, merge, show
 
 require("lightning.pytorch", extra="train", owner="seqmix.tasks.Task")
 from lightning.pytorch import LightningDataModule  # noqa: E402
@@ -32,6 +35,9 @@ class Task(LightningDataModule):
     own. With `packed`, the sequences of a training batch have lengths of their own and stand one behind the other in
     one row (1, T), with their bounds as int32 `cu_seqlens` (batch_size + 1,): no state crosses a bound.
 
+    A task of one's own has a constructor that ends in `**loading: Unpack[Loading]`, hands it on with the examples, and
+    says which values differ from those of all tasks in `loading`, and which it does not offer in `withheld`.
+
     Attributes:
         vocab_size: tokens that a model must know, as input or target.
         chance: accuracy of guessing.
@@ -44,26 +50,53 @@ class Task(LightningDataModule):
 
     metric = "sequence_accuracy"
     free_running = False
+    loading: ClassVar[Loading] = {}
+    withheld: ClassVar[tuple[str, ...]] = ()
+    _arguments: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        constructor = cls.__dict__.get("__init__")
+        if constructor is not None and "loading" in constructor.__annotations__:
+            constructor.__signature__ = show(constructor, cls.loading, cls.withheld)
+            cls.__doc__ = explain(cls.__doc__ or "", constructor.__signature__)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        task = super().__new__(cls)
+        task._arguments = arguments_of(cls.__init__, args, kwargs)
+        return task
 
     def __init__(
         self,
         examples: Examples,
         *,
-        train_length: int,
-        min_length: int | None,
-        batch_size: int,
-        train_size: int | None,
-        eval_lengths: Sequence[int],
-        eval_size: int,
-        seed: int,
-        eval_seed: int,
-        num_workers: int,
-        packed: bool = False,
         validation_sets: Sequence[EvalSet] | None = None,
         test_sets: Sequence[EvalSet] | None = None,
+        **loading: Unpack[Loading],
     ) -> None:
         super().__init__()
-        owner = type(self).__name__
+        # As `save_hyperparameters` does, which looks for arguments in frames and finds no names for `**loading` there.
+        self.hparams.update(self._arguments)
+        self._hparams_initial, self._log_hyperparams = copy.deepcopy(self.hparams), True
+        self._load(merge(type(self).loading, loading))
+        self.examples = examples
+        self.vocab_size, self.chance = examples.vocab_size, examples.chance
+        self.validation_sets = list(validation_sets or [self._at(self.train_length)])
+        self.test_sets = list(test_sets or map(self._at, self.eval_lengths))
+        for sets in (self.validation_sets, self.test_sets):
+            names = [each.name for each in sets]
+            if len(set(names)) != len(names):
+                raise ValueError(
+                    f"{type(self).__name__}: evaluation sets must have different names, got {', '.join(names)}"
+                )
+        self._try_examples()
+        self._train: TrainBatches | None = None
+        self._limit: int | None = None
+
+    def _load(self, loading: Loading) -> None:
+        owner, train_length, min_length = type(self).__name__, loading["train_length"], loading["min_length"]
+        batch_size, train_size, eval_size = loading["batch_size"], loading["train_size"], loading["eval_size"]
+        eval_lengths, num_workers, packed = loading["eval_lengths"], loading["num_workers"], loading["packed"]
         counts = {"train_length": train_length, "batch_size": batch_size, "eval_size": eval_size}
         optional = {"min_length": min_length, "train_size": train_size}
         for name, value in (counts | {k: v for k, v in optional.items() if v is not None}).items():
@@ -77,21 +110,11 @@ class Task(LightningDataModule):
             raise ValueError(f"{owner}: num_workers must be an integer of at least 0, got {num_workers!r}")
         if not isinstance(packed, bool):
             raise ValueError(f"{owner}: packed must be true or false, got {packed!r}")
-        self.examples = examples
-        self.vocab_size, self.chance = examples.vocab_size, examples.chance
         self.train_length, self.min_length = train_length, min_length
         self.batch_size, self.train_size = batch_size, train_size
         self.eval_lengths, self.eval_size = sorted(set(eval_lengths)), eval_size
-        self.seed, self.eval_seed, self.num_workers, self.packed = seed, eval_seed, num_workers, packed
-        self.validation_sets = list(validation_sets or [self._at(train_length)])
-        self.test_sets = list(test_sets or map(self._at, self.eval_lengths))
-        for sets in (self.validation_sets, self.test_sets):
-            names = [each.name for each in sets]
-            if len(set(names)) != len(names):
-                raise ValueError(f"{owner}: evaluation sets must have different names, got {', '.join(names)}")
-        self._try_examples()
-        self._train: TrainBatches | None = None
-        self._limit: int | None = None
+        self.seed, self.eval_seed = loading["seed"], loading["eval_seed"]
+        self.num_workers, self.packed = num_workers, packed
 
     def _try_examples(self) -> None:
         # Lengths too short for what a task puts in them are told before training starts, not at the last test set.

@@ -1,8 +1,9 @@
 """Copying: strings, n-grams, and data tokens among blanks."""
 
-from collections.abc import Sequence
+from typing import Unpack
 
 from seqmix.tasks.base import Task
+from seqmix.tasks.loading import Loading
 from seqmix.tasks.selective_copy import SelectiveCopyExamples
 from seqmix.tasks.string_copy import DuplicateNgramExamples, NgramLookupExamples, StringCopyExamples
 
@@ -19,16 +20,6 @@ class StringCopy(Task):
         n_letters: size of the alphabet.
         ngram: None, or the letters of an n-gram that stands `repeats` times in every string.
         repeats: how often.
-        train_length: length of the training strings, or their largest length.
-        min_length: smallest length of training strings, one length to the batch; None trains at the largest only.
-        batch_size: sequences in a batch, over all ranks.
-        train_size: number of different training examples; None for a stream that never repeats.
-        eval_lengths: lengths of the test sets.
-        eval_size: sequences in the validation set and in each test set.
-        seed: of the training stream.
-        eval_seed: of the validation and test sets.
-        num_workers: processes that make training batches; 0 is fastest unless the model runs on a GPU.
-        packed: pack the sequences of a training batch in one row, each with a length of its own.
 
     Raises:
         ValueError: sizes that are not positive, strings too short for the n-grams.
@@ -40,37 +31,19 @@ class StringCopy(Task):
     """
 
     free_running = predicts_next = True
+    loading = Loading(train_length=16, min_length=2, eval_lengths=(16, 24, 32))
 
     def __init__(
         self,
         n_letters: int = 26,
         ngram: int | None = None,
         repeats: int = 2,
-        train_length: int = 16,
-        min_length: int | None = 2,
-        batch_size: int = 128,
-        train_size: int | None = None,
-        eval_lengths: Sequence[int] = (16, 24, 32),
-        eval_size: int = 512,
-        seed: int = 0,
-        eval_seed: int = 0,
-        num_workers: int = 0,
-        packed: bool = False,
+        **loading: Unpack[Loading],
     ) -> None:
         super().__init__(
             StringCopyExamples(n_letters) if ngram is None else DuplicateNgramExamples(n_letters, ngram, repeats),
-            train_length=train_length,
-            min_length=min_length,
-            batch_size=batch_size,
-            train_size=train_size,
-            eval_lengths=eval_lengths,
-            eval_size=eval_size,
-            seed=seed,
-            eval_seed=eval_seed,
-            num_workers=num_workers,
-            packed=packed,
+            **loading,
         )
-        self.save_hyperparameters()
 
 
 class NgramLookup(Task):
@@ -83,22 +56,13 @@ class NgramLookup(Task):
         n: letters of the n-gram.
         n_answer: letters of the continuation.
         suffix: the n-gram comes after the string instead of before it.
-        train_length: length of the training strings, or their largest length.
-        min_length: smallest length of training strings, one length to the batch; None trains at the largest only.
-        batch_size: sequences in a batch, over all ranks.
-        train_size: number of different training examples; None for a stream that never repeats.
-        eval_lengths: lengths of the test sets.
-        eval_size: sequences in the validation set and in each test set.
-        seed: of the training stream.
-        eval_seed: of the validation and test sets.
-        num_workers: processes that make training batches; 0 is fastest unless the model runs on a GPU.
-        packed: pack the sequences of a training batch in one row, each with a length of its own.
 
     Raises:
         ValueError: sizes that are not positive, strings too short for n-gram and continuation.
     """
 
     free_running = predicts_next = True
+    loading = Loading(train_length=32, min_length=8, eval_lengths=(32, 64))
 
     def __init__(
         self,
@@ -106,31 +70,12 @@ class NgramLookup(Task):
         n: int = 2,
         n_answer: int = 4,
         suffix: bool = False,
-        train_length: int = 32,
-        min_length: int | None = 8,
-        batch_size: int = 128,
-        train_size: int | None = None,
-        eval_lengths: Sequence[int] = (32, 64),
-        eval_size: int = 512,
-        seed: int = 0,
-        eval_seed: int = 0,
-        num_workers: int = 0,
-        packed: bool = False,
+        **loading: Unpack[Loading],
     ) -> None:
         super().__init__(
             NgramLookupExamples(n_letters, n, n_answer, suffix),
-            train_length=train_length,
-            min_length=min_length,
-            batch_size=batch_size,
-            train_size=train_size,
-            eval_lengths=eval_lengths,
-            eval_size=eval_size,
-            seed=seed,
-            eval_seed=eval_seed,
-            num_workers=num_workers,
-            packed=packed,
+            **loading,
         )
-        self.save_hyperparameters()
 
 
 class SelectiveCopy(Task):
@@ -142,50 +87,22 @@ class SelectiveCopy(Task):
         vocab_size: number of tokens, blank and marker included.
         n_tokens: data tokens in a sequence.
         positions: `random`, or `fixed`, which a time-invariant layer can solve.
-        train_length: length of the training sequences, or their largest length.
-        min_length: smallest length of training sequences, one length to the batch; None trains at the largest only.
-        batch_size: sequences in a batch, over all ranks.
-        train_size: number of different training examples; None for a stream that never repeats.
-        eval_lengths: lengths of the test sets.
-        eval_size: sequences in the validation set and in each test set.
-        seed: of the training stream.
-        eval_seed: of the validation and test sets.
-        num_workers: processes that make training batches; 0 is fastest unless the model runs on a GPU.
-        packed: pack the sequences of a training batch in one row, each with a length of its own.
 
     Raises:
         ValueError: sizes that are not positive, lengths too short for the tokens.
     """
 
     metric = "token_accuracy"
+    loading = Loading(train_length=256, eval_lengths=(256,))
 
     def __init__(
         self,
         vocab_size: int = 16,
         n_tokens: int = 16,
         positions: str = "random",
-        train_length: int = 256,
-        min_length: int | None = None,
-        batch_size: int = 128,
-        train_size: int | None = None,
-        eval_lengths: Sequence[int] = (256,),
-        eval_size: int = 512,
-        seed: int = 0,
-        eval_seed: int = 0,
-        num_workers: int = 0,
-        packed: bool = False,
+        **loading: Unpack[Loading],
     ) -> None:
         super().__init__(
             SelectiveCopyExamples(vocab_size, n_tokens, positions),
-            train_length=train_length,
-            min_length=min_length,
-            batch_size=batch_size,
-            train_size=train_size,
-            eval_lengths=eval_lengths,
-            eval_size=eval_size,
-            seed=seed,
-            eval_seed=eval_seed,
-            num_workers=num_workers,
-            packed=packed,
+            **loading,
         )
-        self.save_hyperparameters()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 import torch
 
@@ -10,6 +10,7 @@ from seqmix.tasks.base import Task
 from seqmix.tasks.digits import DigitsExamples
 from seqmix.tasks.listops import ListOpsExamples
 from seqmix.tasks.loaders import Batch, StreamLoader, rank_of
+from seqmix.tasks.loading import Loading
 from seqmix.tasks.mixtures import MixtureBatches, Part
 from seqmix.tasks.pathfinder import PathfinderExamples
 
@@ -27,9 +28,11 @@ class _Classification(Task):
     """
 
     metric = "token_accuracy"
+    withheld: ClassVar[tuple[str, ...]] = ("train_length", "min_length", "eval_lengths", "packed")
 
-    def __init__(self, examples: Any, length: int, **kwargs: Any) -> None:
-        super().__init__(examples, train_length=length, min_length=None, eval_lengths=[length], **kwargs)
+    def __init__(self, examples: Any, length: int, **loading: Unpack[Loading]) -> None:
+        loading["train_length"], loading["eval_lengths"] = length, [length]
+        super().__init__(examples, **loading)
         self.n_classes, self.mask_token = examples.n_classes, examples.mask_token
 
     def train_dataloader(self) -> StreamLoader:
@@ -51,12 +54,6 @@ class ListOps(_Classification):
         min_length: shortest sequence.
         max_depth: of a tree, its root and its deepest digits counted.
         max_arguments: of an operator.
-        batch_size: sequences in a batch, over all ranks.
-        train_size: number of different training examples; None for a stream that never repeats.
-        eval_size: sequences in the validation and the test set.
-        seed: of the training stream.
-        eval_seed: of the validation and test sets.
-        num_workers: processes that make training batches.
         packed: put the sequences of a training batch behind one another in one row, with their bounds as
             `cu_seqlens`, instead of padding them; targets are (1, batch_size).
 
@@ -64,26 +61,20 @@ class ListOps(_Classification):
         ValueError: numbers out of range, or lengths that trees of this depth do not reach.
     """
 
-    def __init__(
+    loading = Loading(batch_size=32, eval_size=2000)
+
+    # Its own `min_length` and `packed` mean other things than those of all tasks.
+    def __init__(  # type: ignore[misc]
         self,
         max_length: int = 2000,
         min_length: int = 500,
         max_depth: int = 10,
         max_arguments: int = 10,
-        batch_size: int = 32,
-        train_size: int | None = None,
-        eval_size: int = 2000,
-        seed: int = 0,
-        eval_seed: int = 0,
-        num_workers: int = 0,
         packed: bool = False,
+        **loading: Unpack[Loading],
     ) -> None:
-        examples = ListOpsExamples(min_length, max_depth, max_arguments)
-        super().__init__(
-            examples, max_length, **_sizes(batch_size, train_size, eval_size, seed, eval_seed, num_workers)
-        )
+        super().__init__(ListOpsExamples(min_length, max_depth, max_arguments), max_length, **loading)
         self.packed = packed
-        self.save_hyperparameters()
 
     def train_dataloader(self) -> StreamLoader:
         packed, self.packed = self.packed, False  # the rows of padded batches are what is packed
@@ -115,16 +106,12 @@ class Pathfinder(_Classification):
         dashes: of each of the two long curves.
         distractors: number of short curves.
         distractor_dashes: of each short curve.
-        batch_size: sequences in a batch, over all ranks.
-        train_size: number of different training examples; None for a stream that never repeats.
-        eval_size: sequences in the validation and the test set.
-        seed: of the training stream.
-        eval_seed: of the validation and test sets.
-        num_workers: processes that make training batches.
 
     Raises:
         ValueError: numbers out of range, or curves for which a picture has no room.
     """
+
+    loading = Loading(batch_size=64, eval_size=2000)
 
     def __init__(
         self,
@@ -132,38 +119,22 @@ class Pathfinder(_Classification):
         dashes: int = 14,
         distractors: int = 5,
         distractor_dashes: int = 4,
-        batch_size: int = 64,
-        train_size: int | None = None,
-        eval_size: int = 2000,
-        seed: int = 0,
-        eval_seed: int = 0,
-        num_workers: int = 0,
+        **loading: Unpack[Loading],
     ) -> None:
         examples = PathfinderExamples(size, dashes, distractors, distractor_dashes)
-        length = examples.size**2
-        super().__init__(examples, length, **_sizes(batch_size, train_size, eval_size, seed, eval_seed, num_workers))
-        self.save_hyperparameters()
+        super().__init__(examples, examples.size**2, **loading)
 
 
 class Digits(_Classification):
     """scikit-learn's handwritten digits, 64 pixels with 17 grey levels, one after the other. Chance is 1/10.
 
     1,077 training, 360 validation and 360 test pictures, split once; needs `pip install 'seqmix[images]'`.
-
-    Args:
-        batch_size: sequences in a batch, over all ranks.
-        seed: of the order of the training pictures.
-        num_workers: processes that make training batches.
     """
 
-    def __init__(self, batch_size: int = 64, seed: int = 0, num_workers: int = 0) -> None:
+    loading = Loading(batch_size=64)
+    withheld = (*_Classification.withheld, "train_size", "eval_size", "eval_seed")
+
+    def __init__(self, **loading: Unpack[Loading]) -> None:
         examples = DigitsExamples()
-        train_size, eval_size = len(examples.part("train")), len(examples.part("test"))
-        super().__init__(examples, 64, **_sizes(batch_size, train_size, eval_size, seed, 0, num_workers))
-        self.save_hyperparameters()
-
-
-def _sizes(
-    batch_size: int, train_size: int | None, eval_size: int, seed: int, eval_seed: int, num_workers: int
-) -> dict[str, Any]:
-    return dict(locals())
+        loading["train_size"], loading["eval_size"] = len(examples.part("train")), len(examples.part("test"))
+        super().__init__(examples, 64, **loading)

@@ -1,12 +1,12 @@
 """Associative recall: MQAR, and MAD's in-context, noisy and fuzzy recall and memorisation."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from torch.utils.data import DataLoader
 
 from seqmix.tasks.base import ENDLESS, EvalSet, Task
 from seqmix.tasks.loaders import Batch, StreamLoader, rank_of
+from seqmix.tasks.loading import Loading, merge
 from seqmix.tasks.mad_recall import FuzzyRecallExamples, MemorizationExamples, RecallExamples
 from seqmix.tasks.mixtures import MixtureBatches, Part
 from seqmix.tasks.mqar import MQARExamples
@@ -18,13 +18,21 @@ class _Recall(Task):
     # Scored by token. A suite's protocol, as published, chooses everything on its test sets.
     metric = "token_accuracy"
     suite = "mad"
+    withheld = ("min_length", "packed")
 
-    def __init__(self, examples: Any, protocol: str | None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        examples: Any,
+        protocol: str | None,
+        *,
+        test_sets: list[EvalSet] | None = None,
+        **loading: Unpack[Loading],
+    ) -> None:
         if protocol not in (None, self.suite):
             raise ValueError(f"{type(self).__name__}: protocol must be null or {self.suite!r}, got {protocol!r}")
-        if protocol and kwargs["train_size"] is None:
+        if protocol and loading.get("train_size") is None:
             raise ValueError(f"{type(self).__name__}: protocol {protocol!r} needs a finite train_size, got null")
-        super().__init__(examples, **kwargs)
+        super().__init__(examples, test_sets=test_sets, **loading)
         self.protocol = protocol
         if protocol is not None:
             self.validation_sets = self.test_sets
@@ -45,7 +53,6 @@ class MQAR(_Recall):
 
     Args:
         vocab_size: number of tokens, half of them keys and half values.
-        train_length: length of the training sequences; the longest of a mixture.
         n_pairs: pairs in a training sequence.
         power: of the law of gaps between a pair and its query; 1 is uniform.
         fillers: `zero`, `random` tokens that are no key of the sequence, or `any` token, as published.
@@ -55,13 +62,6 @@ class MQAR(_Recall):
             set is named by its length, by its pairs where lengths are not all different, or by both, `64x8`.
         protocol: `zoology`: the learning rate and the end of training are chosen on the test sets, the training set
             is finite (docs/tasks.md).
-        batch_size: sequences in a batch, over all ranks.
-        train_size: number of different training examples (with a mixture, that of its rows counts); None for a stream
-            that never repeats.
-        eval_size: sequences in the validation set and in each test set.
-        seed: of the training stream.
-        eval_seed: of the validation and test sets.
-        num_workers: processes that make training batches.
 
     Raises:
         ValueError: a vocabulary too small for the pairs, a length too short for pairs and queries, other bad numbers.
@@ -74,27 +74,25 @@ class MQAR(_Recall):
     """
 
     suite = "zoology"
+    loading = Loading(train_length=64, batch_size=64, eval_size=1000)
+    withheld = ("min_length", "packed", "eval_lengths")
 
     def __init__(
         self,
         vocab_size: int = 8192,
-        train_length: int = 64,
         n_pairs: int = 4,
         power: float = 0.01,
         fillers: str = "zero",
         train_mixture: list[list[int]] | None = None,
         eval_sets: list[list[int]] | None = None,
         protocol: str | None = None,
-        batch_size: int = 64,
-        train_size: int | None = None,
-        eval_size: int = 1000,
-        seed: int = 0,
-        eval_seed: int = 0,
-        num_workers: int = 0,
+        **loading: Unpack[Loading],
     ) -> None:
+        sizes = merge(self.loading, loading)
         rows = [_row("train_mixture", row, 3) for row in train_mixture or ()]
         if rows:
-            train_length, n_pairs, _ = max(rows)
+            sizes["train_length"], n_pairs, _ = max(rows)
+        train_length = sizes["train_length"]
         chosen = eval_sets or [[train_length, n_pairs], [2 * train_length, n_pairs]]
         tests = [_row("eval_sets", row, 2) for row in chosen]
 
@@ -108,24 +106,12 @@ class MQAR(_Recall):
         names = [f"{length}x{pairs}" for length, pairs in tests]
         for column in (pairs_of, lengths):
             names = [str(number) for number in column] if len(set(column)) == len(column) else names
-        super().__init__(
-            of(n_pairs),
-            protocol,
-            train_length=train_length,
-            min_length=None,
-            batch_size=batch_size,
-            train_size=train_size,
-            eval_lengths=[length for length, _ in tests],
-            eval_size=eval_size,
-            seed=seed,
-            eval_seed=eval_seed,
-            num_workers=num_workers,
-            test_sets=[
-                EvalSet(name, of(pairs), length, eval_size)
-                for name, length, pairs in zip(names, lengths, pairs_of, strict=True)
-            ],
-        )
-        self.save_hyperparameters()
+        sizes["eval_lengths"] = lengths
+        tests_of = [
+            EvalSet(name, of(pairs), length, sizes["eval_size"])
+            for name, length, pairs in zip(names, lengths, pairs_of, strict=True)
+        ]
+        super().__init__(of(n_pairs), protocol, test_sets=tests_of, **sizes)
 
     def train_dataloader(self) -> StreamLoader:
         finite = self.train_size is not None
@@ -141,6 +127,7 @@ class MQAR(_Recall):
 class _NextToken(_Recall):
     # The value that is asked for is the next token: a model must not see it.
     predicts_next = True
+    loading = Loading(train_length=128, eval_lengths=(128, 256), eval_size=1280)
 
 
 class InContextRecall(_NextToken):
@@ -150,16 +137,8 @@ class InContextRecall(_NextToken):
 
     Args:
         vocab_size: number of tokens, half keys and half values.
-        train_length: length of sequences, which counts the last value, a target only.
         protocol: `mad`: every next token is a target in training, a finite training set, everything is chosen on the
             test set, and accuracy is averaged over classes (docs/tasks.md).
-        batch_size: sequences in a batch, over all ranks.
-        train_size: number of different training examples; None for a stream that never repeats.
-        eval_lengths: lengths of the test sets.
-        eval_size: sequences in the validation set and in each test set.
-        seed: of the training stream.
-        eval_seed: of the validation and test sets.
-        num_workers: processes that make training batches.
 
     Raises:
         ValueError: fewer than two keys or values, a length that is odd or below 4, other bad numbers.
@@ -168,22 +147,14 @@ class InContextRecall(_NextToken):
     def __init__(
         self,
         vocab_size: int = 16,
-        train_length: int = 128,
         protocol: str | None = None,
-        batch_size: int = 128,
-        train_size: int | None = None,
-        eval_lengths: Sequence[int] = (128, 256),
-        eval_size: int = 1280,
-        seed: int = 0,
-        eval_seed: int = 0,
-        num_workers: int = 0,
+        **loading: Unpack[Loading],
     ) -> None:
         super().__init__(
             RecallExamples(vocab_size, published=protocol is not None),
             protocol,
-            **_sizes(train_length, batch_size, train_size, eval_lengths, eval_size, seed, eval_seed, num_workers),
+            **loading,
         )
-        self.save_hyperparameters()
 
 
 class NoisyRecall(_NextToken):
@@ -199,22 +170,14 @@ class NoisyRecall(_NextToken):
         vocab_size: int = 32,
         noise_vocab_size: int = 16,
         noise: float = 0.2,
-        train_length: int = 128,
         protocol: str | None = None,
-        batch_size: int = 128,
-        train_size: int | None = None,
-        eval_lengths: Sequence[int] = (128, 256),
-        eval_size: int = 1280,
-        seed: int = 0,
-        eval_seed: int = 0,
-        num_workers: int = 0,
+        **loading: Unpack[Loading],
     ) -> None:
         super().__init__(
             RecallExamples(vocab_size, noise_vocab_size, noise, published=protocol is not None),
             protocol,
-            **_sizes(train_length, batch_size, train_size, eval_lengths, eval_size, seed, eval_seed, num_workers),
+            **loading,
         )
-        self.save_hyperparameters()
 
 
 class FuzzyRecall(_NextToken):
@@ -231,22 +194,14 @@ class FuzzyRecall(_NextToken):
         self,
         vocab_size: int = 16,
         motif: int = 3,
-        train_length: int = 128,
         protocol: str | None = None,
-        batch_size: int = 128,
-        train_size: int | None = None,
-        eval_lengths: Sequence[int] = (128, 256),
-        eval_size: int = 1280,
-        seed: int = 0,
-        eval_seed: int = 0,
-        num_workers: int = 0,
+        **loading: Unpack[Loading],
     ) -> None:
         super().__init__(
             FuzzyRecallExamples(vocab_size, motif, published=protocol is not None),
             protocol,
-            **_sizes(train_length, batch_size, train_size, eval_lengths, eval_size, seed, eval_seed, num_workers),
+            **loading,
         )
-        self.save_hyperparameters()
 
 
 class Memorization(_Recall):
@@ -259,39 +214,20 @@ class Memorization(_Recall):
         map_seed: of the map from keys to values.
     """
 
+    loading = Loading(train_length=32, eval_lengths=(32,), eval_size=1280)
+
     def __init__(
         self,
         vocab_size: int = 256,
         map_seed: int = 0,
-        train_length: int = 32,
         protocol: str | None = None,
-        batch_size: int = 128,
-        train_size: int | None = None,
-        eval_lengths: Sequence[int] = (32,),
-        eval_size: int = 1280,
-        seed: int = 0,
-        eval_seed: int = 0,
-        num_workers: int = 0,
+        **loading: Unpack[Loading],
     ) -> None:
         super().__init__(
             MemorizationExamples(vocab_size, map_seed),
             protocol,
-            **_sizes(train_length, batch_size, train_size, eval_lengths, eval_size, seed, eval_seed, num_workers),
+            **loading,
         )
-        self.save_hyperparameters()
-
-
-def _sizes(
-    train_length: int,
-    batch_size: int,
-    train_size: int | None,
-    eval_lengths: Sequence[int],
-    eval_size: int,
-    seed: int,
-    eval_seed: int,
-    num_workers: int,
-) -> dict[str, Any]:
-    return {"min_length": None} | dict(locals())
 
 
 def _row(name: str, row: Any, width: int) -> list[int]:
