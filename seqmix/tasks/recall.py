@@ -1,6 +1,6 @@
 """Associative recall: MQAR, and MAD's in-context, noisy and fuzzy recall and memorisation."""
 
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch.utils.data import DataLoader
 
@@ -18,7 +18,7 @@ class _Recall(Task):
     # Scored by token. A suite's protocol, as published, chooses everything on its test sets.
     metric = "token_accuracy"
     suite = "mad"
-    withheld = ("min_length", "packed")
+    withheld: ClassVar[tuple[str, ...]] = ("min_length", "packed")
 
     def __init__(
         self,
