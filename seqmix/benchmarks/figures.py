@@ -1,11 +1,6 @@
 """Figures of results, as SVG that is the same for the same numbers."""
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-from seqmix._extras import require
+from seqmix._figures import encode, new_figure, style
 from seqmix.benchmarks.kernels import BOTH, FORWARD
 from seqmix.benchmarks.record import Record
 
@@ -23,7 +18,8 @@ def sweep_figure(entry: Record) -> str:
     rows = [row for row in entry["rows"] if row["copy_fraction"] and row["role"] in ("seqmix", "peer")]
     rows = [row for row in rows if row["threads"] == min(row["threads"] for row in rows)]
     cases = list(dict.fromkeys(row["case"] for row in rows))
-    with _figure(9, 0.6 + 2.4 * max(1, len(cases))) as figure:
+    with style("seqmix bench report", extra="train"):
+        figure = new_figure(9, 0.6 + 2.4 * max(1, len(cases)))
         grid = figure.subplots(max(1, len(cases)), 2, squeeze=False, sharey=True)
         for line, case in zip(grid, cases, strict=False):
             for axes, kind in zip(line, (FORWARD, BOTH), strict=True):
@@ -44,7 +40,7 @@ def sweep_figure(entry: Record) -> str:
                 axes.grid(alpha=0.3)
             line[0].set_ylabel("% of a copy's speed")
             line[1].legend(frameon=False, fontsize="small")
-        return _svg(figure)
+        return encode(figure, "svg").decode()
 
 
 def contestants_figure(entry: Record) -> str:
@@ -53,7 +49,8 @@ def contestants_figure(entry: Record) -> str:
     fewest = min((row["threads"] for row in rows), default=1)
     rows = [row for row in rows if row["threads"] == fewest and row["role"] != "seqmix"]
     cases = list(dict.fromkeys(row["case"] for row in rows))
-    with _figure(8, 1.2 + 0.42 * max(1, len(cases))) as figure:
+    with style("seqmix bench report", extra="train"):
+        figure = new_figure(8, 1.2 + 0.42 * max(1, len(cases)))
         axes = figure.add_subplot()
         for name in dict.fromkeys(row["contestant"] for row in rows):
             mine = [row for row in rows if row["contestant"] == name]
@@ -73,20 +70,4 @@ def contestants_figure(entry: Record) -> str:
         axes.grid(axis="x", alpha=0.3)
         if cases:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
-        return _svg(figure)
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[Any]:
-    require("matplotlib", extra="train", owner="seqmix bench report")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "seqmix", "svg.fonttype": "none"}):
-        yield Figure(figsize=(width, height), layout="constrained")
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+        return encode(figure, "svg").decode()

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from seqmix._figures import check_suffix
 from seqmix.commands._messages import tell, told
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 from seqmix.commands.leaderboard.run import add_sweep_options, make_records
@@ -76,8 +77,7 @@ def _figure(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     check_write_options(arguments)
     for path in arguments.figure:
-        if path.suffix not in (".svg", ".png"):
-            raise ValueError(f"--figure: expected files that end in .svg or .png, got {str(path)!r}")
+        check_suffix("--figure", path)
     records, problems = collect(arguments.files)
     tell(problems)
     cells = cells_of(records)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from seqmix._figures import encode, style
 from seqmix._files import write_text_whole, write_whole
 from seqmix._suggest import unknown_name
 from seqmix._trust import add_trust_option, import_trusted
 from seqmix.commands._targets import Options, Target, find_target, layer_name, token_names
-from seqmix.inspect import drawing, figures
+from seqmix.inspect import figures
 from seqmix.inspect.gradients import gradient_norms
 from seqmix.inspect.mixing import mixing_matrix
 from seqmix.inspect.spectra import spectrum
@@ -69,9 +70,10 @@ def main(argv: list[str]) -> int:
     trust = tuple(arguments.trust)
     options = Options(arguments.sequences, arguments.length, arguments.d_model, arguments.seed, changes, trust)
     targets = [find_target(what, options) for what in arguments.what]
-    with drawing.style():
+    with style("seqmix inspect", extra="train", settings=figures.STYLE):
         figure, arrays = _DRAWN[kind](targets, arguments)
-        drawing.save(figure, arguments.out)
+        data = encode(figure, arguments.out.suffix[1:])
+    write_whole(arguments.out, lambda part: part.write_bytes(data))
     print(f"figure: {arguments.out}")
     if arguments.data is not None:
         _write(arguments.data, arrays)
@@ -109,7 +111,7 @@ def _parse(kind: str, argv: list[str]) -> tuple[argparse.Namespace, tuple[tuple[
         if value is not None and value < low:
             raise ValueError(f"--{name.replace('_', '-')}: expected an integer of at least {low}, got {value}")
     for option, path, suffixes in (
-        ("--out", arguments.out, drawing.SUFFIXES),
+        ("--out", arguments.out, (".svg", ".png")),
         ("--data", arguments.data, (".npz", ".json")),
     ):
         if path is not None and (path.suffix not in suffixes or not path.parent.is_dir() or path.is_dir()):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seqmix._figures import check_suffix
 from seqmix.commands._messages import tell, told
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 from seqmix.commands.leaderboard.run import add_sweep_options, make_records
@@ -72,8 +73,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     from seqmix.studies.sensitivity import contenders, draw, table
 
     check_write_options(arguments)
-    if arguments.figure is not None and arguments.figure.suffix not in (".svg", ".png"):
-        raise ValueError(f"--figure: expected a file that ends in .svg or .png, got {str(arguments.figure)!r}")
+    if arguments.figure is not None:
+        check_suffix("--figure", arguments.figure)
     if arguments.ceiling is not None and not 0 < arguments.ceiling < float("inf"):
         raise ValueError(f"--ceiling: expected a positive loss, got {arguments.ceiling!r}")
     every = contenders(

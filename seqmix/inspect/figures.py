@@ -8,10 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqmix.inspect.drawing import COLOURS, MARKERS, grid
+from seqmix._figures import COLOURS, MARKERS, grid
 from seqmix.inspect.records import SpectrumRecord
 
-__all__ = ["Points", "draw_gradients", "draw_mixing", "draw_over_training", "draw_spectra", "points_of"]
+__all__ = ["STYLE", "Points", "draw_gradients", "draw_mixing", "draw_over_training", "draw_spectra", "points_of"]
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "image.composite_image": False,
+}
 
 _FINE = 200  # to the unit: points closer than that are one
 _MANY = 1000  # points of a figure are pixels above, so that an SVG stays small

@@ -1,12 +1,11 @@
 """The block-size law as a figure: a heat map for each kind of gates, with the predicted line drawn over it."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from seqmix._extras import require
+from seqmix._figures import encode, new_figure, style
 from seqmix.studies.block_law import GATES, Cell, Key, label, rows_of
 from seqmix.tasks.block_sizes import smallest_block
 
@@ -19,25 +18,15 @@ def draw(cells: dict[Key, Cell], kind: str) -> bytes:
     Cells say solved/certified counts; the line is the law: what stands to its right should be solved. A dot marks a
     cell without runs. The same records give the same file.
     """
-    require("matplotlib", extra="board", owner="seqmix block-law figure")
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows, sizes = rows_of(cells), sorted({m for _, _, _, m in cells})
     kinds = [gates for gates in GATES if any(key[2] == gates for key in cells)]
-    with matplotlib.rc_context({"svg.hashsalt": "seqmix", "svg.fonttype": "none"}):
+    with style("seqmix block-law figure"):
         width, height = 1.6 + len(kinds) * (0.8 + 0.62 * len(sizes)), 1.3 + 0.36 * len(rows)
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(width, height)
         axes = figure.subplots(1, len(kinds), squeeze=False)[0]
         images = [_panel(ax, cells, rows, sizes, gates) for ax, gates in zip(axes, kinds, strict=True)]
         figure.colorbar(images[0], ax=figure.axes, label="share of runs solved", fraction=0.04)
-        buffer = io.BytesIO()
-        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-        figure.savefig(buffer, format=kind, metadata=metadata, dpi=150)
-    data = buffer.getvalue()
-    return b"\n".join(line.rstrip() for line in data.splitlines()) + b"\n" if kind == "svg" else data
+        return encode(figure, kind)
 
 
 def _panel(ax: Any, cells: dict[Key, Cell], rows: list[tuple[str, str]], sizes: list[int], gates: str) -> Any:

@@ -4,7 +4,6 @@ Sensitivity is the mean over the grid of min(l, l0) - best, with l the last vali
 the start of training, and best the smallest of the contender's own losses (Wortsman et al. 2309.14322, section 2.2).
 """
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from seqmix._extras import require
+from seqmix._figures import encode, new_figure, style
 from seqmix._markdown import Markup, escaped, markdown_table
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.sweep.plan import Run, plan_run
@@ -257,16 +257,10 @@ def draw(curves: Sequence[Curve], kind: str) -> bytes:
 
     The same records give the same file. A cross is a rate at which a run diverged.
     """
-    require("matplotlib", extra="board", owner="seqmix sensitivity --figure")
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = list(dict.fromkeys(each.contender.panel for each in curves))
     labels = list(dict.fromkeys(each.contender.label for each in curves))
-    with matplotlib.rc_context({"svg.hashsalt": "seqmix", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(5.2 * len(panels) + 1.6, 4.2), layout="constrained")
-        FigureCanvasAgg(figure)
+    with style("seqmix sensitivity --figure"):
+        figure = new_figure(5.2 * len(panels) + 1.6, 4.2)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for ax, panel in zip(axes, panels, strict=True):
             for each in curves:
@@ -281,8 +275,4 @@ def draw(curves: Sequence[Curve], kind: str) -> bytes:
             ax.grid(alpha=0.3)
         axes[0].set_ylabel("validation loss, nats")
         axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
-        buffer = io.BytesIO()
-        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-        figure.savefig(buffer, format=kind, metadata=metadata, dpi=150)
-    data = buffer.getvalue()
-    return b"\n".join(line.rstrip() for line in data.splitlines()) + b"\n" if kind == "svg" else data
+        return encode(figure, kind)

@@ -7,7 +7,6 @@ pole), `seconds`, and `repro`. A fit that the store has is not made again.
 
 import argparse
 import datetime
-import io
 import json
 import sys
 import time
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqmix._extras import require
+from seqmix._figures import encode, new_figure, style
 from seqmix._files import write_text_whole
 from seqmix._markdown import escaped, markdown_table
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
@@ -171,12 +170,8 @@ def table(records: Sequence[Record]) -> str:
 
 def figure(records: Sequence[Record]) -> str:
     """Error against S / (K + 1), with the bound, as SVG that is the same for the same numbers."""
-    require("matplotlib", extra="train", owner="seqmix shift-k --figure")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "seqmix", "svg.fonttype": "none"}):
-        drawing = Figure(figsize=(6, 3.8), layout="constrained")
+    with style("seqmix shift-k --figure", extra="train"):
+        drawing = new_figure(6, 3.8)
         axes = drawing.add_subplot()
         largest = max(record["states"] / (record["shift"] + 1) for record in records)
         axes.plot([0, largest], [1, max(0.0, 1 - largest)], color="black", label="bound 1 - S / (K + 1)")
@@ -186,9 +181,7 @@ def figure(records: Sequence[Record]) -> str:
         axes.set(xlabel="S / (K + 1)", ylabel="error over the input's variance")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="small")
-        buffer = io.StringIO()
-        drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+        return encode(drawing, "svg").decode()
 
 
 def _label(record: Record) -> str:

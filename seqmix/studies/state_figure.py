@@ -1,13 +1,12 @@
 """Accuracy over the size of the state: what a memory of so many numbers holds."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from seqmix._extras import require
+from seqmix._figures import encode, new_figure, style
 from seqmix._files import write_whole
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.summary.statistics import accuracy, best_learning_rate
@@ -56,14 +55,8 @@ def state_curves(records: Sequence[Record]) -> list[StateCurve]:
 
 def draw(path: Path, curves: Sequence[StateCurve]) -> None:
     """An SVG with a line of medians for each curve, and each seed as a dot; the same records give the same file."""
-    require("matplotlib", extra="board", owner="seqmix leaderboard report --figure")
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "seqmix", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(6, 3.8), layout="constrained")
-        FigureCanvasAgg(figure)
+    with style("seqmix leaderboard report --figure"):
+        figure = new_figure(6, 3.8)
         axes = figure.subplots()
         for number, curve in enumerate(curves):
             sizes = [size for size, _ in curve.points]
@@ -76,7 +69,5 @@ def draw(path: Path, curves: Sequence[StateCurve]) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
-    write_whole(path, lambda part: part.write_bytes(b"\n".join(lines) + b"\n"))
+        data = encode(figure, "svg")
+    write_whole(path, lambda part: part.write_bytes(data))

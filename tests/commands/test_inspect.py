@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from seqmix.__main__ import main
+from seqmix._figures import encode, grid
 from seqmix.commands._targets import Options, find_target, token_names
 from seqmix.inspect import eigenvalues, gradient_norms, mixing_matrix, observe
-from seqmix.inspect.drawing import grid, save
 from seqmix.inspect.figures import draw_over_training, points_of
 from seqmix.inspect.records import SpectrumRecord
 from seqmix.mixers import LRU
@@ -126,7 +126,7 @@ def test_many_eigenvalues_are_shades_in_a_small_file(tmp_path: Path) -> None:
     tokens = np.repeat([[0, 1]], 4, axis=0)
     records = [SpectrumRecord(step, tokens, {"a": rng.uniform(-1, 1, (4, 2, 300)) + 0j}) for step in range(0, 1000, 20)]
     figure = draw_over_training("", "a", records, {0: "0", 1: "1"})
-    save(figure, tmp_path / "a.svg")
+    (tmp_path / "a.svg").write_bytes(encode(figure, "svg"))
     assert (tmp_path / "a.svg").stat().st_size < 100_000
     for ax, token in zip(figure.axes, (0, 1), strict=True):
         (mesh,) = ax.collections

@@ -134,7 +134,7 @@ def test_figure_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "2 of 2 cells agree" in page.read_text() and "Written by `seqmix block-law figure" in page.read_text()
     assert b"<svg" in figure.read_bytes()
     assert main(["figure", str(store), "--figure", str(tmp_path / "law.pdf")]) == 2
-    assert "--figure: expected files that end in .svg or .png" in capsys.readouterr().err
+    assert "--figure: expected a file that ends in .svg or .png" in capsys.readouterr().err
 
 
 def test_run_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

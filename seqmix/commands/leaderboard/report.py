@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from seqmix._figures import check_suffix
 from seqmix.commands._messages import tell
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 
@@ -70,8 +71,7 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.figure is not None:
         from seqmix.studies.state_figure import draw, state_curves
 
-        if arguments.figure.suffix != ".svg":
-            raise ValueError(f"--figure: expected a name that ends in .svg, got {str(arguments.figure)!r}")
+        check_suffix("--figure", arguments.figure, ".svg")
         draw(arguments.figure, state_curves(records))
     text = render(records, arguments.kind, criteria=criteria, lengths=arguments.lengths)
     print_or_write(text, arguments, ["seqmix", "leaderboard", *argv])

@@ -1,6 +1,5 @@
 """Figures of boards as PNG and SVG: scores, and for each task accuracy over length, state and learning rate."""
 
-import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqmix._extras import require
+from seqmix._figures import encode, new_figure, style
 from seqmix._files import write_whole
 from seqmix.leaderboard.page.pages import Names
 from seqmix.leaderboard.page.plots import Measure, Series
@@ -58,25 +58,15 @@ def write_figures(records: Sequence[Record], folder: Path) -> list[Path]:
 
 
 def _save(stem: Path, draw: Draw, size: tuple[float, float]) -> list[Path]:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     paths = []
-    with matplotlib.rc_context({"svg.hashsalt": "seqmix", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
+    with style("seqmix leaderboard page --figures", settings={"font.size": 9}):
+        figure = new_figure(*size)
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         draw(axes)
-        for kind, nothing in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=160, metadata=nothing)
-            data = buffer.getvalue()
-            if kind == "svg":
-                data = b"".join(line.rstrip() + b"\n" for line in data.splitlines())
-            path = stem.with_name(f"{stem.name}.{kind}")
+        for kind in ("png", "svg"):
+            path, data = stem.with_name(f"{stem.name}.{kind}"), encode(figure, kind, dpi=160)
             write_whole(path, partial(_write, data))
             paths.append(path)
     return paths

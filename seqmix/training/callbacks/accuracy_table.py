@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from seqmix._figures import new_figure
 from seqmix._files import write_whole
 
 __all__ = ["AccuracyTable"]
@@ -100,12 +101,7 @@ def _text(rows: list[Row], title: str, chance: float | None, trained: int | None
 
 
 def _draw(path: Path, rows: list[Row], title: str, chance: float | None, trained: int | None) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # A figure of its own, without pyplot: no display, no global state.
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6, 3.6)
     axes = figure.add_subplot()
     names = [str(row["length"]) for row in rows]
     numbers = all(name.isdecimal() for name in names)
