@@ -115,16 +115,14 @@ def repro_facts() -> dict[str, Any]:
     """What a record keeps of this machine and checkout: versions, commit, platform, processor."""
     import torch
 
-    from seqmix.benchmarks.record import describe_run
+    from seqmix._machine import commit, machine, versions
 
-    facts = describe_run("leaderboard", [], torch.device("cpu"), {})
-    versions = facts["versions"]
+    found, here = versions(), machine(torch.device("cpu"))
     return {
-        "seqmix": versions["seqmix"],
-        "torch": versions["torch"],
-        "python": versions["python"],
-        "commit": facts["commit"],
-        "dirty": facts["dirty"],
-        "platform": facts["machine"]["os"],
-        "processor": facts["machine"]["processor"],
+        "seqmix": found["seqmix"],
+        "torch": found["torch"],
+        "python": found["python"],
+        **commit(),
+        "platform": here["os"],
+        "processor": here["processor"],
     }
