@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from seqmix._extras import require
 
@@ -27,7 +27,7 @@ def style(owner: str, extra: str = "board", settings: Mapping[Any, Any] | None =
         yield
 
 
-def new_figure(width: float, height: float, layout: str = "constrained") -> Any:
+def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Any:
     """An empty figure of so many inches, without pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

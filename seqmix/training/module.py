@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix._extras import require
+from seqmix._measures import of_text
 from seqmix._suggest import unknown_name
 from seqmix._trust import check_mixers
 from seqmix.models import ClassificationHead, SequenceModel
@@ -225,7 +226,7 @@ class SequenceLearner(LossInStep):
         results = self._results("val", getattr(self._task, "validation_sets", None))
         metric = getattr(self._task, "metric", "sequence_accuracy")
         decisive = [value for name, value in results.items() if f"/{metric}" in name]
-        name = "bits_per_byte" if metric == "bits_per_byte" else "accuracy"
+        name = metric if of_text(metric) else "accuracy"
         self.log_dict({**results, f"val/{name}": torch.stack(decisive).mean()})
 
     def on_test_epoch_end(self) -> None:

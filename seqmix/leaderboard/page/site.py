@@ -8,6 +8,7 @@ from typing import Any
 
 from seqmix import __version__
 from seqmix._files import write_folder_whole
+from seqmix._measures import named
 from seqmix.leaderboard.boards.board import Board
 from seqmix.leaderboard.boards.submissions import Submission
 from seqmix.leaderboard.page.data import write_cells, write_records, write_runs
@@ -18,7 +19,6 @@ from seqmix.leaderboard.page.task_page import Shared, series_of, task_part, task
 from seqmix.leaderboard.page.views import BoardView, View
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.summary.aggregate import aggregate
-from seqmix.leaderboard.summary.statistics import MEASURES
 
 __all__ = ["write_site"]
 
@@ -113,7 +113,7 @@ def _write_board(pages: Pages, board: BoardView) -> None:
             folder / f"{task['slug']}.csv",
             task["column"],
             [view["cell"] for view in task["cells"]],
-            MEASURES[task["column"].metric],
+            named(task["column"].metric).key,
         )
         pages.paged(task["href"], "task.html", task["cells"], _ROWS, partial(_task, board, task))
         shared = Shared([series_of(view) for view in task["cells"]])

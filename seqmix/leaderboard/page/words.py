@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from seqmix._measures import named
 from seqmix.leaderboard.page.plots import Measure
 from seqmix.leaderboard.records.schema import Record
-from seqmix.leaderboard.summary.statistics import MEASURES, broken, validation_point
+from seqmix.leaderboard.summary.statistics import broken, validation_point
 from seqmix.leaderboard.summary.summaries import CellSummary, ColumnSummary
 from seqmix.leaderboard.tables.runs import mixer_of
 
@@ -32,18 +33,11 @@ __all__ = [
 
 NONE = "–"
 PARAMETERS = "parameters without embedding and head"
-_NAMES = {
-    "last_accuracy": "accuracy at the last position",
-    "sequence_accuracy": "whole-sequence accuracy",
-    "token_accuracy": "per-position accuracy",
-    "macro_accuracy": "class-balanced accuracy",
-    "bits_per_byte": "bits per byte",
-}
 
 
 def measure_of(column: ColumnSummary, prefix: str = "") -> Measure:
     """What decides a task, as the plots have it."""
-    return Measure(prefix + _NAMES[column.metric], column.text, column.chance)
+    return Measure(prefix + named(column.metric).phrase, column.text, column.chance)
 
 
 def value(text: str, number: float | None, hint: str = "") -> dict[str, str]:
@@ -117,7 +111,7 @@ def curve_of(run: Record, measure: Measure) -> tuple[tuple[float, float], ...]:
 def result_of(run: Record, name: str, column: ColumnSummary) -> float | None:
     """Test result of a run on a set; None if it broke or was not tested there."""
     row = None if broken(run) else run["result"]["metrics"].get(name)
-    return None if row is None else float(row[MEASURES[column.metric]])
+    return None if row is None else float(row[named(column.metric).key])
 
 
 def layer_of(runs: Sequence[Record]) -> str:

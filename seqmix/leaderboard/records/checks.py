@@ -3,15 +3,12 @@
 import math
 from typing import Any
 
+from seqmix import _measures
 from seqmix.leaderboard.records.schema import FIELDS, NEVER_NULL, SCHEMA_VERSION, TOP, Record
 
 __all__ = ["problems_of"]
 
 _INT, _NUMBER = (int,), (int, float)
-_MEASURES = ("last", "seq", "tok", "loss")
-_OPTIONAL = ("free_seq", "free_tok", "macro")
-_OF_TEXT = ("tok", "loss", "bpb", "ppl")
-_METRICS = ("last_accuracy", "sequence_accuracy", "token_accuracy", "macro_accuracy", "bits_per_byte")
 
 
 def problems_of(record: Any, *, older: bool = False) -> list[str]:
@@ -66,9 +63,10 @@ def _check_values(record: Record, failed: bool) -> list[str]:
     if failed:
         return found
     result = record["result"]
-    if result["metric"] not in _METRICS:
-        found.append(f"result.metric: expected one of {', '.join(_METRICS)}, got {result['metric']!r}")
-    text = result["metric"] == "bits_per_byte"
+    deciding = _measures.DECIDING
+    if result["metric"] not in deciding:
+        found.append(f"result.metric: expected one of {', '.join(deciding)}, got {result['metric']!r}")
+    text = _measures.of_text(result["metric"])
     if not result["metrics"] and not result["diverged"]:
         found.append("result.metrics: a run that did not diverge must have some, got none")
     for length, row in result["metrics"].items():
@@ -109,13 +107,13 @@ def _check_counts(path: str, values: dict[str, Any] | None, types: tuple[type, .
 def _check_row(path: str, length: str, row: Any, diverged: bool, text: bool) -> list[str]:
     if not length.strip():
         return [f"{path}: expected a length or the name of a test set, got {length!r}"]
-    measures, optional = (_OF_TEXT, ()) if text else (_MEASURES, _OPTIONAL)
+    measures, optional = (_measures.keys(text=text, always=always) for always in (True, False))
     if not isinstance(row, dict) or set(row) - set(optional) != {*measures, "n"}:
         got = ", ".join(row) if isinstance(row, dict) else _kind(row)
         return [f"{path}: expected {', '.join(measures)} and n, got {got}"]
     found = [] if _is(row["n"], _INT) and row["n"] > 0 else [f"{path}.n: expected a positive int, got {row['n']!r}"]
     for name in (*measures, *(name for name in optional if name in row)):
-        found += _check_number(f"{path}.{name}", row[name], name in ("loss", "bpb", "ppl"), diverged)
+        found += _check_number(f"{path}.{name}", row[name], _measures.at(name).less, diverged)
     return found
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from seqmix._measures import named
 from seqmix.leaderboard.cost.sizes import counted_parameters
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.summary.ranking import mean_interval, median_interval
 from seqmix.leaderboard.summary.statistics import (
-    MEASURES,
     best_learning_rate,
     broken,
     comparable,
@@ -120,7 +120,7 @@ def _value(run: Record, column: ColumnSummary, name: str) -> float:
     if broken(run):
         return math.inf if column.text else 0.0
     row = run["result"]["metrics"].get(name)
-    return math.nan if row is None else float(row[MEASURES[column.metric]])
+    return math.nan if row is None else float(row[named(column.metric).key])
 
 
 def _rate(rate: float, runs: list[Record], column: ColumnSummary) -> RateSummary:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seqmix._measures import MEASURES, named, of_text
 from seqmix.leaderboard.records.schema import Record
 
 __all__ = [
@@ -30,13 +31,7 @@ __all__ = [
     "wilson_interval",
 ]
 
-MEASURES = {
-    "last_accuracy": "last",
-    "sequence_accuracy": "seq",
-    "token_accuracy": "tok",
-    "macro_accuracy": "macro",
-    "bits_per_byte": "bpb",
-}
+_ASKED = tuple(measure.key for measure in MEASURES if measure.kind == "share")  # what a criterion can be about
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
@@ -158,13 +153,13 @@ class Criterion:
 
         Test sets with names of their own are written as those names.
         """
-        match = re.fullmatch(r"(?:(last|seq|tok|free_seq|free_tok|macro):)?([^:\s]+):(\d*\.?\d+)", text)
+        match = re.fullmatch(rf"(?:({'|'.join(_ASKED)}):)?([^:\s]+):(\d*\.?\d+)", text)
         wrong = f"expected LENGTH:ACCURACY such as 16:0.99, 2x:0.95 or last:80:0.95, got {text!r}"
         if match is None or not 0 < float(match[3]) <= 1:
             raise ValueError(wrong)
         number = re.fullmatch(r"([1-9]\d*)(x?)", match[2])
         if number is None:
-            if len(match[2]) < 2 or match[2].isdecimal() or match[2] in MEASURES.values():
+            if len(match[2]) < 2 or match[2].isdecimal() or match[2] in {m.key for m in MEASURES if m.decides}:
                 raise ValueError(wrong)
             return cls(match[2], float(match[3]), False, match[1])
         return cls(int(number[1]), float(match[3]), bool(number[2]), match[1])
@@ -209,7 +204,7 @@ def accuracy(record: Record, length: int | str, measure: str | None = None) -> f
     if broken(record):
         return 0.0
     row = record["result"]["metrics"].get(str(length))
-    measure = measure or MEASURES[record["result"]["metric"]]
+    measure = measure or named(record["result"]["metric"]).key
     if row is not None and measure not in row:
         raise ValueError(f"run {record['id']}: task {record['identity']['task']!r} has no measure {measure!r}")
     return None if row is None else float(row[measure])
@@ -257,7 +252,7 @@ def comparable(rates: dict[float, list[Record]]) -> dict[float, list[Record]]:
 
 def is_text(record: Record) -> bool:
     """Whether its task is measured in bits per byte."""
-    return record["result"]["metric"] == "bits_per_byte"
+    return of_text(record["result"]["metric"])
 
 
 def bits_per_byte(record: Record, length: int | str) -> float | None:

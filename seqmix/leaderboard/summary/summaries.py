@@ -7,6 +7,7 @@ count, with accuracy 0 or infinite bits per byte.
 
 from dataclasses import dataclass, field
 
+from seqmix._measures import of_text
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.summary.ranking import Interval
 
@@ -149,7 +150,7 @@ class ColumnSummary:
     @property
     def text(self) -> bool:
         """Whether it is measured in bits per byte, where less is better."""
-        return self.metric == "bits_per_byte"
+        return of_text(self.metric)
 
 
 @dataclass(frozen=True)

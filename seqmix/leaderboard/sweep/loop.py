@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from seqmix._measures import named
 from seqmix._signals import handled_signals
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.records.store import RunStore
-from seqmix.leaderboard.summary.statistics import MEASURES
 from seqmix.leaderboard.sweep.claims import Claims
 from seqmix.leaderboard.sweep.plan import Run
 from seqmix.leaderboard.sweep.progress import Progress, clock
@@ -214,7 +214,7 @@ class _Sweep:
             progress.tell(f"{job.run}: failed, {again}: {record['reason'].strip().splitlines()[-1]}")
             return
         result = record["result"]
-        short = MEASURES[result["metric"]]
+        short = named(result["metric"]).key
         rows = [f"{row[short]:.3f} at {length}" for length, row in result["metrics"].items() if row[short] is not None]
         what = "diverged" if result["diverged"] else ", ".join(rows)
         seconds = clock(record["cost"]["wall_seconds"])

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from seqmix._files import write_whole
+from seqmix._measures import MEASURES, keys, of_text
 from seqmix.leaderboard.cost.flops import flops_per_token
 from seqmix.leaderboard.cost.footprint import decode_milliseconds, state_bytes, state_size
 from seqmix.leaderboard.records.schema import plain
@@ -21,10 +22,7 @@ from seqmix.training.callbacks.non_finite import NonFiniteLossError
 
 __all__ = ["RunRecorder"]
 
-_MEASURES = {"last": "last_accuracy", "seq": "sequence_accuracy", "tok": "token_accuracy", "loss": "loss"}
-_OF_TEXT = {"tok": "token_accuracy", "loss": "loss", "bpb": "bits_per_byte", "ppl": "perplexity"}
 _THRESHOLDS = (0.5, 0.9, 0.99)  # of `steps_to`
-_OPTIONAL = {"free_seq": "free_sequence_accuracy", "free_tok": "free_token_accuracy", "macro": "macro_accuracy"}
 
 
 class RunRecorder(Callback):
@@ -144,8 +142,8 @@ class RunRecorder(Callback):
         task: Any = trainer.datamodule  # type: ignore[attr-defined]
         model = learner.model
         sets = list(getattr(task, "test_sets", []))
-        text = getattr(task, "metric", None) == "bits_per_byte"
-        metrics = _metrics(trainer, sets, _OF_TEXT if text else _MEASURES)
+        text = of_text(getattr(task, "metric", None))
+        metrics = _metrics(trainer, sets, text)
         diverged = reason is not None or any(
             not math.isfinite(value) for row in metrics.values() for value in row.values()
         )
@@ -187,17 +185,17 @@ class RunRecorder(Callback):
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(plain(results), indent=1, allow_nan=False) + "\n"
-            write_whole(folder / "results.json", lambda path: path.write_text(text))
+            content = json.dumps(plain(results), indent=1, allow_nan=False) + "\n"
+            write_whole(folder / "results.json", lambda path: path.write_text(content))
 
 
-def _metrics(trainer: Trainer, sets: list[Any], measures: dict[str, str]) -> dict[str, dict[str, float]]:
+def _metrics(trainer: Trainer, sets: list[Any], text: bool) -> dict[str, dict[str, float]]:
     rows: dict[str, dict[str, float]] = {}
     for each in sets:
-        names = {short: f"test/{name}/{each.name}" for short, name in (measures | _OPTIONAL).items()}
-        found = {short: name for short, name in names.items() if name in trainer.callback_metrics}
-        if measures.keys() <= found.keys():
-            rows[each.name] = {s: float(trainer.callback_metrics[name]) for s, name in found.items()} | {"n": each.size}
+        names = {m.key: f"test/{m.name}/{each.name}" for m in MEASURES if (m.text if text else m.answers)}
+        found = {key: name for key, name in names.items() if name in trainer.callback_metrics}
+        if found.keys() >= set(keys(text=text, always=True)):
+            rows[each.name] = {k: float(trainer.callback_metrics[name]) for k, name in found.items()} | {"n": each.size}
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqmix._markdown import Markup, escaped, markdown_table
+from seqmix._measures import MEASURES, named
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.records.store import latest
 from seqmix.leaderboard.summary.certified import LEGEND, answer, any_asked, count
@@ -35,13 +36,8 @@ __all__ = [
 ]
 
 _RATE = "optimizer.lr="
-COLUMN_MEASURES = {
-    "last": "accuracy at the last position",
-    "seq": "whole-sequence accuracy",
-    "tok": "per-position accuracy",
-    "free_seq": "whole-sequence accuracy of answers that the model continues by itself",
-    "free_tok": "per-position accuracy of answers that the model continues by itself",
-}
+# What `--lengths MEASURE:LENGTH` can name.
+COLUMN_MEASURES = {measure.key: measure.phrase for measure in MEASURES if measure.kind == "share"}
 
 
 @dataclass(frozen=True)
@@ -243,9 +239,8 @@ def mixer_of(run: Record) -> str:
 
 
 def _measure(runs: Sequence[Record]) -> str:
-    names = {"last_accuracy": "last-position", "sequence_accuracy": "whole-sequence", "token_accuracy": "per-position"}
-    names["macro_accuracy"] = "class-balanced"
-    found = dict.fromkeys(names[run["result"]["metric"]] for run in runs if run["status"] == "ok")
+    measures = dict.fromkeys(named(run["result"]["metric"]) for run in runs if run["status"] == "ok")
+    found = [measure.phrase.removesuffix(" accuracy") for measure in measures]
     return " ".join([*" or ".join(found).split(), "accuracy"]).capitalize()
 
 

@@ -8,18 +8,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from seqmix._figures import new_figure
 from seqmix._files import write_whole
+from seqmix._measures import MEASURES
 
 __all__ = ["AccuracyTable"]
 
-_COLUMNS = {
-    "sequence_accuracy": "whole sequence",
-    "last_accuracy": "last position",
-    "token_accuracy": "every position",
-    "macro_accuracy": "class-balanced",
-    "free_sequence_accuracy": "whole, free-running",
-    "free_token_accuracy": "every, free-running",
-}
-_OF_TEXT = {"bits_per_byte": "bits per byte", "perplexity": "perplexity", "token_accuracy": "every position"}
 Row = dict[str, Any]
 
 
@@ -80,8 +72,7 @@ def _is_text(rows: list[Row]) -> bool:
 
 
 def _columns(rows: list[Row]) -> dict[str, str]:
-    labels = _OF_TEXT if _is_text(rows) else _COLUMNS
-    return {name: label for name, label in labels.items() if all(name in row for row in rows)}
+    return {m.name: m.title for m in MEASURES if m.title and all(m.name in row for row in rows)}
 
 
 def _text(rows: list[Row], title: str, chance: float | None, trained: int | None, size: int | None) -> str:
