@@ -10,11 +10,11 @@ import numpy as np
 from seqmix._extras import require
 from seqmix._figures import encode, new_figure, style
 from seqmix._files import write_whole
+from seqmix.leaderboard.page.board_view import BoardView
 from seqmix.leaderboard.page.pages import Names
 from seqmix.leaderboard.page.plots import Measure, Series
 from seqmix.leaderboard.page.svg import shape_of
-from seqmix.leaderboard.page.task_page import series_of, task_view
-from seqmix.leaderboard.page.views import BoardView
+from seqmix.leaderboard.page.task_page import series_of
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.summary.aggregate import aggregate
 
@@ -47,13 +47,12 @@ def write_figures(records: Sequence[Record], folder: Path) -> list[Path]:
         name = names.of(board.name or "runs")
         written += _save(folder / f"{name}-scores", _scores(view), (6.4, 0.28 * len(view.entries) + 1.2))
         for task in view.tasks:
-            task_view(view, task)
-            series = [series_of(cell) for cell in task["cells"]]
-            drawings = {"length": _lengths(series, task["measure"]), "state": _states(series, task["measure"])}
-            drawings["rate"] = _rates(series, task["validation"])
+            series = [series_of(cell) for cell in view.ranked(task)]
+            drawings = {"length": _lengths(series, task.measure), "state": _states(series, task.measure)}
+            drawings["rate"] = _rates(series, task.validation)
             for kind, draw in drawings.items():
                 if draw is not None:
-                    written += _save(folder / f"{name}-{task['slug']}-{kind}", draw, (7.4, 4.2))
+                    written += _save(folder / f"{name}-{task.slug}-{kind}", draw, (7.4, 4.2))
     return written
 
 

@@ -1,5 +1,6 @@
 """How each number of a page is computed, in words, with the constants of the statistics."""
 
+from seqmix.leaderboard.page.views import Meta
 from seqmix.leaderboard.summary.summaries import FAR, MULTIPLES, NEAR_BEST, SOLVED
 
 __all__ = ["BOARD", "TASK"]
@@ -7,8 +8,8 @@ __all__ = ["BOARD", "TASK"]
 _POINTS = f"{100 * NEAR_BEST:g}"
 
 
-def _items(*pairs: tuple[str, str]) -> list[dict[str, str]]:
-    return [{"title": title, "text": text} for title, text in pairs]
+def _items(*pairs: tuple[str, str]) -> list[Meta]:
+    return [Meta(title, text) for title, text in pairs]
 
 
 _CHOICE = (

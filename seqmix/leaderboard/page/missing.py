@@ -1,17 +1,37 @@
 """What a board lacks: cells that were not run, rates and seeds, runs that broke, data that differ."""
 
 from collections import Counter
-from typing import Any
+from dataclasses import dataclass
 
 from seqmix.leaderboard.boards.board import Board
 from seqmix.leaderboard.page.words import plural
 from seqmix.leaderboard.summary.statistics import broken
 from seqmix.leaderboard.summary.summaries import BoardSummary, CellSummary
 
-__all__ = ["absent_cells", "missing_of"]
+__all__ = ["MissingList", "absent_cells", "missing_of"]
 
 Hrefs = dict[tuple[str, str], str]
-Lines = list[dict[str, str | None]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Something that is missing, with a note, and where its page is."""
+
+    text: str
+    note: str = ""
+    href: str | None = None
+
+
+@dataclass(frozen=True)
+class MissingList:
+    """A list with its title, and how many lines more there are."""
+
+    title: str
+    lines: list[Line]
+    more: int
+
+
+Lines = list[Line]
 
 # Lines of one list; more say so.
 _LISTED = 12
@@ -28,39 +48,31 @@ def absent_cells(board: BoardSummary, plan: Board | None) -> list[tuple[str, str
     return [key for key in wanted if key not in board.cells]
 
 
-def missing_of(
-    board: BoardSummary, hrefs: Hrefs, plan: Board | None, column: str | None = None
-) -> list[dict[str, Any]]:
+def missing_of(board: BoardSummary, hrefs: Hrefs, plan: Board | None, column: str | None = None) -> list[MissingList]:
     """Lists with their titles, of the whole board or of a column; `hrefs` are the pages of the cells."""
     here = [item for item in board.columns if column in (None, item.name)]
     cells = [cell for cell in board.cells.values() if column in (None, cell.column)]
-    absent = [_line(f"{row} on {task}") for row, task in absent_cells(board, plan) if column in (None, task)]
+    absent = [Line(f"{row} on {task}") for row, task in absent_cells(board, plan) if column in (None, task)]
     lists: dict[str, Lines] = {
         "Not run": absent,
-        "No run came to its end": [_line(name) for name in board.unmeasured if column is None],
+        "No run came to its end": [Line(name) for name in board.unmeasured if column is None],
         "Learning rates not run": _rates(cells, hrefs, plan),
         "Seeds not run": _seeds(cells, hrefs, plan),
         "Best rate at an end of the grid": _ends(cells, hrefs),
         "Diverged": _broken(cells, hrefs, "diverged"),
         "Failed": _broken(cells, hrefs, "failed"),
         "Several configs in one cell": [
-            _line(_name(cell), f"{cell.variants} configs", hrefs[cell.entry, cell.column])
+            Line(_name(cell), f"{cell.variants} configs", hrefs[cell.entry, cell.column])
             for cell in cells
             if cell.variants > 1
         ],
         "Test data of several versions": [
-            _line(item.name, ", ".join(item.versions)) for item in here if len(item.versions) > 1
+            Line(item.name, ", ".join(item.versions)) for item in here if len(item.versions) > 1
         ],
     }
     return [
-        {"title": title, "lines": lines[:_LISTED], "more": max(0, len(lines) - _LISTED)}
-        for title, lines in lists.items()
-        if lines
+        MissingList(title, lines[:_LISTED], max(0, len(lines) - _LISTED)) for title, lines in lists.items() if lines
     ]
-
-
-def _line(text: str, note: str = "", href: str | None = None) -> dict[str, str | None]:
-    return {"text": text, "note": note, "href": href}
 
 
 def _name(cell: CellSummary) -> str:
@@ -81,14 +93,14 @@ def _rates(cells: list[CellSummary], hrefs: Hrefs, plan: Board | None) -> Lines:
         lacking = sorted(set(grid) - {rate.lr for rate in cell.rates})
         if lacking:
             text = ", ".join(f"{rate:g}" for rate in lacking)
-            found.append(_line(_name(cell), text, hrefs[cell.entry, cell.column]))
+            found.append(Line(_name(cell), text, hrefs[cell.entry, cell.column]))
     return found
 
 
 def _ends(cells: list[CellSummary], hrefs: Hrefs) -> Lines:
     # Where no rate stands out, or every seed has solved it, a wider grid has nothing to find.
     return [
-        _line(_name(cell), f"{cell.best:g}, its {cell.at_the_end}", hrefs[cell.entry, cell.column])
+        Line(_name(cell), f"{cell.best:g}, its {cell.at_the_end}", hrefs[cell.entry, cell.column])
         for cell in cells
         if cell.at_the_end is not None and cell.solved != cell.n and cell.robustness != 1
     ]
@@ -106,7 +118,7 @@ def _seeds(cells: list[CellSummary], hrefs: Hrefs, plan: Board | None) -> Lines:
         if plan is not None and _planned(cell, plan):
             wanted = len({*plan.grid_seeds, *plan.best_seeds})
         if cell.n < wanted:
-            found.append(_line(_name(cell), f"{cell.n} of {wanted}", hrefs[cell.entry, cell.column]))
+            found.append(Line(_name(cell), f"{cell.n} of {wanted}", hrefs[cell.entry, cell.column]))
     return found
 
 
@@ -117,7 +129,7 @@ def _planned(cell: CellSummary, plan: Board) -> bool:
 def _broken(cells: list[CellSummary], hrefs: Hrefs, kind: str) -> Lines:
     counts = [(cell, sum(broken(run) == kind for run in cell.runs)) for cell in cells]
     return [
-        _line(_name(cell), f"{n} of {plural(len(cell.runs), 'run')}", hrefs[cell.entry, cell.column])
+        Line(_name(cell), f"{n} of {plural(len(cell.runs), 'run')}", hrefs[cell.entry, cell.column])
         for cell, n in counts
         if n
     ]

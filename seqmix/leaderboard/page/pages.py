@@ -9,7 +9,7 @@ from typing import Any
 
 from seqmix._extras import require
 
-__all__ = ["Names", "Pages", "parts"]
+__all__ = ["Context", "Names", "Pages", "parts"]
 
 Context = dict[str, Any]
 

@@ -11,12 +11,13 @@ from seqmix._files import write_folder_whole
 from seqmix._measures import named
 from seqmix.leaderboard.boards.board import Board
 from seqmix.leaderboard.boards.submissions import Submission
+from seqmix.leaderboard.page.board_view import BoardView
 from seqmix.leaderboard.page.data import write_cells, write_records, write_runs
-from seqmix.leaderboard.page.pages import Names, Pages
-from seqmix.leaderboard.page.runs_page import cell_view, runs_part
+from seqmix.leaderboard.page.pages import Context, Names, Pages
+from seqmix.leaderboard.page.runs_page import CellPage, cell_page, runs_part
 from seqmix.leaderboard.page.svg import strip, symbols
-from seqmix.leaderboard.page.task_page import Shared, series_of, task_part, task_view
-from seqmix.leaderboard.page.views import BoardView, View
+from seqmix.leaderboard.page.task_page import Shared, TaskPage, series_of, task_page, task_part
+from seqmix.leaderboard.page.views import CellView, EntryView
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.summary.aggregate import aggregate
 
@@ -106,36 +107,28 @@ def _write_board(pages: Pages, board: BoardView) -> None:
     sample = strip([(0.3, "u"), (0.55, "u"), (0.96, "k"), (0.98, "k"), (0.99, "k")], 0.62, "an example")
     overview = partial(_overview, board, sample)
     pages.paged(board.href, "overview.html", board.entries, max(1, _CELLS // len(board.tasks)), overview)
-    for task in board.tasks:
-        task_view(board, task)
-    for task in board.tasks:
-        write_runs(
-            folder / f"{task['slug']}.csv",
-            task["column"],
-            [view["cell"] for view in task["cells"]],
-            named(task["column"].metric).key,
-        )
-        pages.paged(task["href"], "task.html", task["cells"], _ROWS, partial(_task, board, task))
-        shared = Shared([series_of(view) for view in task["cells"]])
-        for view in task["cells"]:
-            context = {"board": board, "task": task, "entry": view["entry"], "cell": cell_view(view, shared)}
-            pages.paged(view["href"], "runs.html", _ordered(view), _RUNS, partial(_runs, context, view))
+    for page in [task_page(board, task) for task in board.tasks]:
+        task, cells = page.task, [view.summary for view in page.cells]
+        write_runs(folder / f"{task.slug}.csv", task.column, cells, named(task.column.metric).key)
+        pages.paged(task.href, "task.html", page.cells, _ROWS, partial(_task, board, page))
+        shared = Shared([series_of(view) for view in page.cells])
+        for view in page.cells:
+            runs = [run for rate in view.summary.rates for run in rate.runs]  # by learning rate, then by seed
+            pages.paged(view.page, "runs.html", runs, _RUNS, partial(_runs, board, cell_page(view, shared)))
     for entry in board.entries:
-        pages.render(entry["href"], "entry.html", board=board, entry=entry)
+        pages.render(entry.href, "entry.html", board=board, entry=entry)
 
 
-def _overview(board: BoardView, sample: Any, entries: Sequence[View]) -> View:
+def _overview(board: BoardView, sample: Any, entries: Sequence[EntryView]) -> Context:
     return {"board": board, "entries": entries, "sample": sample}
 
 
-def _task(board: BoardView, task: View, views: Sequence[View]) -> View:
-    return {"board": board, "task": task, "symbols": symbols()} | task_part(task, views)
+def _task(board: BoardView, page: TaskPage, views: Sequence[CellView]) -> Context:
+    part = task_part(page, views)
+    return {"board": board, "symbols": symbols(), "task": page.task, "whole": page, "part": part}
 
 
-def _runs(context: View, view: View, runs: Sequence[Record]) -> View:
-    return context | {"symbols": symbols(1)} | runs_part(view, context["cell"]["commits"], runs)
-
-
-def _ordered(view: View) -> list[Record]:
-    # By learning rate, then by seed.
-    return [run for rate in view["cell"].rates for run in rate.runs]
+def _runs(board: BoardView, cell: CellPage, runs: Sequence[Record]) -> Context:
+    entry, task = cell.view.entry, cell.view.task
+    part = runs_part(cell, runs)
+    return {"board": board, "symbols": symbols(1), "task": task, "entry": entry, "cell": cell, "part": part}

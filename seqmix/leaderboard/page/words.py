@@ -6,6 +6,7 @@ from typing import Any
 
 from seqmix._measures import named
 from seqmix.leaderboard.page.plots import Measure
+from seqmix.leaderboard.page.views import Value
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.summary.statistics import broken, validation_point
 from seqmix.leaderboard.summary.summaries import CellSummary, ColumnSummary
@@ -40,10 +41,10 @@ def measure_of(column: ColumnSummary, prefix: str = "") -> Measure:
     return Measure(prefix + named(column.metric).phrase, column.text, column.chance)
 
 
-def value(text: str, number: float | None, hint: str = "") -> dict[str, str]:
+def value(text: str, number: float | None, hint: str = "") -> Value:
     """A cell of a table: what it shows, what it is sorted by, what the pointer tells. An infinite number comes last."""
     known = number is not None and not math.isnan(number)
-    return {"text": text, "value": f"{min(number or 0.0, 1e300):.6g}" if known else "", "hint": hint}
+    return Value(text, f"{min(number or 0.0, 1e300):.6g}" if known else "", hint)
 
 
 def fraction(share: float | None) -> str:
