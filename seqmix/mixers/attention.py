@@ -214,10 +214,10 @@ class Attention(TokenMixer):
         if self.forget_gate and mask is not None:
             bias = (sums[:, :, None] + forget[:, None]).permute(0, 3, 1, 2).to(wide)
             mask = bias.masked_fill(~mask, -math.inf)
-        heads = (rows.transpose(1, 2).to(wide) for rows in (q, keys, values))
+        q_heads, k_heads, v_heads = (rows.transpose(1, 2).to(wide) for rows in (q, keys, values))
         # Outside autocast, which would round the sums of forget gates.
         with torch.autocast(q.device.type, enabled=False):
-            o = softmax_attention(*heads, mask).transpose(1, 2)
+            o = softmax_attention(q_heads, k_heads, v_heads, mask).transpose(1, 2)
         if lengths is None:
             forget = (forget + sums[:, -1:]).to(log_f.dtype)
         else:

@@ -82,8 +82,9 @@ class LSTM(TokenMixer):
 
     def mix(self, x: Tensor, state: LSTMState, cu_seqlens: Tensor | None) -> tuple[Tensor, LSTMState]:
         dtype = recurrent_dtype(x.dtype)
-        operands = (x, state.h, state.c, self.weight_ih, self.weight_hh, self.bias)
-        h, last_h, last_c = lstm(*(operand.to(dtype) for operand in operands), cu_seqlens)
+        h0, c0 = state.h.to(dtype), state.c.to(dtype)
+        w_ih, w_hh, bias = (weight.to(dtype) for weight in (self.weight_ih, self.weight_hh, self.bias))
+        h, last_h, last_c = lstm(x.to(dtype), h0, c0, w_ih, w_hh, bias, cu_seqlens)
         return self.out_proj(h.to(x.dtype)), LSTMState(last_h, last_c)
 
     def init_state(
