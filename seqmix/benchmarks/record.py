@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from seqmix._bounded import read_json
 from seqmix._files import write_text_whole
 from seqmix._machine import commit, machine, versions
 
@@ -73,7 +74,7 @@ def _finite(value: Any) -> Any:
 def load(path: Path) -> Record:
     """A saved record; `ValueError` if the file is not one."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except OSError as error:
         raise ValueError(f"FILE must be a result of seqmix bench, cannot read {str(path)!r}: {error}") from None
     except ValueError as error:

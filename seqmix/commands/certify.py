@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from seqmix._bounded import read_json
 from seqmix._extras import require
 from seqmix._files import write_text_whole
 from seqmix._trust import add_trust_option, import_trusted
@@ -108,11 +109,11 @@ def describe(found: Certificate) -> list[str]:
 
 def _read(path: Path) -> Certificate:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise ValueError(f"--verify: cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"--verify: {path} is not JSON") from None
+    except ValueError as error:
+        raise ValueError(f"--verify: {path} is not JSON: {error}") from None
     return Certificate.from_dict(content)
 
 

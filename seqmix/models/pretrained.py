@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from seqmix._bounded import read_json
 from seqmix._files import write_together
 from seqmix._trust import check_mixers
 
@@ -73,7 +74,7 @@ def from_pretrained(
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{owner}: no {name} in {folder}")
     try:
-        config = json.loads((folder / _CONFIG).read_text())
+        config = read_json(folder / _CONFIG)
         if not isinstance(config, dict):
             raise ValueError(f"expected an object, got {config!r:.80}")
         check_mixers(config.get("mixer"), trust, "mixer")

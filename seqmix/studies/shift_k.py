@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqmix._bounded import MAX_JSON, read_text
 from seqmix._figures import encode, new_figure, style
 from seqmix._files import write_text_whole
 from seqmix._markdown import escaped, markdown_table
@@ -137,7 +138,7 @@ def _fits(arguments: argparse.Namespace, known: list[Record]) -> list[Record]:
 def read_fits(path: Path) -> list[Record]:
     """The records of a store; a line that is none is a `ValueError` that names it."""
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, MAX_JSON).splitlines(), 1):
         try:
             record = json.loads(line)
         except ValueError as error:

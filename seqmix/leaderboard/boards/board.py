@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqmix._bounded import read_text
 from seqmix._suggest import unknown_name
 from seqmix._trust import check_mixers, inside
 from seqmix.leaderboard.boards.sizing import BUDGETS, Budget
@@ -92,7 +93,7 @@ def find_board(name: str) -> Path | None:
     """The file of a board given by path or by the name of a shipped one; None for what is a config, or nothing."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        content = parse_value(path.read_text())
+        content = parse_value(read_text(path))
         return path if isinstance(content, dict) and content.keys() & {"mixers", "tasks"} else None
     shipped = BOARDS / f"{name}.yaml"
     return shipped if path.name == name and shipped.is_file() else None
@@ -111,7 +112,7 @@ def load_board(path: Path, *, trust: Iterable[str] | None = (), within: Path | N
             that is missing, and values that do not fit; each with the file in front.
     """
     try:
-        return _board(parse_value(path.read_text()), path, trust, within)
+        return _board(parse_value(read_text(path)), path, trust, within)
     except ValueError as error:
         raise ValueError(f"board {path}: {error}") from None
 
@@ -145,7 +146,7 @@ def _on_base(content: dict[str, Any], path: Path, within: Path | None) -> tuple[
     if within is not None and base.parent != BOARDS:
         inside(within, os.path.relpath(base, within), "base")
     own = {key: value for key, value in content.items() if key != "base"}
-    beneath = parse_value(base.read_text())
+    beneath = parse_value(read_text(base))
     if isinstance(own.get("tasks"), list):
         tasks = beneath["tasks"]
         own["tasks"] = {task: tasks[task] for task in _tasks("tasks", own["tasks"], tasks)}

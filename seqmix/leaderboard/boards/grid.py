@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from seqmix._bounded import read_text
 from seqmix.leaderboard.sweep.plan import Run, plan_run
 from seqmix.training.config.files import FOLDER, parse_value
 
@@ -31,7 +32,7 @@ def find_grid(name: str) -> Path | None:
     """The file of a grid given by path or by the name of a shipped one; None for what is no grid."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        content = parse_value(path.read_text())
+        content = parse_value(read_text(path))
         first = content[0] if isinstance(content, list) and content else content
         return path if isinstance(first, dict) and "grid" in first else None
     shipped = GRIDS / f"{name}.yaml"
@@ -45,7 +46,7 @@ def grid_runs(path: Path) -> list[Run]:
         ValueError: a part without a config, a key or a setting that does not exist, values or seeds that are no lists;
             each with the file in front.
     """
-    content = parse_value(path.read_text())
+    content = parse_value(read_text(path))
     try:
         parts = [_part(part, path.parent) for part in (content if isinstance(content, list) else [content])]
         runs = [run for part in parts for run in part]

@@ -9,13 +9,12 @@ and whatever code the rows need. None of it is believed or run unasked: `seqmix.
 `seqmix.leaderboard.boards.seals`.
 """
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqmix._extras import require
+from seqmix._bounded import NotYamlError, parse_yaml, read_json, read_text, top_lines
 from seqmix._suggest import unknown_name
 from seqmix._trust import links_out
 from seqmix.leaderboard.boards.seals import CHECK, folder_digest, holds
@@ -119,7 +118,7 @@ def _read_runs(found: Submission) -> None:
     check = found.folder / CHECK
     if check.is_file() and not check.is_symlink():
         try:
-            content = json.loads(check.read_text(encoding="utf-8"))
+            content = read_json(check)
         except ValueError as error:
             found.problems.append(f"{check}: not JSON: {error}")
             return
@@ -130,16 +129,15 @@ def _read_runs(found: Submission) -> None:
 
 
 def _meta(path: Path, folder: str) -> tuple[dict[str, Any], list[str]]:
-    yaml = require("yaml", extra="train", owner="seqmix leaderboard validate")
     try:
-        text = path.read_text(encoding="utf-8")
-        node, meta = yaml.compose(text), yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        return {}, [f"{path}:{mark.line + 1 if mark else 1}: no YAML: {' '.join(str(error).split())}"]
+        text = read_text(path)
+        meta = parse_yaml(text)
+    except ValueError as error:
+        line = f":{error.line}" if isinstance(error, NotYamlError) else ""
+        return {}, [f"{path}{line}: {error}"]
     if not isinstance(meta, dict):
         return {}, [f"{path}:1: expected {', '.join(META)}, got {meta!r:.80}"]
-    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
+    lines = top_lines(text)
     problems = [f"{path}: {name}: missing, {about}" for name, (_, about) in META.items() if name not in meta]
     for key, value in meta.items():
         where = f"{path}:{lines.get(key, 1)}: "

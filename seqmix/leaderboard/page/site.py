@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seqmix import __version__
+from seqmix._bounded import read_json
 from seqmix._files import write_folder_whole
 from seqmix._measures import named
 from seqmix.leaderboard.boards.board import Board
@@ -88,7 +89,7 @@ def _check(out: Path) -> None:
         return
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
     try:
-        own = set(json.loads((out / _LIST).read_text())["files"]) if _LIST in found else set()
+        own = set(read_json(out / _LIST)["files"]) if _LIST in found else set()
     except (ValueError, KeyError, TypeError):
         own = set()
     if strange := sorted(found - own):

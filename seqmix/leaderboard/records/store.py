@@ -26,7 +26,8 @@ __all__ = ["RunStore", "TornLineWarning", "latest", "numbered_runs", "read_runs"
 Key = tuple[str, int]
 
 # Bytes that are read, and lines that are parsed, at a time.
-_BLOCK, _TOGETHER = 1 << 24, 500
+_BLOCK, _TOGETHER = 1 << 22, 500
+_TOLD = 1000  # problems of a file that are kept
 
 
 class TornLineWarning(UserWarning):
@@ -100,6 +101,7 @@ class RunStore:
         self.problems: list[str] = []
         self._keys: dict[Key, int] = {}
         self._offset = self._line = 0
+        self._dropped = 0  # bytes of a line without an end that is too long to be kept
         self._file: tuple[int, int] | None = None
 
     def refresh(self) -> list[Record]:
@@ -131,7 +133,7 @@ class RunStore:
                     f"record for {self.path}: id {key[0]}, attempt {key[1]} stands in line {self._keys[key]} already"
                 )
             size = self._offset + len(rest)
-            if rest and _is_object(rest):
+            if self._dropped or (rest and _is_object(rest)):
                 line = b"\n" + line  # somebody's editor has dropped the last line's end
             elif rest:
                 self._warn(self._line + 1, "it is removed")
@@ -175,6 +177,13 @@ class RunStore:
     def _take(self, data: bytes, *, last: bool) -> bytes:
         # Complete lines become records or problems; what follows the last of them is returned.
         *lines, rest = data.split(b"\n")
+        self._offset += len(data) - len(rest)
+        if self._dropped and (lines or last):
+            self._line += 1
+            self._tell(f"expected at most {MAX_BYTES} bytes, got {self._dropped + len(lines[0] if lines else rest)}")
+            lines, rest, self._dropped = lines[1:], rest if lines else b"", 0
+        if len(rest) > MAX_BYTES:
+            self._dropped, self._offset, rest = self._dropped + len(rest), self._offset + len(rest), b""
         if last and rest:
             if _is_object(rest):
                 lines.append(rest)
@@ -187,20 +196,24 @@ class RunStore:
                 self._line += 1
                 if line.strip():
                     self._take_line(line, value)
-        self._offset += len(data) - len(rest)
         return rest
 
+    def _tell(self, problem: str) -> None:
+        if len(self.problems) < _TOLD:
+            self.problems.append(f"{self.path}:{self._line}: {problem}")
+        elif len(self.problems) == _TOLD:
+            self.problems.append(f"{self.path}: more lines are wrong, which are not told")
+
     def _take_line(self, line: bytes, record: Any) -> None:
-        where = f"{self.path}:{self._line}"
         size = len(line) + 1
         if size > MAX_BYTES:
-            self.problems.append(f"{where}: expected at most {MAX_BYTES} bytes, got {size}")
+            self._tell(f"expected at most {MAX_BYTES} bytes, got {size}")
             return
         if record is None:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                self.problems.append(f"{where}: not JSON: {error}")
+                self._tell(f"not JSON: {error}")
                 return
         found = problems_of(record, older=True)
         if not found:
@@ -211,7 +224,8 @@ class RunStore:
                 self.records.append(record)
                 return
             found = [f"id: {key[0]}, attempt {key[1]} stands in line {self._keys[key]} already"]
-        self.problems += [f"{where}: {problem}" for problem in found]
+        for problem in found:
+            self._tell(problem)
 
     def _warn(self, line: int, what: str) -> None:
         warnings.warn(
@@ -236,6 +250,8 @@ def _uncollected() -> Iterator[None]:
 def _values(lines: list[bytes]) -> list[Any] | None:
     # One call for many lines: Python's parser shares keys within a call, which halves time and memory. The mark between
     # two lines, which nobody can have written into one, shows that each is a value by itself.
+    if max(map(len, lines)) >= MAX_BYTES:
+        return None
     mark = f'"{secrets.token_hex(8)}"'
     try:
         found = json.loads(b"[" + f",{mark},".encode().join(lines) + b"]")

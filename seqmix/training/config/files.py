@@ -10,14 +10,13 @@ Another `name` starts an entry afresh; without one the given arguments change th
 """
 
 import os
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from seqmix._extras import require
+from seqmix._bounded import parse_yaml, read_text
 from seqmix._suggest import unknown_name
 from seqmix._trust import inside
 from seqmix.tasks.registry import get_task
@@ -98,7 +97,7 @@ def load_config(name: str, seen: tuple[Path, ...] = (), *, within: Path | None =
     if path in seen:
         raise ValueError(f"config {path.name}: base leads back to itself ({' -> '.join(p.stem for p in seen)})")
     try:
-        config = parse_value(path.read_text())
+        config = parse_value(read_text(path))
     except ValueError as error:
         raise ValueError(f"config {path}: {error}") from None
     if not isinstance(config, dict):
@@ -215,15 +214,4 @@ def parse_value(text: str) -> Any:
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> Any:
     # A sweep plans thousands of runs from few texts, and YAML is slow.
-    yaml = require("yaml", extra="train", owner="seqmix")
-
-    class Loader(yaml.SafeLoader):  # type: ignore[name-defined, misc]
-        pass
-
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-    )
-    try:
-        return yaml.load(text, Loader=Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
+    return parse_yaml(text)

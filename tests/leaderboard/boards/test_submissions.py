@@ -266,7 +266,7 @@ def test_duplicates_runs_that_are_not_planned_and_runs_that_are_missing(
         ("licence: MIT", "license: MIT", "meta.yaml:4: unknown field 'license'; did you mean 'licence'"),
         ("licence: MIT\n", "", "meta.yaml: licence: missing, of the code, as MIT or Apache-2.0"),
         ("description: Running means.", "description: ' '", "meta.yaml:5: description: expected what the layer is"),
-        ("tuning: nothing", "tuning: [nothing", "meta.yaml:7: no YAML"),
+        ("tuning: nothing", "tuning: [nothing", "meta.yaml:7: not YAML"),
         (META, "- a\n", "meta.yaml:1: expected name, authors, url"),
     ],
 )
