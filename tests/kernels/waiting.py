@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import seqmix.kernels
 import seqmix.kernels.fixed_point
 from seqmix.kernels import _triton
+from seqmix.kernels._operator import Operator
 
 # They ask the GPU whether they succeeded, work on the host, or pick a library by size that a graph need not hold.
 WAITS = ("linalg_eig", "linalg_eigvals", "_linalg_eigh", "_linalg_svd", "linalg_inv_ex", "_linalg_solve_ex",
@@ -118,10 +119,10 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch, capturing: bool = True) -> Iterato
             for attribute, value in list(vars(module).items()):
                 if value is launch:
                     monkeypatch.setattr(module, attribute, listed)
-                elif isinstance(value, CustomOpDef):
+                elif isinstance(value, Operator) and isinstance(value.op, CustomOpDef):
                     # A backward op has an autograd formula too, which refuses.
-                    plain = value._init_fn if value._name.endswith("_backward") else opened(value)
-                    monkeypatch.setattr(module, attribute, plain)
+                    plain = value.op._init_fn if value.op._name.endswith("_backward") else opened(value.op)
+                    monkeypatch.setattr(value, "op", plain)
     # These ask a CUDA that a build for CPUs does not have; the operations behind them do not.
     monkeypatch.setattr(FakeTensor, "contiguous", contiguous, raising=False)
     monkeypatch.setattr(FakeTensor, "__invert__", lambda x: torch.ops.aten.bitwise_not(x), raising=False)
