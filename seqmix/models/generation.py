@@ -2,23 +2,33 @@
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqmix.mixers._padding import check_lengths
 from seqmix.mixers.base import positive
 from seqmix.models._spans import last
 
-if TYPE_CHECKING:
-    from seqmix.models.sequence_model import SequenceModel
-
 __all__ = ["generate", "sample"]
 
 
+class Model(Protocol):
+    """What sampling asks of a `SequenceModel`."""
+
+    vocab_size: int
+    head_name: str
+    bidirectional: bool
+
+    def __call__(self, tokens: Tensor, state: Any, *, lengths: Tensor | None) -> tuple[Tensor, Any]: ...
+    def check_tokens(self, tokens: Tensor, shape: str) -> None: ...
+    def eval(self) -> Any: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
 def generate(
-    model: "SequenceModel",
+    model: Model,
     tokens: Tensor,
     max_new_tokens: int,
     *,
@@ -66,7 +76,7 @@ def generate(
 
 @torch.no_grad()
 def sample(
-    model: "SequenceModel",
+    model: Model,
     tokens: Tensor,
     max_new_tokens: int,
     *,
@@ -88,7 +98,7 @@ def sample(
         top_k = min(positive("generate", "top_k", top_k), model.vocab_size)
     if stop_token is not None and not (isinstance(stop_token, int) and 0 <= stop_token < model.vocab_size):
         raise ValueError(f"generate: stop_token must be an integer in [0, {model.vocab_size}), got {stop_token!r}")
-    model._check_tokens(tokens, "B, T")
+    model.check_tokens(tokens, "B, T")
     check_lengths("generate", lengths, tokens, None)
     training = [module for module in model.modules() if module.training]
     model.eval()

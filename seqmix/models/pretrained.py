@@ -4,25 +4,30 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqmix._bounded import read_json
 from seqmix._files import write_together
 from seqmix._trust import check_mixers
 
-if TYPE_CHECKING:
-    from seqmix.models.sequence_model import SequenceModel
-
 __all__ = ["from_pretrained", "save_pretrained"]
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
-M = TypeVar("M", bound="SequenceModel")
+M = TypeVar("M", bound=nn.Module)
 
 
-def save_pretrained(model: "SequenceModel", folder: str | os.PathLike[str]) -> None:
+class Model(Protocol):
+    """What is written of a `SequenceModel`."""
+
+    config: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+def save_pretrained(model: Model, folder: str | os.PathLike[str]) -> None:
     """Write the model to `folder`, which is made if needed; a model that stood there stays until this one is whole.
 
     Raises:

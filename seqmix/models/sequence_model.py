@@ -192,7 +192,7 @@ class SequenceModel(nn.Module):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, SequenceModelState]:
         """What the head sees: normalised vectors (B, T, d_model), and the state; arguments as in `forward`."""
-        self._check_tokens(tokens, "B, T")
+        self.check_tokens(tokens, "B, T")
         check_lengths("SequenceModel", lengths, tokens, cu_seqlens)
         if state is not None and (not isinstance(state, SequenceModelState) or len(state.layers) != self.n_layers):
             raise ValueError(
@@ -215,7 +215,7 @@ class SequenceModel(nn.Module):
 
     def step(self, tokens: Tensor, state: SequenceModelState) -> tuple[Tensor, SequenceModelState]:
         """One token for each sequence: tokens (B,) to logits (B, vocab_size)."""
-        self._check_tokens(tokens, "B,")
+        self.check_tokens(tokens, "B,")
         logits, state = self(tokens.unsqueeze(1), state)
         return logits.squeeze(1), state
 
@@ -257,7 +257,8 @@ class SequenceModel(nn.Module):
         embedding = sum(p.numel() for p in self.embedding.parameters())
         return total - embedding if non_embedding else total
 
-    def _check_tokens(self, tokens: Tensor, shape: str) -> None:
+    def check_tokens(self, tokens: Tensor, shape: str) -> None:
+        """Raise `ValueError` for what are no tokens of `shape`, "B, T" or "B,"."""
         rank = 2 if shape == "B, T" else 1
         if not isinstance(tokens, Tensor) or tokens.ndim != rank or tokens.dtype != torch.int64:
             raise ValueError(f"SequenceModel: tokens must be an int64 tensor ({shape}), got {describe(tokens)}")

@@ -28,6 +28,7 @@ import seqmix.kernels.fixed_point.scan.triton_adjoint
 import seqmix.kernels.fixed_point.selective_scan.triton_adjoint
 from seqmix.benchmarks.cases import CASES
 from seqmix.kernels import _backend
+from seqmix.kernels.fixed_point.problem import Stop
 from seqmix.kernels.fixed_point.rows import Rows
 from seqmix.kernels.fixed_point.scan.api import cell as rnn_cell
 from seqmix.kernels.fixed_point.scan.solvers import Adjoint as RNNAdjoint
@@ -35,8 +36,7 @@ from seqmix.kernels.fixed_point.scan.solvers import Forward as RNNForward
 from seqmix.kernels.fixed_point.selective_scan.api import cell as mamba_cell
 from seqmix.kernels.fixed_point.selective_scan.solvers import Adjoint as MambaAdjoint
 from seqmix.kernels.fixed_point.selective_scan.solvers import Forward as MambaForward
-from seqmix.kernels.fixed_point.selective_scan.solvers import Inputs
-from seqmix.kernels.fixed_point.sweeps import Stop
+from seqmix.kernels.fixed_point.selective_scan.tokens import Inputs
 
 Named = dict[str, torch.Tensor]
 

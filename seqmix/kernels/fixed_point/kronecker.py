@@ -136,7 +136,7 @@ def largest_eigenvalue(gram: Tensor) -> tuple[Tensor, Tensor]:
     """The largest eigenvalue (..., 1, 1) of a positive matrix (..., n, n) and its vector (..., n, 1)."""
     if gram.is_cuda and _HAS_TRITON and preferred() != "reference":
         # `eigh` asks the GPU whether it succeeded, which waits for it and cannot be part of a CUDA graph.
-        from seqmix.kernels.fixed_point.kronecker_triton import top_eigenvalue
+        from seqmix.kernels.fixed_point.eigenvalue_triton import top_eigenvalue
 
         top, vector = top_eigenvalue(gram)
         return top[..., None, None], vector.unsqueeze(-1)

@@ -3,9 +3,8 @@
     R_i = sigmoid(.) * unit rows (triu(.)),  G_i = R_i R_i^T,  K_i = G_i / max(1, top eigenvalue of G_i)
     K e = strength K_1 E K_2                                              e (N,) as E (n_1, n_2)
 
-The top eigenvalue comes from G squared over and over, which nothing on the host has to wait for: after p squarings the
-Rayleigh quotient of a column is off by at most 2^-(p + 2) of it, however close the next eigenvalue. Products are
-`tl.dot`, which wants 16 of everything; matrices are padded with zeros. Letters: L tokens, N = n_1 n_2 channels.
+Products are `tl.dot`, which wants 16 of everything; matrices are padded with zeros. Letters: L tokens, N = n_1 n_2
+channels.
 """
 
 from typing import Any
@@ -16,14 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 from seqmix.kernels._triton import launch
+from seqmix.kernels.fixed_point.eigenvalue_triton import dot, side, square, squarings, top_of
 from seqmix.kernels.fixed_point.kronecker import Kronecker
 from seqmix.kernels.fixed_point.low_rank_triton import sigmoid
 from seqmix.kernels.fixed_point.rows import Rows
-
-
-@triton.jit
-def _dot(a, b):  # type: ignore[no-untyped-def]
-    return tl.dot(a, b, input_precision="ieee", out_dtype=a.dtype)
 
 
 @triton.jit
@@ -56,46 +51,11 @@ def _roots(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _top(gram, B: tl.constexpr, SQUARINGS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The largest eigenvalue of a positive matrix, and its eigenvector."""
-    i = tl.arange(0, B)
-    diagonal = i[:, None] == i[None, :]
-    power = gram
-    for _ in range(0, SQUARINGS + 1):
-        trace = tl.sum(tl.sum(tl.where(diagonal, power, 0.0), 1), 0)
-        power /= tl.maximum(trace, 1e-30)
-        power = _dot(power, power)
-    weights = tl.sum(tl.where(diagonal, power, 0.0), 1)
-    weights = tl.where(weights == weights, weights, 0.0)  # with a NaN no column is better than another
-    chosen = tl.min(tl.where(weights == tl.max(weights, 0), i, B), 0)
-    vector = tl.sum(tl.where(i[None, :] == chosen, power, 0.0), 1)
-    vector *= tl.rsqrt(tl.maximum(tl.sum(vector * vector, 0), 1e-30))
-    return tl.sum(vector * tl.sum(gram * vector[None, :], 1), 0), vector
-
-
-@triton.jit
 def _factor(roots, gate, B: tl.constexpr, SQUARINGS: tl.constexpr):  # type: ignore[no-untyped-def]
     r = gate[:, None] * roots
-    gram = _dot(r, tl.trans(r))
-    top, _ = _top(gram, B, SQUARINGS)
+    gram = dot(r, tl.trans(r))
+    top, _ = top_of(gram, B, SQUARINGS)
     return gram / tl.maximum(top, 1.0)
-
-
-@triton.jit
-def _square(pointer, t, n, B: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Matrix t of (L, n, n)."""
-    i = tl.arange(0, B)
-    mask = (i < n)[:, None] & (i < n)[None, :]
-    return tl.load(pointer + t * n * n + i[:, None] * n + i[None, :], mask=mask, other=0.0)
-
-
-@triton.jit
-def _tops(gram, tops, vectors, n, B: tl.constexpr, SQUARINGS: tl.constexpr):  # type: ignore[no-untyped-def]
-    t = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, B)
-    top, vector = _top(_square(gram, t, n, B), B, SQUARINGS)
-    tl.store(tops + t, top)
-    tl.store(vectors + t * n + i, vector, mask=i < n)
 
 
 @triton.jit
@@ -139,8 +99,8 @@ def _targets(  # type: ignore[no-untyped-def]
             )
             k2 = _factor(roots, gate, B2, SQUARINGS)
         else:
-            k1, k2 = _square(k1s, t, n1, B1), _square(k2s, t, n2, B2)
-        tl.store(target + t * width + here, b + _dot(_dot(k1, old - b), k2), mask=mask)
+            k1, k2 = square(k1s, t, n1, B1), square(k2s, t, n2, B2)
+        tl.store(target + t * width + here, b + dot(dot(k1, old - b), k2), mask=mask)
 
 
 @triton.jit
@@ -153,7 +113,7 @@ def _apply(k1s, k2s, x, gates, out, n1, n2, row, B1: tl.constexpr, B2: tl.conste
     x_t = tl.load(x + t * n1 * n2 + here, mask=mask, other=0.0)
     if gates is not None:
         x_t *= sigmoid(-tl.load(gates + t * row + here, mask=mask, other=0.0))
-    value = _dot(_dot(_square(k1s, t, n1, B1), x_t), _square(k2s, t, n2, B2))
+    value = dot(dot(square(k1s, t, n1, B1), x_t), square(k2s, t, n2, B2))
     tl.store(out + t * n1 * n2 + here, value, mask=mask)
 
 
@@ -162,14 +122,14 @@ def _store_factor_gradient(pre, out, tops, vectors, dk, t, at, out_at, n, row, c
     i = tl.arange(0, B)
     roots, inverse, gate = _roots(pre, None, None, t, 0, 0, at, 0, n, row, 0, 0.0, False, B)
     r = gate[:, None] * roots
-    gram = _dot(r, tl.trans(r))
+    gram = dot(r, tl.trans(r))
     top = tl.load(tops + t)
     vector = tl.load(vectors + t * n + i, mask=i < n, other=0.0)
     # A matrix whose top eigenvalue is below one is not divided by it.
     limit = tl.maximum(top, 1.0)
     dtop = tl.where(top > 1.0, -tl.sum(tl.sum(dk * gram, 1), 0) / (limit * limit), 0.0)
     dgram = dk / limit + dtop * vector[:, None] * vector[None, :]
-    dr = _dot(dgram + tl.trans(dgram), r)
+    dr = dot(dgram + tl.trans(dgram), r)
     dgate = tl.sum(dr * roots, 1) * gate * (1.0 - gate)
     drows = gate[:, None] * dr
     draw = inverse[:, None] * (drows - roots * tl.sum(roots * drows, 1)[:, None])
@@ -196,33 +156,16 @@ def _gradient(  # type: ignore[no-untyped-def]
         w_t *= sigmoid(-tl.load(gates + t * row + here, mask=mask, other=0.0))
     b = tl.load(base + t * width + here, mask=mask, other=0.0)
     e_t = tl.load(e + t * width + here, mask=mask, other=0.0) - b
-    dk1 = STRENGTH * _dot(_dot(w_t, _square(k2s, t, n2, B2)), tl.trans(e_t))
-    dk2 = _dot(tl.trans(w_t), _dot(_square(k1s, t, n1, B1), e_t))
+    dk1 = STRENGTH * dot(dot(w_t, square(k2s, t, n2, B2)), tl.trans(e_t))
+    dk2 = dot(tl.trans(w_t), dot(square(k1s, t, n1, B1), e_t))
     _store_factor_gradient(pre, out, tops1, vectors1, dk1, t, at, out_at, n1, row, columns, B1)
     skip = n1 * (n1 + 1) // 2 + n1
     _store_factor_gradient(pre, out, tops2, vectors2, dk2, t, at + skip, out_at + skip, n2, row, columns, B2)
 
 
-def _side(n: int) -> int:
-    return max(16, triton.next_power_of_2(n))
-
-
-def _squarings(x: Tensor) -> int:
-    return 52 if x.dtype == torch.float64 else 23
-
-
 def _options(mixing: Kronecker) -> dict[str, int]:
-    B1, B2 = map(_side, mixing.sides)
+    B1, B2 = map(side, mixing.sides)
     return {"B1": B1, "B2": B2, "num_warps": 4 if B1 * B2 <= 512 else 8}
-
-
-def top_eigenvalue(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalues (...) of positive matrices (..., n, n), and their eigenvectors (..., n)."""
-    n, flat = gram.shape[-1], gram.contiguous().view(-1, *gram.shape[-2:])
-    tops, vectors = gram.new_empty(len(flat)), gram.new_empty(len(flat), n)
-    warps = 4 if n <= 32 else 8
-    launch(_tops, len(flat), flat, tops, vectors, n, B=_side(n), SQUARINGS=_squarings(gram), num_warps=warps)
-    return tops.view(gram.shape[:-2]), vectors.view(gram.shape[:-1])
 
 
 def _mixing_numbers(pre: Tensor, mixing: Kronecker) -> Tensor:
@@ -254,7 +197,7 @@ class Targets:
         launch(
             _targets, len(y), self.p, more, self.more0, y, self.y0, self.base, self.k1, self.k2, self.first,
             self.sequence, busy, target, *self.mixing.sides, self.cell.size, self.cell.recurrent, *self.places,
-            **self.sees, STRENGTH=float(self.mixing.strength), SQUARINGS=_squarings(y), **_options(self.mixing),
+            **self.sees, STRENGTH=float(self.mixing.strength), SQUARINGS=squarings(y), **_options(self.mixing),
         )  # fmt: skip
         return target
 

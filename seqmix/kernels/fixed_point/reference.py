@@ -9,17 +9,18 @@ from torch import Tensor
 
 from seqmix.kernels import diagonal_scan, selective_scan
 from seqmix.kernels._sequences import over_sequences
+from seqmix.kernels.fixed_point.problem import Stop
 from seqmix.kernels.fixed_point.rows import previous_token
-from seqmix.kernels.fixed_point.scan import cell as rnn_cell
-from seqmix.kernels.fixed_point.selective_scan import cell as mamba_cell
-from seqmix.kernels.fixed_point.selective_scan.solvers import Inputs
-from seqmix.kernels.fixed_point.sweeps import Stop
+from seqmix.kernels.fixed_point.scan.cell import Cell as ScanCell
+from seqmix.kernels.fixed_point.selective_scan.cell import Cell as SelectiveCell
+from seqmix.kernels.fixed_point.selective_scan.cell import Gates, norm, slope_of
+from seqmix.kernels.fixed_point.selective_scan.tokens import Inputs
 
 # Newton steps from the solution: each doubles the order to which derivatives are exact, 1 and 3.
 _STEPS = 2
 
 
-def full_weight(cell: rnn_cell.Cell | mamba_cell.Cell, weight: Tensor) -> Tensor:
+def full_weight(cell: ScanCell | SelectiveCell, weight: Tensor) -> Tensor:
     """W^T with zeros for the parts that do not see the state (N, M); (0, M) if none does."""
     if not cell.spans:
         return weight.new_empty(0, cell.size)
@@ -33,7 +34,7 @@ def full_weight(cell: rnn_cell.Cell | mamba_cell.Cell, weight: Tensor) -> Tensor
 
 def fixed_point_scan(
     op: str,
-    cell: rnn_cell.Cell,
+    cell: ScanCell,
     p: Tensor,
     weight: Tensor,
     h0: Tensor,
@@ -64,7 +65,7 @@ def fixed_point_scan(
 
 def fixed_point_selective_scan(
     op: str,
-    cell: mamba_cell.Cell,
+    cell: SelectiveCell,
     inputs: Inputs,
     weight: Tensor,
     states: tuple[Tensor, Tensor],
@@ -79,7 +80,7 @@ def fixed_point_selective_scan(
     """
     A, D, scale, (s0, y0) = inputs.A, inputs.D, inputs.norm, states
 
-    def gates(p: Tensor, y: Tensor) -> mamba_cell.Gates:
+    def gates(p: Tensor, y: Tensor) -> Gates:
         return cell.gates(p + y @ weight if len(weight) else p, weight, y)
 
     def recurrence(u: Tensor, dt: Tensor, p: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,25 +103,25 @@ def fixed_point_selective_scan(
         g = gates(inputs.p, previous_token(y, y0.detach(), cu_seqlens))
         x = cell.mixed(g, inputs.u, y)
         o, s = selective_scan(x, inputs.dt, A, g.b, g.c, D, initial_state=s0, cu_seqlens=cu_seqlens)
-        y = mamba_cell.norm(o, scale).y
+        y = norm(o, scale).y
         ends = -1 if cu_seqlens is None else (cu_seqlens[1:].long() - 1).clamp_min(0)
         filled = y[:, -1] if cu_seqlens is None else y[0, ends]
         last = filled if cu_seqlens is None else torch.where((cu_seqlens.diff() > 0).unsqueeze(-1), filled, y0)
     return y, (s, last), _report(last)
 
 
-def _root(cell: mamba_cell.Cell, g: mamba_cell.Gates, rest: Tensor, gain: Tensor, scale: Tensor, stop: Stop) -> Tensor:
+def _root(cell: SelectiveCell, g: Gates, rest: Tensor, gain: Tensor, scale: Tensor, stop: Stop) -> Tensor:
     """y = norm(rest + gain K y) with its derivatives: the root is found as a constant, Newton steps from it are not."""
     factors = type(g.factors)(*(f.detach() for f in g.factors))  # type: ignore[call-arg]
-    constant = mamba_cell.Gates(g.pre.detach(), g.b.detach(), g.c.detach(), factors)
+    constant = Gates(g.pre.detach(), g.b.detach(), g.c.detach(), factors)
     with torch.no_grad():
         # Less the bias of the norm, y is the solution without one of what remains.
         bias = scale[1].expand_as(rest)
         known = rest + gain * cell.mixing.apply(factors, bias)  # type: ignore[arg-type]
         y = cell.solve(constant, known.detach(), gain.detach(), scale[0].detach(), stop)[0] + bias
     for _ in range(_STEPS):
-        normed = mamba_cell.norm(rest + gain * cell.mixing.apply(g.factors, y), scale)  # type: ignore[arg-type]
-        slope = mamba_cell._forward(normed, gain)
+        normed = norm(rest + gain * cell.mixing.apply(g.factors, y), scale)  # type: ignore[arg-type]
+        slope = slope_of(normed, gain)
         y = y - cell.mixing.solve(g.factors, slope, y - normed.y)  # type: ignore[arg-type]
     return y
 

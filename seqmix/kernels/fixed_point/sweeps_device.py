@@ -10,7 +10,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from seqmix.kernels.fixed_point.sweeps import Problem, Solved, Stop, capturing
+from seqmix.kernels.fixed_point.problem import Problem, Solved, Stop, capturing
 
 
 class _Flag:

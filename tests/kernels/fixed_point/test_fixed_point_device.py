@@ -6,21 +6,22 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from seqmix import FixedPointMamba, FixedPointRNN
 from seqmix.kernels.fixed_point.low_rank import eliminate
+from seqmix.kernels.fixed_point.problem import Stop
 from seqmix.kernels.fixed_point.rows import Rows
 from seqmix.kernels.fixed_point.scan.solvers import Adjoint, Forward
 from seqmix.kernels.fixed_point.selective_scan.api import cell as mamba_cell_of
 from seqmix.kernels.fixed_point.selective_scan.cell import _first_pole
 from seqmix.kernels.fixed_point.selective_scan.solvers import Adjoint as MambaAdjoint
 from seqmix.kernels.fixed_point.selective_scan.solvers import Forward as MambaForward
-from seqmix.kernels.fixed_point.selective_scan.solvers import Gradients, Inputs
-from seqmix.kernels.fixed_point.sweeps import Stop, by_parts, solve, solve_on_device
+from seqmix.kernels.fixed_point.selective_scan.tokens import Gradients, Inputs
+from seqmix.kernels.fixed_point.sweeps import by_parts, solve, solve_on_device
 from seqmix.kernels.fixed_point.sweeps_device import iterate
 from tests.kernels.waiting import on_a_gpu
 from tests.mixers.test_fp_rnn import ALL, build, diverging, relative
 
 pytest.importorskip("triton")
 
-from seqmix.kernels.fixed_point.kronecker_triton import top_eigenvalue
+from seqmix.kernels.fixed_point.eigenvalue_triton import top_eigenvalue
 
 STOP = Stop(1e-9, 200, 1.0)
 # Sequences that are done leave one loop and stay in the other: products of other shapes, so other orders of sums.

@@ -12,16 +12,17 @@ from seqmix.kernels._backend import outside_autocast, preferred
 from seqmix.kernels._operator import operator
 from seqmix.kernels.fixed_point import reference
 from seqmix.kernels.fixed_point.low_rank import LowRank
+from seqmix.kernels.fixed_point.mixing import mixing_of
+from seqmix.kernels.fixed_point.problem import Solved, Stop
 from seqmix.kernels.fixed_point.reference import full_weight
 from seqmix.kernels.fixed_point.rows import Rows
 from seqmix.kernels.fixed_point.scan import direct
 from seqmix.kernels.fixed_point.scan.cell import PARTS, Cell
 from seqmix.kernels.fixed_point.scan.solvers import Adjoint, Forward
-from seqmix.kernels.fixed_point.sweeps import Solved, Stop, by_sweeps
-from seqmix.mixers._fixed_point_options import mixing_of
+from seqmix.kernels.fixed_point.sweeps import by_sweeps
 
 if TYPE_CHECKING:
-    from seqmix.kernels.fixed_point.scan import cpu as rnn_cpu
+    from seqmix.kernels.fixed_point.scan import cpu
 
 OP = "fixed_point_scan"
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None
@@ -96,8 +97,8 @@ def _compiled(chosen: Cell, p: Tensor) -> bool:
     return _HAS_NUMBA and p.device.type == "cpu" and isinstance(chosen.mixing, LowRank)
 
 
-def _compiled_problem(chosen: Cell, p: Tensor, weight: Tensor, h0: Tensor, rows: Rows) -> "rnn_cpu.Problem":
-    from seqmix.kernels.fixed_point.scan import cpu as rnn_cpu
+def _compiled_problem(chosen: Cell, p: Tensor, weight: Tensor, h0: Tensor, rows: Rows) -> "cpu.Problem":
+    from seqmix.kernels.fixed_point.scan import cpu
 
     # W^T of the numbers from the first to the last part that sees the state, zeros for one between that does not.
     seen = chosen.spans[0].start if chosen.spans else 0
@@ -106,7 +107,7 @@ def _compiled_problem(chosen: Cell, p: Tensor, weight: Tensor, h0: Tensor, rows:
         wide[:, span.start - seen : span.stop - seen] = part
     m: LowRank = chosen.mixing  # type: ignore[assignment]
     constants = (m.rank, m.strength, m.product, chosen.gated, chosen.normed)
-    return rnn_cpu.Problem(p, wide, seen, h0, rows.bounds, *constants)
+    return cpu.Problem(p, wide, seen, h0, rows.bounds, *constants)
 
 
 @operator("fixed_point_scan", OP)

@@ -1,6 +1,6 @@
 """Numba kernels for the fixed-point RNN with a mixing of low rank: one pass over time, every token solved exactly.
 
-A work item is one sequence. The letters and formulas are those of `rnn_cell` and `low_rank`; nothing but h is stored,
+A work item is one sequence. The letters and formulas are those of `cell` and `low_rank`; nothing but h is stored,
 the backward pass forms the gates again. L rows of all sequences, N channels, r rank, M = 2 N + r (N + 1), and N more
 with v. W^T (N, R) is that of the numbers from `seen` on.
 """

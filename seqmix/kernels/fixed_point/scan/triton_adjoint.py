@@ -2,7 +2,7 @@
 
     v_t = lambda_{t+1} v_{t+1} + g_t + K_t^T (1 - lambda_t) v_t + s'(h_t)^T W^T (gradients of p_{t+1})
 
-The pre-activations are those of the fixed point, the same in every sweep. Letters as in `rnn_triton`.
+The pre-activations are those of the fixed point, the same in every sweep. Letters as in `triton`.
 """
 
 import torch

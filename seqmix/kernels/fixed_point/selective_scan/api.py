@@ -9,12 +9,14 @@ from seqmix.kernels import _checks as checks
 from seqmix.kernels._backend import outside_autocast, preferred
 from seqmix.kernels._operator import operator
 from seqmix.kernels.fixed_point import reference
+from seqmix.kernels.fixed_point.mixing import mixing_of
+from seqmix.kernels.fixed_point.problem import Solved, Stop
 from seqmix.kernels.fixed_point.reference import full_weight
 from seqmix.kernels.fixed_point.rows import Rows
 from seqmix.kernels.fixed_point.selective_scan.cell import PARTS, Cell
-from seqmix.kernels.fixed_point.selective_scan.solvers import Adjoint, Forward, Inputs, compiled
-from seqmix.kernels.fixed_point.sweeps import Solved, Stop, by_sweeps
-from seqmix.mixers._fixed_point_options import mixing_of
+from seqmix.kernels.fixed_point.selective_scan.solvers import Adjoint, Forward, compiled
+from seqmix.kernels.fixed_point.selective_scan.tokens import Inputs
+from seqmix.kernels.fixed_point.sweeps import by_sweeps
 
 OP = "fixed_point_selective_scan"
 
@@ -166,10 +168,8 @@ def _scan_backward(
     options = (mixing, rank, strength, hidden, solver, tolerance, max_iterations, damping, fallback, gradient)
     problem = _problem((u, dt, p, A, D, weight, norm, s0, y0), rows, options)
     if gradient == "implicit" and solver == "sequential" and compiled(problem.cell, u.device):
-        from seqmix.kernels.fixed_point.selective_scan.cpu_backward import backward
-
         adjoint = Adjoint(problem, y.flatten(0, 1), dy.flatten(0, 1), dfinal)
-        exact, dweight = backward(adjoint, dlast), torch.zeros_like(weight)
+        exact, dweight = adjoint.compiled_backward(dlast), torch.zeros_like(weight)
         if adjoint.cell.spans:
             dweight = adjoint.cell.recurrent_rows(exact.p).mT @ adjoint.before
         du, ddt, dp = exact.u.view_as(u), exact.dt.view_as(dt), exact.p.view_as(p)

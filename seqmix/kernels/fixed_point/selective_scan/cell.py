@@ -18,8 +18,8 @@ from torch import Tensor
 
 from seqmix.kernels._checks import has_values
 from seqmix.kernels.fixed_point.low_rank import Linear, solve_small
+from seqmix.kernels.fixed_point.problem import Stop, capturing
 from seqmix.kernels.fixed_point.scan.cell import Mixing
-from seqmix.kernels.fixed_point.sweeps import Stop, capturing
 
 EPS = 1e-5
 _IDLE = 4  # steps without a smaller residual after which the bracket is halved
@@ -206,7 +206,7 @@ class Cell:
 
     def radius(self, g: Gates, normed: Normed, gain: Tensor) -> Tensor:
         """The spectral radius of B K (...)."""
-        return self.mixing.radius(g.factors, _forward(normed, gain))  # type: ignore[arg-type]
+        return self.mixing.radius(g.factors, slope_of(normed, gain))  # type: ignore[arg-type]
 
     def vjp(self, g: Gates, db: Tensor, dc: Tensor, dx: Tensor, difference: Tensor) -> Tensor:
         """The gradient in p_t (..., M); `difference` is y_t - u_t."""
@@ -224,7 +224,8 @@ def _spread(normed: Normed) -> Normed:
     return Normed(normed.unit.unsqueeze(-2), normed.inverse.unsqueeze(-2), normed.scale)
 
 
-def _forward(normed: Normed, gain: Tensor) -> Linear:
+def slope_of(normed: Normed, gain: Tensor) -> Linear:
+    """B = norm'(o) diag(gain), for vectors (..., k, D)."""
     spread = _spread(normed)
     return lambda v: spread.forward(gain.unsqueeze(-2) * v)
 

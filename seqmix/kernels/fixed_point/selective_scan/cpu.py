@@ -1,6 +1,6 @@
 """Numba kernels for the fixed-point Mamba with a mixing of rank 1 or 2: one pass over time, every token solved.
 
-A work item is one sequence. The letters and formulas are those of `mamba_cell` and `low_rank`; the root is bracketed
+A work item is one sequence. The letters and formulas are those of `cell` and `low_rank`; the root is bracketed
 as there, but in float64, and by each sequence for itself. States lie as (N, D): inner loops run over channels.
 L rows of all sequences, S sequences, D channels, N states of each, r rank, M = 2 N + r (D + 1).
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqmix.kernels._numba import jit
 from seqmix.kernels._threads import run
-from seqmix.kernels.fixed_point.selective_scan.solvers import Forward
+from seqmix.kernels.fixed_point.selective_scan.tokens import Recurrence
 
 EPS = 1e-5
 EPS_LOW_RANK = 1e-6
@@ -251,25 +251,25 @@ def _array(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
 
 
-def forward(problem: Forward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def forward(r: Recurrence, tolerance: float, cap: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y (L, D), the final states (S, D, N), the most steps of a token (S,), and the residual (S,)."""
-    i, mixing, s0 = problem.inputs, problem.cell.mixing, problem.s0.mT.contiguous()
+    i, s0 = r.inputs, r.s0.mT.contiguous()
     y, final, report = s0.new_empty(i.u.shape), torch.empty_like(s0), s0.new_empty(len(s0), 3)
     norm = _array(i.norm)
     run(
         _forward,
         len(s0),
         len(i.u) * (i.weight.numel() + 8 * i.A.numel()),
-        problem.rows.bounds.numpy(),
+        r.bounds.numpy(),
         *(_array(t) for t in (i.u, i.dt, i.p, i.A.mT, i.D, i.weight)),
-        problem.cell.where,
+        r.where,
         norm,
-        norm.dtype.type(mixing.strength),
-        mixing.product,  # type: ignore[union-attr]
-        mixing.rank,  # type: ignore[union-attr]
-        problem.stop.tolerance,
-        problem.stop.cap or 1000,
-        *(_array(t) for t in (s0, problem.y0, y, final, report)),
+        norm.dtype.type(r.strength),
+        r.product,
+        r.rank,
+        tolerance,
+        cap,
+        *(_array(t) for t in (s0, r.y0, y, final, report)),
     )
     steps, change, size = report.unbind(1)
     residual = (change / size.clamp_min(1e-30)).nan_to_num(nan=torch.inf, posinf=torch.inf)

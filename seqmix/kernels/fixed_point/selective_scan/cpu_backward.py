@@ -1,6 +1,6 @@
 """The Numba kernel for gradients of the fixed-point Mamba: from the last token to the first, in one pass.
 
-A work item is one sequence. The letters and formulas are those of `mamba_solvers.Adjoint`, which forms gates, states
+A work item is one sequence. The letters and formulas are those of `solvers.Adjoint`, which forms gates, states
 and norms of all tokens at once before; ranks are 1 and 2. L rows of all sequences, S sequences, D channels, N states
 of each, r rank, M = 2 N + r (D + 1).
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seqmix.kernels._numba import jit
 from seqmix.kernels._threads import run
-from seqmix.kernels.fixed_point.selective_scan.solvers import Adjoint
+from seqmix.kernels.fixed_point.selective_scan.tokens import Known, Recurrence
 
 EPS = 1e-5
 EPS_LOW_RANK = 1e-6
@@ -198,7 +198,7 @@ def _backward(  # type: ignore[no-untyped-def]
                     carry[d] += factor * row[d]
 
 
-class Gradients(NamedTuple):
+class ExactGradients(NamedTuple):
     zeta: Tensor  # (L, D)
     u: Tensor  # (L, D)
     dt: Tensor  # (L, D)
@@ -214,29 +214,28 @@ def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
     return tuple(t.detach().contiguous().numpy() for t in tensors)
 
 
-def backward(a: Adjoint, dlast: Tensor) -> Gradients:
-    """The exact gradients, with the cotangents dlast (S, D) of the last y beside those that `a` holds."""
-    i, problem, mixing = a.forward.inputs, a.forward, a.cell.mixing
+def backward(r: Recurrence, known: Known, dy: Tensor, ds: Tensor, dlast: Tensor) -> ExactGradients:
+    """The exact gradients from those of y (L, D), of the final states (S, D, N) and of the last y (S, D)."""
+    i, k = r.inputs, known
     rows = [torch.empty(t.shape, dtype=t.dtype) for t in (i.u, i.u, i.dt, i.p)]
-    sums = [problem.s0.new_zeros(a.rows.sequences, *t.shape) for t in (i.A, i.D, i.norm)]
-    states = [torch.empty(t.shape, dtype=t.dtype) for t in (problem.s0, problem.y0)]
-    inputs = _arrays(i.u, i.dt, i.A, i.D, i.weight, a.y, a.x)
-    norms = _arrays(i.norm, a.normed.unit, a.normed.inverse, a.gain)
+    sums = [r.s0.new_zeros(len(r.s0), *t.shape) for t in (i.A, i.D, i.norm)]
+    states = [torch.empty(t.shape, dtype=t.dtype) for t in (r.s0, r.y0)]
+    norms = _arrays(i.norm, k.unit, k.inverse, k.gain)
     run(
         _backward,
-        a.rows.sequences,
+        len(r.s0),
         len(i.u) * (i.weight.numel() + 16 * i.A.numel()),
-        a.rows.bounds.numpy(),
-        inputs,
-        _arrays(a.gates.pre, a.gates.b, a.gates.c),
-        _arrays(*a.gates.factors),
-        _arrays(problem.s0, a.states, a.decay),
+        r.bounds.numpy(),
+        _arrays(i.u, i.dt, i.A, i.D, i.weight, k.y, k.x),
+        _arrays(k.pre, k.b, k.c),
+        _arrays(k.u, k.alpha, k.upper),
+        _arrays(r.s0, k.states, k.decay),
         norms,
-        _arrays(a.dy, a.ds, dlast),
-        a.cell.where,
-        norms[0].dtype.type(mixing.strength),
-        mixing.product,  # type: ignore[union-attr]
+        _arrays(dy, ds, dlast),
+        r.where,
+        norms[0].dtype.type(r.strength),
+        r.product,
         _arrays(*rows),
         _arrays(*sums, *states),
     )
-    return Gradients(*rows, *(t.sum(0) for t in sums), *states)
+    return ExactGradients(*rows, *(t.sum(0) for t in sums), *states)

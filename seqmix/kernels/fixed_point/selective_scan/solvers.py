@@ -1,6 +1,6 @@
 """The fixed-point Mamba over whole sequences in plain torch: sweeps, one token after the other, and their adjoints.
 
-Where `compiled` says so, Numba kernels (`mamba_cpu`, `mamba_cpu_backward`) go one token after the other instead.
+Where `compiled` says so, Numba kernels (`cpu`, `cpu_backward`) go one token after the other instead.
 
 All take rows (L, ...) of S sequences. The adjoint zeta_t is the whole gradient that reaches y_t. With
 o'_t = norm'^T zeta_t, the states' gradient S_t = o'_t c_t^T + decay_{t+1} S_{t+1} and x'_t = D o'_t + dt_t S_t b_t,
@@ -10,18 +10,21 @@ o'_t = norm'^T zeta_t, the states' gradient S_t = o'_t c_t^T + decay_{t+1} S_{t+
 
 import importlib.util
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from seqmix.kernels import diagonal_scan, selective_scan
 from seqmix.kernels.fixed_point.low_rank import LowRank
+from seqmix.kernels.fixed_point.problem import Stop
 from seqmix.kernels.fixed_point.rows import Rows
 from seqmix.kernels.fixed_point.selective_scan.cell import Cell, Gates, Normed, norm
-from seqmix.kernels.fixed_point.sweeps import Stop, by_parts, residual
+from seqmix.kernels.fixed_point.selective_scan.tokens import Gradients, Inputs, Known, Recurrence
+from seqmix.kernels.fixed_point.sweeps import by_parts, residual
 
 if TYPE_CHECKING:
+    from seqmix.kernels.fixed_point.selective_scan.cpu_backward import ExactGradients
     from seqmix.kernels.fixed_point.selective_scan.triton import Sweeps
     from seqmix.kernels.fixed_point.selective_scan.triton_adjoint import AdjointSweeps
 
@@ -34,33 +37,6 @@ def compiled(cell: Cell, device: torch.device) -> bool:
     """Whether there is a kernel that solves such tokens one after the other."""
     mixing = cell.mixing
     return _HAS_NUMBA and device.type == "cpu" and isinstance(mixing, LowRank) and 0 < mixing.rank <= _LARGEST_RANK
-
-
-class Inputs(NamedTuple):
-    """What the recurrence sees of every token, and its parameters."""
-
-    u: Tensor  # (L, D)
-    dt: Tensor  # (L, D)
-    p: Tensor  # (L, M)
-    A: Tensor  # (D, N)
-    D: Tensor  # (D,)
-    weight: Tensor  # W (R, D)
-    norm: Tensor  # weight and bias (2, D)
-
-    def at(self, where: Tensor | slice) -> "Inputs":
-        return Inputs(self.u[where], self.dt[where], self.p[where], *self[3:])
-
-
-class Gradients(NamedTuple):
-    """Of what the recurrence takes, but for W and y_0."""
-
-    u: Tensor  # (L, D)
-    dt: Tensor  # (L, D)
-    p: Tensor  # (L, M)
-    A: Tensor  # (D, N)
-    D: Tensor  # (D,)
-    norm: Tensor  # (2, D)
-    s0: Tensor  # (S, D, N)
 
 
 class Forward:
@@ -76,7 +52,7 @@ class Forward:
         from seqmix.kernels.fixed_point.selective_scan.triton import Sweeps
 
         if self.fused is None:
-            self.fused = Sweeps(self)
+            self.fused = Sweeps(self.cell, self.inputs, self.s0, self.y0, self.rows)
         return self.fused
 
     def measured_sweep(self, y: Tensor, busy: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,9 +96,9 @@ class Forward:
     def solve_one_by_one(self) -> tuple[Tensor, Tensor, Tensor]:
         """The same, with the final states (S, D, N) and the residuals (S,)."""
         if compiled(self.cell, self.s0.device):
-            from seqmix.kernels.fixed_point.selective_scan import cpu as mamba_cpu
+            from seqmix.kernels.fixed_point.selective_scan import cpu
 
-            y, final, self.steps, left = mamba_cpu.forward(self)
+            y, final, self.steps, left = cpu.forward(self.recurrence(), self.stop.tolerance, self.stop.cap or 1000)
             return y, final, left
         y, state, before = torch.empty_like(self.inputs.u), self.s0.clone(), self.y0.clone()
         for alive, token in self.rows.walk():
@@ -130,6 +106,12 @@ class Forward:
             y[token] = before[alive] = y_t
             self.steps[alive] = torch.maximum(self.steps[alive], steps)
         return y, state, residual(self, y)
+
+    def recurrence(self) -> Recurrence:
+        """The same for a compiled pass over time."""
+        m: LowRank = self.cell.mixing  # type: ignore[assignment]
+        constants = (self.cell.where, m.rank, m.strength, m.product)
+        return Recurrence(self.inputs, self.s0, self.y0, self.rows.bounds, *constants)
 
     def _token(self, i: Inputs, s: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """y_t, s_t and the steps taken."""
@@ -257,12 +239,18 @@ class Adjoint:
     def astray(self, y: Tensor) -> None:
         return None
 
+    def compiled_backward(self, dlast: Tensor) -> "ExactGradients":
+        """All gradients in one pass from the last token to the first, with dlast (S, D) for the last y."""
+        from seqmix.kernels.fixed_point.selective_scan.cpu_backward import backward
+
+        g, n = self.gates, self.normed
+        tokens = (self.y, self.x, g.pre, g.b, g.c, *g.factors, self.states, self.decay, n.unit, n.inverse, self.gain)
+        return backward(self.forward.recurrence(), Known(*tokens), self.dy, self.ds, dlast)
+
     def one_by_one(self) -> Tensor:
         """The exact answer, from the last token to the first."""
         if compiled(self.cell, self.y.device):
-            from seqmix.kernels.fixed_point.selective_scan.cpu_backward import backward
-
-            return backward(self, torch.zeros_like(self.forward.y0)).zeta
+            return self.compiled_backward(torch.zeros_like(self.forward.y0)).zeta
         i, cell = self.forward.inputs, self.cell
         zeta, states, carry = torch.empty_like(self.y), self.ds.clone(), torch.zeros_like(self.forward.y0)
         for alive, token in self.rows.walk(backward=True):

@@ -22,8 +22,9 @@ from seqmix.kernels.fixed_point.low_rank_triton import (
     mixed,
     tile,
 )
-from seqmix.kernels.fixed_point.selective_scan.cell import PARTS
-from seqmix.kernels.fixed_point.selective_scan.solvers import Forward
+from seqmix.kernels.fixed_point.rows import Rows
+from seqmix.kernels.fixed_point.selective_scan.cell import PARTS, Cell
+from seqmix.kernels.fixed_point.selective_scan.tokens import Inputs
 from seqmix.kernels.selective_scan import triton as selective_scan
 
 OP = "fixed_point_selective_scan"
@@ -108,10 +109,10 @@ def _finish(  # type: ignore[no-untyped-def]
 class Sweeps:
     """The launches of all sweeps of one solve."""
 
-    def __init__(self, problem: Forward) -> None:
-        self.cell, self.inputs, self.rows = problem.cell, problem.inputs, problem.rows
-        i, m = self.inputs, self.cell.mixing
-        self.p, self.h0, self.s0 = i.p.contiguous(), problem.y0.contiguous(), problem.s0
+    def __init__(self, cell: Cell, inputs: Inputs, s0: Tensor, y0: Tensor, rows: Rows) -> None:
+        self.cell, self.inputs, self.rows = cell, inputs, rows
+        i, m = inputs, cell.mixing
+        self.p, self.h0, self.s0 = i.p.contiguous(), y0.contiguous(), s0
         self.u, self.norm = i.u.contiguous(), i.norm.contiguous()
         self.weight = i.weight if self.cell.spans else None
         self.more0 = self.h0 @ i.weight.mT if self.cell.spans else None

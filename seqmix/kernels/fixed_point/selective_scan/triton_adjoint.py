@@ -1,7 +1,7 @@
 """Sweeps of the adjoint of the fixed-point Mamba in Triton, and the gradients at their end.
 
 The norm back by rows, the selective scan's own backward pass, which forms the states again, the pullback through mixing
-and gates by rows, a product with W, and the sum with what the token after sends. Letters as in `mamba_triton`.
+and gates by rows, a product with W, and the sum with what the token after sends. Letters as in `triton`.
 """
 
 import torch
@@ -14,7 +14,7 @@ from seqmix.kernels.fixed_point.kronecker_triton import Pullback
 from seqmix.kernels.fixed_point.low_rank import LowRank
 from seqmix.kernels.fixed_point.low_rank_triton import mixed_back, store_mixing_gradient, tile
 from seqmix.kernels.fixed_point.selective_scan.cell import Gates, Normed, norm
-from seqmix.kernels.fixed_point.selective_scan.solvers import Gradients
+from seqmix.kernels.fixed_point.selective_scan.tokens import Gradients
 from seqmix.kernels.fixed_point.selective_scan.triton import Sweeps
 from seqmix.kernels.selective_scan import triton as selective_scan
 
