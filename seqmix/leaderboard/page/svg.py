@@ -65,8 +65,9 @@ def accuracy_axis(label: str, small: bool = False) -> Axis:
 
 def linear_axis(label: str, low: float, high: float, texts: int = 5) -> Axis:
     """Ticks at 1, 2 or 5 times a power of ten, about `texts` of them."""
-    if not high > low:
-        high = low + 1
+    low, high = (min(max(end, -_GREATEST), _GREATEST) for end in (low, high))
+    if not high - low > max(_LEAST, 1e-9 * max(abs(low), abs(high))):
+        high = low + max(1.0, 1e-3 * abs(low))
     step = 10 ** math.floor(math.log10((high - low) / texts))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= texts)
     first = math.ceil(low / step - 1e-9)
@@ -75,8 +76,11 @@ def linear_axis(label: str, low: float, high: float, texts: int = 5) -> Axis:
 
 
 def log_axis(label: str, values: Iterable[float], ticks: Sequence[float] | None = None, texts: int = 8) -> Axis:
-    """From the least to the greatest of positive `values`; they are the ticks as well, thinned out to `texts`."""
-    found = sorted(set(values))
+    """From the least to the greatest of positive `values`; they are the ticks as well, thinned out to `texts`.
+
+    Others, such as a learning rate of 0, have no place on it.
+    """
+    found = sorted({value for value in values if _LEAST <= value <= _GREATEST}) or [1.0]
     ticks = found if ticks is None else ticks
     low, high = found[0], found[-1]
     # Marks at the ends do not lie on the frame.
@@ -95,6 +99,7 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
+_LEAST, _GREATEST = 1e-150, 1e150  # what has a ratio
 _NONE = Axis("", 0.0, 1.0, ())
 
 

@@ -1,14 +1,20 @@
 """Whether a record holds what `seqmix.leaderboard.records.schema` says, problem by problem."""
 
+import json
 import math
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from seqmix import _measures
+from seqmix._markdown import printable
 from seqmix.leaderboard.records.schema import FIELDS, NEVER_NULL, SCHEMA_VERSION, TOP, Record
 
 __all__ = ["problems_of"]
 
 _INT, _NUMBER = (int,), (int, float)
+_LARGEST = 2**63 - 1
+_LONG = re.compile(r"\d{19}")
 
 
 def problems_of(record: Any, *, older: bool = False) -> list[str]:
@@ -29,7 +35,33 @@ def problems_of(record: Any, *, older: bool = False) -> list[str]:
             continue
         known = NEVER_NULL.get(section, set()) if failed else None
         found += _check_fields(f"{section}.", values, FIELDS[version][section], known)
-    return found or _check_values(record, failed)
+    return found or _check_written(record) or _check_values(record, failed)
+
+
+def _check_written(record: Record) -> list[str]:
+    """Text that no file can hold, and numbers beyond 64 bits, wherever they stand."""
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode()
+        if not _LONG.search(text):
+            return []
+    except UnicodeEncodeError:
+        pass
+    return list(_unwritten("", record))
+
+
+def _unwritten(path: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _unwritten(path, key)
+            yield from _unwritten(f"{path}.{printable(key)}".lstrip("."), item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _unwritten(f"{path}.{index}", item)
+    elif isinstance(value, str) and not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
+        yield f"{path}: expected text, got half of a character (a lone surrogate)"
+    elif isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+        yield f"{path}: expected a whole number of 64 bits, got one of {value.bit_length()}"
 
 
 def _check_fields(
@@ -61,16 +93,27 @@ def _check_values(record: Record, failed: bool) -> list[str]:
     if (failed or record["result"]["diverged"]) and not record["reason"]:
         found.append("reason: a run that failed or diverged must have one, got null")
     if failed:
-        return found
+        known = ((section, name) for section in ("size", "training", "result") for name in record[section])
+        wrong = [f"{section}.{name}" for section, name in known if record[section][name] is not None]
+        return found + [f"{field}: expected null in a run that failed" for field in wrong]
     result = record["result"]
+    if result["chance"] is not None and not 0 <= result["chance"] < 1:
+        found.append(f"result.chance: expected null or a share in [0, 1), got {result['chance']}")
+    for name, least in (("train_length", 1), ("final_length", 1), ("best_step", 0), ("restarts", 0)):
+        if result.get(name) is not None and result[name] < least:
+            found.append(f"result.{name}: expected null or at least {least}, got {result[name]}")
     deciding = _measures.DECIDING
     if result["metric"] not in deciding:
         found.append(f"result.metric: expected one of {', '.join(deciding)}, got {result['metric']!r}")
-    text = _measures.of_text(result["metric"])
+        return found
+    text, decisive = _measures.of_text(result["metric"]), _measures.named(result["metric"]).key
     if not result["metrics"] and not result["diverged"]:
         found.append("result.metrics: a run that did not diverge must have some, got none")
     for length, row in result["metrics"].items():
-        found += _check_row(f"result.metrics.{length}", length, row, result["diverged"], text)
+        wrong = _check_row(f"result.metrics.{length}", length, row, result["diverged"], text)
+        found += wrong
+        if not wrong and decisive not in row:
+            found.append(f"result.metrics.{length}: expected {decisive}, which decides the task, got none")
     certificate = result.get("certificate")
     if certificate is not None and not isinstance(certificate.get("certified"), bool):
         found.append(f"result.certificate: expected {{certified: true or false, ...}}, got {certificate!r:.80}")
@@ -81,6 +124,8 @@ def _check_values(record: Record, failed: bool) -> list[str]:
                 f"result.curve.{index}: expected step, {', '.join(names[:-1])} and {names[-1]}, got {point!r:.80}"
             )
             continue
+        if not _is(point["step"], _INT) or point["step"] < 0:
+            found.append(f"result.curve.{index}.step: expected an int of at least 0, got {_kind(point['step'])}")
         for name in names:
             found += _check_number(f"result.curve.{index}.{name}", point[name], name != "accuracy", result["diverged"])
     if result.get("validation") is not None and result["validation"] not in result["curve"]:
@@ -91,8 +136,8 @@ def _check_values(record: Record, failed: bool) -> list[str]:
     found += _check_counts("result.iterations", result.get("iterations"), _NUMBER)
     for section in ("size", "training", "cost"):
         for name, value in record[section].items():
-            if isinstance(value, int | float) and not value >= (-1 if name == "max_steps" else 0):
-                found.append(f"{section}.{name}: expected at least 0, got {value}")
+            if isinstance(value, int | float) and not (-1 if name == "max_steps" else 0) <= value < math.inf:
+                found.append(f"{section}.{name}: expected a number of at least 0, got {_kind(value)}")
     return found
 
 
@@ -105,8 +150,8 @@ def _check_counts(path: str, values: dict[str, Any] | None, types: tuple[type, .
 
 
 def _check_row(path: str, length: str, row: Any, diverged: bool, text: bool) -> list[str]:
-    if not length.strip():
-        return [f"{path}: expected a length or the name of a test set, got {length!r}"]
+    if not length.strip() or (length.isdecimal() and not 0 < int(length) <= _LARGEST):
+        return [f"{path}: expected a length or the name of a test set, got {length!r:.80}"]
     measures, optional = (_measures.keys(text=text, always=always) for always in (True, False))
     if not isinstance(row, dict) or set(row) - set(optional) != {*measures, "n"}:
         got = ", ".join(row) if isinstance(row, dict) else _kind(row)

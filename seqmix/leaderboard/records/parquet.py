@@ -33,7 +33,8 @@ def write_parquet(records: Sequence[Record], path: str | Path) -> None:
     measured = dict.fromkeys((name, measure) for row in rows for name, values in row.items() for measure in values)
     for name, measure in measured:
         columns[f"test.{name}.{measure}"] = pa.array(
-            [(row.get(name) or {}).get(measure) for row in rows], pa.int64() if measure == "n" else pa.float64()
+            [_cell((row.get(name) or {}).get(measure), (int,) if measure == "n" else (float,)) for row in rows],
+            pa.int64() if measure == "n" else pa.float64(),
         )
     table = pa.table(columns)
     write_whole(Path(path), lambda part: parquet.write_table(table, part))
@@ -83,7 +84,9 @@ def _is_json(types: tuple[type, ...]) -> bool:
 
 
 def _cell(value: Any, types: tuple[type, ...]) -> Any:
-    return json.dumps(value, separators=(",", ":")) if _is_json(types) and value is not None else value
+    if value is None or (float not in types and not _is_json(types)):
+        return value
+    return float(value) if float in types else json.dumps(value, separators=(",", ":"))
 
 
 def _type(pa: Any, types: tuple[type, ...]) -> Any:

@@ -35,8 +35,13 @@ def aggregate(records: Iterable[Record]) -> list[BoardSummary]:
     boards: dict[str, dict[str, dict[str, list[Record]]]] = {}
     runs = latest(records)
     loose = _loose_columns([run for run in runs if run["identity"]["board"] is None])
+    metrics: dict[tuple[str, str], str] = {}
     for record in runs:
         board, entry, column = _place(record, loose)
+        metric = record["result"]["metric"]
+        # What is measured otherwise stands in no column with it.
+        while metric is not None and metrics.setdefault((board, column), metric) != metric:
+            column = f"{column} ({metric})"
         boards.setdefault(board, {}).setdefault(column, {}).setdefault(entry, []).append(record)
     return [_board(name, columns) for name, columns in boards.items()]
 

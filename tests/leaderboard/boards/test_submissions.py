@@ -18,7 +18,7 @@ from seqmix.leaderboard.boards.checks import check_submission, spot_check
 from seqmix.leaderboard.boards.plan import BoardPlan
 from seqmix.leaderboard.boards.submission_gate import in_folder
 from seqmix.leaderboard.records.schema import MAX_BYTES, config_hash
-from seqmix.leaderboard.summary import aggregate
+from seqmix.leaderboard.summary.aggregate import aggregate
 from seqmix.leaderboard.sweep.plan import Run
 from seqmix.tasks.registry import create_task
 from tests.leaderboard.example_records import make_record
