@@ -33,7 +33,18 @@ def write(records: list[Record], docs: Path) -> list[Path]:
     """Write one section for each device type of `records` into `docs`, with its figure beside; returns the files.
 
     Sections of other devices, and everything outside the markers, stay as they are. Writing twice changes nothing.
+
+    Raises:
+        ValueError: a quick run, or a file that is not as `seqmix bench` writes it.
     """
+    try:
+        return _write(records, docs)
+    except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+        # Benches have rows of a dozen kinds; what a table asks for says what they must hold.
+        raise ValueError(f"FILE must be as seqmix bench writes it, got one that is not: {error!r:.120}") from error
+
+
+def _write(records: list[Record], docs: Path) -> list[Path]:
     for entry in records:
         if entry["settings"].get("quick"):
             raise ValueError(f"FILE must hold standard sizes, got a --quick run: {entry['command']}")
