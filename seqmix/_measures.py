@@ -19,7 +19,8 @@ class Measure:
         name: as tasks, logs and results call it.
         key: as records, criteria and heads of columns call it.
         kind: `share`, from 0 to 1, more is better; `bits` or `loss`, from 0, less is better.
-        title: above a column of the table after a test; empty for what is not shown there.
+        place: among the columns of the table after a test; 0 for what is not shown there.
+        title: above that column.
         phrase: in a sentence.
         answers, text: whether runs on tasks with answers, and runs on text, have it.
         always: they all have it; else those that asked for it.
@@ -29,6 +30,7 @@ class Measure:
     name: str
     key: str
     kind: Kind
+    place: int
     title: str
     phrase: str
     answers: bool = True
@@ -42,25 +44,25 @@ class Measure:
         return self.kind != "share"
 
 
-# In the order of the columns after a test.
+# In the order of a record's keys.
 MEASURES = (
-    Measure("sequence_accuracy", "seq", "share", "whole sequence", "whole-sequence accuracy", decides=True),
-    Measure("last_accuracy", "last", "share", "last position", "last-position accuracy", decides=True),
-    Measure("bits_per_byte", "bpb", "bits", "bits per byte", "bits per byte", False, True, decides=True),
-    Measure("perplexity", "ppl", "loss", "perplexity", "perplexity", False, True),
-    Measure("token_accuracy", "tok", "share", "every position", "per-position accuracy", text=True, decides=True),
+    Measure("last_accuracy", "last", "share", 2, "last position", "last-position accuracy", decides=True),
+    Measure("sequence_accuracy", "seq", "share", 1, "whole sequence", "whole-sequence accuracy", decides=True),
+    Measure("token_accuracy", "tok", "share", 5, "every position", "per-position accuracy", text=True, decides=True),
+    Measure("loss", "loss", "loss", 0, "loss", "loss", text=True),
+    Measure("bits_per_byte", "bpb", "bits", 3, "bits per byte", "bits per byte", False, True, decides=True),
+    Measure("perplexity", "ppl", "loss", 4, "perplexity", "perplexity", False, True),
     Measure(
-        "macro_accuracy", "macro", "share", "class-balanced", "class-balanced accuracy", always=False, decides=True
-    ),
-    Measure(
-        "free_sequence_accuracy", "free_seq", "share", "whole, free-running",
+        "free_sequence_accuracy", "free_seq", "share", 7, "whole, free-running",
         "whole-sequence accuracy of answers that the model continues by itself", always=False,
     ),
     Measure(
-        "free_token_accuracy", "free_tok", "share", "every, free-running",
+        "free_token_accuracy", "free_tok", "share", 8, "every, free-running",
         "per-position accuracy of answers that the model continues by itself", always=False,
     ),
-    Measure("loss", "loss", "loss", "", "loss", text=True),
+    Measure(
+        "macro_accuracy", "macro", "share", 6, "class-balanced", "class-balanced accuracy", always=False, decides=True
+    ),
 )  # fmt: skip
 DECIDING = tuple(measure.name for measure in MEASURES if measure.decides)
 _BY_NAME = {measure.name: measure for measure in MEASURES}

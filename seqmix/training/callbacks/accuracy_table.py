@@ -72,7 +72,8 @@ def _is_text(rows: list[Row]) -> bool:
 
 
 def _columns(rows: list[Row]) -> dict[str, str]:
-    return {m.name: m.title for m in MEASURES if m.title and all(m.name in row for row in rows)}
+    shown = sorted((measure for measure in MEASURES if measure.place), key=lambda measure: measure.place)
+    return {measure.name: measure.title for measure in shown if all(measure.name in row for row in rows)}
 
 
 def _text(rows: list[Row], title: str, chance: float | None, trained: int | None, size: int | None) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqmix.leaderboard import BoardSummary, CellSummary
-from seqmix.leaderboard.summary import aggregate
+from seqmix.leaderboard import BoardSummary, CellSummary, aggregate
 from seqmix.leaderboard.summary.ranking import mean_interval, median_interval, ranks
 from seqmix.leaderboard.summary.statistics import bootstrap_interval, normalised
 from tests.leaderboard.example_records import make_record

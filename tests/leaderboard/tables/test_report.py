@@ -119,7 +119,7 @@ def test_columns_by_another_measure(tmp_path: Path, capsys: pytest.CaptureFixtur
         text = capsys.readouterr().out
         assert "| 16 | free_seq:16 | free_tok:16 |" in text and "| 0.500 | 0.250 | 0.625 |" in text
     assert main(["report", str(path), "--lengths", "best:16"]) == 2
-    assert "expected one of last, seq, tok, free_seq, free_tok before the colon" in capsys.readouterr().err
+    assert "expected one of last, seq, tok, free_seq, free_tok, macro before the colon" in capsys.readouterr().err
     plain = store(tmp_path / "plain.jsonl", make_record())
     assert main(["report", str(plain), "--lengths", "free_seq:16"]) == 2
     assert "has no measure 'free_seq'" in capsys.readouterr().err
