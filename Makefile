@@ -1,7 +1,7 @@
 # make train   set up, train a BD-LRU on the A5 word problem, print and draw its accuracy by length
 # make test    set up and run the tests (make test-slow: training runs, inductor, several processes; make test-matrix:
 #              as other processors run them, or with MATRIX="tests/kernels -k scan --row avx2" a part of that)
-# make lint    ruff and mypy
+# make lint    ruff, mypy, and which way imports run
 # make bench   time the kernels and layers on this machine
 # make docs    build the documentation into site/ (make docs-serve: show it, and follow changes)
 #
@@ -39,6 +39,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 bench: $(VENV)/.bench
 	$(BIN)/seqmix bench kernels --device cpu

@@ -8,7 +8,6 @@ a module is trust in what lies beneath it. What a user types, passes in Python o
 there `trust` is None.
 """
 
-import argparse
 import importlib
 import os
 import sys
@@ -20,8 +19,8 @@ from typing import Any, TypeVar
 from seqmix._files import replace_whole
 
 __all__ = [
-    "add_trust_option",
-    "check_mixers",
+    "OWN",
+    "beneath",
     "import_trusted",
     "inside",
     "links_out",
@@ -31,18 +30,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_OWN = __name__.partition(".")[0]
-
-
-def add_trust_option(parser: argparse.ArgumentParser) -> None:
-    """`--trust MODULE`, as often as needed."""
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import this module, and let files name what is in it: it is code that runs, so read it first",
-    )
+OWN = __name__.partition(".")[0]
 
 
 def import_trusted(modules: Iterable[str]) -> None:
@@ -63,7 +51,7 @@ def import_trusted(modules: Iterable[str]) -> None:
 
 def require_trust(module: str, trust: Iterable[str] | None, where: str) -> None:
     """`ValueError` unless `module` or a package above it is trusted; `where` says what names it."""
-    if trust is not None and not any(_beneath(module, name) for name in trust):
+    if trust is not None and not any(beneath(module, name) for name in trust):
         raise ValueError(
             f"{where} names {module!r}, code that is not seqmix's: if you have read it and want it to run, say so "
             f"with --trust {module} (in Python trust=[{module!r}])"
@@ -77,33 +65,14 @@ def load_class(path: Any, kind: type[T], trust: Iterable[str] | None, where: str
         ValueError: a module that is neither seqmix's nor trusted, or no such class.
     """
     module, _, name = str(path).rpartition(".")
-    own = _beneath(module, _OWN)
+    own = beneath(module, OWN)
     if not own:
         require_trust(module, trust, where)
     found = getattr(_import(module, where), name, None)
     # What seqmix has imported from elsewhere is not its own.
-    if isinstance(found, type) and issubclass(found, kind) and (not own or _beneath(found.__module__, _OWN)):
+    if isinstance(found, type) and issubclass(found, kind) and (not own or beneath(found.__module__, OWN)):
         return found
     raise ValueError(f"{where}: expected a {kind.__name__}, got {path!r}")
-
-
-def check_mixers(mixer: Any, trust: Iterable[str] | None, where: str) -> None:
-    """`ValueError` unless each layer of a model's `mixer`, as data gives it, is registered, seqmix's own or trusted."""
-    from torch import nn
-
-    from seqmix.models._specs import named
-
-    if trust is None:
-        return
-    for spec in mixer if isinstance(mixer, list | tuple) else [mixer]:
-        name = named(spec).get("name") if isinstance(spec, dict) else spec
-        if not isinstance(name, str) or ":" not in name:
-            continue
-        module, _, attribute = name.partition(":")
-        if _beneath(module, _OWN):
-            load_class(f"{module}.{attribute}", nn.Module, trust, where)
-        else:
-            require_trust(module, trust, where)
 
 
 def inside(folder: Path, name: str, where: str) -> Path:
@@ -137,7 +106,8 @@ def write_inside(folder: Path, name: str, text: str, where: str) -> None:
     replace_whole(folder / name, lambda part: part.write_text(text, encoding="utf-8", newline=""))
 
 
-def _beneath(module: str, package: str) -> bool:
+def beneath(module: str, package: str) -> bool:
+    """Whether a module is a package or lies in it."""
     return module == package or module.startswith(f"{package}.")
 
 
@@ -148,6 +118,6 @@ def _import(module: str, where: str) -> Any:
         raise ValueError(f"{where}: expected the name of a module, got {module!r}") from None
     except ModuleNotFoundError as error:
         there = (
-            "there is" if error.name is not None and _beneath(module, error.name) else f"{module} needs, and there is"
+            "there is" if error.name is not None and beneath(module, error.name) else f"{module} needs, and there is"
         )
         raise ValueError(f"{where}: {there} no module {error.name!r}") from None

@@ -15,7 +15,7 @@ from torch import nn
 from seqmix import _trust
 from seqmix.__main__ import main
 from seqmix.mixers import TokenMixer
-from seqmix.models import SequenceModel
+from seqmix.models import SequenceModel, _specs
 from seqmix.training import SequenceLearner
 from seqmix.training.config.files import load_config
 from seqmix.training.loading import build_model, build_task, load_model, task_of
@@ -102,7 +102,7 @@ def test_what_seqmix_has_is_not_a_task_for_that(path: str) -> None:
 def test_what_seqmix_has_is_not_a_mixer_for_that(name: str) -> None:
     with pytest.raises(ValueError, match="mixer: "):
         build_model({"mixer": {"name": name}})
-    _trust.check_mixers(["seqmix.mixers.bd_lru:BDLRU", "lstm", None], (), "mixer")
+    _specs.check_mixers(["seqmix.mixers.bd_lru:BDLRU", "lstm", None], (), "mixer")
 
 
 @pytest.mark.parametrize("mixer", MIXERS, ids=str)

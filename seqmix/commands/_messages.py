@@ -1,32 +1,66 @@
-"""What commands tell on stderr: problems, warnings and mistakes, one line each."""
+"""What commands tell on stderr: problems, warnings and mistakes, one line each; and the exit status that goes with it.
 
+0: done; 1: what was looked at is not right; 2: a mistake in the arguments, or a file that cannot be read or written;
+130: a signal ended the command.
+"""
+
+import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["tell", "told"]
+from seqmix._signals import Interrupted, interruptible
+
+__all__ = ["exits", "tell", "torn_lines_told"]
+
+Main = Callable[[list[str]], int]
 
 
-def told(program: str, action: Callable[[], int]) -> int:
-    """The exit status of `action`; its mistakes and warnings are told in one line each."""
-    try:
-        with warnings.catch_warnings():
-            from seqmix.leaderboard.records.store import TornLineWarning
+def exits(program: str = "seqmix") -> Callable[[Main], Main]:
+    """Makes an exit status of what a command's `main` raises, told in one line that begins with `program`.
 
-            warnings.filterwarnings("always", category=TornLineWarning)
-            warnings.showwarning = _show_warning
-            return action()
-    except BrokenPipeError:
-        # Whoever read the table has seen enough; the interpreter must not write the rest when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, ImportError, OSError) as error:
-        if isinstance(error, ImportError) and "pip install" not in str(error):
-            raise
-        print(f"{program}: error: {error}", file=sys.stderr)
-        return 2
+    What is no mistake of the user's, such as an import that fails without a word on how to install it, keeps its
+    traceback.
+    """
+
+    def decorate(main: Main) -> Main:
+        @functools.wraps(main)
+        def run(argv: list[str]) -> int:
+            try:
+                with interruptible():
+                    return main(argv)
+            except (KeyboardInterrupt, Interrupted) as stop:
+                print(f"{program}: {str(stop) or 'interrupted by SIGINT'}", file=sys.stderr)
+                return 130
+            except BrokenPipeError:
+                # Whoever read the table has seen enough; the interpreter must not write the rest when it ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 0
+            except (ValueError, ImportError, OSError) as error:
+                if isinstance(error, ImportError) and "pip install" not in str(error):
+                    raise
+                if isinstance(error, OSError) and error.errno is None:
+                    raise
+                print(f"{program}: error: {error}", file=sys.stderr)
+                return 2
+
+        return run
+
+    return decorate
+
+
+@contextmanager
+def torn_lines_told() -> Iterator[None]:
+    """What warns of half-written lines in files of records says so in one line, every time."""
+    from seqmix.leaderboard.records.store import TornLineWarning
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=TornLineWarning)
+        warnings.showwarning = _show_warning
+        yield
 
 
 def tell(problems: Iterable[str]) -> None:

@@ -1,11 +1,10 @@
 """The command line of `seqmix block-law`."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from seqmix._figures import check_suffix
-from seqmix.commands._messages import tell, told
+from seqmix.commands._messages import exits, tell, torn_lines_told
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 from seqmix.commands.leaderboard.run import add_sweep_options, make_records
 
@@ -21,11 +20,12 @@ _EPILOG = """examples:
 Runs are those of `seqmix leaderboard run`, in records of the same kind; a sweep that was stopped continues."""
 
 
-def main(argv: list[str] | None = None) -> int:
+@exits("seqmix block-law")
+def main(argv: list[str]) -> int:
     """Run `seqmix block-law`; returns the exit status, as `seqmix leaderboard` does."""
-    argv = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(argv)
-    return told("seqmix block-law", lambda: arguments.action(arguments, argv))
+    with torn_lines_told():
+        return arguments.action(arguments, argv)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,9 @@ from typing import Any
 from seqmix._bounded import read_json
 from seqmix._extras import require
 from seqmix._files import write_text_whole
-from seqmix._trust import add_trust_option, import_trusted
+from seqmix._trust import import_trusted
+from seqmix.commands._messages import exits
+from seqmix.commands._trust_option import add_trust_option
 from seqmix.inspect.certificates.prove import certify
 from seqmix.inspect.certificates.record import Certificate
 from seqmix.inspect.certificates.verify import verify
@@ -26,6 +28,7 @@ _EPILOG = """examples:
 Exit status: 0 certified, or the file holds; 1 not; 2 a mistake in the arguments. The method: docs/certificates.md"""
 
 
+@exits()
 def main(argv: list[str]) -> int:
     """Run `seqmix certify`; returns the exit status."""
     parser = argparse.ArgumentParser(

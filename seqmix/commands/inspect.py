@@ -11,8 +11,10 @@ import torch
 from seqmix._figures import encode, style
 from seqmix._files import write_text_whole, write_whole
 from seqmix._suggest import unknown_name
-from seqmix._trust import add_trust_option, import_trusted
+from seqmix._trust import import_trusted
+from seqmix.commands._messages import exits
 from seqmix.commands._targets import Options, Target, find_target, layer_name, token_names
+from seqmix.commands._trust_option import add_trust_option
 from seqmix.inspect import figures
 from seqmix.inspect.gradients import gradient_norms
 from seqmix.inspect.mixing import mixing_matrix
@@ -57,6 +59,7 @@ seqmix inspect spectrum --help has every option; the same in Python: seqmix.insp
 Arrays = dict[str, Any]
 
 
+@exits()
 def main(argv: list[str]) -> int:
     """Run `seqmix inspect`; returns the exit status. Mistakes are `ValueError`s, before any work where that can be."""
     if not argv or argv[0] in ("-h", "--help"):

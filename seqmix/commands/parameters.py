@@ -3,15 +3,17 @@
 import argparse
 
 from seqmix._suggest import unknown_name
-from seqmix._trust import add_trust_option, import_trusted
+from seqmix._trust import import_trusted
+from seqmix.commands._messages import exits
+from seqmix.commands._trust_option import add_trust_option
 from seqmix.optim import describe_parameters
 from seqmix.optim.registry import check_optimizer, get_optimizer
 from seqmix.training.config.files import Config, load_config, merge_entry, parse_value, set_by_path
 from seqmix.training.loading import build_model, check_config
 
-__all__ = ["HELP", "list_parameters"]
+__all__ = ["list_parameters", "main"]
 
-HELP = """usage: seqmix list parameters [--config NAME] [--mixer NAME] [--optimizer NAME] [--ENTRY.ARGUMENT VALUE ...]
+_HELP = """usage: seqmix list parameters [--config NAME] [--mixer NAME] [--optimizer NAME] [--ENTRY.ARGUMENT VALUE ...]
                               [--trust MODULE]
 
 Every parameter with its shape, the optimizer that takes it, the reason, and whether it decays. Entries and their
@@ -22,6 +24,19 @@ arguments are those of seqmix fit; without a config the model has one layer of w
   seqmix list parameters --mixer attention --optimizer muown --optimizer.fused '{qkv_proj: 3}'"""
 
 _KEYS = ("config", "mixer", "optimizer", "model", "data")
+
+
+@exits()
+def main(argv: list[str]) -> int:
+    """Run `seqmix list parameters`; returns the exit status."""
+    if not argv or {"-h", "--help"} & set(argv):
+        print(_HELP)
+        return 0
+    rows = list_parameters(argv)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
 
 
 def list_parameters(arguments: list[str]) -> list[tuple[str, ...]]:

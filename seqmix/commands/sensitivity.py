@@ -1,12 +1,11 @@
 """The command line of `seqmix sensitivity`."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqmix._figures import check_suffix
-from seqmix.commands._messages import tell, told
+from seqmix.commands._messages import exits, tell, torn_lines_told
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 from seqmix.commands.leaderboard.run import add_sweep_options, make_records
 
@@ -26,11 +25,12 @@ Runs are those of `seqmix leaderboard run`, in records of the same kind. What FI
 that was stopped continues, and a finished one is reported at once."""
 
 
-def main(argv: list[str] | None = None) -> int:
+@exits("seqmix sensitivity")
+def main(argv: list[str]) -> int:
     """Run `seqmix sensitivity`; returns the exit status, as `seqmix leaderboard` does."""
-    argv = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(argv)
-    return told("seqmix sensitivity", lambda: _run(arguments, argv))
+    with torn_lines_told():
+        return _run(arguments, argv)
 
 
 def _parser() -> argparse.ArgumentParser:

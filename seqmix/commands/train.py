@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from seqmix._signals import Interrupted
 from seqmix._trust import import_trusted, links_out
+from seqmix.commands._messages import exits
 from seqmix.tasks.registry import list_tasks
 from seqmix.training import strategies
 from seqmix.training.callbacks import NonFiniteLossError
@@ -247,11 +248,11 @@ class CommandLine(LightningCLI):
         self.trainer.test(**{**kwargs, "verbose": False})
 
 
+@exits()
 def main(argv: list[str]) -> int:
     """Run one of Lightning's subcommands; returns the exit status.
 
-    Mistakes in the arguments are `ValueError`s, for the caller to tell in one line; an error after the first batch
-    keeps its traceback.
+    Mistakes in the arguments are told in one line; an error after the first batch keeps its traceback.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,14 +1,15 @@
 """What a model's `mixer` argument may be, and the layers it makes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from seqmix._trust import OWN, beneath, load_class, require_trust
 from seqmix.mixers import TokenMixer, create_mixer
 from seqmix.models.bidirectional import Bidirectional
 
-__all__ = ["MixerSpec", "mixer_of", "named", "specs_of"]
+__all__ = ["MixerSpec", "check_mixers", "mixer_of", "named", "specs_of"]
 
 MixerSpec = str | Mapping[str, Any] | Callable[[int], TokenMixer]
 
@@ -54,6 +55,21 @@ def named(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     if not dot:
         raise ValueError(f"mixer: module must be the path of a class, as my_package.MyLayer, got {spec['module']!r}")
     return {"name": f"{path}:{attribute}"} | {key: value for key, value in spec.items() if key != "module"}
+
+
+def check_mixers(mixer: Any, trust: Iterable[str] | None, where: str) -> None:
+    """`ValueError` unless each layer of a model's `mixer`, as data gives it, is registered, seqmix's own or trusted."""
+    if trust is None:
+        return
+    for spec in mixer if isinstance(mixer, list | tuple) else [mixer]:
+        name = named(spec).get("name") if isinstance(spec, dict) else spec
+        if not isinstance(name, str) or ":" not in name:
+            continue
+        module, _, attribute = name.partition(":")
+        if beneath(module, OWN):
+            load_class(f"{module}.{attribute}", nn.Module, trust, where)
+        else:
+            require_trust(module, trust, where)
 
 
 def _build(spec: Any, d_model: int, **like: Any) -> TokenMixer:

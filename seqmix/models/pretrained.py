@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seqmix._bounded import read_json
 from seqmix._files import write_together
-from seqmix._trust import check_mixers
+from seqmix.models._specs import check_mixers
 
 __all__ = ["from_pretrained", "save_pretrained"]
 

@@ -1,27 +1,27 @@
-"""`seqmix shift-k`: fit the poles of layers to shifts, keep a JSON line for each fit, make a table and a figure.
+"""Fit the poles of layers to shifts, keep a JSON line for each fit, make a table and a figure.
 
 A record has `mixer, order, states, shift, starts, steps, lr, seed` (what was asked), `loss, bound, gain, losses, poles`
 (what came of it: the best error, the bound, the normalised gain, the error of every start, [real, imaginary] of every
 pole), `seconds`, and `repro`. A fit that the store has is not made again.
 """
 
-import argparse
 import datetime
+import itertools
 import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from seqmix._bounded import MAX_JSON, read_text
 from seqmix._figures import encode, new_figure, style
-from seqmix._files import write_text_whole
 from seqmix._markdown import escaped, markdown_table
-from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
+from seqmix.leaderboard.sweep.outcome import repro_facts
+from seqmix.tasks.shift_k import fit_poles, get_family
 
-__all__ = ["figure", "main", "read_fits", "table"]
+__all__ = ["Search", "figure", "fits", "read_fits", "table"]
 
 Record = dict[str, Any]
 
@@ -31,108 +31,55 @@ _MARKERS = ("o", "s", "^", "D", "v")
 
 
 @dataclass(frozen=True)
-class _Plan:
-    mixer: str
-    states: int
-    shift: int
-    arguments: argparse.Namespace
+class Search:
+    """How every fit is searched for; the options of `fit_poles`."""
 
-    @property
-    def asked(self) -> Record:
-        from seqmix.tasks.shift_k import get_family
-
-        a = self.arguments
-        order = a.order if get_family(self.mixer).by_order else 2
-        values = (self.mixer, order, self.states, self.shift, a.starts, a.steps, a.lr, a.seed)
-        return dict(zip(_ASKED, values, strict=True))
+    order: int = 4
+    starts: int = 8
+    steps: int = 1500
+    lr: float = 0.05
+    seed: int = 0
 
 
-def main(argv: list[str]) -> int:
-    """Run `seqmix shift-k` with these arguments; mistakes are `ValueError`s."""
-    arguments = _parser().parse_args(argv)
-    check_write_options(arguments)
-    if arguments.store is not None and (not arguments.store.parent.is_dir() or arguments.store.is_dir()):
-        raise ValueError(f"--store: expected a file in a folder that exists, got {str(arguments.store)!r}")
-    known = read_fits(arguments.store) if arguments.store is not None and arguments.store.exists() else []
-    records = _fits(arguments, known)
-    text = table(records)
-    print(text)
-    if arguments.figure is not None:
-        write_text_whole(arguments.figure, figure(records))
-        print(f"figure: {arguments.figure}")
-    if arguments.write is not None:
-        if arguments.figure is not None:
-            text += f"\n\n![error over its lower bound, by mixer]({arguments.figure.name})"
-        print_or_write(text, arguments, ["seqmix", "shift-k", *argv])
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "seqmix shift-k",
-        description="Fit poles to the task of saying the input of K steps ago, by the exact error, and hold it against "
-        "the lower bound 1 - S / (K + 1) for S poles. Poles are those of layers whose gates are constant.",
-        epilog="example: seqmix shift-k --mixer lru h-lru bd-lru --states 4 8 16 --shifts 32 64 128",
-        allow_abbrev=False,
-    )
-    numbers: dict[str, Any] = {"nargs": "+", "type": int, "metavar": "N"}
-    parser.add_argument("--mixer", nargs="+", default=["lru", "h-lru", "bd-lru"], help="default: all three")
-    parser.add_argument("--states", default=[4, 8, 16], help="numbers of poles S, default 4 8 16", **numbers)
-    parser.add_argument("--shifts", default=[32, 64, 128], help="shifts K, default 32 64 128", **numbers)
-    parser.add_argument("--order", type=int, default=4, help="order of h-lru, block size of bd-lru, default 4")
-    parser.add_argument("--starts", type=int, default=8, help="starts of each fit, default 8")
-    parser.add_argument("--steps", type=int, default=1500, help="steps of Adam, default 1500")
-    parser.add_argument("--lr", type=float, default=0.05, help="of Adam, default 0.05")
-    parser.add_argument("--seed", type=int, default=0, help="of the starts, default 0")
-    parser.add_argument("--store", type=Path, metavar="FILE.jsonl", help="records: fits in it are not made again")
-    parser.add_argument("--figure", type=Path, metavar="FILE.svg", help="error against the bound")
-    add_write_options(parser, "write the table into this file")
-    return parser
-
-
-def _fits(arguments: argparse.Namespace, known: list[Record]) -> list[Record]:
-    from seqmix.leaderboard.sweep.local import repro_facts
-    from seqmix.tasks.shift_k import fit_poles
-
-    plans = [
-        _Plan(mixer, states, shift, arguments)
-        for mixer in arguments.mixer
-        for states in arguments.states
-        for shift in arguments.shifts
-    ]
+def fits(
+    mixers: Sequence[str], states: Sequence[int], shifts: Sequence[int], search: Search, store: Path | None = None
+) -> list[Record]:
+    """A record for each (mixer, S, K); those that the file `store` has are taken from it, the others are added."""
+    known = read_fits(store) if store is not None and store.exists() else []
     repro = repro_facts()
+    cells = list(itertools.product(mixers, states, shifts))
     records = []
-    for index, plan in enumerate(plans):
-        asked = plan.asked
+    for index, (mixer, n_poles, shift) in enumerate(cells):
+        asked = _asked(mixer, n_poles, shift, search)
         found = next((r for r in known if all(r[name] == value for name, value in asked.items())), None)
         if found is None:
-            begin = time.perf_counter()
-            fit = fit_poles(
-                plan.mixer,
-                plan.states,
-                plan.shift,
-                order=arguments.order,
-                starts=arguments.starts,
-                steps=arguments.steps,
-                lr=arguments.lr,
-                seed=arguments.seed,
-            )
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            found = asked | {
-                "loss": fit.loss,
-                "bound": fit.bound,
-                "gain": fit.gain,
-                "losses": list(fit.losses),
-                "poles": [[pole.real, pole.imag] for pole in fit.poles.tolist()],
-                "seconds": round(time.perf_counter() - begin, 3),
-                "repro": repro | {"utc": now},
-            }
-            print(f"[{index + 1}/{len(plans)}] {_name(found)}: {found['loss']:.4f}", file=sys.stderr, flush=True)
-            if arguments.store is not None:
-                with arguments.store.open("a", encoding="utf-8") as file:
+            found = asked | _fit(mixer, n_poles, shift, search, repro)
+            print(f"[{index + 1}/{len(cells)}] {_name(found)}: {found['loss']:.4f}", file=sys.stderr, flush=True)
+            if store is not None:
+                with store.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(found) + "\n")
         records.append(found)
     return records
+
+
+def _asked(mixer: str, states: int, shift: int, search: Search) -> Record:
+    order = search.order if get_family(mixer).by_order else 2
+    values = (mixer, order, states, shift, search.starts, search.steps, search.lr, search.seed)
+    return dict(zip(_ASKED, values, strict=True))
+
+
+def _fit(mixer: str, states: int, shift: int, search: Search, repro: Record) -> Record:
+    begin = time.perf_counter()
+    fit = fit_poles(mixer, states, shift, **asdict(search))
+    return {
+        "loss": fit.loss,
+        "bound": fit.bound,
+        "gain": fit.gain,
+        "losses": list(fit.losses),
+        "poles": [[pole.real, pole.imag] for pole in fit.poles.tolist()],
+        "seconds": round(time.perf_counter() - begin, 3),
+        "repro": repro | {"utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")},
+    }
 
 
 def read_fits(path: Path) -> list[Record]:

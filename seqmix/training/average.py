@@ -1,21 +1,14 @@
-"""`seqmix average`: one checkpoint from several, with the mean of their weights."""
+"""One checkpoint from several, with the mean of their weights."""
 
-import argparse
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seqmix._files import write_whole
 from seqmix.optim.averaging import average_state_dicts
 
-__all__ = ["average_checkpoints", "main"]
-
-_EPILOG = """examples:
-  seqmix fit --config a5 --checkpoints.keep_every_n_steps 100
-  seqmix average runs/a5/1/checkpoints/step-*.ckpt --last 5 --out runs/a5/1/checkpoints/average.ckpt
-  seqmix test --ckpt_path runs/a5/1/checkpoints/average.ckpt"""
+__all__ = ["average_checkpoints"]
 
 # What belongs to the current weights alone: a run cannot go on from an average.
 _DROPPED = ("optimizer_states", "lr_schedulers", "current_model_state", "averaging_state", "loops", "MixedPrecision")
@@ -51,29 +44,3 @@ def average_checkpoints(paths: list[Path], *, last: int | None = None, decay: fl
     weights = None if decay is None else [decay**age for age in reversed(range(len(steps)))]
     result = {key: value for key, value in checkpoints[steps[-1]].items() if key not in _DROPPED}
     return result | {"state_dict": average_state_dicts(states, weights), "averaged_steps": steps}
-
-
-def main(argv: list[str]) -> int:
-    """Run `seqmix average`; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "seqmix average",
-        description="Average the weights of checkpoints of one run.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CKPT")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.ckpt", help="where the average goes")
-    parser.add_argument("--last", type=int, metavar="N", help="take the newest N alone")
-    parser.add_argument("--decay", type=float, metavar="B", help="weights 1, B, B^2, ... from the newest back")
-    arguments = parser.parse_args(argv)
-    if arguments.last is not None and not 1 <= arguments.last <= len(arguments.checkpoints):
-        raise ValueError(f"--last: expected 1 to {len(arguments.checkpoints)} checkpoints, got {arguments.last}")
-    if arguments.decay is not None and not 0 < arguments.decay <= 1:
-        raise ValueError(f"--decay: expected a number in (0, 1], got {arguments.decay!r}")
-    if not arguments.out.parent.is_dir() or arguments.out.is_dir():
-        raise ValueError(f"--out: expected a file in a folder that exists, got {str(arguments.out)!r}")
-    averaged = average_checkpoints(arguments.checkpoints, last=arguments.last, decay=arguments.decay)
-    write_whole(arguments.out, lambda part: torch.save(averaged, part))
-    print(f"{arguments.out}: average of steps {', '.join(map(str, averaged['averaged_steps']))}")
-    return 0

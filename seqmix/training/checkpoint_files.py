@@ -10,7 +10,19 @@ from lightning.pytorch import Trainer
 
 from seqmix._files import write_whole
 
-__all__ = ["WholeCheckpoints", "write_checkpoints_whole"]
+__all__ = ["WholeCheckpoints", "read_checkpoint", "write_checkpoints_whole"]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint; `ValueError` for a file that is none."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content["hyper_parameters"].items(), content["state_dict"].items()
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise ValueError(f"checkpoint: cannot read {path}: {error.strerror}") from None
+    except Exception as error:  # unpickling fails in many ways
+        raise ValueError(f"checkpoint: {path} is not one of seqmix fit: {type(error).__name__}") from None
+    return content
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from seqmix._suggest import unknown_name
-from seqmix._trust import check_mixers, load_class, require_trust
-from seqmix.models._specs import named
+from seqmix._trust import load_class, require_trust
+from seqmix.models._specs import check_mixers, named
 from seqmix.training.config.files import MODEL_ENTRIES, SECTIONS, Config, canonical, parse_value
 
 __all__ = ["check_settings", "modules_named"]

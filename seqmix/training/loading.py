@@ -11,26 +11,16 @@ from typing import Any
 
 import torch
 
-from seqmix._trust import check_mixers, load_class
+from seqmix._trust import load_class
 from seqmix.models import SequenceModel
+from seqmix.models._specs import check_mixers
 from seqmix.tasks.registry import create_task, get_task, list_tasks
+from seqmix.training.checkpoint_files import read_checkpoint
 from seqmix.training.config.files import Config, expand, load_config
 from seqmix.training.config.runs import run_of
 from seqmix.training.module import SequenceLearner
 
-__all__ = ["build_model", "build_task", "check_config", "load_model", "read_checkpoint", "task_class", "task_of"]
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint; `ValueError` for a file that is none."""
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        content["hyper_parameters"].items(), content["state_dict"].items()
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise ValueError(f"checkpoint: cannot read {path}: {error.strerror}") from None
-    except Exception as error:  # unpickling fails in many ways
-        raise ValueError(f"checkpoint: {path} is not one of seqmix fit: {type(error).__name__}") from None
-    return content
+__all__ = ["build_model", "build_task", "check_config", "load_model", "task_class", "task_of"]
 
 
 def load_model(

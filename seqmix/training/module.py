@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from seqmix._extras import require
 from seqmix._measures import of_text
 from seqmix._suggest import unknown_name
-from seqmix._trust import check_mixers
 from seqmix.models import ClassificationHead, SequenceModel
+from seqmix.models._specs import check_mixers
 from seqmix.optim.registry import check_optimizer, create_optimizer
 from seqmix.optim.schedules import check_schedule, create_schedule
 from seqmix.training.carried_state import CarriedState
@@ -24,6 +24,7 @@ from seqmix.training.metrics import Counts
 require("lightning.pytorch", extra="train", owner="seqmix.training")
 from lightning.pytorch.trainer.states import TrainerFn  # noqa: E402
 
+from seqmix.training.checkpoint_files import read_checkpoint  # noqa: E402
 from seqmix.training.closures import LossInStep  # noqa: E402
 
 __all__ = ["SequenceLearner"]
@@ -119,8 +120,6 @@ class SequenceLearner(LossInStep):
         Lightning's own would call what a checkpoint names; here a layer as `module:Class` is imported only if `trust`
         has its module.
         """
-        from seqmix.training.loading import read_checkpoint
-
         content = read_checkpoint(Path(checkpoint_path))
         known = inspect.signature(cls).parameters
         found = {name: value for name, value in content["hyper_parameters"].items() if name in known}

@@ -149,7 +149,7 @@ def test_a_stage_goes_on_as_it_was_begun(send, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_every_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys, number: int) -> None:
-    monkeypatch.setattr("seqmix.__main__._list", lambda rest: os.kill(os.getpid(), number))
+    monkeypatch.setattr("seqmix.commands.list.main", lambda rest: os.kill(os.getpid(), number))
     assert main(["list", "mixers"]) == 130
     assert capsys.readouterr().err == f"seqmix: interrupted by {number.name}\n"
 

@@ -1,9 +1,9 @@
 """The command line of `seqmix bench`."""
 
 import argparse
-import sys
 
 from seqmix._signals import Interrupted
+from seqmix.commands._messages import exits
 from seqmix.commands.bench import fixed_point, kernels, layers, optimizers, report, sweep, tasks, training
 
 __all__ = ["main"]
@@ -21,24 +21,19 @@ _EPILOG = """examples:
 Kernels are checked before they are timed: wrong numbers get no time and the exit status 1."""
 
 
-def main(argv: list[str] | None = None) -> int:
+@exits("seqmix bench")
+def main(argv: list[str]) -> int:
     """Run `seqmix bench` with these arguments; returns the exit status.
 
     0: done; 1: a contestant's numbers were wrong or an op of seqmix failed; 2: a mistake in the arguments;
     130: interrupted, and nothing was written.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments, argv)
-    except (ValueError, ImportError) as error:
-        if isinstance(error, ImportError) and "pip install" not in str(error):
-            raise
-        print(f"seqmix bench: error: {error}", file=sys.stderr)
-        return 2
+        status: int = arguments.run(arguments, argv)
+        return status or 0
     except (KeyboardInterrupt, Interrupted):
-        print("\nseqmix bench: interrupted, no file was written", file=sys.stderr)
-        return 130
+        raise Interrupted("interrupted, no file was written") from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,9 +1,8 @@
 """The command line of `seqmix leaderboard`."""
 
 import argparse
-import sys
 
-from seqmix.commands._messages import told
+from seqmix.commands._messages import exits, torn_lines_told
 from seqmix.commands.leaderboard import page as cli_page
 from seqmix.commands.leaderboard import records as cli_records
 from seqmix.commands.leaderboard import report as cli_report
@@ -25,14 +24,15 @@ _EPILOG = """examples:
 A sweep that was stopped continues when it is started again. What a record holds: docs/leaderboard.md"""
 
 
-def main(argv: list[str] | None = None) -> int:
+@exits("seqmix leaderboard")
+def main(argv: list[str]) -> int:
     """Run `seqmix leaderboard` with these arguments; returns the exit status.
 
     0: done; 1: a run has failed, or a file has lines that are no records; 2: a mistake in the arguments; 130: stopped.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(argv)
-    return told("seqmix leaderboard", lambda: arguments.action(arguments, argv))
+    with torn_lines_told():
+        return arguments.action(arguments, argv)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from seqmix._trust import add_trust_option, import_trusted
+from seqmix._trust import import_trusted
 from seqmix.commands._messages import tell
+from seqmix.commands._trust_option import add_trust_option
 
 __all__ = ["add_command"]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqmix._signals import Interrupted
-from seqmix._trust import add_trust_option, import_trusted
+from seqmix._trust import import_trusted
 from seqmix.commands._messages import tell
+from seqmix.commands._trust_option import add_trust_option
 
 if TYPE_CHECKING:
     from seqmix.leaderboard.sweep.cluster import ClusterJobs

@@ -25,10 +25,10 @@ from typing import Any
 
 from seqmix._bounded import read_text
 from seqmix._suggest import unknown_name
-from seqmix._trust import check_mixers, inside
+from seqmix._trust import inside
 from seqmix.leaderboard.boards.sizing import BUDGETS, Budget
 from seqmix.mixers.registry import get_mixer
-from seqmix.models._specs import named
+from seqmix.models._specs import check_mixers, named
 from seqmix.training.config.files import FOLDER, Config, find_config, load_config, parse_value, set_by_path
 from seqmix.training.foreign import check_settings
 

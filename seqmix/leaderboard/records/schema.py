@@ -93,6 +93,7 @@ __all__ = [
     "empty_record",
     "plain",
     "upgraded",
+    "without_rate_and_seed",
 ]
 
 Record = dict[str, Any]
@@ -242,6 +243,14 @@ def config_hash(settings: dict[str, Any]) -> str:
     """16 hex digits: what a run is but for its seed."""
     content = {key: value for key, value in settings.items() if key != "seed_everything"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def without_rate_and_seed(settings: dict[str, Any]) -> str:
+    """What a config is but for learning rate and seed, to compare."""
+    rest = {key: value for key, value in settings.items() if key != "seed_everything"}
+    if isinstance(rest.get("optimizer"), dict):
+        rest["optimizer"] = {key: value for key, value in rest["optimizer"].items() if key != "lr"}
+    return repr(sorted(rest.items()))
 
 
 def upgraded(record: Record) -> Record:

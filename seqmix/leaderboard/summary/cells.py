@@ -7,7 +7,7 @@ import numpy as np
 
 from seqmix._measures import named
 from seqmix.leaderboard.cost.sizes import counted_parameters
-from seqmix.leaderboard.records.schema import Record
+from seqmix.leaderboard.records.schema import Record, without_rate_and_seed
 from seqmix.leaderboard.summary.ranking import mean_interval, median_interval
 from seqmix.leaderboard.summary.statistics import (
     best_learning_rate,
@@ -28,7 +28,6 @@ from seqmix.leaderboard.summary.summaries import (
     RateSummary,
     SeedSummary,
 )
-from seqmix.leaderboard.tables.runs import without_rate_and_seed
 
 __all__ = ["cell_of"]
 

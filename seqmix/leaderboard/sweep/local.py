@@ -24,11 +24,11 @@ from seqmix.leaderboard.sweep.plan import Run, checked_run
 __all__ = ["COMMAND", "LocalProcesses", "repro_facts"]
 
 # Without the folder one is in at the front of the path: what lies there is not taken for what is installed.
-COMMAND = (sys.executable, "-P", "-m", "seqmix.leaderboard.sweep.worker")
+COMMAND = (sys.executable, "-P", "-m", "seqmix.commands.worker")
 
 
 class _Server:
-    """The other end of `seqmix.leaderboard.sweep.worker`; started again when it has died."""
+    """The other end of `worker.serve`; started again when it has died."""
 
     def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str]) -> None:
         self.command, self.log, self.environment = list(command), log, environment

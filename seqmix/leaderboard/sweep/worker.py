@@ -1,4 +1,4 @@
-"""The process that runs `seqmix fit` for a sweep: it imports everything once and forks into each run.
+"""The process that runs `seqmix fit` for a sweep: what starts it imports everything once, and it forks into each run.
 
 Lines of JSON come in, `{"start": n, "options": [...], "folder": path, "hold": [file, id], "facts": {...}}` and
 `{"stop": n}`, and go out, `{"ended": n, "status": s}` with the exit status, or minus the signal. The folder of a run
@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,20 +23,21 @@ from typing import Any, NoReturn, TextIO
 from seqmix._files import write_text_whole
 from seqmix.leaderboard.sweep.claims import hold
 
-__all__ = ["ALONE", "die_with_parent", "main"]
+__all__ = ["ALONE", "die_with_parent", "serve"]
 
 ALONE = "--alone"  # runs import nothing from the folder that they are in
+
+Fit = Callable[[list[str]], int]  # the words of a `seqmix fit`, from `fit` on, to its exit status
 
 _POLL = 1.0  # seconds between looks at what has ended, should a signal be lost
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
 
 
-def main() -> int:
-    """Serve until standard input closes."""
+def serve(fit: Fit) -> int:
+    """Fork a run into `fit` for every order, until standard input closes; returns the exit status."""
     # What libraries print is no answer: standard output becomes the log that standard error is.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    from seqmix.leaderboard.sweep import recorder  # noqa: F401  what takes seconds, before the first fork
 
     runs: dict[int, _Forked] = {}
     buffer = b""
@@ -52,7 +54,7 @@ def main() -> int:
                 if key.fd == 0:
                     *lines, buffer = (buffer + read).split(b"\n")
                     for line in lines:
-                        _do(json.loads(line), runs, answers)
+                        _do(json.loads(line), runs, answers, fit)
             _reap(runs, answers)
 
 
@@ -90,7 +92,7 @@ class _Forked:
     stopped: bool = False
 
 
-def _do(order: dict[str, Any], runs: dict[int, _Forked], answers: TextIO) -> None:
+def _do(order: dict[str, Any], runs: dict[int, _Forked], answers: TextIO, fit: Fit) -> None:
     if "stop" in order:
         if order["stop"] in runs:
             runs[order["stop"]].stopped = True
@@ -100,7 +102,7 @@ def _do(order: dict[str, Any], runs: dict[int, _Forked], answers: TextIO) -> Non
     process = os.fork()
     if process == 0:
         answers.close()
-        _become(order, server)
+        _become(order, server, fit)
     runs[order["start"]] = _Forked(process, order, began)
 
 
@@ -110,7 +112,7 @@ def _kill_all(runs: dict[int, _Forked]) -> None:
         os.waitpid(run.process, 0)
 
 
-def _become(order: dict[str, Any], server: int) -> NoReturn:
+def _become(order: dict[str, Any], server: int, fit: Fit) -> NoReturn:
     """The run itself, in the forked process; never returns."""
     status = 1
     try:
@@ -126,9 +128,7 @@ def _become(order: dict[str, Any], server: int) -> NoReturn:
             os.dup2(opened, descriptor)
             os.close(opened)
         hold(*order["hold"])
-        from seqmix.__main__ import main as seqmix
-
-        status = seqmix(["fit", *order["options"]], here=ALONE not in sys.argv)
+        status = fit(["fit", *order["options"]])
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     except BaseException:
@@ -152,7 +152,3 @@ def _kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)
     with suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    os._exit(main())  # nobody needs what an interpreter with torch in it takes a second to tidy up

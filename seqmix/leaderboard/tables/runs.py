@@ -9,7 +9,7 @@ import numpy as np
 
 from seqmix._markdown import Markup, escaped, markdown_table
 from seqmix._measures import MEASURES, named
-from seqmix.leaderboard.records.schema import Record
+from seqmix.leaderboard.records.schema import Record, without_rate_and_seed
 from seqmix.leaderboard.records.store import latest
 from seqmix.leaderboard.summary.certified import LEGEND, answer, any_asked, count
 from seqmix.leaderboard.summary.statistics import (
@@ -135,14 +135,6 @@ def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], length
 
 
 KINDS: dict[str, Callable[..., str]] = {"seeds": seeds_table, "summary": summary_table}
-
-
-def without_rate_and_seed(settings: dict[str, Any]) -> str:
-    """What a config is but for learning rate and seed, to compare."""
-    rest = {key: value for key, value in settings.items() if key != "seed_everything"}
-    if isinstance(rest.get("optimizer"), dict):
-        rest["optimizer"] = {key: value for key, value in rest["optimizer"].items() if key != "lr"}
-    return repr(sorted(rest.items()))
 
 
 def columns_of(runs: Sequence[Record]) -> list[str]:

@@ -133,7 +133,19 @@ def test_the_folder_one_is_in_is_searched_for_what_a_user_names(
     monkeypatch.setattr(sys, "path", [*sys.path])
     seqmix(argv)
     assert (str(tmp_path) in sys.path) is found
-    seqmix(["list", "mixers"], here=False)
+
+
+@pytest.mark.parametrize("argv", [[], [ALONE]], ids=["of a sweep", "of a record"])
+def test_runs_of_records_do_not_search_the_folder_one_is_in(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqmix.commands import worker
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(worker, "serve", lambda fit: 0)
+    assert worker.main(argv) == 0
+    assert (str(tmp_path) in sys.path) is (argv == [])
 
 
 def test_a_board_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

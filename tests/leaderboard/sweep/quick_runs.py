@@ -11,7 +11,6 @@ import random
 import signal
 import sys
 import time
-import types
 from pathlib import Path
 
 RUNS = 60
@@ -36,14 +35,10 @@ def fit(argv: list[str]) -> int:
 
 
 def worker() -> None:
-    """`seqmix.leaderboard.sweep.worker` with `fit` instead of `seqmix fit`, and without the imports of that."""
-    sys.modules["seqmix.leaderboard.sweep.recorder"] = types.ModuleType("recorder")
-    program = types.ModuleType("program")
-    program.main = fit  # type: ignore[attr-defined]
-    sys.modules["seqmix.__main__"] = program
-    from seqmix.leaderboard.sweep.worker import main
+    """The server of a sweep with `fit` instead of `seqmix fit`, and without the imports of that."""
+    from seqmix.leaderboard.sweep.worker import serve
 
-    sys.exit(main())
+    sys.exit(serve(fit))
 
 
 def sweeps() -> None:

@@ -1,0 +1,62 @@
+"""The table of commands, and that every command ends alike: with one line and an exit status."""
+
+import importlib
+import os
+import signal
+
+import pytest
+
+from seqmix.__main__ import _COMMANDS, main
+from seqmix._signals import Interrupted
+from seqmix.commands._messages import exits
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_command_is_told_what_it_cannot_do(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(f"seqmix.commands.{_COMMANDS[name].module}")
+    assert module.main.__wrapped__  # errors become an exit status there, whoever calls it
+    try:
+        status = main([name, "--nothing-of-the-kind", "x"])
+    except SystemExit as end:  # argparse's own, with its usage
+        status = int(end.code or 0)
+    assert status == 2 and "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (ValueError("--lr: expected more"), 2, "seqmix x: error: --lr: expected more\n"),
+        (ImportError("needs y: pip install 'seqmix[y]'"), 2, "seqmix x: error: needs y: pip install 'seqmix[y]'\n"),
+        (FileNotFoundError(2, "no such file", "a"), 2, "seqmix x: error: [Errno 2] no such file: 'a'\n"),
+        (KeyboardInterrupt(), 130, "seqmix x: interrupted by SIGINT\n"),
+        (Interrupted("interrupted by SIGTERM"), 130, "seqmix x: interrupted by SIGTERM\n"),
+    ],
+)
+def test_errors_become_a_line_and_a_status(raised: BaseException, status: int, said: str, capsys) -> None:
+    @exits("seqmix x")
+    def command(argv: list[str]) -> int:
+        raise raised
+
+    assert command([]) == status
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("raised", [ImportError("cannot import name"), OSError("of a library"), TypeError("a bug")])
+def test_what_is_no_mistake_of_the_user_keeps_its_traceback(raised: Exception) -> None:
+    @exits()
+    def command(argv: list[str]) -> int:
+        raise raised
+
+    with pytest.raises(type(raised), match=str(raised)):
+        command([])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_that_is_called_alone(number: signal.Signals, capsys) -> None:
+    @exits()
+    def command(argv: list[str]) -> int:
+        os.kill(os.getpid(), number)
+        raise AssertionError("it went on")
+
+    assert command([]) == 130
+    assert capsys.readouterr().err == f"seqmix: interrupted by {number.name}\n"
