@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from seqmix._checks import positive
 from seqmix.kernels._backend import is_transformed
-from seqmix.mixers.base import one_of, positive
+from seqmix.mixers.base import one_of
 
 
 class SolverOptions(NamedTuple):

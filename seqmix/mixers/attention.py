@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d
 from seqmix.kernels._checks import check_offsets, describe
 from seqmix.mixers._heads import init_taps
@@ -26,7 +27,7 @@ from seqmix.mixers._padding import padded_offsets
 from seqmix.mixers._positions import table, turn
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers._softmax import softmax_attention
-from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.selective_rope import make_position
 from seqmix.mixers.state import mixer_state

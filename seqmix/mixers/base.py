@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from seqmix._checks import positive
 from seqmix.kernels._checks import check_cu_seqlens, describe, n_sequences
 from seqmix.mixers._padding import check_lengths, padded_offsets
 
@@ -131,13 +132,6 @@ class TokenMixer(nn.Module):
         if own is None:
             return device or "cpu", dtype or torch.float32
         return device or own.device, dtype or own.dtype
-
-
-def positive(owner: str, name: str, value: Any) -> int:
-    """`value` if it is a positive integer, else a `ValueError` that names it."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{owner}: {name} must be a positive integer, got {value!r}")
-    return value
 
 
 def one_of(owner: str, name: str, value: Any, choices: tuple[Any, ...]) -> Any:

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seqmix._checks import positive
 from seqmix.kernels import block_scan, gated_block_scan
-from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 

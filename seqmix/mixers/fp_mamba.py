@@ -40,13 +40,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu, softplus
 
+from seqmix._checks import positive
 from seqmix.kernels.fixed_point.mixing import MIXINGS
 from seqmix.kernels.fixed_point.rows import previous_token
 from seqmix.kernels.fixed_point.selective_scan.api import cell, fixed_point_selective_scan
 from seqmix.kernels.fixed_point.selective_scan.tokens import Inputs
 from seqmix.mixers._fixed_point_options import SolverOptions, kept, names_of, strength_of
 from seqmix.mixers._projections import WideLinear
-from seqmix.mixers.base import one_of, positive, recurrent_dtype
+from seqmix.mixers.base import one_of, recurrent_dtype
 from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, silu
 
+from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, gated_linear_attention
 from seqmix.mixers._heads import head_width, init_taps, rms_norm
 from seqmix.mixers._projections import WideLinear
-from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.selective_rope import make_position
 from seqmix.mixers.state import mixer_state

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seqmix._checks import positive
 from seqmix.kernels import gated_higher_order_scan
-from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from seqmix._checks import positive
 from seqmix.kernels import diagonal_scan
-from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 

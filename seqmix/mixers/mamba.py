@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
+from seqmix._checks import positive
 from seqmix.kernels import selective_scan
 from seqmix.mixers._projections import CausalConv1d, WideLinear
-from seqmix.mixers.base import TokenMixer, one_of, positive, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
+from seqmix._checks import positive
 from seqmix.kernels import gated_linear_attention
 from seqmix.mixers._heads import rms_norm
 from seqmix.mixers._projections import CausalConv1d
-from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import sigmoid, silu, softplus
 
+from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, gated_linear_attention, selective_rotary
 from seqmix.mixers._heads import rms_norm
-from seqmix.mixers.base import TokenMixer, positive, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seqmix._checks import positive
 from seqmix._suggest import unknown_name
 from seqmix.kernels import causal_conv1d
 from seqmix.mixers._heads import unit
 from seqmix.mixers._positions import NoPosition, RoPE, SelectiveRoPEState, pairs_of
 from seqmix.mixers._projections import WideLinear
-from seqmix.mixers.base import one_of, positive, recurrent_dtype
+from seqmix.mixers.base import one_of, recurrent_dtype
 
 __all__ = ["NoPosition", "RoPE", "SelectiveRoPE", "SelectiveRoPEState", "make_position"]
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from seqmix._checks import positive
 from seqmix.optim.base import at_rest, check_at_least
 
 __all__ = ["AntiPGD", "NoiseWrapper"]
@@ -36,9 +37,8 @@ class NoiseWrapper(Optimizer):
         if not isinstance(base, Optimizer):
             raise ValueError(f"{owner}: base must be an optimizer, got {type(base).__name__}")
         check_at_least(owner, 0, sigma=sigma)
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"{owner}: seed must be a whole number of at least 0, got {seed!r}")
-        self.seed, self.own = seed, {"sigma": float(sigma), "noise_step": 0}
+        self.seed = positive(owner, "seed", seed, 0, "a whole number of at least 0")
+        self.own = {"sigma": float(sigma), "noise_step": 0}
         for group in base.param_groups:
             self._prepare(group)
         super().__init__(base.param_groups, {})

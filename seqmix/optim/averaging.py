@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from seqmix._checks import positive
+
 __all__ = ["LatestAverage", "average_state_dicts"]
 
 
@@ -41,8 +43,7 @@ class LatestAverage(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, size: int, device: torch.device | str | int | None = None) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"LatestAverage: size must be a positive integer, got {size!r}")
+        positive("LatestAverage", "size", size)
         super().__init__(model, device=device)  # type: ignore[arg-type]
         self.queue: deque[list[Tensor]] = deque(maxlen=size)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from seqmix._checks import positive
 from seqmix.optim.anti_pgd import NoiseWrapper
 
 __all__ = ["FractionalPGD", "fractional_covariance", "predictors"]
@@ -48,9 +49,7 @@ class FractionalPGD(NoiseWrapper):
     ) -> None:
         if isinstance(hurst, bool) or not isinstance(hurst, int | float) or not 0 < hurst < 1:
             raise ValueError(f"FractionalPGD: hurst must be in (0, 1), got {hurst!r}")
-        if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
-            raise ValueError(f"FractionalPGD: memory must be at least 1, got {memory!r}")
-        self.hurst, self.memory = float(hurst), memory
+        self.hurst, self.memory = float(hurst), positive("FractionalPGD", "memory", memory, what="at least 1")
         super().__init__(base, sigma, seed)
 
     def _inject(self, p: Tensor, group: dict[str, Any], stream: torch.Generator) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from seqmix._checks import positive
 from seqmix._suggest import unknown_name
 
 __all__ = ["SCHEDULES", "Schedule", "check_schedule", "create_schedule"]
@@ -20,6 +21,8 @@ __all__ = ["SCHEDULES", "Schedule", "check_schedule", "create_schedule"]
 _Factor = Callable[[int], float]
 
 # From 1 at progress 0 to 0 at progress 1.
+_STEPS = "a positive number of steps"
+
 _FALLS: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,
     "1-sqrt": lambda progress: 1 - math.sqrt(progress),
@@ -112,8 +115,7 @@ def check_schedule(name: str, **kwargs: Any) -> None:
         if key not in known:
             raise unknown_name(f"argument of schedule {name!r}:", key, known)
     warmup, final = kwargs.get("warmup", 0), kwargs.get("final", 0.0)
-    if not isinstance(warmup, int) or isinstance(warmup, bool) or warmup < 0:
-        raise ValueError(f"schedule: warmup must be a number of steps of at least 0, got {warmup!r}")
+    positive("schedule", "warmup", warmup, 0, "a number of steps of at least 0")
     if isinstance(final, bool) or not isinstance(final, int | float) or not 0 <= final <= 1:
         raise ValueError(f"schedule: final must be a factor in [0, 1], got {final!r}")
     cooldown = kwargs.get("cooldown", 0.2)
@@ -121,9 +123,7 @@ def check_schedule(name: str, **kwargs: Any) -> None:
         raise ValueError(f"schedule: cooldown must be a share of the steps below 1, or steps, got {cooldown!r}")
     if cooldown >= 1 and cooldown != int(cooldown):
         raise ValueError(f"schedule: cooldown must be a share of the steps below 1, or whole steps, got {cooldown!r}")
-    every = kwargs.get("every", 1)
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise ValueError(f"schedule: every must be a positive number of steps, got {every!r}")
+    positive("schedule", "every", kwargs.get("every", 1), what=_STEPS)
     if kwargs.get("shape", "linear") not in _FALLS:
         raise unknown_name("shape of the cooldown", kwargs["shape"], _FALLS)
 
@@ -151,8 +151,7 @@ def create_schedule(name: str, optimizer: torch.optim.Optimizer, total_steps: in
         [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
     check_schedule(name, **kwargs)
-    if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
-        raise ValueError(f"schedule: total_steps must be a positive number of steps, got {total_steps!r}")
+    positive("schedule", "total_steps", total_steps, what=_STEPS)
     if not all("lr" in group for group in optimizer.param_groups):
         owner = type(optimizer).__name__
         raise ValueError(f"schedule: optimizer {owner} has no learning rate; without one the schedule is 'constant'")

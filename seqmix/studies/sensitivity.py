@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from seqmix._checks import log_grid
 from seqmix._extras import require
 from seqmix._figures import encode, new_figure, style
 from seqmix._markdown import Markup, escaped, markdown_table
@@ -19,7 +20,7 @@ from seqmix.leaderboard.sweep.plan import Run, plan_run
 from seqmix.leaderboard.tables.runs import circumstances
 from seqmix.training.config.files import parse_value
 
-__all__ = ["Contender", "Curve", "contenders", "curve", "draw", "log_grid", "table"]
+__all__ = ["Contender", "Curve", "contenders", "curve", "draw", "table"]
 
 _KINDS = ("optimizer", "mixer")
 PLATEAU = 0.1  # share of the way from the best loss to l0
@@ -48,20 +49,6 @@ class Contender:
         return plan_run(self.config, (*self.overrides, f"optimizer.lr={rate!r}"), seed)
 
 
-def log_grid(low: float, high: float, points: int) -> tuple[float, ...]:
-    """`points` rates from `low` to `high` at equal ratios, to three digits.
-
-    Example:
-        >>> log_grid(1e-3, 1e-1, 5)
-        (0.001, 0.00316, 0.01, 0.0316, 0.1)
-    """
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"--lr: expected two positive numbers LOW < HIGH, got {low!r} and {high!r}")
-    if points < 2:
-        raise ValueError(f"--points: expected at least 2, got {points}")
-    return tuple(float(f"{low * (high / low) ** (i / (points - 1)):.3g}") for i in range(points))
-
-
 def contenders(
     configs: Sequence[str],
     optimizers: Sequence[str],
@@ -78,6 +65,8 @@ def contenders(
     Raises:
         ValueError: an entry that is none, or two contenders with one name.
     """
+    if points < 2:
+        raise ValueError(f"--points: expected at least 2, got {points}")
     found = []
     for config in dict.fromkeys(configs):
         for mixer in mixers or [""]:
@@ -90,6 +79,8 @@ def contenders(
                         if kind == "optimizer":
                             own = _range(value.pop("lr", rates))
                         changes.append(f"{kind}={_flow(value)}")
+                if not 0 < own[0] < own[1] < math.inf:
+                    raise ValueError(f"--lr: expected two positive numbers LOW < HIGH, got {own[0]!r} and {own[1]!r}")
                 label = labels.get("optimizer") or labels.get("mixer") or config
                 parts = [config] if len(set(configs)) > 1 else []
                 parts += [labels["mixer"]] if "mixer" in labels and label != labels["mixer"] else []

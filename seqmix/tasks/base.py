@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from seqmix._checks import integers
 from seqmix._extras import require
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.batches import EvalBatches, EvalSet, Examples, TrainBatches
@@ -99,15 +100,11 @@ class Task(LightningDataModule):
         eval_lengths, num_workers, packed = loading["eval_lengths"], loading["num_workers"], loading["packed"]
         counts = {"train_length": train_length, "batch_size": batch_size, "eval_size": eval_size}
         optional = {"min_length": min_length, "train_size": train_size}
-        for name, value in (counts | {k: v for k, v in optional.items() if v is not None}).items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{owner}: {name} must be a positive integer, got {value!r}")
+        integers(owner, **counts, **{name: value for name, value in optional.items() if value is not None})
         if min_length is not None and min_length > train_length:
             raise ValueError(f"{owner}: min_length must be at most train_length = {train_length}, got {min_length}")
-        if not eval_lengths or any(not isinstance(n, int) or n < 1 for n in eval_lengths):
-            raise ValueError(f"{owner}: eval_lengths must be positive integers, got {eval_lengths!r}")
-        if not isinstance(num_workers, int) or num_workers < 0:
-            raise ValueError(f"{owner}: num_workers must be an integer of at least 0, got {num_workers!r}")
+        integers(owner, eval_lengths=eval_lengths)
+        integers(owner, 0, num_workers=num_workers)
         if not isinstance(packed, bool):
             raise ValueError(f"{owner}: packed must be true or false, got {packed!r}")
         self.train_length, self.min_length = train_length, min_length

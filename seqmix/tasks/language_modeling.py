@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
+from seqmix._checks import integers
 from seqmix._extras import require
 from seqmix.tasks.documents import Document, corpus_documents, file_documents, find_files
 from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader, rank_of
@@ -98,20 +99,15 @@ class LanguageModeling(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        counts = {"train_length": train_length, "batch_size": batch_size}
-        counts |= {} if eval_documents is None else {"eval_documents": eval_documents}
-        for name, value in counts.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"LanguageModeling: {name} must be a positive integer, got {value!r}")
+        owner = "LanguageModeling"
+        integers(owner, train_length=train_length, batch_size=batch_size, eval_lengths=eval_lengths)
+        integers(owner, eval_documents=1 if eval_documents is None else eval_documents)
+        integers(owner, 0, num_workers=num_workers)
         if not (validation_share > 0 and test_share > 0 and validation_share + test_share < 1):
             raise ValueError(
                 "LanguageModeling: validation_share and test_share must be positive, and below 1 together, got "
                 f"{validation_share!r} and {test_share!r}"
             )
-        if not eval_lengths or any(not isinstance(n, int) or n < 1 for n in eval_lengths):
-            raise ValueError(f"LanguageModeling: eval_lengths must be positive integers, got {eval_lengths!r}")
-        if not isinstance(num_workers, int) or num_workers < 0:
-            raise ValueError(f"LanguageModeling: num_workers must be an integer of at least 0, got {num_workers!r}")
         if streaming and (num_workers or eval_documents is None):
             raise ValueError(
                 "LanguageModeling: streaming needs num_workers = 0, a stream has one reader, and eval_documents, a "

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqmix._checks import positive
 from seqmix.tasks.streams import below, words
 
 __all__ = ["ListOpsExamples"]
@@ -67,8 +68,7 @@ class ListOpsExamples:
             ("max_depth", max_depth, 2),
             ("max_arguments", max_arguments, 2),
         ):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"ListOps: {name} must be an integer of at least {least}, got {value!r}")
+            positive("ListOps", name, value, least)
         self.min_length, self.max_depth, self.max_arguments = min_length, max_depth, max_arguments
 
     def __call__(

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqmix._checks import positive
 from seqmix.tasks.streams import below, skip, unit, words
 from seqmix.tasks.word_problem import IGNORE
 
@@ -99,8 +100,7 @@ class FuzzyRecallExamples:
     prefixes = False
 
     def __init__(self, vocab_size: int, motif: int = 3, *, published: bool = False) -> None:
-        if not isinstance(motif, int) or motif < 1:
-            raise ValueError(f"fuzzy recall: motif must be a positive integer, got {motif!r}")
+        positive("fuzzy recall", "motif", motif)
         self.vocab_size, self.motif, self.published = vocab_size, motif, published
         self.n = _known("fuzzy recall", vocab_size, 1, max(4, 2 * motif))
         self.chance = 1 / (self.n - self.n // 2)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqmix._checks import integers
 from seqmix.tasks.streams import below, distinct, skip, unit, words
 from seqmix.tasks.word_problem import IGNORE
 
@@ -50,14 +51,13 @@ class MQARExamples:
         power: float = 0.01,
         fillers: str = "zero",
     ) -> None:
-        if not isinstance(vocab_size, int) or vocab_size < 4 or vocab_size % 2:
+        if not isinstance(vocab_size, int) or isinstance(vocab_size, bool) or vocab_size < 4 or vocab_size % 2:
             raise ValueError(f"MQAR: vocab_size must be an even integer of at least 4, got {vocab_size!r}")
         if not isinstance(power, int | float) or not 0 < power < float("inf"):
             raise ValueError(f"MQAR: power must be a positive number, got {power!r}")
         if fillers not in FILLERS:
             raise ValueError(f"MQAR: fillers must be one of {', '.join(map(repr, FILLERS))}, got {fillers!r}")
-        if not isinstance(n_pairs, int) or isinstance(n_pairs, bool) or n_pairs < 1:
-            raise ValueError(f"MQAR: n_pairs must be a positive integer, got {n_pairs!r}")
+        integers("MQAR", n_pairs=n_pairs)
         if vocab_size // 2 - 1 < n_pairs:
             raise ValueError(
                 f"MQAR: vocab_size must have as many keys as pairs, at least {2 * n_pairs + 2} for n_pairs = "

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqmix._checks import positive
 from seqmix.tasks.streams import below, words
 
 __all__ = ["PathfinderExamples"]
@@ -60,8 +61,7 @@ class PathfinderExamples:
             ("distractors", distractors, 0),
             ("distractor_dashes", distractor_dashes, 1),
         ):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"Pathfinder: {name} must be an integer of at least {least}, got {value!r}")
+            positive("Pathfinder", name, value, least)
         self.size, self.dashes = size, dashes
         self.curves = [dashes, dashes, *[distractor_dashes] * distractors]
 

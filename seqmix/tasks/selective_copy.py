@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqmix.tasks._checks import at_least
+from seqmix._checks import integers
 from seqmix.tasks.streams import below, distinct, words
 from seqmix.tasks.word_problem import IGNORE
 
@@ -41,7 +41,8 @@ class SelectiveCopyExamples:
     prefixes = False
 
     def __init__(self, vocab_size: int = 16, n_tokens: int = 16, positions: str = "random") -> None:
-        at_least("SelectiveCopy", vocab_size=(vocab_size, 4), n_tokens=(n_tokens, 1))
+        integers("SelectiveCopy", n_tokens=n_tokens)
+        integers("SelectiveCopy", 4, vocab_size=vocab_size)
         if positions not in ("random", "fixed"):
             raise ValueError(f"SelectiveCopy: positions must be 'random' or 'fixed', got {positions!r}")
         self.vocab_size, self.n_tokens, self.positions = vocab_size, n_tokens, positions
@@ -86,7 +87,7 @@ class InductionHeadsExamples:
     prefixes = False
 
     def __init__(self, vocab_size: int = 16) -> None:
-        at_least("InductionHeads", vocab_size=(vocab_size, 3))
+        integers("InductionHeads", 3, vocab_size=vocab_size)
         self.vocab_size, self.chance = vocab_size, 1 / (vocab_size - 1)
 
     def __call__(
@@ -122,7 +123,7 @@ class CompressionExamples:
     prefixes = False
 
     def __init__(self, vocab_size: int = 16) -> None:
-        at_least("Compression", vocab_size=(vocab_size, 3))
+        integers("Compression", 3, vocab_size=vocab_size)
         self.vocab_size, self.chance = vocab_size, 1 / (vocab_size - 1)
 
     def __call__(

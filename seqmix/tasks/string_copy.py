@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqmix.tasks._checks import at_least
+from seqmix._checks import integers
 from seqmix.tasks.streams import below, distinct, words
 from seqmix.tasks.word_problem import IGNORE
 
@@ -45,7 +45,7 @@ class StringCopyExamples:
     shortest = 1
 
     def __init__(self, n_letters: int = 26) -> None:
-        at_least(self.name, n_letters=(n_letters, 2))
+        integers(self.name, 2, n_letters=n_letters)
         self.n_letters = n_letters
         self.begin, self.bar, self.end = n_letters, n_letters + 1, n_letters + 2
         self.vocab_size, self.chance = n_letters + 3, 1 / n_letters
@@ -96,7 +96,8 @@ class DuplicateNgramExamples(StringCopyExamples):
 
     def __init__(self, n_letters: int = 26, n: int = 3, repeats: int = 2) -> None:
         super().__init__(n_letters)
-        at_least(self.name, n=(n, 1), repeats=(repeats, 2))
+        integers(self.name, n=n)
+        integers(self.name, 2, repeats=repeats)
         self.n, self.repeats, self.shortest = n, repeats, n * repeats
 
     def _extra_words(self) -> int:
@@ -129,7 +130,7 @@ class NgramLookupExamples(StringCopyExamples):
 
     def __init__(self, n_letters: int = 26, n: int = 2, n_answer: int = 1, suffix: bool = False) -> None:
         super().__init__(n_letters)
-        at_least(self.name, n=(n, 1), n_answer=(n_answer, 1))
+        integers(self.name, n=n, n_answer=n_answer)
         if n_letters**n > 1 << 62:
             raise ValueError(f"{self.name}: n must be small enough to number the n-grams, got {n}")
         self.n, self.n_answer, self.suffix, self.shortest = n, n_answer, suffix, n + n_answer

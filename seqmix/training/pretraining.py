@@ -14,6 +14,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
+from seqmix._checks import positive
 from seqmix._suggest import unknown_name
 from seqmix.optim.registry import create_optimizer
 from seqmix.optim.schedules import create_schedule
@@ -63,8 +64,7 @@ class Pretraining:
     lr: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise ValueError(f"pretrain: steps must be a positive integer, got {self.steps!r}")
+        positive("pretrain", "steps", self.steps)
         if self.objective not in (None, "masked", "causal"):
             raise ValueError(f"pretrain: objective must be 'masked', 'causal' or null, got {self.objective!r}")
         if not isinstance(self.mask_rate, int | float) or not 0 < self.mask_rate < 1:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from seqmix._checks import log_grid
 from seqmix.commands import sensitivity as sensitivity_cli
 from seqmix.leaderboard.records.store import RunStore, read_runs
-from seqmix.studies.sensitivity import Contender, contenders, curve, draw, log_grid, table
+from seqmix.studies.sensitivity import Contender, contenders, curve, draw, table
 from tests.leaderboard.example_records import make_record
 
 CHANCE = -math.log(1 / 60)

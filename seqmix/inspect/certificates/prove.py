@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from seqmix._checks import positive
 from seqmix.inspect.certificates.bounds import Array
 from seqmix.inspect.certificates.loose import Loose, loose_intervals
 from seqmix.inspect.certificates.machine import Machine
@@ -65,8 +66,7 @@ def certify(model: SequenceModel, task: Any, *, max_states: int = 20_000, shorte
         >>> certify(model, WordProblemExamples("Z2")).certified
         False
     """
-    if not isinstance(max_states, int) or isinstance(max_states, bool) or max_states < 1:
-        raise ValueError(f"certify: max_states must be a positive integer, got {max_states!r}")
+    positive("certify", "max_states", max_states)
     plain = automaton_of(task)
     automaton = plain.from_length(shortest_length)
     network = Network.of(model)

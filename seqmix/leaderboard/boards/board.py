@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from seqmix._bounded import read_text
+from seqmix._checks import log_grid
 from seqmix._suggest import unknown_name
 from seqmix._trust import inside
 from seqmix.leaderboard.boards.sizing import BUDGETS, Budget
@@ -237,11 +238,9 @@ def _rates(value: Any) -> tuple[float, ...]:
         low, high, points = (value[key] for key in keys)
         if not (_is_number(low) and _is_number(high) and 0 < low < high < math.inf):
             raise ValueError(f"rates: expected 0 < low < high, got {low!r} and {high!r}")
-        if not isinstance(points, int) or points < 2:
+        if not isinstance(points, int) or isinstance(points, bool) or points < 2:
             raise ValueError(f"rates.points: expected an integer of at least 2, got {points!r}")
-        # Three digits: nobody tunes finer, and they stay readable in commands and tables.
-        spaced = [low * (high / low) ** (index / (points - 1)) for index in range(points)]
-        return tuple(float(f"{rate:.3g}") for rate in spaced)
+        return log_grid(low, high, points)
     if not isinstance(value, list) or not value or not all(_is_number(rate) for rate in value):
         raise ValueError(f"rates: expected low, high and points, or a list of learning rates, got {value!r:.80}")
     if any(not 0 < rate < math.inf for rate in value) or len({*value}) < len(value):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from seqmix._checks import positive
 from seqmix.leaderboard.boards.board import Board, settings_of
 from seqmix.leaderboard.boards.sizing import Size, TaskShape, solve
 from seqmix.leaderboard.records.schema import Record
@@ -194,6 +195,4 @@ def _shape(task: str, settings: Config) -> TaskShape:
 
 def _trainer(task: str, settings: Config, key: str) -> int:
     value = (settings.get("trainer") or {}).get(key, TRAINER[key])
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"tasks.{task}: trainer.{key} must be a positive number of steps, got {value!r}")
-    return value
+    return positive(f"tasks.{task}", f"trainer.{key}", value, what="a positive number of steps")

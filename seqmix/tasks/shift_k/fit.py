@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqmix._checks import integers
 from seqmix.tasks.shift_k.families import get_family
 from seqmix.tasks.shift_k.loss import allpass_loss, lower_bound, normalised_gain
 
@@ -68,9 +69,7 @@ def fit_poles(
     """
     family = get_family(mixer)
     order = order if family.by_order else 2
-    for name, value in (("n_poles", n_poles), ("order", order), ("starts", starts), ("steps", steps)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"shift-K: {name} must be a positive integer, got {value!r}")
+    integers("shift-K", n_poles=n_poles, order=order, starts=starts, steps=steps)
     if n_poles % order:
         raise ValueError(
             f"shift-K: n_poles must be a multiple of the {order} poles of a part of {mixer}, got {n_poles}"

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from seqmix._checks import integers
+
 __all__ = [
     "allpass_loss",
     "lower_bound",
@@ -95,6 +97,5 @@ def _stable(poles: Tensor) -> Tensor:
 
 
 def _check(n_poles: int, shift: int) -> None:
-    for name, value, least in (("n_poles", n_poles, 1), ("shift", shift, 0)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"shift-K: {name} must be an integer of at least {least}, got {value!r}")
+    integers("shift-K", n_poles=n_poles)
+    integers("shift-K", 0, shift=shift)

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from seqmix._checks import positive
 from seqmix.optim.averaging import LatestAverage
 from seqmix.training.callbacks.optimizer_modes import OptimizerModes
 
@@ -25,10 +26,8 @@ class _AveragedWeights(WeightAveraging):
 
     def __init__(self, every_n_steps: int, start: int, device: str | None) -> None:
         owner = type(self).__name__
-        if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
-            raise ValueError(f"{owner}: every_n_steps must be a positive integer, got {every_n_steps!r}")
-        if isinstance(start, bool) or not isinstance(start, int) or start < 0:
-            raise ValueError(f"{owner}: start must be an integer of at least 0, got {start!r}")
+        positive(owner, "every_n_steps", every_n_steps)
+        positive(owner, "start", start, 0)
         super().__init__(device=device, use_buffers=False)
         self.every_n_steps, self.start = every_n_steps, start
 
@@ -149,10 +148,8 @@ class LAWAWeights(_AveragedWeights):
     """
 
     def __init__(self, size: int = 20, every_n_steps: int = 64, start: int = 0, device: str | None = None) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"LAWAWeights: size must be a positive integer, got {size!r}")
+        self.size = positive("LAWAWeights", "size", size)
         super().__init__(every_n_steps, start, device)
-        self.size = size
 
     def build(self, model: nn.Module, device: Any) -> AveragedModel:
         return LatestAverage(model, self.size, device)

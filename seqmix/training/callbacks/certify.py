@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from seqmix._checks import positive
 from seqmix._files import write_text_whole
 
 __all__ = ["Certify"]
@@ -30,9 +31,7 @@ class Certify(Callback):
 
     def __init__(self, max_states: int = 20_000) -> None:
         super().__init__()
-        if not isinstance(max_states, int) or isinstance(max_states, bool) or max_states < 1:
-            raise ValueError(f"Certify: max_states must be a positive integer, got {max_states!r}")
-        self.max_states = max_states
+        self.max_states = positive("Certify", "max_states", max_states)
         self.certificate: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from seqmix._checks import positive
 from seqmix._measures import of_text
 from seqmix._signals import Interrupted, handled_signals, signal_name
 from seqmix.training.checkpoint_files import write_checkpoints_whole
@@ -42,11 +43,9 @@ class Checkpoints(ModelCheckpoint):
         every_n_steps: int = 500,
         keep_every_n_steps: int | None = None,
     ) -> None:
-        for name, value in (("every_n_steps", every_n_steps), ("keep_every_n_steps", keep_every_n_steps)):
-            if name == "keep_every_n_steps" and value is None:
-                continue
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"Checkpoints: {name} must be a positive integer, got {value!r}")
+        positive("Checkpoints", "every_n_steps", every_n_steps)
+        if keep_every_n_steps is not None:
+            positive("Checkpoints", "keep_every_n_steps", keep_every_n_steps)
         super().__init__(
             dirpath=dirpath,
             filename="best",

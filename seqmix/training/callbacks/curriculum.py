@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from seqmix._checks import integers
 from seqmix.training.continuing import check_value
 
 __all__ = ["LengthCurriculum"]
@@ -42,9 +43,7 @@ class LengthCurriculum(Callback):
         every_n_steps: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("start", start), ("geometric_from", geometric_from), ("every_n_steps", every_n_steps)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"LengthCurriculum: {name} must be a positive integer, got {value!r}")
+        integers("LengthCurriculum", start=start, geometric_from=geometric_from, every_n_steps=every_n_steps)
         if end is not None and (not isinstance(end, int) or end < start):
             raise ValueError(f"LengthCurriculum: end must be an integer of at least start = {start}, got {end!r}")
         if not 0 < threshold < 1:

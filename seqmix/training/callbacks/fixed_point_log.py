@@ -6,6 +6,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from seqmix._checks import positive
+
 __all__ = ["FixedPointLog"]
 
 
@@ -24,9 +26,7 @@ class FixedPointLog(Callback):
 
     def __init__(self, every: int = 50) -> None:
         super().__init__()
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ValueError(f"FixedPointLog: every must be a positive integer, got {every!r}")
-        self.every = every
+        self.every = positive("FixedPointLog", "every", every)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from seqmix._checks import integers, positive
 from seqmix.training.callbacks.curriculum import LengthCurriculum
 
 __all__ = ["GateEntropyPenalty", "gate_entropy"]
@@ -41,13 +42,10 @@ class GateEntropyPenalty(Callback):
         super().__init__()
         if not weight >= 0:
             raise ValueError(f"GateEntropyPenalty: weight must be at least 0, got {weight!r}")
-        for name, steps in (("ramp_steps", ramp_steps), ("delay", delay)):
-            if not isinstance(steps, int) or steps < 0:
-                raise ValueError(f"GateEntropyPenalty: {name} must be an integer of at least 0, got {steps!r}")
-        if not isinstance(sequences, int) or sequences < 1:
-            raise ValueError(f"GateEntropyPenalty: sequences must be a positive integer, got {sequences!r}")
-        if from_length is not None and (not isinstance(from_length, int) or from_length < 1):
-            raise ValueError(f"GateEntropyPenalty: from_length must be a positive integer or null, got {from_length!r}")
+        integers("GateEntropyPenalty", 0, ramp_steps=ramp_steps, delay=delay)
+        integers("GateEntropyPenalty", sequences=sequences)
+        if from_length is not None:
+            positive("GateEntropyPenalty", "from_length", from_length, what="a positive integer or null")
         self.weight, self.ramp_steps, self.sequences = weight, ramp_steps, sequences
         self.from_length, self.delay = from_length, delay
         self.started_at: int | None = None

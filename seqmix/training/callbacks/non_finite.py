@@ -6,6 +6,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from seqmix._checks import positive
+
 __all__ = ["NonFiniteGuard", "NonFiniteLossError"]
 
 
@@ -25,9 +27,7 @@ class NonFiniteGuard(Callback):
 
     def __init__(self, every_n_steps: int = 20) -> None:
         super().__init__()
-        if not isinstance(every_n_steps, int) or every_n_steps < 1:
-            raise ValueError(f"NonFiniteGuard: every_n_steps must be a positive integer, got {every_n_steps!r}")
-        self.every_n_steps = every_n_steps
+        self.every_n_steps = positive("NonFiniteGuard", "every_n_steps", every_n_steps)
         self._first_bad: Tensor | None = None  # step, or the largest integer
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:

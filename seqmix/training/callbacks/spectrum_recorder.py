@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from seqmix._checks import integers
 from seqmix.inspect.records import SpectrumRecord, spectrum_files
 from seqmix.inspect.spectra import observe, spectrum
 
@@ -37,12 +38,9 @@ class SpectrumRecorder(Callback):
         self, every: int | None = 100, steps: Sequence[int] = (), sequences: int = 4, length: int = 64
     ) -> None:
         super().__init__()
-        numbers = {"sequences": sequences, "length": length} | ({} if every is None else {"every": every})
-        for name, value in numbers.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"SpectrumRecorder: {name} must be a positive integer, got {value!r}")
-        if isinstance(steps, str) or any(not isinstance(step, int) or step < 0 for step in steps):
-            raise ValueError(f"SpectrumRecorder: steps must be integers of at least 0, got {steps!r}")
+        integers("SpectrumRecorder", sequences=sequences, length=length, every=1 if every is None else every)
+        if len(steps):
+            integers("SpectrumRecorder", 0, steps=steps)
         self.every, self.steps, self.sequences, self.length = every, frozenset(steps), sequences, length
         self._tokens: Tensor | None = None
         self._written = -1

@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
+from seqmix._checks import positive
 from seqmix.training.callbacks.curriculum import LengthCurriculum
 from seqmix.training.callbacks.gate_entropy import GateEntropyPenalty
 
@@ -32,8 +33,7 @@ class StopWhenSolved(Callback):
             raise ValueError(f"StopWhenSolved: accuracy must be in (0, 1], got {accuracy!r}")
         if not max_entropy > 0:
             raise ValueError(f"StopWhenSolved: max_entropy must be positive, got {max_entropy!r}")
-        if not isinstance(patience, int) or patience < 1:
-            raise ValueError(f"StopWhenSolved: patience must be a positive integer, got {patience!r}")
+        positive("StopWhenSolved", "patience", patience)
         self.accuracy, self.max_entropy, self.patience = accuracy, max_entropy, patience
         self.steps = 0
 

@@ -1,0 +1,38 @@
+"""Whole numbers that arguments must be: errors name the argument, what was expected and what came."""
+
+from typing import Any
+
+__all__ = ["integers", "log_grid", "positive"]
+
+
+def positive(owner: str, name: str, value: Any, least: int = 1, what: str | None = None) -> int:
+    """`value` if it is an integer of at least `least`, else a `ValueError` that names it; true and false are none.
+
+    `what` says in the error what was expected, where there is more to say than that.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        what = what or ("a positive integer" if least == 1 else f"an integer of at least {least}")
+        raise ValueError(f"{owner}: {name} must be {what}, got {value!r}")
+    return value
+
+
+def integers(owner: str, least: int = 1, **values: Any) -> None:
+    """`ValueError` unless every value, or every item of one that is a sequence, is an integer of at least `least`."""
+    for name, value in values.items():
+        if not isinstance(value, list | tuple):
+            positive(owner, name, value, least)
+        elif not value or any(not isinstance(n, int) or isinstance(n, bool) or n < least for n in value):
+            what = "positive integers" if least == 1 else f"integers of at least {least}"
+            raise ValueError(f"{owner}: {name} must be {what}, got {value!r}")
+
+
+def log_grid(low: float, high: float, points: int) -> tuple[float, ...]:
+    """`points` numbers from `low` to a larger `high` at equal ratios, to three digits.
+
+    Nobody tunes finer, and they stay readable in commands and tables.
+
+    Example:
+        >>> log_grid(1e-3, 1e-1, 5)
+        (0.001, 0.00316, 0.01, 0.0316, 0.1)
+    """
+    return tuple(float(f"{low * (high / low) ** (i / (points - 1)):.3g}") for i in range(points))
