@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from seqmix.mixers.base import one_of, positive
+from seqmix._checks import positive
+from seqmix.mixers.base import one_of
 from seqmix.models import _spans
 
 __all__ = ["ClassificationHead"]

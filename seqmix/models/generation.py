@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from seqmix._checks import positive
 from seqmix.mixers._padding import check_lengths
-from seqmix.mixers.base import positive
 from seqmix.models._spans import last
 
 __all__ = ["generate", "sample"]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from seqmix.mixers.base import positive
+from seqmix._checks import positive
 
 __all__ = ["IntensityEmbedding"]
 

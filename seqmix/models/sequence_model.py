@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from seqmix._checks import positive
 from seqmix.kernels import backend
 from seqmix.kernels._backend import preferred
 from seqmix.kernels._checks import describe, has_values
 from seqmix.mixers import TokenMixer
 from seqmix.mixers._padding import check_lengths
-from seqmix.mixers.base import positive
 from seqmix.mixers.state import State, mixer_state
 from seqmix.models._specs import MixerSpec, mixer_of, specs_of
 from seqmix.models.block import Block, SwiGLU
