@@ -1,17 +1,13 @@
-"""Training with Lightning: the module, callbacks, and the command line. Needs `pip install 'seqmix[train]'`."""
+"""Training with Lightning: the module, callbacks, and the command line. Needs `pip install 'seqmix[train]'`.
 
-from typing import TYPE_CHECKING, Any
+`SequenceLearner` loads when first used, because config files are listed and read without Lightning.
+"""
+
+from typing import TYPE_CHECKING
+
+from seqmix._lazy import lazy
 
 if TYPE_CHECKING:
     from seqmix.training.module import SequenceLearner
 
-__all__ = ["SequenceLearner"]
-
-
-def __getattr__(name: str) -> Any:
-    # Lazy, because config files are listed and read without Lightning.
-    if name == "SequenceLearner":
-        from seqmix.training.module import SequenceLearner
-
-        return SequenceLearner
-    raise AttributeError(f"module 'seqmix.training' has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy(__name__)
