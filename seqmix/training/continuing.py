@@ -7,6 +7,8 @@ kept in `config.yaml` and `results.json`, and not be what ran; such a change is 
 from collections.abc import Mapping
 from typing import Any
 
+from seqmix.tasks.asked import asked_of
+
 __all__ = ["check_continues", "check_same", "check_value"]
 
 # The schedule says itself which states it continues; the others change nothing that is learned.
@@ -41,7 +43,7 @@ def check_continues(checkpoint: Mapping[str, Any], learner: Any, task: Any, max_
     if checkpoint.get("task", own) != own and task is not None:
         raise ValueError(_refusal("data", checkpoint["task"], own))
     check_same("model", checkpoint.get("hyper_parameters"), learner.hparams)
-    check_same("data", checkpoint.get("datamodule_hyper_parameters"), getattr(task, "hparams", None))
+    check_same("data", checkpoint.get("datamodule_hyper_parameters"), asked_of(task).hparams)
 
 
 def check_same(group: str, made: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:

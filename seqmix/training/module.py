@@ -17,6 +17,7 @@ from seqmix.models import ClassificationHead, SequenceModel
 from seqmix.models._specs import check_mixers
 from seqmix.optim.registry import check_optimizer, create_optimizer
 from seqmix.optim.schedules import check_schedule, create_schedule
+from seqmix.tasks.asked import asked_of
 from seqmix.training.carried_state import CarriedState
 from seqmix.training.continuing import check_continues
 from seqmix.training.metrics import Counts
@@ -147,9 +148,8 @@ class SequenceLearner(LossInStep):
 
     def setup(self, stage: str) -> None:
         """Raises `ValueError` where the task asks for answers that the model does not give."""
-        task = getattr(self.trainer, "datamodule", None)
-        if task is not None:
-            check_answers(self.model, task)
+        if self._task is not None:
+            check_answers(self.model, self._task)
 
     def configure_model(self) -> None:
         """Shards the parameters by block when the strategy asks for it (`--trainer.strategy fully_shard`)."""
@@ -207,13 +207,13 @@ class SequenceLearner(LossInStep):
         logits, targets, bounds = self.answer(batch), batch["targets"], batch.get("cu_seqlens")
         if bounds is not None and targets.shape != batch["tokens"].shape:  # one answer for each packed sequence
             logits, targets, bounds = logits.transpose(0, 1), targets.transpose(0, 1), None
-        macro = getattr(self._task, "metric", None) == "macro_accuracy"
+        macro = asked_of(self._task).metric == "macro_accuracy"
         counts = self._counts.setdefault(dataloader_idx, Counts(self.device, macro=macro))
         counts.add(logits, targets, bounds, batch.get("n_bytes"))
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self.validation_step(batch, batch_idx, dataloader_idx)
-        if getattr(self._task, "free_running", False):
+        if asked_of(self._task).free_running:
             answers, targets = free_running_answers(self.model, batch["tokens"], batch["targets"])
             self._free_counts.setdefault(dataloader_idx, Counts(self.device)).add_answers(answers, targets)
 
@@ -222,14 +222,14 @@ class SequenceLearner(LossInStep):
         return getattr(self.trainer, "datamodule", None)
 
     def on_validation_epoch_end(self) -> None:
-        results = self._results("val", getattr(self._task, "validation_sets", None))
-        metric = getattr(self._task, "metric", "sequence_accuracy")
+        task = asked_of(self._task)
+        results, metric = self._results("val", task.validation_sets), task.metric
         decisive = [value for name, value in results.items() if f"/{metric}" in name]
         name = metric if of_text(metric) else "accuracy"
         self.log_dict({**results, f"val/{name}": torch.stack(decisive).mean()})
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self._results("test", getattr(self._task, "test_sets", None)))
+        self.log_dict(self._results("test", asked_of(self._task).test_sets))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """`tokens`, `targets` and the most likely answers, `predictions`, of the shape of the targets."""
@@ -266,8 +266,8 @@ def check_answers(model: SequenceModel, task: Any) -> None:
     `predicts_next`, and they must not be seen; one whose targets are the tokens themselves says so with `reconstructs`,
     and they must have gone through one vector.
     """
-    name, head = type(task).__name__, model.head
-    asked = getattr(task, "n_classes", None)
+    name, head, says = type(task).__name__, model.head, asked_of(task)
+    asked = says.n_classes
     given = head.n_classes if isinstance(head, ClassificationHead) else None
     if asked is not None and given is None:
         raise ValueError(
@@ -282,11 +282,11 @@ def check_answers(model: SequenceModel, task: Any) -> None:
         raise ValueError(
             f"model.vocab_size: must be at least the {task.vocab_size} tokens of {name}, got {model.vocab_size}"
         )
-    if getattr(task, "reconstructs", False) and model.head_name != "autoencoder":
+    if says.reconstructs and model.head_name != "autoencoder":
         raise ValueError(
             f"model.head: {name} asks for its own input again, expected 'autoencoder', got {model.head_name!r}"
         )
-    if model.bidirectional and getattr(task, "predicts_next", False):
+    if model.bidirectional and says.predicts_next:
         raise ValueError(f"model.bidirectional: must be false, the targets of {name} are tokens to come")
 
 

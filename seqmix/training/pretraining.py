@@ -18,6 +18,7 @@ from seqmix._checks import positive
 from seqmix._suggest import unknown_name
 from seqmix.optim.registry import create_optimizer
 from seqmix.optim.schedules import create_schedule
+from seqmix.tasks.asked import asked_of
 from seqmix.tasks.streams import unit, words
 from seqmix.training.callbacks import Checkpoints, NonFiniteGuard
 from seqmix.training.closures import LossInStep
@@ -100,7 +101,7 @@ class PretrainingLearner(LossInStep):
         super().__init__(optimizer, learner.norm_after_clipping)
         self.model, self.schedule, self.options = learner.model, learner.schedule, options
         self.masked = (options.objective or ("masked" if self.model.bidirectional else "causal")) == "masked"
-        self.mask_token, self.seed = getattr(task, "mask_token", None), task.seed
+        self.mask_token, self.seed = asked_of(task).mask_token, task.seed
         if not self.masked and self.model.bidirectional:
             raise ValueError("pretrain: objective 'causal' needs causal layers, got model.bidirectional = true")
         if self.masked and self.mask_token is None:
@@ -109,7 +110,7 @@ class PretrainingLearner(LossInStep):
                 "'causal' needs none"
             )
         # What a checkpoint of this stage says, so that another stage does not go on from it.
-        self._made = {"model": dict(learner.hparams), "data": dict(getattr(task, "hparams", {}))}
+        self._made = {"model": dict(learner.hparams), "data": dict(asked_of(task).hparams or {})}
         self.head = nn.Linear(self.model.d_model, self.model.vocab_size, bias=False)
         nn.init.normal_(self.head.weight, std=0.02)
 

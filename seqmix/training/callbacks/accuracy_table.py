@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from seqmix._figures import new_figure
 from seqmix._files import write_whole
 from seqmix._measures import MEASURES
+from seqmix.tasks.asked import asked_of
 
 __all__ = ["AccuracyTable"]
 
@@ -34,10 +35,11 @@ class AccuracyTable(Callback):
         self.rows = _rows(trainer.callback_metrics)
         if not self.rows or not trainer.is_global_zero:
             return
-        task: Any = trainer.datamodule  # type: ignore[attr-defined]
-        chance, trained = getattr(task, "chance", None), getattr(task, "train_length", None)
-        title = f"{type(task).__name__} {getattr(task, 'title', '')}".strip()
-        print(_text(self.rows, title, chance, trained, getattr(task, "eval_size", None)), flush=True)
+        task = trainer.datamodule  # type: ignore[attr-defined]
+        says = asked_of(task)
+        chance, trained = says.chance, says.train_length
+        title = f"{type(task).__name__} {says.title}".strip()
+        print(_text(self.rows, title, chance, trained, says.eval_size), flush=True)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         name = "text" if _is_text(self.rows) else "accuracy"

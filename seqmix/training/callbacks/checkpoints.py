@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from seqmix._checks import positive
 from seqmix._measures import of_text
 from seqmix._signals import Interrupted, handled_signals, signal_name
+from seqmix.tasks.asked import asked_of
 from seqmix.training.checkpoint_files import write_checkpoints_whole
 
 __all__ = ["Checkpoints", "TrainingInterrupted"]
@@ -68,7 +69,7 @@ class Checkpoints(ModelCheckpoint):
         if self.dirpath is None:
             self.dirpath = f"{trainer.default_root_dir}/checkpoints"
         if self.monitor is None:
-            text = of_text(getattr(trainer.datamodule, "metric", None))  # type: ignore[attr-defined]
+            text = of_text(asked_of(trainer.datamodule).metric)  # type: ignore[attr-defined]
             self.monitor, self.mode = ("val/bits_per_byte", "min") if text else ("val/accuracy", "max")
             self.kth_value = torch.tensor(torch.inf if text else -torch.inf)
         with warnings.catch_warnings():

@@ -7,6 +7,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from seqmix._files import write_whole
+from seqmix.tasks.asked import asked_of
 
 __all__ = ["PredictionFiles"]
 
@@ -21,7 +22,7 @@ class PredictionFiles(Callback):
         predictions: Any = trainer.predict_loop.predictions
         if not predictions:
             return
-        sets = getattr(trainer.datamodule, "test_sets", None)  # type: ignore[attr-defined]
+        sets = asked_of(trainer.datamodule).test_sets  # type: ignore[attr-defined]
         loaders = predictions if isinstance(predictions[0], list) else [predictions]
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from seqmix.tasks.asked import asked_of
+
 __all__ = ["StepProgress"]
 
 
@@ -88,7 +90,7 @@ class StepProgress(ProgressBar):
         if getattr(pl_module, "last_counts", None) is not None:
             right, counted = pl_module.last_counts.tolist()  # type: ignore[union-attr, operator]
             parts.append(f"accuracy {right / max(1, counted):.3f}")
-        length = getattr(trainer.datamodule, "current_length", None)  # type: ignore[attr-defined]
+        length = asked_of(trainer.datamodule).current_length  # type: ignore[attr-defined]
         if length is not None:
             parts.append(f"length {length}")
         for name, unit in (("val/accuracy", ""), ("val/bits_per_byte", " bits per byte")):
