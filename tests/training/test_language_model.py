@@ -92,7 +92,7 @@ class StopAfter(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self.step:
-            trainer.checkpoint_callback._note(15, None)
+            trainer.checkpoint_callback._note(15)
 
 
 def train(path: Path, files: str, *, stop: int | None = None, resume: bool = False, **data) -> dict:
@@ -192,7 +192,7 @@ def test_commands_on_text(files: str, tmp_path: Path, monkeypatch: pytest.Monkey
     main(["train-tokenizer", "other.json", "--vocab-size", "300", "--corpus", "pydoc"])
     command = ["fit", "--config", "lm", "--ckpt_path", "last", "--data.tokenizer", "other.json"]
     assert main([*command, "--trainer.max_steps=9"]) == 2
-    assert "tokenizer must be the one of the checkpoint" in capsys.readouterr().err
+    assert "data.tokenizer: the run of this checkpoint has 'bpe.json'" in capsys.readouterr().err
     path = tmp_path / "runs/lm/1/checkpoints/last.ckpt"
     content = torch.load(path)
     content["LanguageModeling"]["tokenizer"] = Path("other.json").read_text()
