@@ -2,14 +2,12 @@
 
 import logging
 import shutil
-import tempfile
 import traceback
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -128,10 +126,9 @@ class CommandLine(LightningCLI):
             raise ValueError("trainer.default_root_dir: a run has its folder from --run_dir, or runs/CONFIG/NUMBER")
         check_keys(config, subparser)
         check_classes(config)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "config.yaml"
-            path.write_text(yaml.safe_dump(config))
-            self.config = parser.parse_args([subcommand, "--config", str(path), *rest])
+        # As the parser's own `--config` reads a file: what is wrong is told when the options have been read, too.
+        given = subparser.parse_object(config, env=False, defaults=False, _skip_validation=True, _skip_required=True)
+        self.config = parser.parse_args([subcommand, *rest], namespace=Namespace({subcommand: given}))
         self.config[subcommand].pop("config", None)
         check_intervals(vars(self.config[subcommand]["trainer"]))
 
