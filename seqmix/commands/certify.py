@@ -10,7 +10,7 @@ from seqmix._extras import require
 from seqmix._files import write_text_whole
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
-from seqmix.commands._trust_option import add_trust_option
+from seqmix.commands._options import add_trust_option
 from seqmix.inspect.certificates.prove import certify
 from seqmix.inspect.certificates.record import Certificate
 from seqmix.inspect.certificates.verify import verify

@@ -10,7 +10,7 @@ import torch
 from seqmix._signals import Interrupted
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
-from seqmix.commands._trust_option import add_trust_option
+from seqmix.commands._options import add_trust_option
 from seqmix.models import SequenceModel
 from seqmix.tasks.language_modeling import LanguageModeling
 from seqmix.tasks.tokenization import Tokenizer, restore_tokenizer

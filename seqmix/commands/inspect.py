@@ -13,8 +13,8 @@ from seqmix._files import write_text_whole, write_whole
 from seqmix._suggest import unknown_name
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
+from seqmix.commands._options import add_trust_option
 from seqmix.commands._targets import Options, Target, find_target, layer_name, token_names
-from seqmix.commands._trust_option import add_trust_option
 from seqmix.inspect import figures
 from seqmix.inspect.gradients import gradient_norms
 from seqmix.inspect.mixing import mixing_matrix

@@ -5,7 +5,7 @@ import argparse
 from seqmix._suggest import unknown_name
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
-from seqmix.commands._trust_option import add_trust_option
+from seqmix.commands._options import add_trust_option
 from seqmix.optim import describe_parameters
 from seqmix.optim.registry import check_optimizer, get_optimizer
 from seqmix.training.config.files import Config, load_config, merge_entry, parse_value, set_by_path

@@ -1,12 +1,14 @@
 """Mixers by name: registered ones, and classes of modules that the library has never heard of."""
 
+import pkgutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from seqmix import create_mixer
+import seqmix
+from seqmix import create_mixer, mixers
 from seqmix.mixers.registry import get_mixer, list_mixers
 
 MODULE = '''
@@ -54,3 +56,16 @@ def test_mistakes_are_named() -> None:
         get_mixer("needs_more:Pairs")
     with pytest.raises(ValueError, match="unknown mixer 'bd-lrv'; did you mean 'bd-lru'"):
         get_mixer("bd-lrv")
+
+
+def test_every_mixer_of_ours_is_exported_and_in_the_reference() -> None:
+    folder = Path(mixers.__path__[0])
+    files = {each.name for each in pkgutil.iter_modules([str(folder)])}
+    written = {name for name in files if "@register_mixer(" in (folder / f"{name}.py").read_text()} - {"registry"}
+    ours = [get_mixer(name).constructor for name in list_mixers()]
+    classes = {each.__name__: each.__module__ for each in ours if each.__module__.startswith("seqmix.mixers.")}
+    assert {module.rpartition(".")[2] for module in classes.values()} == written, "all are imported with the package"
+    reference = (folder.parents[1] / "docs" / "reference" / "mixers.md").read_text()
+    for name, module in classes.items():
+        assert name in mixers.__all__ and name in seqmix.__all__
+        assert f"::: {module}\n" in reference and f"members: [{name}]" in reference

@@ -11,6 +11,7 @@ from seqmix.benchmarks import memory, record, views
 from seqmix.benchmarks.kernels import Settings
 from seqmix.benchmarks.tables import show
 from seqmix.benchmarks.timing import Plan
+from seqmix.commands._options import positive
 
 __all__ = [
     "MIXER_CASES",
@@ -20,7 +21,6 @@ __all__ = [
     "finish",
     "measuring",
     "numbers",
-    "positive",
     "settings_from",
     "show_goals",
 ]
@@ -61,13 +61,6 @@ def add_out(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.json",
         help="write results as JSON; without a name under benchmarks/results/<processor>/",
     )
-
-
-def positive(text: str) -> int:
-    """An argument that is a positive integer."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
-    return int(text)
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ import torch
 
 from seqmix.benchmarks import goals, overhead, record, views
 from seqmix.benchmarks.tables import show
-from seqmix.commands.bench.shared import add_out, begin_record, finish, positive, show_goals
+from seqmix.commands._options import positive
+from seqmix.commands.bench.shared import add_out, begin_record, finish, show_goals
 
 
 def add(commands: Any) -> None:

@@ -9,7 +9,8 @@ from seqmix.benchmarks.progress import Progress
 from seqmix.benchmarks.tables import show
 from seqmix.benchmarks.timing import threads
 from seqmix.benchmarks.training import Workload, product_speed, run_training
-from seqmix.commands.bench.shared import MIXER_CASES, begin, finish, measuring, positive, settings_from
+from seqmix.commands._options import positive
+from seqmix.commands.bench.shared import MIXER_CASES, begin, finish, measuring, settings_from
 
 
 def add(commands: Any) -> None:

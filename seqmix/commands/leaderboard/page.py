@@ -6,7 +6,7 @@ from typing import Any
 
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import tell
-from seqmix.commands._trust_option import add_trust_option
+from seqmix.commands._options import add_trust_option
 
 __all__ = ["add_command"]
 

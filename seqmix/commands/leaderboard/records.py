@@ -7,7 +7,7 @@ from typing import Any
 
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import tell
-from seqmix.commands._trust_option import add_trust_option
+from seqmix.commands._options import add_trust_option
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 
 __all__ = ["add_commands"]

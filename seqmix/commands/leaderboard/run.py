@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from seqmix._signals import Interrupted
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import tell
-from seqmix.commands._trust_option import add_trust_option
+from seqmix.commands._options import add_trust_option, positive
 
 if TYPE_CHECKING:
     from seqmix.leaderboard.sweep.cluster import ClusterJobs
@@ -49,8 +49,8 @@ def add_sweep_options(run: argparse.ArgumentParser, *, configs: bool = True, see
         help="on top of every config, as options of seqmix fit: trainer.max_steps=500 mixer.block_size=4",
     )
     run.add_argument("--store", type=Path, required=True, metavar="FILE.jsonl", help="where records go")
-    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time, default 1")
-    run.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of each run, default 1")
+    run.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time, default 1")
+    run.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of each run, default 1")
     run.add_argument(
         "--submitit",
         nargs="+",
@@ -60,12 +60,6 @@ def add_sweep_options(run: argparse.ArgumentParser, *, configs: bool = True, see
     )
     run.add_argument("--retry-failed", action="store_true", help="try again what has failed twice")
     run.add_argument("--dry-run", action="store_true", help="print the runs as command lines, and do none")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
-    return int(text)
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
