@@ -189,7 +189,7 @@ WRONG = [
     (SEQ, float("nan"), "result.metrics.16.seq: NaN in a run that did not diverge"),
     (SEQ, None, "result.metrics.16.seq: null in a run that did not diverge"),
     (SEQ, 1.5, "result.metrics.16.seq: expected an accuracy in [0, 1], got 1.5"),
-    (SEQ, ..., "result.metrics.16: expected seq, last, tok, loss and n, got last, tok, loss, n"),
+    (SEQ, ..., "result.metrics.16: expected last, seq, tok, loss and n, got last, tok, loss, n"),
     (("result", "metrics"), {}, "result.metrics: a run that did not diverge must have some, got none"),
     (("result", "metrics"), {" ": {}}, "result.metrics. : expected a length or the name of a test set"),
     (("result", "metrics", "16", "free_seq"), 2.0, "result.metrics.16.free_seq: expected an accuracy in [0, 1]"),
