@@ -119,7 +119,7 @@ def cut(sequences: Spans, chunk: int) -> Chunked:
 
 
 @triton.jit
-def span(i, offsets, length, chunk, chunks):  # type: ignore[no-untyped-def]
+def span(i, offsets, length, chunk, chunks):
     """Rows [first, last) of span `i`, int64."""
     i = i.to(tl.int64)
     if offsets is None:
@@ -134,7 +134,7 @@ def span(i, offsets, length, chunk, chunks):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def sequence_of(i, of, bounds, length, chunks):  # type: ignore[no-untyped-def]
+def sequence_of(i, of, bounds, length, chunks):
     """The sequence that chunk `i` belongs to, and that sequence's rows [start, end)."""
     if of is None:
         sequence = i.to(tl.int64) // chunks

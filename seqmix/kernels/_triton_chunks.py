@@ -85,12 +85,12 @@ def border_slots(batch: int, length: int, sequences: int, chunk: int) -> int:
 
 
 @triton.jit
-def dot(a, b, DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
+def dot(a, b, DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr):
     return tl.dot(a.to(DOT), b.to(DOT), input_precision=PRECISION, out_dtype=ACC)
 
 
 @triton.jit
-def running(g, row, mask, GATES: tl.constexpr):  # type: ignore[no-untyped-def]
+def running(g, row, mask, GATES: tl.constexpr):
     """Sums of log decays up to each step of a chunk, in float64: differences of them follow."""
     if GATES == 1:
         step = tl.load(g + row, mask=mask, other=0.0).to(tl.float64)
@@ -101,26 +101,26 @@ def running(g, row, mask, GATES: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def between(upto, causal, ACC: tl.constexpr):  # type: ignore[no-untyped-def]
+def between(upto, causal, ACC: tl.constexpr):
     """D (BT, BT): the decay from step j to step t, zero where not `causal`."""
     exponent = tl.where(causal, upto[:, None] - upto[None, :], 0.0).to(ACC)
     return tl.where(causal, tl.exp(exponent), 0.0)
 
 
 @triton.jit
-def to_end(g, where, stride, mask, axis: tl.constexpr, ACC: tl.constexpr):  # type: ignore[no-untyped-def]
+def to_end(g, where, stride, mask, axis: tl.constexpr, ACC: tl.constexpr):
     """Sums of log decays after each step of a chunk; `mask` is where there is a next step, `stride` elements on."""
     return tl.cumsum(tl.load(g + where + stride, mask=mask, other=0.0).to(ACC), axis, reverse=True)
 
 
 @triton.jit
-def program(heads, blocks):  # type: ignore[no-untyped-def]
+def program(heads, blocks):
     program = tl.program_id(0)
     return (program // (heads * blocks)).to(tl.int64), (program // blocks) % heads, program % blocks
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _states(  # type: ignore[no-untyped-def]
+def _states(
     k, v, g, initial, borders, final, offsets, length, chunk, chunks,
     relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -159,7 +159,7 @@ def _states(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _states_backward(  # type: ignore[no-untyped-def]
+def _states_backward(
     q, do, g, dfinal, dstates, dinitial, offsets, length, chunk, chunks,
     relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -199,7 +199,7 @@ def _states_backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _output(  # type: ignore[no-untyped-def]
+def _output(
     q, k, v, g, scores, borders, o, offsets, length, chunk, chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
@@ -241,7 +241,7 @@ def _output(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _values_backward(  # type: ignore[no-untyped-def]
+def _values_backward(
     q, k, do, g, scores, dstates, dv, offsets, length, chunk, chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
@@ -287,7 +287,7 @@ def _values_backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _queries_keys_backward(  # type: ignore[no-untyped-def]
+def _queries_keys_backward(
     q, k, v, g, do, borders, dstates, dq, dk, dg, dw, du, rows, offsets, length, chunk, chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
@@ -354,7 +354,7 @@ def _queries_keys_backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def crossing_sums(pairs, step):  # type: ignore[no-untyped-def]
+def crossing_sums(pairs, step):
     """For each t the sum of pairs (BT, BT) over rows from t on and columns before t."""
     before = tl.cumsum(pairs, 1) - pairs
     return tl.sum(tl.where(step[:, None] >= step[None, :], before, 0.0), 0)

@@ -19,33 +19,33 @@ from seqmix.kernels._threads import channel_chunks, run
 _LARGEST_UNROLLED = 16
 
 
-def _template(m: int):  # type: ignore[no-untyped-def]
+def _template(m: int):
     return (0,) * m if m <= _LARGEST_UNROLLED else np.empty(m)
 
 
 @intrinsic
-def _as_float32(typing_context, bits):  # type: ignore[no-untyped-def]
+def _as_float32(typing_context, bits):
     """The float32 with these 32 bits."""
     if bits != types.int32:
         return None
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
 
     return types.float32(types.int32), generate
 
 
-def _exp(x):  # type: ignore[no-untyped-def]
+def _exp(x):
     raise NotImplementedError("compiled code only")
 
 
 @overload(_exp, inline="always")
-def _exp_for(x):  # type: ignore[no-untyped-def]
+def _exp_for(x):
     # Only for x <= 0, as after subtracting a maximum. Numba calls a scalar exp, eight times slower than this
     # polynomial (Cephes' expf: x = n ln 2 + r), which vectorises. A comparison with NaN is false, so NaN stays.
     if x == types.float32:
 
-        def exp_float32(x):  # type: ignore[no-untyped-def]
+        def exp_float32(x):
             y = np.float32(-87.0) if x < np.float32(-87.0) else x
             n = np.floor(y * np.float32(1.44269504) + np.float32(0.5))
             r = (y - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)
@@ -65,7 +65,7 @@ def _exp_for(x):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _exp_rows(logits, slots, first, count, weights):  # type: ignore[no-untyped-def]
+def _exp_rows(logits, slots, first, count, weights):
     """weights = exp(logits - their row's maximum) for `count` rows of `slots` logits from `first` on."""
     for r in range(count):
         source, target = (first + r) * slots, r * slots
@@ -81,7 +81,7 @@ def _exp_rows(logits, slots, first, count, weights):  # type: ignore[no-untyped-
 
 
 @jit()
-def _block_forward(first, last, chunks, width, template, bounds, a, x, initial, h, final):  # type: ignore[no-untyped-def]
+def _block_forward(first, last, chunks, width, template, bounds, a, x, initial, h, final):
     m = len(template)
     blocks = x.shape[1] // m
     for item in range(first, last):
@@ -104,7 +104,7 @@ def _block_forward(first, last, chunks, width, template, bounds, a, x, initial, 
 
 
 @jit()
-def _block_backward(first, last, chunks, width, template, bounds, a, h, initial, dh, dfinal, da, dx, dinitial):  # type: ignore[no-untyped-def]
+def _block_backward(first, last, chunks, width, template, bounds, a, h, initial, dh, dfinal, da, dx, dinitial):
     # dinitial carries A_{t+1}^T s_{t+1} on its way back to the first step.
     m = len(template)
     blocks = h.shape[1] // m
@@ -132,7 +132,7 @@ def _block_backward(first, last, chunks, width, template, bounds, a, h, initial,
 
 
 @jit()
-def _gated_forward(first, last, chunks, width, template, bounds, logits, v, initial, h, final):  # type: ignore[no-untyped-def]
+def _gated_forward(first, last, chunks, width, template, bounds, logits, v, initial, h, final):
     m = len(template)
     blocks = v.shape[1] // m
     weights = np.empty(width * m * (m + 1), v.dtype)
@@ -160,7 +160,7 @@ def _gated_forward(first, last, chunks, width, template, bounds, logits, v, init
 
 
 @jit()
-def _gated_backward(  # type: ignore[no-untyped-def]
+def _gated_backward(
     first, last, chunks, width, template, bounds, logits, v, h, initial, dh, dfinal, dlogits, dv, dinitial
 ):
     # With u = (h_{t-1}, v_i) the adjoint of softmax and sum is dz_ik = s_i p_ik (u_k - h_i): A is never stored.
@@ -211,7 +211,7 @@ def _flat_state(state: Tensor) -> np.ndarray:
     return state.detach().contiguous().flatten(1).numpy()
 
 
-def _forward(op: str, kernel, gates: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None):  # type: ignore[no-untyped-def]
+def _forward(op: str, kernel, gates: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None):
     bounds = offsets(op, x, cu_seqlens)
     blocks, m = x.shape[2:]
     h = empty_like(x)
@@ -222,7 +222,7 @@ def _forward(op: str, kernel, gates: Tensor, x: Tensor, initial_state: Tensor, c
     return h, final
 
 
-def _backward(op: str, kernel, saved: tuple[Tensor, ...], initial_state, dh, dfinal, cu_seqlens):  # type: ignore[no-untyped-def]
+def _backward(op: str, kernel, saved: tuple[Tensor, ...], initial_state, dh, dfinal, cu_seqlens):
     # saved: the gates, for the gated op v, and last h; the gradients wanted are those of all but h.
     gates, h = saved[0], saved[-1]
     bounds = offsets(op, h, cu_seqlens)

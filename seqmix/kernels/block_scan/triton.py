@@ -21,7 +21,7 @@ _LARGEST = 128
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _gradients(  # type: ignore[no-untyped-def]
+def _gradients(
     dh, late, gates, x, h, before, dgates, dx, offsets, length, chunk, chunks, blocks,
     M: tl.constexpr, GATED: tl.constexpr, SIZE: tl.constexpr, BQ: tl.constexpr,
 ):  # fmt: skip

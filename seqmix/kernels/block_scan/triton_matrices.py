@@ -11,7 +11,7 @@ from seqmix.kernels._triton import RUNTIME, span
 
 
 @triton.jit
-def softmax(z, z_input, mask_j):  # type: ignore[no-untyped-def]
+def softmax(z, z_input, mask_j):
     """Gates (..., i, j) and input gates (..., i) of logits in the same shapes; `mask_j` says which j are slots."""
     z = tl.where(mask_j, z, float("-inf"))
     # A maximum may drop NaN; the exponentials of its row are NaN all the same.
@@ -23,7 +23,7 @@ def softmax(z, z_input, mask_j):  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def scan(  # type: ignore[no-untyped-def]
+def scan(
     x, gates, initial, h, final, product, offsets, length, chunk, chunks, blocks,
     M: tl.constexpr, GATED: tl.constexpr, REVERSE: tl.constexpr, ADJOINT: tl.constexpr,
     SIZE: tl.constexpr, STEPS: tl.constexpr,

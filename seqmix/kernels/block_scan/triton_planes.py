@@ -11,7 +11,7 @@ from seqmix.kernels._triton import RUNTIME, span
 
 
 @triton.jit
-def compose(first, then, M: tl.constexpr):  # type: ignore[no-untyped-def]
+def compose(first, then, M: tl.constexpr):
     """(A, b) after another: (A' A, A' b + b'), each a tuple of a matrix by rows and a vector."""
     composed = ()
     for i in tl.static_range(M):
@@ -30,17 +30,17 @@ def compose(first, then, M: tl.constexpr):  # type: ignore[no-untyped-def]
 
 # Triton 3.6 takes no *args in a combine function.
 @triton.jit
-def _combine1(a, b, c, d):  # type: ignore[no-untyped-def]
+def _combine1(a, b, c, d):
     return compose((a, b), (c, d), 1)
 
 
 @triton.jit
-def _combine2(a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5):  # type: ignore[no-untyped-def]
+def _combine2(a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5):
     return compose((a0, a1, a2, a3, a4, a5), (b0, b1, b2, b3, b4, b5), 2)
 
 
 @triton.jit
-def _combine3(  # type: ignore[no-untyped-def]
+def _combine3(
     a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11,
     b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11,
 ):  # fmt: skip
@@ -49,7 +49,7 @@ def _combine3(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _combine4(  # type: ignore[no-untyped-def]
+def _combine4(
     a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16, a17, a18, a19,
     b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11, b12, b13, b14, b15, b16, b17, b18, b19,
 ):  # fmt: skip
@@ -59,7 +59,7 @@ def _combine4(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _scan_tile(step, M: tl.constexpr):  # type: ignore[no-untyped-def]
+def _scan_tile(step, M: tl.constexpr):
     if M == 1:
         scanned = tl.associative_scan(step, 0, _combine1)
     elif M == 2:
@@ -72,7 +72,7 @@ def _scan_tile(step, M: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _softmax(pointer, at, mask, M: tl.constexpr, kind: tl.constexpr):  # type: ignore[no-untyped-def]
+def _softmax(pointer, at, mask, M: tl.constexpr, kind: tl.constexpr):
     """The M recurrent gates of every row of a block, row after row, and then the M input gates."""
     gates = ()
     inputs = ()
@@ -96,7 +96,7 @@ def _softmax(pointer, at, mask, M: tl.constexpr, kind: tl.constexpr):  # type: i
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def scan(  # type: ignore[no-untyped-def]
+def scan(
     x, gates, initial, h, final, product, offsets, length, chunk, chunks, blocks,
     M: tl.constexpr, GATED: tl.constexpr, REVERSE: tl.constexpr, ADJOINT: tl.constexpr,
     BT: tl.constexpr, BN: tl.constexpr,

@@ -23,37 +23,37 @@ _SUM = 64
 
 
 @intrinsic
-def _as_float32(typing_context, bits):  # type: ignore[no-untyped-def]
+def _as_float32(typing_context, bits):
     """The float32 with these 32 bits."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
 
     return types.float32(types.int32), generate
 
 
 @intrinsic
-def _as_int32(typing_context, number):  # type: ignore[no-untyped-def]
+def _as_int32(typing_context, number):
     """The 32 bits of a float32."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(types.int32))
 
     return types.int32(types.float32), generate
 
 
-def _exp(x):  # type: ignore[no-untyped-def]
+def _exp(x):
     raise NotImplementedError("compiled code only")
 
 
 @overload(_exp, inline="always")
-def _exp_for(x):  # type: ignore[no-untyped-def]
+def _exp_for(x):
     # Numba calls a scalar exp; this polynomial (Cephes' expf: x = n ln 2 + r) vectorises and is eight times as
     # fast. Adding 1.5 * 2^23 rounds to an integer, which the low bits then hold. A comparison with NaN is false,
     # so NaN stays. It must not be compiled with "reassoc".
     if x == types.float32:
 
-        def exp_float32(x):  # type: ignore[no-untyped-def]
+        def exp_float32(x):
             y = np.float32(-88.0) if x < np.float32(-88.0) else x
             y = np.float32(89.0) if y > np.float32(89.0) else y
             shifted = y * np.float32(1.44269504) + np.float32(12583039.0)
@@ -72,13 +72,13 @@ def _exp_for(x):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _row(j, s, d0, d1, start, x, window):  # type: ignore[no-untyped-def]
+def _row(j, s, d0, d1, start, x, window):
     """Input j of sequence s, channels [d0, d1); the inputs before the first lie in the window, oldest first."""
     return window[s, window.shape[1] + j, d0:d1] if j < 0 else x[start + j, d0:d1]
 
 
 @jit()
-def _convolve(t, s, d0, d1, start, x, taps, bias, window, z):  # type: ignore[no-untyped-def]
+def _convolve(t, s, d0, d1, start, x, taps, bias, window, z):
     """z = bias + sum_i taps_i x_{t-W+1+i} for one step of one sequence."""
     last = len(taps) - 1
     row, tap = _row(t, s, d0, d1, start, x, window), taps[last, d0:d1]
@@ -92,7 +92,7 @@ def _convolve(t, s, d0, d1, start, x, taps, bias, window, z):  # type: ignore[no
 
 
 @jit()
-def _forward(first, last, chunks, width, bounds, silu, x, taps, bias, window, y, final):  # type: ignore[no-untyped-def]
+def _forward(first, last, chunks, width, bounds, silu, x, taps, bias, window, y, final):
     channels = x.shape[1]
     one = taps.dtype.type(1)
     before = len(taps) - 1
@@ -114,7 +114,7 @@ def _forward(first, last, chunks, width, bounds, silu, x, taps, bias, window, y,
 
 
 @jit()
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     first, last, chunks, width, bounds, silu,
     x, taps, bias, window, dy, dfinal, dx, dtaps, dbias, dwindow,
 ):  # fmt: skip

@@ -19,7 +19,7 @@ _PIECE = 256
 
 
 @triton.jit
-def _inputs(x, window, s, row, start, d, mask, channels, W: tl.constexpr, kind: tl.constexpr):  # type: ignore[no-untyped-def]
+def _inputs(x, window, s, row, start, d, mask, channels, W: tl.constexpr, kind: tl.constexpr):
     """Input rows (BT,) of sequence `s`, which starts at `start`; up to W - 1 rows before it lie in the window."""
     old = (row < start)[:, None]
     value = tl.load(x + row[:, None] * channels + d[None, :], mask=mask & (row >= start)[:, None], other=0.0).to(kind)
@@ -29,7 +29,7 @@ def _inputs(x, window, s, row, start, d, mask, channels, W: tl.constexpr, kind: 
 
 
 @triton.jit
-def _outputs(dz, taps, dfinal, s, row, start, end, d, mask, channels, W: tl.constexpr, kind: tl.constexpr):  # type: ignore[no-untyped-def]
+def _outputs(dz, taps, dfinal, s, row, start, end, d, mask, channels, W: tl.constexpr, kind: tl.constexpr):
     """Gradient of input rows (BT,): the taps mirrored over dz, and that of the window that goes out."""
     place = (s * (W - 1) + row - end + W - 1)[:, None] * channels + d[None, :]
     total = tl.load(dfinal + place, mask=mask & (row >= end - W + 1)[:, None], other=0.0).to(kind)
@@ -42,7 +42,7 @@ def _outputs(dz, taps, dfinal, s, row, start, end, d, mask, channels, W: tl.cons
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _convolve(  # type: ignore[no-untyped-def]
+def _convolve(
     x, taps, bias, window, y, dy, dz, dtaps, of, bounds, offsets, length, chunk, chunks, channels,
     SILU: tl.constexpr, W: tl.constexpr, DOUBLE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -88,7 +88,7 @@ def _convolve(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _mirror(  # type: ignore[no-untyped-def]
+def _mirror(
     dz, taps, dfinal, dx, of, bounds, offsets, length, chunk, chunks, channels,
     W: tl.constexpr, DOUBLE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -106,7 +106,7 @@ def _mirror(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _windows(  # type: ignore[no-untyped-def]
+def _windows(
     x, window, final, dz, taps, dfinal, dwindow, offsets, length, chunk, chunks, channels,
     W: tl.constexpr, DOUBLE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -131,7 +131,7 @@ def _pieces(x: Tensor, cu_seqlens: Tensor | None) -> Chunked:
     return cut(whole_sequences(OP, x, cu_seqlens), _PIECE)
 
 
-def _run(kernel, x: Tensor, weight: Tensor, spans: int, *arguments: object, **options: object) -> None:  # type: ignore[no-untyped-def]
+def _run(kernel, x: Tensor, weight: Tensor, spans: int, *arguments: object, **options: object) -> None:
     channels, taps = weight.shape
     width = lanes(channels, 64)
     tile = {"W": taps, "DOUBLE": x.dtype.itemsize == 8, "BD": width, "num_warps": 4}

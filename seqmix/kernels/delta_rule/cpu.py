@@ -22,10 +22,10 @@ CHUNK = 32
 
 
 @intrinsic
-def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
+def _use_wide_vectors(typing_context):
     """Let LLVM use 512-bit registers in the function that calls this: it avoids them, which costs speed."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
             set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
@@ -34,14 +34,14 @@ def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _copy(source, target):  # type: ignore[no-untyped-def]
+def _copy(source, target):
     # A loop: Numba's own assignment to a slice costs ten times as much for vectors this short.
     for i in range(len(source)):
         target[i] = source[i]
 
 
 @jit()
-def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o, final, borders):  # type: ignore[no-untyped-def]
+def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o, final, borders):
     _use_wide_vectors()  # type: ignore[call-arg]
     keys, values = initial.shape[2:]
     padded = (keys + 3) // 4 * 4
@@ -87,7 +87,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o
 
 
 @jit("reassoc")
-def _recompute(a, b, k, v_t, do_t, before, here, read, write, dq):  # type: ignore[no-untyped-def]
+def _recompute(a, b, k, v_t, do_t, before, here, read, write, dq):
     """One step of the transposed state (V, K), what was read and written, and dq = S do."""
     _use_wide_vectors()  # type: ignore[call-arg]
     for c in range(len(dq)):
@@ -108,7 +108,7 @@ def _recompute(a, b, k, v_t, do_t, before, here, read, write, dq):  # type: igno
 
 
 @jit("reassoc")
-def _adjoint(a, b, k, q, v_t, do_t, before, read, write, Z, dk, dv, dpart):  # type: ignore[no-untyped-def]
+def _adjoint(a, b, k, q, v_t, do_t, before, read, write, Z, dk, dv, dpart):
     """One step back: Z comes in as the gradient of S_t from later steps and goes out as that of S_{t-1}.
 
     With P = a S_{t-1}: dwrite = Z^T k, dP = Z - beta k dwrite^T, dk = Z write - beta P dwrite. Returns the gradient
@@ -141,7 +141,7 @@ def _adjoint(a, b, k, q, v_t, do_t, before, read, write, Z, dk, dv, dpart):  # t
 
 
 @jit()
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     first, last, heads, bounds, slots,
     q, k, v, beta, decay, initial, borders, do, dfinal, dq, dk, dv, dbeta, dlog, dinitial,
 ):  # fmt: skip

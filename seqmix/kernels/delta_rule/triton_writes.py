@@ -19,7 +19,7 @@ from seqmix.kernels._triton_chunks import RUNTIME, between, crossing_sums, dot, 
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def prepare(  # type: ignore[no-untyped-def]
+def prepare(
     k, v, beta, g, inverse, w, u, offsets, length, chunk, chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, SOLVE: tl.constexpr, TIMES: tl.constexpr,
@@ -62,7 +62,7 @@ def prepare(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def states(  # type: ignore[no-untyped-def]
+def states(
     k, w, u, g, initial, borders, final, offsets, length, chunk, chunks,
     relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -99,7 +99,7 @@ def states(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def writes(  # type: ignore[no-untyped-def]
+def writes(
     w, u, borders, offsets, length, chunk, chunks, heads, keys, values,
     BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
@@ -124,7 +124,7 @@ def writes(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def states_backward(  # type: ignore[no-untyped-def]
+def states_backward(
     q, k, w, g, do, du, dfinal, dstates, dinitial, offsets, length, chunk, chunks,
     relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -167,7 +167,7 @@ def states_backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def prepare_backward(  # type: ignore[no-untyped-def]
+def prepare_backward(
     k, v, beta, g, inverse, dw, du, dk_states, dk, dv, dbeta, dg, offsets, length, chunk, chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, SOLVE: tl.constexpr, TIMES: tl.constexpr,

@@ -16,7 +16,7 @@ OP = "diagonal_scan"
 
 
 @jit()
-def _forward(first, last, chunks, width, bounds, a, a_step, x, initial, h, final):  # type: ignore[no-untyped-def]
+def _forward(first, last, chunks, width, bounds, a, a_step, x, initial, h, final):
     # a_step is 1, or 0 where a is the same at every step and has one row.
     channels = x.shape[1]
     carry = np.empty(width, x.dtype)
@@ -36,7 +36,7 @@ def _forward(first, last, chunks, width, bounds, a, a_step, x, initial, h, final
 
 
 @jit()
-def _backward(first, last, chunks, width, bounds, a, a_step, h, initial, dh, dfinal, da, dx, dinitial):  # type: ignore[no-untyped-def]
+def _backward(first, last, chunks, width, bounds, a, a_step, h, initial, dh, dfinal, da, dx, dinitial):
     # carry holds conj(a_{t+1}) s_{t+1}; da has one row per step, or one per sequence where a has one row.
     channels = h.shape[1]
     carry = np.empty(width, h.dtype)

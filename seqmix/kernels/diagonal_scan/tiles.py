@@ -5,7 +5,7 @@ import triton.language as tl
 
 
 @triton.jit
-def times(a, a_im, b, b_im, COMPLEX: tl.constexpr):  # type: ignore[no-untyped-def]
+def times(a, a_im, b, b_im, COMPLEX: tl.constexpr):
     """a b; without COMPLEX the imaginary parts are placeholders that nothing depends on."""
     if COMPLEX:
         product, product_im = a * b - a_im * b_im, a * b_im + a_im * b
@@ -15,19 +15,19 @@ def times(a, a_im, b, b_im, COMPLEX: tl.constexpr):  # type: ignore[no-untyped-d
 
 
 @triton.jit
-def _combine(a0, x0, a1, x1):  # type: ignore[no-untyped-def]
+def _combine(a0, x0, a1, x1):
     # The decays may be wider than the values.
     return a0 * a1, a1.to(x0.dtype) * x0 + x1
 
 
 @triton.jit
-def _combine_complex(a0, b0, x0, y0, a1, b1, x1, y1):  # type: ignore[no-untyped-def]
+def _combine_complex(a0, b0, x0, y0, a1, b1, x1, y1):
     a, b = a1.to(x0.dtype), b1.to(x0.dtype)
     return a0 * a1 - b0 * b1, a0 * b1 + b0 * a1, a * x0 - b * y0 + x1, a * y0 + b * x0 + y1
 
 
 @triton.jit
-def load(pointer, offsets, mask, kind: tl.constexpr, COMPLEX: tl.constexpr):  # type: ignore[no-untyped-def]
+def load(pointer, offsets, mask, kind: tl.constexpr, COMPLEX: tl.constexpr):
     """Real and imaginary part in the type `kind`, zero where masked."""
     if COMPLEX:
         part = tl.arange(0, 2)
@@ -40,7 +40,7 @@ def load(pointer, offsets, mask, kind: tl.constexpr, COMPLEX: tl.constexpr):  # 
 
 
 @triton.jit
-def store(pointer, offsets, mask, value, value_im, COMPLEX: tl.constexpr):  # type: ignore[no-untyped-def]
+def store(pointer, offsets, mask, value, value_im, COMPLEX: tl.constexpr):
     if COMPLEX:
         part = tl.arange(0, 2)
         both = tl.join(value, value_im).to(pointer.dtype.element_ty)
@@ -50,7 +50,7 @@ def store(pointer, offsets, mask, value, value_im, COMPLEX: tl.constexpr):  # ty
 
 
 @triton.jit
-def scan_tile(a, a_im, x, x_im, COMPLEX: tl.constexpr):  # type: ignore[no-untyped-def]
+def scan_tile(a, a_im, x, x_im, COMPLEX: tl.constexpr):
     """Products of the decays and states from zero, for every step of a tile (BT, BD)."""
     if COMPLEX:
         a, a_im, x, x_im = tl.associative_scan((a, a_im, x, x_im), 0, _combine_complex)
@@ -60,6 +60,6 @@ def scan_tile(a, a_im, x, x_im, COMPLEX: tl.constexpr):  # type: ignore[no-untyp
 
 
 @triton.jit
-def row_of(tile, is_row):  # type: ignore[no-untyped-def]
+def row_of(tile, is_row):
     """The row of a tile (BT, BD) that `is_row` (BT, 1) marks."""
     return tl.sum(tl.where(is_row, tile, 0.0), 0)

@@ -20,7 +20,7 @@ OP = "diagonal_scan"
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _forward(  # type: ignore[no-untyped-def]
+def _forward(
     x, a, initial, h, final, product, offsets, length, chunk, chunks, channels,
     COMPLEX: tl.constexpr, REVERSE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -62,7 +62,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     dh, a, h, initial, dfinal, da, dx, dinitial, product, offsets, length, chunk, chunks, channels,
     COMPLEX: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -123,7 +123,7 @@ def _real(tensor: Tensor | None) -> Tensor | None:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def _run(kernel, spans: Spans, x: Tensor, a: Tensor, *tensors: Tensor | None, **options: object) -> None:  # type: ignore[no-untyped-def]
+def _run(kernel, spans: Spans, x: Tensor, a: Tensor, *tensors: Tensor | None, **options: object) -> None:
     # A tile is 2,048 real numbers, 16 for each thread; 32 channels in float32 are a whole cache line.
     channels = x.shape[-1]
     width = lanes(channels, 32)

@@ -12,7 +12,7 @@ from seqmix.kernels.diagonal_scan.tiles import load, row_of, scan_tile, store, t
 
 
 @triton.jit
-def _power(one, a, a_im, exponent, BITS: tl.constexpr, COMPLEX: tl.constexpr):  # type: ignore[no-untyped-def]
+def _power(one, a, a_im, exponent, BITS: tl.constexpr, COMPLEX: tl.constexpr):
     """a^exponent for 0 <= exponent < 2^BITS, in the shape of `one`, by squaring."""
     power, power_im = one, one * 0.0
     for bit in tl.static_range(BITS):
@@ -24,7 +24,7 @@ def _power(one, a, a_im, exponent, BITS: tl.constexpr, COMPLEX: tl.constexpr):  
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def forward(  # type: ignore[no-untyped-def]
+def forward(
     x, a, initial, h, final, product, offsets, length, chunk, chunks, channels,
     COMPLEX: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -72,7 +72,7 @@ def forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def backward(  # type: ignore[no-untyped-def]
+def backward(
     dh, a, h, initial, dfinal, da, dx, dinitial, product, offsets, length, chunk, chunks, channels,
     COMPLEX: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip

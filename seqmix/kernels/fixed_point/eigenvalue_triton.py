@@ -14,12 +14,12 @@ from seqmix.kernels._triton import launch
 
 
 @triton.jit
-def dot(a, b):  # type: ignore[no-untyped-def]
+def dot(a, b):
     return tl.dot(a, b, input_precision="ieee", out_dtype=a.dtype)
 
 
 @triton.jit
-def top_of(gram, B: tl.constexpr, SQUARINGS: tl.constexpr):  # type: ignore[no-untyped-def]
+def top_of(gram, B: tl.constexpr, SQUARINGS: tl.constexpr):
     """The largest eigenvalue of a positive matrix, and its eigenvector."""
     i = tl.arange(0, B)
     diagonal = i[:, None] == i[None, :]
@@ -37,7 +37,7 @@ def top_of(gram, B: tl.constexpr, SQUARINGS: tl.constexpr):  # type: ignore[no-u
 
 
 @triton.jit
-def square(pointer, t, n, B: tl.constexpr):  # type: ignore[no-untyped-def]
+def square(pointer, t, n, B: tl.constexpr):
     """Matrix t of (L, n, n)."""
     i = tl.arange(0, B)
     mask = (i < n)[:, None] & (i < n)[None, :]
@@ -45,7 +45,7 @@ def square(pointer, t, n, B: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _tops(gram, tops, vectors, n, B: tl.constexpr, SQUARINGS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _tops(gram, tops, vectors, n, B: tl.constexpr, SQUARINGS: tl.constexpr):
     t = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, B)
     top, vector = top_of(square(gram, t, n, B), B, SQUARINGS)

@@ -22,7 +22,7 @@ from seqmix.kernels.fixed_point.rows import Rows
 
 
 @triton.jit
-def _numbers(  # type: ignore[no-untyped-def]
+def _numbers(
     p, more, more0, t, at_first, sequence, at, seen_at, here, mask, row, seen, scale, SEES: tl.constexpr,
 ):  # fmt: skip
     """Pre-activations of one token, as `load_pre` has those of many."""
@@ -36,7 +36,7 @@ def _numbers(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _roots(  # type: ignore[no-untyped-def]
+def _roots(
     p, more, more0, t, at_first, sequence, at, seen_at, n, row, seen, scale, SEES: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Unit rows (B, B), one over the lengths of the raw ones and gates (B,)."""
@@ -51,7 +51,7 @@ def _roots(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _factor(roots, gate, B: tl.constexpr, SQUARINGS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _factor(roots, gate, B: tl.constexpr, SQUARINGS: tl.constexpr):
     r = gate[:, None] * roots
     gram = dot(r, tl.trans(r))
     top, _ = top_of(gram, B, SQUARINGS)
@@ -59,7 +59,7 @@ def _factor(roots, gate, B: tl.constexpr, SQUARINGS: tl.constexpr):  # type: ign
 
 
 @triton.jit
-def _targets(  # type: ignore[no-untyped-def]
+def _targets(
     p, more, more0, y, y0, base, k1s, k2s, first, sequences, busy, target, n1, n2, row, seen, at, seen_at, b_seen,
     SEES_B: tl.constexpr, SEES_MIXING: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr,
     STRENGTH: tl.constexpr, SQUARINGS: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
@@ -104,7 +104,7 @@ def _targets(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _apply(k1s, k2s, x, gates, out, n1, n2, row, B1: tl.constexpr, B2: tl.constexpr):  # type: ignore[no-untyped-def]
+def _apply(k1s, k2s, x, gates, out, n1, n2, row, B1: tl.constexpr, B2: tl.constexpr):
     # K x, where x comes with the factor sigmoid(-gate) if there are gates, the first N columns of (L, row).
     t = tl.program_id(0).to(tl.int64)
     i, j = tl.arange(0, B1)[:, None], tl.arange(0, B2)[None, :]
@@ -118,7 +118,7 @@ def _apply(k1s, k2s, x, gates, out, n1, n2, row, B1: tl.constexpr, B2: tl.conste
 
 
 @triton.jit
-def _store_factor_gradient(pre, out, tops, vectors, dk, t, at, out_at, n, row, columns, B: tl.constexpr):  # type: ignore[no-untyped-def]
+def _store_factor_gradient(pre, out, tops, vectors, dk, t, at, out_at, n, row, columns, B: tl.constexpr):
     i = tl.arange(0, B)
     roots, inverse, gate = _roots(pre, None, None, t, 0, 0, at, 0, n, row, 0, 0.0, False, B)
     r = gate[:, None] * roots
@@ -141,7 +141,7 @@ def _store_factor_gradient(pre, out, tops, vectors, dk, t, at, out_at, n, row, c
 
 
 @triton.jit
-def _gradient(  # type: ignore[no-untyped-def]
+def _gradient(
     pre, k1s, k2s, tops1, vectors1, tops2, vectors2, w, gates, e, base, out, n1, n2, row, columns, at, out_at,
     STRENGTH: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
 ):  # fmt: skip

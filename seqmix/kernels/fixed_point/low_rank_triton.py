@@ -19,19 +19,19 @@ PIECE = 32  # rows of a span where every row is on its own
 
 
 @triton.jit
-def sigmoid(x):  # type: ignore[no-untyped-def]
+def sigmoid(x):
     return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
-def largest_of(x):  # type: ignore[no-untyped-def]
+def largest_of(x):
     """max |x|, infinity where there is a NaN."""
     x = tl.where(x == x, tl.abs(x), float("inf"))
     return tl.max(tl.max(x, 1), 0)
 
 
 @triton.jit
-def end_sweep(  # type: ignore[no-untyped-def]
+def end_sweep(
     old, new, change, size, item, stop, last, n, width, largest_change, largest, BT: tl.constexpr,
 ):  # fmt: skip
     """Rows from `stop` on, which are those of a sequence that is done, stay what they were; the largest numbers."""
@@ -45,7 +45,7 @@ def end_sweep(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def load_pre(  # type: ignore[no-untyped-def]
+def load_pre(
     p, more, more0, t, begin, sequence, at, seen_at, mask, row, seen, scale, SEES: tl.constexpr,
 ):  # fmt: skip
     """Columns `at` of p (L, row) for rows t, and with SEES `scale` times columns `seen_at` of the token before."""
@@ -59,7 +59,7 @@ def load_pre(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def load_before(h, h0, t, begin, sequence, n, mask, width):  # type: ignore[no-untyped-def]
+def load_before(h, h0, t, begin, sequence, n, mask, width):
     """The rows (BT, BN) of h (L, N) before rows t; `h0` (S, N) before the first."""
     at_first = (t == begin)[:, None]
     past = tl.load(h + (t - 1)[:, None] * width + n[None, :], mask=mask & (at_first == 0), other=0.0)
@@ -67,7 +67,7 @@ def load_before(h, h0, t, begin, sequence, n, mask, width):  # type: ignore[no-u
 
 
 @triton.jit
-def reflection(  # type: ignore[no-untyped-def]
+def reflection(
     p, more, more0, t, begin, sequence, i, at, seen_at, n, mask, mask_t, width, rank, row, seen, scale,
     SEES: tl.constexpr,
 ):  # fmt: skip
@@ -84,7 +84,7 @@ def reflection(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def mixed(  # type: ignore[no-untyped-def]
+def mixed(
     p, more, more0, t, begin, sequence, at, seen_at, n, mask, mask_t, width, rank, row, seen, scale, rest,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES: tl.constexpr,
 ):  # fmt: skip
@@ -103,7 +103,7 @@ def mixed(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def mixed_back(  # type: ignore[no-untyped-def]
+def mixed_back(
     pre, t, at, n, mask, mask_t, width, rank, row, left, STRENGTH: tl.constexpr, PRODUCT: tl.constexpr,
 ):  # fmt: skip
     """K^T left."""
@@ -120,7 +120,7 @@ def mixed_back(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def store_mixing_gradient(  # type: ignore[no-untyped-def]
+def store_mixing_gradient(
     pre, out, t, at, out_at, n, mask, mask_t, width, rank, row, columns, left, rest,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip

@@ -22,10 +22,10 @@ CHUNK = 32
 
 
 @intrinsic
-def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
+def _use_wide_vectors(typing_context):
     """Let LLVM use 512-bit registers in the function that calls this: it avoids them, which costs speed."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
             set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
@@ -34,14 +34,14 @@ def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _copy(source, target):  # type: ignore[no-untyped-def]
+def _copy(source, target):
     # A loop: Numba's own assignment to a slice costs ten times as much for vectors this short.
     for i in range(len(source)):
         target[i] = source[i]
 
 
 @jit()
-def _load(decay, t, h, out):  # type: ignore[no-untyped-def]
+def _load(decay, t, h, out):
     """The decays of one step, one for each key; `out` holds ones and keeps them where nothing decays."""
     gates = decay.shape[2]
     if gates == 1:
@@ -53,7 +53,7 @@ def _load(decay, t, h, out):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final, borders):  # type: ignore[no-untyped-def]
+def _forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final, borders):
     _use_wide_vectors()  # type: ignore[call-arg]
     keys, values = initial.shape[2:]
     padded = (keys + 3) // 4 * 4
@@ -90,7 +90,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, fina
 
 
 @jit()
-def _recompute(v_t, column, before, here):  # type: ignore[no-untyped-def]
+def _recompute(v_t, column, before, here):
     """One step of the transposed state (V, K). column: decay, k."""
     _use_wide_vectors()  # type: ignore[call-arg]
     a, k = column[0], column[1]
@@ -101,7 +101,7 @@ def _recompute(v_t, column, before, here):  # type: ignore[no-untyped-def]
 
 
 @jit("reassoc")
-def _adjoint(v_t, do_t, column, before, Z, dv, grads):  # type: ignore[no-untyped-def]
+def _adjoint(v_t, do_t, column, before, Z, dv, grads):
     """One step back. column: decay, k, q. Z comes in as the gradient of S_t from later steps, goes out of S_{t-1}.
 
     grads: dk = Z v; the sum over values of Z S_{t-1}, which is the gradient of the decay; dq = S_t do.
@@ -133,7 +133,7 @@ def _adjoint(v_t, do_t, column, before, Z, dv, grads):  # type: ignore[no-untype
 
 
 @jit()
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     first, last, heads, bounds, slots,
     q, k, v, decay, initial, borders, do, dfinal, dq, dk, dv, ddecay, dinitial,
 ):  # fmt: skip

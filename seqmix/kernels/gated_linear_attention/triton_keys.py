@@ -18,7 +18,7 @@ SUB = 16
 
 
 @triton.jit
-def _after(g, t, mask_n, end, h, i, heads, keys, ACC: tl.constexpr):  # type: ignore[no-untyped-def]
+def _after(g, t, mask_n, end, h, i, heads, keys, ACC: tl.constexpr):
     """Log decays from each step t (BC,) to the end of its sub-chunk, and of all of it."""
     where = (t * heads + h)[:, None] * keys + i[None, :]
     mask = mask_n & (i < keys)[None, :]
@@ -27,7 +27,7 @@ def _after(g, t, mask_n, end, h, i, heads, keys, ACC: tl.constexpr):  # type: ig
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _scores(  # type: ignore[no-untyped-def]
+def _scores(
     q, k, g, scores, offsets, length, chunk, chunks, heads, keys,
     BT: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
@@ -82,7 +82,7 @@ def _scores(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _score_gradients(  # type: ignore[no-untyped-def]
+def _score_gradients(
     v, do, dscores, offsets, length, chunk, chunks, heads, values,
     BT: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -103,7 +103,7 @@ def _score_gradients(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _queries_keys_backward(  # type: ignore[no-untyped-def]
+def _queries_keys_backward(
     q, k, v, g, do, borders, dstates, dscores, dq, dk, steps, received, offsets, length, chunk, chunks,
     heads, keys, values,
     BT: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -186,7 +186,7 @@ def _queries_keys_backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _decays_backward(  # type: ignore[no-untyped-def]
+def _decays_backward(
     g, borders, dstates, steps, received, dg, offsets, length, chunk, chunks, heads, keys, values,
     BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip

@@ -19,32 +19,32 @@ from seqmix.kernels._threads import channel_chunks, run
 _LARGEST_UNROLLED = 16
 
 
-def _template(m: int):  # type: ignore[no-untyped-def]
+def _template(m: int):
     return (0,) * m if m <= _LARGEST_UNROLLED else np.empty(m)
 
 
 @intrinsic
-def _as_float32(typing_context, bits):  # type: ignore[no-untyped-def]
+def _as_float32(typing_context, bits):
     """The float32 with these 32 bits."""
     if bits != types.int32:
         return None
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
 
     return types.float32(types.int32), generate
 
 
-def _exp(x):  # type: ignore[no-untyped-def]
+def _exp(x):
     raise NotImplementedError("compiled code only")
 
 
 @overload(_exp, inline="always")
-def _exp_for(x):  # type: ignore[no-untyped-def]
+def _exp_for(x):
     # As in block_scan/cpu.py, and again here because Numba's disk cache misses edits in other files.
     if x == types.float32:
 
-        def exp_float32(x):  # type: ignore[no-untyped-def]
+        def exp_float32(x):
             y = np.float32(-87.0) if x < np.float32(-87.0) else x
             n = np.floor(y * np.float32(1.44269504) + np.float32(0.5))
             r = (y - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)
@@ -64,7 +64,7 @@ def _exp_for(x):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _softmax_rows(logits, slots, first, count, gates):  # type: ignore[no-untyped-def]
+def _softmax_rows(logits, slots, first, count, gates):
     """gates = softmax of `count` rows of `slots` logits from `first` on."""
     for r in range(count):
         source, target = (first + r) * slots, r * slots
@@ -87,7 +87,7 @@ def _softmax_rows(logits, slots, first, count, gates):  # type: ignore[no-untype
 
 
 @jit()
-def _forward(first, last, chunks, width, template, gated, bounds, a, x, initial, h, final):  # type: ignore[no-untyped-def]
+def _forward(first, last, chunks, width, template, gated, bounds, a, x, initial, h, final):
     # a has m slots a channel, or m + 1 logits where gated. Past values are read from h itself, those before the
     # first step from the state: its slot j is the value j + 1 steps before the first.
     m = len(template)
@@ -132,7 +132,7 @@ def _forward(first, last, chunks, width, template, gated, bounds, a, x, initial,
 
 
 @jit()
-def _backward(first, last, chunks, width, template, gated, bounds, a, x, h, initial, dh, dfinal, da, dx, dinitial):  # type: ignore[no-untyped-def]
+def _backward(first, last, chunks, width, template, gated, bounds, a, x, h, initial, dh, dfinal, da, dx, dinitial):
     # carry[i] is the adjoint of lag i + 1: s_t = dh_t + carry[0], then carry[i] = carry[i + 1] + a_i s_t.
     m = len(template)
     slots = m + gated

@@ -29,7 +29,7 @@ _LARGEST_CHUNKED = 8
 
 
 @triton.jit
-def _softmax(logits, SLOTS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _softmax(logits, SLOTS: tl.constexpr):
     largest = logits[0]
     for k in tl.static_range(1, SLOTS):
         largest = tl.maximum(largest, logits[k], propagate_nan=tl.PropagateNan.ALL)
@@ -46,7 +46,7 @@ def _softmax(logits, SLOTS: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _push(value, lags, keep, M: tl.constexpr):  # type: ignore[no-untyped-def]
+def _push(value, lags, keep, M: tl.constexpr):
     """`value` in front of the first M - 1 of `lags`, where `keep` is false; else the lags as they are."""
     pushed = (tl.where(keep, lags[0], value),)
     for i in tl.static_range(1, M):
@@ -55,7 +55,7 @@ def _push(value, lags, keep, M: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _forward(  # type: ignore[no-untyped-def]
+def _forward(
     a, x, initial, h, final, product, offsets, length, chunk, chunks, channels,
     M: tl.constexpr, GATED: tl.constexpr, STEPS: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -116,7 +116,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     a, x, h, initial, dh, dfinal, da, dx, dinitial, of, bounds, offsets, length, chunk, chunks, channels,
     M: tl.constexpr, GATED: tl.constexpr, STEPS: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -193,7 +193,7 @@ def _backward(  # type: ignore[no-untyped-def]
         tl.store(dinitial + state + i, carry[i], mask=mask_n)
 
 
-def _run(kernel, spans: Spans, channels: int, order: int, gated: bool, *arguments: object) -> None:  # type: ignore[no-untyped-def]
+def _run(kernel, spans: Spans, channels: int, order: int, gated: bool, *arguments: object) -> None:
     width = lanes(channels, 32)
     # About 32 loads are under way in each thread.
     tile = {"STEPS": max(1, min(8, 32 // (order + 2))), "BN": width, "num_warps": 1}

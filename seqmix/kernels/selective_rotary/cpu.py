@@ -25,20 +25,20 @@ _TURN, _QUARTER = 2 * math.pi, math.pi / 2
 _ROUND = 6755399441055744.0  # 1.5 * 2^52: adding and subtracting it rounds to an integer
 
 
-def _sin_quarter(x):  # type: ignore[no-untyped-def]
+def _sin_quarter(x):
     raise NotImplementedError("compiled code only")
 
 
-def _cos_quarter(x):  # type: ignore[no-untyped-def]
+def _cos_quarter(x):
     raise NotImplementedError("compiled code only")
 
 
 @overload(_sin_quarter, inline="always")
-def _sin_quarter_for(x):  # type: ignore[no-untyped-def]
+def _sin_quarter_for(x):
     # Cephes' sinf and cosf on [-pi/4, pi/4], to one unit in the last place; Numba's own calls do not vectorise.
     if x == types.float32:
 
-        def sin_float32(x):  # type: ignore[no-untyped-def]
+        def sin_float32(x):
             z = x * x
             p = np.float32(-1.9515295891e-4) * z + np.float32(8.3321608736e-3)
             return (p * z + np.float32(-1.6666654611e-1)) * z * x + x
@@ -48,10 +48,10 @@ def _sin_quarter_for(x):  # type: ignore[no-untyped-def]
 
 
 @overload(_cos_quarter, inline="always")
-def _cos_quarter_for(x):  # type: ignore[no-untyped-def]
+def _cos_quarter_for(x):
     if x == types.float32:
 
-        def cos_float32(x):  # type: ignore[no-untyped-def]
+        def cos_float32(x):
             z = x * x
             p = np.float32(2.443315711809948e-5) * z + np.float32(-1.388731625493765e-3)
             p = (p * z + np.float32(4.166664568298827e-2)) * (z * z)
@@ -62,10 +62,10 @@ def _cos_quarter_for(x):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
+def _use_wide_vectors(typing_context):
     """Let LLVM use 512-bit registers in the function that calls this: it avoids them, which costs speed."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
             set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
@@ -74,7 +74,7 @@ def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _advance(theta, omega, sign):  # type: ignore[no-untyped-def]
+def _advance(theta, omega, sign):
     """theta += sign omega, modulo one turn; all in double precision."""
     _use_wide_vectors()  # type: ignore[call-arg]
     for c in range(len(theta)):
@@ -84,7 +84,7 @@ def _advance(theta, omega, sign):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _turn(theta, cos, sin):  # type: ignore[no-untyped-def]
+def _turn(theta, cos, sin):
     """cos theta and sin theta, in the type of the two that receive them."""
     _use_wide_vectors()  # type: ignore[call-arg]
     one, two = cos.dtype.type(1), cos.dtype.type(2)
@@ -99,7 +99,7 @@ def _turn(theta, cos, sin):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _rotate(x, cos, sin, y):  # type: ignore[no-untyped-def]
+def _rotate(x, cos, sin, y):
     """y = x turned by the angles, for some heads: x and y (h, K), cos and sin (h K/2,)."""
     _use_wide_vectors()  # type: ignore[call-arg]
     half = x.shape[1] // 2
@@ -112,7 +112,7 @@ def _rotate(x, cos, sin, y):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _rotate_back(x, dy, cos, sin, dx, dtheta):  # type: ignore[no-untyped-def]
+def _rotate_back(x, dy, cos, sin, dx, dtheta):
     """dx = dy turned back, and dtheta += dx1 x0 - dx0 x1."""
     _use_wide_vectors()  # type: ignore[call-arg]
     half = x.shape[1] // 2
@@ -128,7 +128,7 @@ def _rotate_back(x, dy, cos, sin, dx, dtheta):  # type: ignore[no-untyped-def]
 
 # In what follows an axis of H K/2 angles is flat, and c0 to c1 are those of the heads h0 to h1.
 @jit()
-def _forward(first, last, chunks, width, bounds, q, k, omega, initial, turned_q, turned_k, final, end_angle):  # type: ignore[no-untyped-def]
+def _forward(first, last, chunks, width, bounds, q, k, omega, initial, turned_q, turned_k, final, end_angle):
     heads, half = q.shape[1], q.shape[2] // 2
     theta = np.zeros(width * half, np.float64)
     angle = np.zeros((2, width * half), q.dtype)  # cos, sin
@@ -151,7 +151,7 @@ def _forward(first, last, chunks, width, bounds, q, k, omega, initial, turned_q,
 
 
 @jit()
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     first, last, chunks, width, bounds,
     dq_out, dk_out, dfinal, q, k, omega, end_angle, dq, dk, domega, dinitial,
 ):  # fmt: skip

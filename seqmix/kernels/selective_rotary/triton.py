@@ -22,17 +22,17 @@ TURN = 2 * math.pi
 
 
 @triton.jit
-def _wrap(turns):  # type: ignore[no-untyped-def]
+def _wrap(turns):
     return turns - tl.floor(turns + 0.5)
 
 
 @triton.jit
-def _row(tile, chosen):  # type: ignore[no-untyped-def]
+def _row(tile, chosen):
     return tl.sum(tl.where(chosen, tile, 0.0), 0)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _forward(  # type: ignore[no-untyped-def]
+def _forward(
     q, k, omega, initial, turned_q, turned_k, final, offsets, length, chunk, chunks, angles, half,
     BT: tl.constexpr, BA: tl.constexpr, ACC: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
@@ -71,7 +71,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _turn_back(x, upstream, dx, here, half, cos, sin, mask, ACC: tl.constexpr):  # type: ignore[no-untyped-def]
+def _turn_back(x, upstream, dx, here, half, cos, sin, mask, ACC: tl.constexpr):
     """Store dx = upstream turned back; returns what that contributes to the gradient of the angle."""
     u0 = tl.load(upstream + here, mask=mask, other=0.0).to(ACC)
     u1 = tl.load(upstream + here + half, mask=mask, other=0.0).to(ACC)
@@ -84,7 +84,7 @@ def _turn_back(x, upstream, dx, here, half, cos, sin, mask, ACC: tl.constexpr): 
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     q, k, omega, end, dturned_q, dturned_k, dfinal, dq, dk, domega, dinitial, offsets, length, chunk, chunks,
     angles, half,
     BT: tl.constexpr, BA: tl.constexpr, ACC: tl.constexpr, TURN: tl.constexpr,
@@ -123,7 +123,7 @@ def _backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _add(  # type: ignore[no-untyped-def]
+def _add(
     sums, incoming, domega, offsets, length, chunk, chunks, angles, BT: tl.constexpr, BA: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(angles, BA)
@@ -151,7 +151,7 @@ class _Run:
         self.chunked = None if chunk is None else cut(self.spans, chunk)
         self.options = {"ACC": tl.float64 if state.dtype == torch.float64 else tl.float32, "TURN": TURN}
 
-    def __call__(self, kernel, spans: Spans, *tensors: Tensor | None, **options: object) -> None:  # type: ignore[no-untyped-def]
+    def __call__(self, kernel, spans: Spans, *tensors: Tensor | None, **options: object) -> None:
         programs = spans.number * triton.cdiv(self.angles, self.width)
         sizes = (self.angles,) if kernel is _add else (self.angles, self.half)
         launch(kernel, programs, *tensors, *spans.arguments, *sizes, BT=32, BA=self.width, num_warps=4, **options)

@@ -23,30 +23,30 @@ CHUNK = 32
 
 
 @intrinsic
-def _as_float32(typing_context, bits):  # type: ignore[no-untyped-def]
+def _as_float32(typing_context, bits):
     """The float32 with these 32 bits."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
 
     return types.float32(types.int32), generate
 
 
 @intrinsic
-def _as_int32(typing_context, number):  # type: ignore[no-untyped-def]
+def _as_int32(typing_context, number):
     """The 32 bits of a float32."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(types.int32))
 
     return types.int32(types.float32), generate
 
 
 @intrinsic
-def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
+def _use_wide_vectors(typing_context):
     """Let LLVM use 512-bit registers in the function that calls this: it avoids them, at a third of the speed."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
             set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
@@ -54,18 +54,18 @@ def _use_wide_vectors(typing_context):  # type: ignore[no-untyped-def]
     return types.void(), generate
 
 
-def _exp(x):  # type: ignore[no-untyped-def]
+def _exp(x):
     raise NotImplementedError("compiled code only")
 
 
 @overload(_exp, inline="always")
-def _exp_for(x):  # type: ignore[no-untyped-def]
+def _exp_for(x):
     # Numba calls a scalar exp; this polynomial (Cephes' expf: x = n ln 2 + r) vectorises and is eight times as
     # fast. Adding 1.5 * 2^23 rounds to an integer, which the low bits then hold. A comparison with NaN is false,
     # so NaN stays. It must not be compiled with "reassoc".
     if x == types.float32:
 
-        def exp_float32(x):  # type: ignore[no-untyped-def]
+        def exp_float32(x):
             y = np.float32(-88.0) if x < np.float32(-88.0) else x
             y = np.float32(89.0) if y > np.float32(89.0) else y
             shifted = y * np.float32(1.44269504) + np.float32(12583039.0)
@@ -84,7 +84,7 @@ def _exp_for(x):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _forward(first, last, blocks, bounds, slots, x, dt, A, B, C, D, decay, initial, y, final, borders):  # type: ignore[no-untyped-def]
+def _forward(first, last, blocks, bounds, slots, x, dt, A, B, C, D, decay, initial, y, final, borders):
     # decay = (scale, shift): a = scale * e^{dt A} + shift.
     _use_wide_vectors()  # type: ignore[call-arg]
     channels, states = A.shape
@@ -127,7 +127,7 @@ def _forward(first, last, blocks, bounds, slots, x, dt, A, B, C, D, decay, initi
 
 
 @jit()
-def _recompute(count, lane, steps, b, scale, shift, path):  # type: ignore[no-untyped-def]
+def _recompute(count, lane, steps, b, scale, shift, path):
     # path[k + 1] = (e_k, s_k) for one state index and the steps of a chunk; path[0] holds the state before it.
     _use_wide_vectors()  # type: ignore[call-arg]
     # Constants for LLVM, which otherwise sees possible overlaps and does not vectorise (ten times slower).
@@ -142,7 +142,7 @@ def _recompute(count, lane, steps, b, scale, shift, path):  # type: ignore[no-un
 
 
 @jit("reassoc")
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     first, last, groups, block_bounds, sequence_bounds, bounds, slots,
     x, dt, A, B, C, D, decay, initial, borders, dy, dfinal, dx, ddt, dA, dB, dC, dD, dinitial,
 ):  # fmt: skip
@@ -253,7 +253,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def _inputs(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, signed: bool):  # type: ignore[no-untyped-def]
+def _inputs(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, signed: bool):
     scale, shift = np.array([2, -1] if signed else [1, 0], dtype=_array(D).dtype)
     return rows(x), rows(dt), _array(A), rows(B), rows(C), _array(D), (scale, shift), _array(state)
 

@@ -13,12 +13,12 @@ from seqmix.kernels._triton_chunks import RUNTIME
 
 
 @triton.jit
-def combine(a0, s0, a1, s1):  # type: ignore[no-untyped-def]
+def combine(a0, s0, a1, s1):
     return a0 * a1, a1 * s0 + s1
 
 
 @triton.jit
-def exponential(x):  # type: ignore[no-untyped-def]
+def exponential(x):
     e = tl.exp(x)
     if x.dtype == tl.float32:
         # A GPU's exponential is off by two units in the last place, which thousands of decays near one multiply up.
@@ -28,7 +28,7 @@ def exponential(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def decay_of(x, SIGNED: tl.constexpr):  # type: ignore[no-untyped-def]
+def decay_of(x, SIGNED: tl.constexpr):
     a = exponential(x)
     if SIGNED:
         a = 2.0 * a - 1.0
@@ -36,13 +36,13 @@ def decay_of(x, SIGNED: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def pick(tile, chosen):  # type: ignore[no-untyped-def]
+def pick(tile, chosen):
     """The row of `tile` that is `chosen`."""
     return tl.sum(tl.where(chosen, tile, 0.0), 0)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def forward(  # type: ignore[no-untyped-def]
+def forward(
     x, dt, A, B, C, D, initial, y, borders, final, product, offsets, length, chunk, chunks,
     relay_offsets, relay_length, relay_chunk, relay_chunks, channels, states,
     SIGNED: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
@@ -95,7 +95,7 @@ def forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def backward(  # type: ignore[no-untyped-def]
+def backward(
     dy, x, dt, A, B, C, D, borders, incoming, dx, ddt, dA, dB, dC, dD, outgoing, product,
     offsets, length, chunk, chunks, relay_offsets, relay_length, relay_chunk, relay_chunks, channels, states, rows,
     SIGNED: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,

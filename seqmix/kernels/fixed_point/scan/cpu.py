@@ -19,7 +19,7 @@ EPS_UNIT = 1e-6
 
 
 @jit("reassoc")
-def _dot(x, y):  # type: ignore[no-untyped-def]
+def _dot(x, y):
     total = x[0] * y[0]
     for n in range(1, x.shape[0]):
         total += x[n] * y[n]
@@ -27,7 +27,7 @@ def _dot(x, y):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _eliminate(a, x):  # type: ignore[no-untyped-def]
+def _eliminate(a, x):
     """x <- a^-1 x with row exchanges; a is overwritten."""
     r = x.shape[0]
     for i in range(r):
@@ -51,9 +51,7 @@ def _eliminate(a, x):  # type: ignore[no-untyped-def]
 
 
 @jit("reassoc")
-def _gates(  # type: ignore[no-untyped-def]
-    p_t, weight, seen, h, strength, product, gated, normed, pre, s, channel, u, small, upper, core
-):
+def _gates(p_t, weight, seen, h, strength, product, gated, normed, pre, s, channel, u, small, upper, core):
     # channel: lambda, 1 - lambda, e; small: alpha, 1 / |raw|.
     rank, width = u.shape
     one = strength / strength
@@ -96,9 +94,7 @@ def _gates(  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _forward(  # type: ignore[no-untyped-def]
-    first, last, bounds, p, weight, seen, strength, product, gated, normed, rank, initial, h, final
-):
+def _forward(first, last, bounds, p, weight, seen, strength, product, gated, normed, rank, initial, h, final):
     width, size = initial.shape[1], p.shape[1]
     pre, s, d = np.empty(size, p.dtype), np.empty(width, p.dtype), np.empty(width, p.dtype)
     channel, u = np.empty((3, width), p.dtype), np.empty((rank, width), p.dtype)
@@ -123,7 +119,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @jit("reassoc")
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     first, last, bounds, p, weight, seen, strength, product, gated, normed, rank, initial, h, dh, dfinal, dp, dinitial
 ):
     width, size = initial.shape[1], p.shape[1]

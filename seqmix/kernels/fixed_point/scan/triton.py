@@ -35,12 +35,12 @@ _SEES = ("DECAY", "B", "MIXING")  # names of PARTS in the kernels
 
 
 @triton.jit
-def combine(a0, s0, a1, s1):  # type: ignore[no-untyped-def]
+def combine(a0, s0, a1, s1):
     return a0 * a1, a1 * s0 + s1
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _sweep(  # type: ignore[no-untyped-def]
+def _sweep(
     p, more, more0, old, h0, busy, target, initial, new, last_state, product, change, size, of, bounds,
     offsets, length, chunk, chunks, width, rank, row, seen,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES_DECAY: tl.constexpr, SEES_B: tl.constexpr,

@@ -29,7 +29,7 @@ from seqmix.kernels.fixed_point.scan.triton import Sweeps, combine
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _gradients(  # type: ignore[no-untyped-def]
+def _gradients(
     pre, h, h0, v, target, back, out, of, bounds, offsets, length, chunk, chunks, width, rank, row, columns,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES_DECAY: tl.constexpr, SEES_B: tl.constexpr,
     SEES_MIXING: tl.constexpr, STORE_V: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, BR: tl.constexpr,
@@ -96,7 +96,7 @@ def _gradients(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _sweep(  # type: ignore[no-untyped-def]
+def _sweep(
     pre, h, old, cotangent, ds, back, busy, incoming, new, first_state, product, change, size, of, bounds,
     offsets, length, chunk, chunks, width, rank, row,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, DAMPING: tl.constexpr,

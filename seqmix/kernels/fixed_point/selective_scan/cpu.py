@@ -20,7 +20,7 @@ CLOSE = 4 * np.finfo(np.float64).eps  # a bracket with nothing left inside
 
 
 @jit("reassoc")
-def _dot(x, y):  # type: ignore[no-untyped-def]
+def _dot(x, y):
     total = x[0] * y[0]
     for n in range(1, x.shape[0]):
         total += x[n] * y[n]
@@ -28,7 +28,7 @@ def _dot(x, y):  # type: ignore[no-untyped-def]
 
 
 @jit("reassoc")
-def _centre(x):  # type: ignore[no-untyped-def]
+def _centre(x):
     total = x[0]
     for n in range(1, x.shape[0]):
         total += x[n]
@@ -38,7 +38,7 @@ def _centre(x):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _eliminate(a, x):  # type: ignore[no-untyped-def]
+def _eliminate(a, x):
     """x <- a^-1 x with row exchanges, for sizes 1 and 2; a is overwritten."""
     if x.shape[0] == 2:
         if abs(a[1, 0]) > abs(a[0, 0]):
@@ -52,7 +52,7 @@ def _eliminate(a, x):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _first_pole(m):  # type: ignore[no-untyped-def]
+def _first_pole(m):
     for value in m.flat:
         if not np.isfinite(value):
             return 0.0
@@ -67,7 +67,7 @@ def _first_pole(m):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _excess(tau, system, source, cross, gram, square, work, omega):  # type: ignore[no-untyped-def]
+def _excess(tau, system, source, cross, gram, square, work, omega):
     """1 / deviation - tau; omega becomes that of tau."""
     rank = source.shape[0]
     for i in range(rank):
@@ -85,7 +85,7 @@ def _excess(tau, system, source, cross, gram, square, work, omega):  # type: ign
 
 
 @jit()
-def _root(system, source, cross, gram, square, tolerance, cap, work, omega):  # type: ignore[no-untyped-def]
+def _root(system, source, cross, gram, square, tolerance, cap, work, omega):
     """tau and the steps taken: regula falsi with the Illinois rule, between zero and the first pole.
 
     Where it stalls the bracket is halved: beside a pole four steps may bring nothing and yet be far from the root.
@@ -115,7 +115,7 @@ def _root(system, source, cross, gram, square, tolerance, cap, work, omega):  # 
 
 
 @jit("reassoc")
-def _gates(p_t, weight, where, before, strength, product, pre, bc, u, alpha, upper):  # type: ignore[no-untyped-def]
+def _gates(p_t, weight, where, before, strength, product, pre, bc, u, alpha, upper):
     # weight is (R, D); where says which pre-activation each of its rows belongs to.
     one, states = strength / strength, bc.shape[1]
     rank, width = u.shape
@@ -141,7 +141,7 @@ def _gates(p_t, weight, where, before, strength, product, pre, bc, u, alpha, upp
 
 
 @jit()
-def _coefficients(alpha, upper, rows, omega):  # type: ignore[no-untyped-def]
+def _coefficients(alpha, upper, rows, omega):
     """omega = S rows, rows being U v."""
     for i in range(len(alpha) - 1, -1, -1):
         left = rows[i]
@@ -151,7 +151,7 @@ def _coefficients(alpha, upper, rows, omega):  # type: ignore[no-untyped-def]
 
 
 @jit("reassoc")
-def _forward(  # type: ignore[no-untyped-def]
+def _forward(
     first, last, bounds, u_in, dt, p, A, D, weight, where, norm, strength, product, rank, tolerance, cap, s0, y0,
     y, final, report
 ):  # fmt: skip

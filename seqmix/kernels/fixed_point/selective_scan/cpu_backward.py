@@ -20,7 +20,7 @@ EPS_LOW_RANK = 1e-6
 
 
 @jit("reassoc")
-def _dot(x, y):  # type: ignore[no-untyped-def]
+def _dot(x, y):
     total = x[0] * y[0]
     for n in range(1, x.shape[0]):
         total += x[n] * y[n]
@@ -28,7 +28,7 @@ def _dot(x, y):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _eliminate(a, x):  # type: ignore[no-untyped-def]
+def _eliminate(a, x):
     """x <- a^-1 x with row exchanges, for sizes 1 and 2; a is overwritten."""
     if x.shape[0] == 2:
         if abs(a[1, 0]) > abs(a[0, 0]):
@@ -42,7 +42,7 @@ def _eliminate(a, x):  # type: ignore[no-untyped-def]
 
 
 @jit("reassoc")
-def _norm_back(v, weight, unit, inverse, scale, out):  # type: ignore[no-untyped-def]
+def _norm_back(v, weight, unit, inverse, scale, out):
     """out <- scale norm'^T v."""
     width = v.shape[0]
     mean, along = v[0] - v[0], v[0] - v[0]
@@ -56,7 +56,7 @@ def _norm_back(v, weight, unit, inverse, scale, out):  # type: ignore[no-untyped
 
 
 @jit("reassoc")
-def _unit_back(raw, unit, dunit, out):  # type: ignore[no-untyped-def]
+def _unit_back(raw, unit, dunit, out):
     real = raw.dtype.type
     inverse, along = real(1) / np.sqrt(_dot(raw, raw) + real(EPS)), _dot(unit, dunit)
     for n in range(raw.shape[0]):
@@ -64,7 +64,7 @@ def _unit_back(raw, unit, dunit, out):  # type: ignore[no-untyped-def]
 
 
 @jit("reassoc")
-def _mixed_back(alpha, upper, u, v, eta, out):  # type: ignore[no-untyped-def]
+def _mixed_back(alpha, upper, u, v, eta, out):
     """eta = S^T U v; out += U^T eta."""
     for i in range(len(alpha)):
         left = _dot(u[i], v)
@@ -76,7 +76,7 @@ def _mixed_back(alpha, upper, u, v, eta, out):  # type: ignore[no-untyped-def]
 
 
 @jit("reassoc")
-def _adjoint(alpha, upper, u, weight, unit, inverse, gain, columns, z):  # type: ignore[no-untyped-def]
+def _adjoint(alpha, upper, u, weight, unit, inverse, gain, columns, z):
     """z <- (I - K^T B^T)^-1 z."""
     rank = len(alpha)
     core, eta = np.empty((rank, rank)), np.empty(rank)
@@ -96,7 +96,7 @@ def _adjoint(alpha, upper, u, weight, unit, inverse, gain, columns, z):  # type:
 
 
 @jit("reassoc")
-def _mixing_back(pre, alpha, upper, u, strength, product, dx, e, eta, du, out):  # type: ignore[no-untyped-def]
+def _mixing_back(pre, alpha, upper, u, strength, product, dx, e, eta, du, out):
     """out <- the gradient of dx^T K e in the pre-activations of the mixing; eta = S^T U dx."""
     real, one = pre.dtype.type, strength / strength
     rank, width = u.shape
@@ -130,7 +130,7 @@ def _mixing_back(pre, alpha, upper, u, strength, product, dx, e, eta, du, out): 
 
 
 @jit("reassoc")
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     first, last, bounds, inputs, gates, factors, states, norms, cotangents, where, strength, product, rows, sums
 ):
     u_in, dt, A, D, weight, y, x = inputs

@@ -31,7 +31,7 @@ OP = "fixed_point_selective_scan"
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _mix(  # type: ignore[no-untyped-def]
+def _mix(
     p, more, more0, u, y, busy, b, c, x, of, bounds, offsets, length, chunk, chunks, width, states, rank, row, seen,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES_B: tl.constexpr, SEES_C: tl.constexpr,
     SEES_MIXING: tl.constexpr, BS: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
@@ -73,7 +73,7 @@ def _mix(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _finish(  # type: ignore[no-untyped-def]
+def _finish(
     value, norm, sent, old, busy, new, change, size, of, bounds, offsets, length, chunk, chunks, width,
     DAMPING: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip

@@ -20,7 +20,7 @@ from seqmix.kernels.selective_scan import triton as selective_scan
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _norm_back(  # type: ignore[no-untyped-def]
+def _norm_back(
     zeta, unit, inverse, norm, do, offsets, length, chunk, chunks, width, BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     item = tl.program_id(0).to(tl.int64)
@@ -37,7 +37,7 @@ def _norm_back(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _unit_back(pre, upstream, out, t, at, out_at, s, mask, states, row, columns):  # type: ignore[no-untyped-def]
+def _unit_back(pre, upstream, out, t, at, out_at, s, mask, states, row, columns):
     raw = tl.load(pre + t[:, None] * row + at + s[None, :], mask=mask, other=0.0)
     d = tl.load(upstream + t[:, None] * states + s[None, :], mask=mask, other=0.0)
     inverse = tl.rsqrt(tl.sum(raw * raw, 1) + 1e-5)[:, None]
@@ -47,7 +47,7 @@ def _unit_back(pre, upstream, out, t, at, out_at, s, mask, states, row, columns)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def _pull(  # type: ignore[no-untyped-def]
+def _pull(
     pre, u, y, dy, dx, db, dc, back, out, offsets, length, chunk, chunks, width, states, rank, row, columns,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES_B: tl.constexpr, SEES_C: tl.constexpr,
     SEES_MIXING: tl.constexpr, BR: tl.constexpr, BS: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
