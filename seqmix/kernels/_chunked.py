@@ -5,7 +5,7 @@ to chunk. Everything is a product of what the loop multiplies, in its order: not
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,18 +28,21 @@ def diagonal_scan(a: Tensor, x: Tensor, initial_state: Tensor) -> tuple[Tensor, 
 
 
 def matrix_recurrence(
-    recurrence: Callable[..., tuple[Tensor, Tensor]], v: Tensor, others: Sequence[Tensor], initial_state: Tensor
+    recurrence: Callable[..., tuple[Tensor, Tensor]], q: Tensor, k: Tensor, v: Tensor, *rest: Tensor, chunked: bool
 ) -> tuple[Tensor, Tensor]:
-    """`recurrence(v, *others, S_0)` for a state S (B, H, K, V) that each column of v (B, T, H, V) enters on its own.
+    """`recurrence(q, k, v, *gates, initial_state=S)` for a state S (B, H, K, V) that columns of v enter on their own.
 
-    Columns that nothing enters and that start from the identity give the map from a chunk's first state to its
-    outputs and to its last state. All of `others` may be padded with zeros at the end.
+    `rest` are the gates and S. Columns that nothing enters and that start from the identity give the map from a chunk's
+    first state to its outputs and to its last state. Queries, keys and gates may be padded with zeros at the end.
     """
+    *gates, initial_state = rest
+    if not chunked:
+        return recurrence(q, k, v, *gates, initial_state=initial_state)
     batch, length, heads, values = v.shape
     keys = initial_state.shape[2]
-    cut = [_cut(t, 0) for t in (pad(v, (0, keys)), *others)]
+    cut = [_cut(t, 0) for t in (q, k, pad(v, (0, keys)), *gates)]
     eye = torch.eye(keys, dtype=initial_state.dtype, device=v.device).expand(len(cut[0]), heads, keys, keys)
-    o, last = recurrence(*cut, pad(eye, (values, 0)))
+    o, last = recurrence(*cut, initial_state=pad(eye, (values, 0)))
     (local, through), (written, carried) = (t.split((values, keys), -1) for t in (o, last))
     S, entering = initial_state, []
     for carry, write in zip(*(t.unflatten(0, (batch, -1)).unbind(1) for t in (carried, written)), strict=True):

@@ -20,9 +20,12 @@ class Operator:
         owner: what messages call it.
         function: the kernels, typed as `torch.library.custom_op` wants it.
         values: which argument is a tensor (B, T, ...).
+        schema: its arguments and results as torch writes them, in place of types.
     """
 
-    def __init__(self, name: str, owner: str, function: Callable[..., Any], values: int) -> None:
+    def __init__(
+        self, name: str, owner: str, function: Callable[..., Any], values: int, schema: str | None = None
+    ) -> None:
         self.owner, self._fake = owner, function
 
         @wraps(function)
@@ -32,7 +35,7 @@ class Operator:
                 return tuple(output.zero_() for output in self._fake(*args))
             return function(*args)  # type: ignore[no-any-return]
 
-        self.op = torch.library.custom_op(f"seqmix::{name}", mutates_args=())(run)
+        self.op = torch.library.custom_op(f"seqmix::{name}", mutates_args=(), schema=schema)(run)
 
     def __call__(self, *args: Any) -> Any:
         """The outputs; `NotImplementedError` under forward-mode AD and `torch.func`."""

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._gated_op import gated_op
 from seqmix.kernels._prepare import prepare
+from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.block_scan import reference
 
@@ -99,11 +99,11 @@ def _scan(
 ) -> tuple[Tensor, Tensor]:
     if 0 in values.shape[2:]:
         raise ValueError(f"{op}: {values_name} must hold at least one block of size m >= 1, got {tuple(values.shape)}")
-    tensors = {values_name: values, gates_name: gates}
+    tensors = {gates_name: gates, values_name: values}
     state_shape = tuple(values.shape[2:])
     result = values.dtype
-    backend, (values, gates), h0 = prepare(
-        op, __package__, tensors, "S N m", state_shape, initial_state, cu_seqlens, backend
+    backend, (gates, values), h0 = prepare(
+        op, __package__, tensors, values_name, "S N m", state_shape, initial_state, cu_seqlens, backend
     )
     if backend == "reference":
         h, final = over_sequences(op, getattr(reference, op), (gates, values), h0, cu_seqlens)
@@ -112,4 +112,15 @@ def _scan(
     return h.to(result), final
 
 
-_block_scan = gated_op("block_scan", __package__)
+# Weights or logits `a`, with input or values `x`: torch need not know which.
+_block_scan = recurrent_op_of_kernels(
+    "block_scan",
+    __package__,
+    owner="block_scan and gated_block_scan",
+    inputs="a x initial_state",
+    outputs="h final",
+    fakes=same("x", "initial_state"),
+    kept="a x h initial_state",
+    gradients="a x initial_state",
+    options="bool gated",
+)

@@ -1,11 +1,10 @@
 """`causal_conv1d`: the short depthwise convolution in front of Mamba, DeltaNet and Selective RoPE."""
 
-import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import choose_backend, load_kernels
-from seqmix.kernels._operator import operator
+from seqmix.kernels._prepare import prepare
+from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.causal_conv1d import reference
 
@@ -52,9 +51,7 @@ def causal_conv1d(
     """
     checks.check_tensor(OP, "x", x, "B T D")
     checks.check_tensor(OP, "weight", weight, "D W")
-    batch, length, channels = x.shape
-    width = weight.shape[1]
-    checks.check_time(OP, length)
+    channels, width = x.shape[2], weight.shape[1]
     if weight.numel() == 0:
         raise ValueError(
             f"{OP}: weight must hold at least one tap for at least one channel, got shape {tuple(weight.shape)}"
@@ -65,19 +62,10 @@ def causal_conv1d(
         checks.check_shape(OP, "bias", bias, (channels,), "channels of x")
     if activation not in (None, "silu"):
         raise ValueError(f"{OP}: activation must be None or 'silu', got {activation!r}")
-    checks.check_cu_seqlens(OP, cu_seqlens, batch, x.device)
-    state_shape = (checks.n_sequences(batch, cu_seqlens), width - 1, channels)
-    if initial_state is not None:
-        checks.check_tensor(OP, "initial_state", initial_state, "S W-1 D")
-        checks.check_shape(OP, "initial_state", initial_state, state_shape, "sequences, taps - 1, channels")
-    checks.check_together(OP, "x", x=x, weight=weight, bias=bias, initial_state=initial_state)
-
-    backend = choose_backend(OP, __package__, backend, x, weight, bias, initial_state)
-    compute, result = checks.state_dtype(x), x.dtype
-    window = x.new_zeros(state_shape) if initial_state is None else initial_state
-    if backend != "triton":
-        x, weight, window = x.to(compute), weight.to(compute), window.to(compute)
-        bias = None if bias is None else bias.to(compute)
+    given, result = {"x": x, "weight": weight, "bias": bias}, x.dtype
+    backend, (x, weight, bias), window = prepare(
+        OP, __package__, given, "x", "S W-1 D", (width - 1, channels), initial_state, cu_seqlens, backend, window=True
+    )
     if backend == "reference":
 
         def recurrence(x: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,54 +78,12 @@ def causal_conv1d(
     return y.to(result), final.to(result)
 
 
-@operator("causal_conv1d", OP)
-def _causal_conv1d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
-    silu: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    return load_kernels(__package__, backend).forward(x, weight, bias, initial_state, cu_seqlens, silu)
-
-
-@operator("causal_conv1d_backward", OP)
-def _causal_conv1d_backward(
-    dy: Tensor,
-    dfinal: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
-    silu: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return load_kernels(__package__, backend).backward(dy, dfinal, x, weight, bias, initial_state, cu_seqlens, silu)
-
-
-@_causal_conv1d.register_fake
-def _(x, weight, bias, initial_state, cu_seqlens, silu, backend):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, initial_state))
-
-
-@_causal_conv1d_backward.register_fake
-def _(dy, dfinal, x, weight, bias, initial_state, cu_seqlens, silu, backend):  # type: ignore[no-untyped-def]
-    inputs = (x, weight, bias, initial_state)
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
-
-
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    *tensors, ctx.silu, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx, dy, dfinal):  # type: ignore[no-untyped-def]
-    grads = _causal_conv1d_backward(dy, dfinal, *ctx.saved_tensors, ctx.silu, ctx.backend)
-    return *grads, None, None, None
-
-
-_causal_conv1d.register_autograd(_backward, setup_context=_setup_context)
-_causal_conv1d_backward.once()
+_causal_conv1d = recurrent_op_of_kernels(
+    OP,
+    __package__,
+    inputs="x weight bias initial_state",
+    outputs="y final",
+    fakes=same("x", "initial_state"),
+    kept="x weight bias initial_state",
+    options="bool silu",
+)

@@ -1,13 +1,14 @@
 """`delta_rule`: the recurrence under DeltaNet, Gated DeltaNet and DeltaProduct."""
 
-import torch
+from functools import partial
+
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import in_chunks, load_kernels
+from seqmix.kernels._backend import in_chunks
 from seqmix.kernels._chunked import matrix_recurrence
-from seqmix.kernels._operator import operator
 from seqmix.kernels._prepare import prepare
+from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, with_borders
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.delta_rule import reference
 
@@ -69,89 +70,28 @@ def delta_rule(
     if log_g is not None:
         checks.check_tensor(OP, "log_g", log_g, "B T H")
         checks.check_shape(OP, "log_g", log_g, q.shape[:3], "batch, time and heads of q")
-    heads, keys, values = *q.shape[2:], v.shape[3]
-    given = {"v": v, "q": q, "k": k, "beta": beta} | ({} if log_g is None else {"log_g": log_g})
-    result = v.dtype
-    backend, tensors, S0 = prepare(
-        OP, __package__, given, "S H K V", (heads, keys, values), initial_state, cu_seqlens, backend
+    given, result = {"q": q, "k": k, "v": v, "beta": beta, "log_g": log_g}, v.dtype
+    backend, (q, k, v, beta, log_g), S0 = prepare(
+        OP, __package__, given, "v", "S H K V", (*q.shape[2:], v.shape[3]), initial_state, cu_seqlens, backend
     )
     if backend == "reference":
-
-        def recurrence(v: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-            q, k, *gates, S = rest
-            return reference.delta_rule(q, k, v, *gates, initial_state=S)
-
-        def step(v: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-            if in_chunks(__package__, v.device):
-                return matrix_recurrence(recurrence, v, rest[:-1], rest[-1])
-            return recurrence(v, *rest)
-
-        o, final = over_sequences(OP, step, tensors, S0, cu_seqlens)
+        chunked = in_chunks(__package__, v.device)
+        step = partial(matrix_recurrence, reference.delta_rule, chunked=chunked)
+        gates = (beta,) if log_g is None else (beta, log_g)
+        o, final = over_sequences(OP, step, (q, k, v, *gates), S0, cu_seqlens)
     else:
-        v, q, k, beta, *gates = tensors
         # One form for the kernels: (B, T, H, G) with G = 1, or 0 where nothing decays.
-        log_g = gates[0][..., None] if gates else q.new_empty(*q.shape[:3], 0)
-        o, final, _ = _delta_rule(q, k, v, beta, log_g, S0, cu_seqlens, backend)
+        decays = q.new_empty(*q.shape[:3], 0) if log_g is None else log_g[..., None]
+        o, final, _ = _delta_rule(q, k, v, beta, decays, S0, cu_seqlens, backend)
     return o.to(result), final
 
 
-@operator("delta_rule", OP)
-def _delta_rule(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    log_g: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return load_kernels(__package__, backend).forward(q, k, v, beta, log_g, initial_state, cu_seqlens)
-
-
-@operator("delta_rule_backward", OP)
-def _delta_rule_backward(
-    do: Tensor,
-    dfinal: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    log_g: Tensor,
-    initial_state: Tensor,
-    borders: Tensor,
-    cu_seqlens: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    kernels = load_kernels(__package__, backend)
-    return kernels.backward(do, dfinal, q, k, v, beta, log_g, initial_state, borders, cu_seqlens)
-
-
-@_delta_rule.register_fake
-def _(q, k, v, beta, log_g, initial_state, cu_seqlens, backend):  # type: ignore[no-untyped-def]
-    slots = load_kernels(__package__, backend).border_slots(q.shape[0], q.shape[1], initial_state.shape[0])
-    return (
-        torch.empty_like(v, memory_format=torch.contiguous_format),
-        torch.empty_like(initial_state, memory_format=torch.contiguous_format),
-        initial_state.new_empty(slots, *initial_state.shape[1:]),
-    )
-
-
-@_delta_rule_backward.register_fake
-def _(do, dfinal, q, k, v, beta, log_g, initial_state, borders, cu_seqlens, backend):  # type: ignore[no-untyped-def]
-    inputs = (q, k, v, beta, log_g, initial_state)
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
-
-
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    *tensors, cu_seqlens, ctx.backend = inputs
-    ctx.save_for_backward(*tensors, output[2], cu_seqlens)
-
-
-def _backward(ctx, do, dfinal, _):  # type: ignore[no-untyped-def]
-    grads = _delta_rule_backward(do, dfinal, *ctx.saved_tensors, ctx.backend)
-    return *grads, None, None
-
-
-_delta_rule.register_autograd(_backward, setup_context=_setup_context)
-_delta_rule_backward.once()
+_delta_rule = recurrent_op_of_kernels(
+    OP,
+    __package__,
+    inputs="q k v beta log_g initial_state",
+    outputs="o final",
+    extra="borders",
+    fakes=with_borders(__package__, "v"),
+    kept="q k v beta log_g initial_state borders",
+)

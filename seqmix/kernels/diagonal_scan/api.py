@@ -1,13 +1,12 @@
 """`diagonal_scan`: the recurrence under LRU, S4D, RG-LRU and every gated linear RNN with a diagonal transition."""
 
-import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
 from seqmix.kernels import _chunked
-from seqmix.kernels._backend import in_chunks, load_kernels
-from seqmix.kernels._operator import operator
+from seqmix.kernels._backend import in_chunks
 from seqmix.kernels._prepare import prepare
+from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.diagonal_scan import reference
 
@@ -54,8 +53,8 @@ def diagonal_scan(
     if channels == 0:
         raise ValueError(f"{OP}: x must hold at least one channel, got shape {tuple(x.shape)}")
     checks.check_shape(OP, "a", a, (channels,) if a.ndim == 1 else x.shape, "as x")
-    backend, (x, a), h0 = prepare(
-        OP, __package__, {"x": x, "a": a}, "S D", (channels,), initial_state, cu_seqlens, backend, complex_ok=True
+    backend, (a, x), h0 = prepare(
+        OP, __package__, {"a": a, "x": x}, "x", "S D", (channels,), initial_state, cu_seqlens, backend, complex_ok=True
     )
     if backend == "reference":
         inputs = (x,) if a.ndim == 1 else (a, x)
@@ -69,49 +68,13 @@ def diagonal_scan(
     return (h if h.is_complex() else h.to(values_dtype)), final
 
 
-@operator("diagonal_scan", OP, values=1)
-def _diagonal_scan(
-    a: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor]:
-    return load_kernels(__package__, backend).forward(a, x, initial_state, cu_seqlens)
-
-
-@operator("diagonal_scan_backward", OP)
-def _diagonal_scan_backward(
-    dh: Tensor,
-    dfinal: Tensor,
-    a: Tensor,
-    h: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return load_kernels(__package__, backend).backward(dh, dfinal, a, h, initial_state, cu_seqlens)
-
-
-@_diagonal_scan.register_fake
-def _(a, x, initial_state, cu_seqlens, backend):  # type: ignore[no-untyped-def]
-    return (
-        torch.empty_like(x, memory_format=torch.contiguous_format),
-        torch.empty_like(initial_state, memory_format=torch.contiguous_format),
-    )
-
-
-@_diagonal_scan_backward.register_fake
-def _(dh, dfinal, a, h, initial_state, cu_seqlens, backend):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, h, initial_state))
-
-
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    a, _, initial_state, cu_seqlens, ctx.backend = inputs
-    ctx.save_for_backward(a, output[0], initial_state, cu_seqlens)
-
-
-def _backward(ctx, dh, dfinal):  # type: ignore[no-untyped-def]
-    a, h, initial_state, cu_seqlens = ctx.saved_tensors
-    da, dx, dinitial = _diagonal_scan_backward(dh, dfinal, a, h, initial_state, cu_seqlens, ctx.backend)
-    return da, dx, dinitial, None, None
-
-
-_diagonal_scan.register_autograd(_backward, setup_context=_setup_context)
-_diagonal_scan_backward.once()
+_diagonal_scan = recurrent_op_of_kernels(
+    OP,
+    __package__,
+    inputs="a x initial_state",
+    values=1,
+    outputs="h final",
+    fakes=same("x", "initial_state"),
+    kept="a h initial_state",
+    gradients="a h initial_state",
+)

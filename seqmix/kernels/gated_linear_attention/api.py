@@ -1,13 +1,14 @@
 """`gated_linear_attention`: the recurrence under GLA, Mamba-2, Mamba-3, retention and plain linear attention."""
 
-import torch
+from functools import partial
+
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import in_chunks, load_kernels
+from seqmix.kernels._backend import in_chunks
 from seqmix.kernels._chunked import matrix_recurrence
-from seqmix.kernels._operator import operator
 from seqmix.kernels._prepare import prepare
+from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, with_borders
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.gated_linear_attention import reference
 
@@ -66,81 +67,27 @@ def gated_linear_attention(
         per_head = isinstance(log_g, Tensor) and log_g.ndim == 3
         checks.check_tensor(OP, "log_g", log_g, "B T H" if per_head else "B T H K")
         checks.check_shape(OP, "log_g", log_g, q.shape[: log_g.ndim], "as q, the last axis optional")
-    heads, keys, values = *q.shape[2:], v.shape[3]
-    given = {"v": v, "q": q, "k": k} | ({} if log_g is None else {"log_g": log_g})
-    result = v.dtype
-    backend, tensors, S0 = prepare(
-        OP, __package__, given, "S H K V", (heads, keys, values), initial_state, cu_seqlens, backend
+    given, result = {"q": q, "k": k, "v": v, "log_g": log_g}, v.dtype
+    backend, (q, k, v, log_g), S0 = prepare(
+        OP, __package__, given, "v", "S H K V", (*q.shape[2:], v.shape[3]), initial_state, cu_seqlens, backend
     )
     if backend == "reference":
-
-        def recurrence(v: Tensor, q: Tensor, k: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-            *gates, S = rest
-            return reference.gated_linear_attention(q, k, v, *gates, initial_state=S)
-
-        def step(v: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-            if in_chunks(__package__, v.device):
-                return matrix_recurrence(recurrence, v, rest[:-1], rest[-1])
-            return recurrence(v, *rest)
-
-        o, final = over_sequences(OP, step, tensors, S0, cu_seqlens)
+        chunked = in_chunks(__package__, v.device)
+        step = partial(matrix_recurrence, reference.gated_linear_attention, chunked=chunked)
+        o, final = over_sequences(OP, step, (q, k, v) if log_g is None else (q, k, v, log_g), S0, cu_seqlens)
     else:
-        v, q, k, *gates = tensors
         # One form for the kernels: (B, T, H, G) with G = K, 1, or 0 where nothing decays.
-        log_g = (gates[0] if gates[0].ndim == 4 else gates[0][..., None]) if gates else q.new_empty(*q.shape[:3], 0)
-        o, final, _ = _gated_linear_attention(q, k, v, log_g, S0, cu_seqlens, backend)
+        decays = q.new_empty(*q.shape[:3], 0) if log_g is None else log_g if log_g.ndim == 4 else log_g[..., None]
+        o, final, _ = _gated_linear_attention(q, k, v, decays, S0, cu_seqlens, backend)
     return o.to(result), final
 
 
-@operator("gated_linear_attention", OP)
-def _gated_linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return load_kernels(__package__, backend).forward(q, k, v, log_g, initial_state, cu_seqlens)
-
-
-@operator("gated_linear_attention_backward", OP)
-def _gated_linear_attention_backward(
-    do: Tensor,
-    dfinal: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_g: Tensor,
-    initial_state: Tensor,
-    borders: Tensor,
-    cu_seqlens: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    kernels = load_kernels(__package__, backend)
-    return kernels.backward(do, dfinal, q, k, v, log_g, initial_state, borders, cu_seqlens)
-
-
-@_gated_linear_attention.register_fake
-def _(q, k, v, log_g, initial_state, cu_seqlens, backend):  # type: ignore[no-untyped-def]
-    slots = load_kernels(__package__, backend).border_slots(q.shape[0], q.shape[1], initial_state.shape[0])
-    return (
-        torch.empty_like(v, memory_format=torch.contiguous_format),
-        torch.empty_like(initial_state, memory_format=torch.contiguous_format),
-        initial_state.new_empty(slots, *initial_state.shape[1:]),
-    )
-
-
-@_gated_linear_attention_backward.register_fake
-def _(do, dfinal, q, k, v, log_g, initial_state, borders, cu_seqlens, backend):  # type: ignore[no-untyped-def]
-    inputs = (q, k, v, log_g, initial_state)
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
-
-
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    *tensors, cu_seqlens, ctx.backend = inputs
-    ctx.save_for_backward(*tensors, output[2], cu_seqlens)
-
-
-def _backward(ctx, do, dfinal, _):  # type: ignore[no-untyped-def]
-    grads = _gated_linear_attention_backward(do, dfinal, *ctx.saved_tensors, ctx.backend)
-    return *grads, None, None
-
-
-_gated_linear_attention.register_autograd(_backward, setup_context=_setup_context)
-_gated_linear_attention_backward.once()
+_gated_linear_attention = recurrent_op_of_kernels(
+    OP,
+    __package__,
+    inputs="q k v log_g initial_state",
+    outputs="o final",
+    extra="borders",
+    fakes=with_borders(__package__, "v"),
+    kept="q k v log_g initial_state borders",
+)

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._gated_op import gated_op
 from seqmix.kernels._prepare import prepare
+from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.higher_order_scan import reference
 
@@ -99,10 +99,10 @@ def _scan(
     checks.check_shape(op, gates_name, gates, (*values.shape, gates.shape[-1]), f"as {values_name}, and its slots")
     if order < 1 or values.shape[-1] == 0:
         raise ValueError(f"{op}: {gates_name} must hold an order m >= 1 for N >= 1 channels, got {tuple(gates.shape)}")
-    tensors = {values_name: values, gates_name: gates}
+    tensors = {gates_name: gates, values_name: values}
     result = values.dtype
-    backend, (values, gates), h0 = prepare(
-        op, __package__, tensors, "S N m", (values.shape[-1], order), initial_state, cu_seqlens, backend
+    backend, (gates, values), h0 = prepare(
+        op, __package__, tensors, values_name, "S N m", (values.shape[-1], order), initial_state, cu_seqlens, backend
     )
     if backend == "reference":
         h, final = over_sequences(op, getattr(reference, op), (gates, values), h0, cu_seqlens)
@@ -111,4 +111,15 @@ def _scan(
     return h.to(result), final
 
 
-_higher_order_scan = gated_op("higher_order_scan", __package__)
+# Weights or logits `a`, with input or values `x`: torch need not know which.
+_higher_order_scan = recurrent_op_of_kernels(
+    "higher_order_scan",
+    __package__,
+    owner="higher_order_scan and gated_higher_order_scan",
+    inputs="a x initial_state",
+    outputs="h final",
+    fakes=same("x", "initial_state"),
+    kept="a x h initial_state",
+    gradients="a x initial_state",
+    options="bool gated",
+)

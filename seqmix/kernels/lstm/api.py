@@ -6,7 +6,7 @@ from torch import Tensor
 from seqmix.kernels import diagonal_scan
 from seqmix.kernels._backend import preferred
 from seqmix.kernels._checks import check_offsets
-from seqmix.kernels._operator import operator
+from seqmix.kernels._recurrent_op import recurrent_op, same
 from seqmix.kernels._sequences import over_sequences
 
 __all__ = ["lstm"]
@@ -40,8 +40,7 @@ def lstm(
 
 
 # Dynamo refuses nn.LSTM, and its decomposition would unroll time: to the compiler the whole loop is one op.
-@operator("lstm", OP)
-def _lstm(
+def _forward(
     x: Tensor, h0: Tensor, c0: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     weights = [weight_ih, weight_hh, bias, torch.zeros_like(bias)]
@@ -66,8 +65,7 @@ def _lstm(
         return h.unsqueeze(0), h0.index_copy(0, order, last_h[0]), c0.index_copy(0, order, last_c[0])
 
 
-@operator("lstm_backward", OP)
-def _lstm_backward(
+def _backward(
     dh: Tensor,
     dlast_h: Tensor,
     dlast_c: Tensor,
@@ -136,23 +134,13 @@ def _align(rows: Tensor, inside: Tensor, padding: float) -> Tensor:
     return batch
 
 
-@_lstm.register_fake
-def _(x, h0, c0, weight_ih, weight_hh, bias, cu_seqlens):  # type: ignore[no-untyped-def]
-    return x.new_empty(*x.shape[:2], h0.shape[1]), torch.empty_like(h0), torch.empty_like(c0)
-
-
-@_lstm_backward.register_fake
-def _(dh, dlast_h, dlast_c, h, x, h0, c0, weight_ih, weight_hh, bias, cu_seqlens):  # type: ignore[no-untyped-def]
-    return tuple(t.new_empty(t.shape) for t in (x, h0, c0, weight_ih, weight_hh, bias))
-
-
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(output[0], *inputs)
-
-
-def _backward(ctx, *grads):  # type: ignore[no-untyped-def]
-    return *_lstm_backward(*grads, *ctx.saved_tensors), None
-
-
-_lstm.register_autograd(_backward, setup_context=_setup_context)
-_lstm_backward.once()
+_lstm = recurrent_op(
+    "lstm",
+    OP,
+    _forward,
+    _backward,
+    inputs="x h0 c0 weight_ih weight_hh bias",
+    outputs="h last_h last_c",
+    fakes=lambda given: [given["x"].new_empty(*given["x"].shape[:2], given["h0"].shape[1]), *same("h0", "c0")(given)],
+    kept="h x h0 c0 weight_ih weight_hh bias",
+)

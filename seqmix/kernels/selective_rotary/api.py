@@ -1,12 +1,13 @@
 """`selective_rotary`: rotary positions whose angle grows by an amount that each token chooses."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import load_kernels
-from seqmix.kernels._operator import operator
 from seqmix.kernels._prepare import prepare
+from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.selective_rotary import reference
 
@@ -63,7 +64,7 @@ def selective_rotary(
     types = q.dtype, k.dtype
     given = {"q": q, "k": k, "increment": increment}
     backend, (q, k, increment), theta = prepare(
-        OP, __package__, given, "S H K/2", (heads, width // 2), initial_state, cu_seqlens, backend
+        OP, __package__, given, "q", "S H K/2", (heads, width // 2), initial_state, cu_seqlens, backend
     )
     if backend == "reference":
 
@@ -79,49 +80,19 @@ def selective_rotary(
     return (q.to(types[0]), k.to(types[1])), final
 
 
-@operator("selective_rotary", OP)
-def _selective_rotary(
-    q: Tensor, k: Tensor, increment: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return load_kernels(__package__, backend).forward(q, k, increment, initial_state, cu_seqlens)
+def _fakes(given: dict[str, Any]) -> list[Tensor]:
+    outputs = same("q", "k", "initial_state")(given)
+    return [*outputs, torch.empty_like(outputs[2], dtype=torch.float64)]
 
 
-@operator("selective_rotary_backward", OP)
-def _selective_rotary_backward(
-    dq: Tensor,
-    dk: Tensor,
-    dfinal: Tensor,
-    q: Tensor,
-    k: Tensor,
-    increment: Tensor,
-    last: Tensor,
-    cu_seqlens: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return load_kernels(__package__, backend).backward(dq, dk, dfinal, q, k, increment, last, cu_seqlens)
-
-
-@_selective_rotary.register_fake
-def _(q, k, increment, initial_state, cu_seqlens, backend):  # type: ignore[no-untyped-def]
-    outputs = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, initial_state)]
-    return *outputs, torch.empty_like(outputs[2], dtype=torch.float64)
-
-
-@_selective_rotary_backward.register_fake
-def _(dq, dk, dfinal, q, k, increment, last, cu_seqlens, backend):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, increment, dfinal))
-
-
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    q, k, increment, _, cu_seqlens, ctx.backend = inputs
-    # The final angle in double precision is all that is kept: the backward pass walks back from it.
-    ctx.save_for_backward(q, k, increment, output[3], cu_seqlens)
-
-
-def _backward(ctx, dq, dk, dfinal, _):  # type: ignore[no-untyped-def]
-    grads = _selective_rotary_backward(dq, dk, dfinal, *ctx.saved_tensors, ctx.backend)
-    return *grads, None, None
-
-
-_selective_rotary.register_autograd(_backward, setup_context=_setup_context)
-_selective_rotary_backward.once()
+# The final angle in double precision is all that is kept: the backward pass walks back from it.
+_selective_rotary = recurrent_op_of_kernels(
+    OP,
+    __package__,
+    inputs="q k increment initial_state",
+    outputs="turned_q turned_k final",
+    extra="last",
+    fakes=_fakes,
+    kept="q k increment last",
+    gradients="q k increment dfinal",
+)

@@ -1,11 +1,10 @@
 """`selective_scan`: the recurrence of Mamba (S6), its decay taken in (0, 1) or in (-1, 1)."""
 
-import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
-from seqmix.kernels._backend import choose_backend, load_kernels
-from seqmix.kernels._operator import operator
+from seqmix.kernels._prepare import prepare
+from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, with_borders
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.selective_scan import reference
 
@@ -65,7 +64,6 @@ def selective_scan(
     checks.check_tensor(OP, "C", C, "B T N")
     batch, length, channels = x.shape
     states = A.shape[1]
-    checks.check_time(OP, length)
     checks.check_shape(OP, "dt", dt, x.shape, "as x")
     checks.check_shape(OP, "A", A, (channels, states), "channels of x, states")
     if A.numel() == 0:
@@ -77,19 +75,10 @@ def selective_scan(
         checks.check_shape(OP, "D", D, (channels,), "channels of x")
     if not isinstance(signed, bool):
         raise ValueError(f"{OP}: signed must be True or False, got {checks.describe(signed)}")
-    checks.check_cu_seqlens(OP, cu_seqlens, batch, x.device)
-    state_shape = (checks.n_sequences(batch, cu_seqlens), channels, states)
-    if initial_state is not None:
-        checks.check_tensor(OP, "initial_state", initial_state, "S D N")
-        checks.check_shape(OP, "initial_state", initial_state, state_shape, "sequences, channels, states")
-    checks.check_together(OP, "x", x=x, dt=dt, A=A, B=B, C=C, D=D, initial_state=initial_state)
-
-    backend = choose_backend(OP, __package__, backend, x, dt, A, B, C, D, initial_state)
-    compute, result = checks.state_dtype(x), x.dtype
-    s0 = x.new_zeros(state_shape, dtype=compute) if initial_state is None else initial_state.to(compute)
-    if backend != "triton":
-        x, dt, A, B, C = (t.to(compute) for t in (x, dt, A, B, C))
-        D = None if D is None else D.to(compute)
+    given, result = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D}, x.dtype
+    backend, (x, dt, A, B, C, D), s0 = prepare(
+        OP, __package__, given, "x", "S D N", (channels, states), initial_state, cu_seqlens, backend
+    )
     if backend == "reference":
 
         def recurrence(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,69 +91,13 @@ def selective_scan(
     return y.to(result), final
 
 
-@operator("selective_scan", OP)
-def _selective_scan(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
-    signed: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    kernels = load_kernels(__package__, backend)
-    return kernels.forward(x, dt, A, B, C, D, initial_state, cu_seqlens, signed)
-
-
-@operator("selective_scan_backward", OP)
-def _selective_scan_backward(
-    dy: Tensor,
-    dfinal: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    initial_state: Tensor,
-    borders: Tensor,
-    cu_seqlens: Tensor | None,
-    signed: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    kernels = load_kernels(__package__, backend)
-    return kernels.backward(dy, dfinal, x, dt, A, B, C, D, initial_state, borders, cu_seqlens, signed)
-
-
-@_selective_scan.register_fake
-def _(x, dt, A, B, C, D, initial_state, cu_seqlens, signed, backend):  # type: ignore[no-untyped-def]
-    kernels = load_kernels(__package__, backend)
-    slots = kernels.border_slots(x.shape[0], x.shape[1], initial_state.shape[0])
-    return (
-        torch.empty_like(x, memory_format=torch.contiguous_format),
-        torch.empty_like(initial_state, memory_format=torch.contiguous_format),
-        initial_state.new_empty(slots, A.shape[1], A.shape[0]),
-    )
-
-
-@_selective_scan_backward.register_fake
-def _(dy, dfinal, x, dt, A, B, C, D, initial_state, borders, cu_seqlens, signed, backend):  # type: ignore[no-untyped-def]
-    inputs = (x, dt, A, B, C, D, initial_state)
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
-
-
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    *tensors, cu_seqlens, ctx.signed, ctx.backend = inputs
-    ctx.save_for_backward(*tensors, output[2], cu_seqlens)
-
-
-def _backward(ctx, dy, dfinal, _):  # type: ignore[no-untyped-def]
-    grads = _selective_scan_backward(dy, dfinal, *ctx.saved_tensors, ctx.signed, ctx.backend)
-    return *grads, None, None, None
-
-
-_selective_scan.register_autograd(_backward, setup_context=_setup_context)
-_selective_scan_backward.once()
+_selective_scan = recurrent_op_of_kernels(
+    OP,
+    __package__,
+    inputs="x dt A B C D initial_state",
+    outputs="y final",
+    extra="borders",
+    fakes=with_borders(__package__, "x", transposed=True),
+    kept="x dt A B C D initial_state borders",
+    options="bool signed",
+)

@@ -2,14 +2,14 @@
 
 import importlib.util
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
 from seqmix.kernels._backend import outside_autocast, preferred
-from seqmix.kernels._operator import operator
+from seqmix.kernels._recurrent_op import recurrent_op, same
 from seqmix.kernels.fixed_point import reference
 from seqmix.kernels.fixed_point.low_rank import LowRank
 from seqmix.kernels.fixed_point.mixing import mixing_of
@@ -110,8 +110,7 @@ def _compiled_problem(chosen: Cell, p: Tensor, weight: Tensor, h0: Tensor, rows:
     return cpu.Problem(p, wide, seen, h0, rows.bounds, *constants)
 
 
-@operator("fixed_point_scan", OP)
-def _scan(
+def _forward(
     p: Tensor,
     weight: Tensor,
     initial_state: Tensor,
@@ -153,9 +152,8 @@ def _exact_report(rows: Rows, h: Tensor, sequential: bool) -> Solved:
     return Solved(zero, zero.masked_fill(~finite, torch.inf), finite, zero + sequential)
 
 
-@operator("fixed_point_scan_backward", OP)
 @outside_autocast
-def _scan_backward(
+def _backward(
     dh: Tensor,
     dfinal: Tensor,
     p: Tensor,
@@ -200,30 +198,23 @@ def _scan_backward(
     return dp.view_as(p), dweight, dh0
 
 
-@_scan.register_fake
-def _(p, weight, initial_state, *args):  # type: ignore[no-untyped-def]
-    return (
-        p.new_empty(*p.shape[:2], weight.shape[1]),
-        torch.empty_like(initial_state, memory_format=torch.contiguous_format),
-        p.new_empty(initial_state.shape[0], 4),
-    )
+def _fakes(given: dict[str, Any]) -> list[Tensor]:
+    p, h0 = given["p"], given["initial_state"]
+    return [p.new_empty(*p.shape[:2], h0.shape[1]), *same("initial_state")(given), p.new_empty(h0.shape[0], 4)]
 
 
-@_scan_backward.register_fake
-def _(dh, dfinal, p, weight, initial_state, *args):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (p, weight, initial_state))
-
-
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    p, weight, initial_state, cu_seqlens, *ctx.options = inputs
-    ctx.save_for_backward(p, weight, initial_state, output[0], cu_seqlens)
-    ctx.mark_non_differentiable(output[2])
-
-
-def _backward(ctx, dh, dfinal, _):  # type: ignore[no-untyped-def]
-    grads = _scan_backward(dh, dfinal, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * 13
-
-
-_scan.register_autograd(_backward, setup_context=_setup_context)
-_scan_backward.once()
+_scan = recurrent_op(
+    OP,
+    OP,
+    _forward,
+    _backward,
+    inputs="p weight initial_state",
+    outputs="h final",
+    extra="report",
+    fakes=_fakes,
+    kept="p weight initial_state h",
+    options=(
+        "str mixing, int rank, float strength, str hidden, bool gated, bool normed, str solver, float tolerance, "
+        "int max_iterations, float damping, bool fallback, str gradient"
+    ),
+)

@@ -1,13 +1,14 @@
 """`fixed_point_selective_scan`: the recurrence of the fixed-point Mamba as one differentiable op."""
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqmix.kernels import _checks as checks
 from seqmix.kernels._backend import outside_autocast, preferred
-from seqmix.kernels._operator import operator
+from seqmix.kernels._recurrent_op import recurrent_op, same
 from seqmix.kernels.fixed_point import reference
 from seqmix.kernels.fixed_point.mixing import mixing_of
 from seqmix.kernels.fixed_point.problem import Solved, Stop
@@ -99,8 +100,7 @@ def _problem(tensors: tuple[Tensor, ...], rows: Rows, options: tuple) -> Forward
     return Forward(chosen, inputs, s0, y0, rows, Stop(tolerance, max_iterations, damping, fallback))
 
 
-@operator("fixed_point_selective_scan", OP)
-def _scan(
+def _forward(
     u: Tensor,
     dt: Tensor,
     p: Tensor,
@@ -136,9 +136,8 @@ def _scan(
     return y.view_as(u), final, rows.end(y, y0), report.stack(u.dtype)
 
 
-@operator("fixed_point_selective_scan_backward", OP)
 @outside_autocast
-def _scan_backward(
+def _backward(
     dy: Tensor,
     dfinal: Tensor,
     dlast: Tensor,
@@ -196,29 +195,22 @@ def _scan_backward(
     return d.u.view_as(u), d.dt.view_as(dt), d.p.view_as(p), d.A, d.D, dweight, d.norm, d.s0, dy0
 
 
-@_scan.register_fake
-def _(u, dt, p, A, D, weight, norm, s0, y0, *args):  # type: ignore[no-untyped-def]
-    outputs = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (u, s0, y0))
-    return *outputs, u.new_empty(s0.shape[0], 4)
+def _fakes(given: dict[str, Any]) -> list[Tensor]:
+    return [*same("u", "s0", "y0")(given), given["u"].new_empty(given["s0"].shape[0], 4)]
 
 
-@_scan_backward.register_fake
-def _(dy, dfinal, dlast, u, dt, p, A, D, weight, norm, s0, y0, *args):  # type: ignore[no-untyped-def]
-    inputs = (u, dt, p, A, D, weight, norm, s0, y0)
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
-
-
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    *tensors, cu_seqlens = inputs[:10]
-    ctx.options = inputs[10:]
-    ctx.save_for_backward(*tensors, output[0], cu_seqlens)
-    ctx.mark_non_differentiable(output[3])
-
-
-def _backward(ctx, dy, dfinal, dlast, _):  # type: ignore[no-untyped-def]
-    grads = _scan_backward(dy, dfinal, dlast, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * 11
-
-
-_scan.register_autograd(_backward, setup_context=_setup_context)
-_scan_backward.once()
+_scan = recurrent_op(
+    OP,
+    OP,
+    _forward,
+    _backward,
+    inputs="u dt p A D weight norm s0 y0",
+    outputs="y final last",
+    extra="report",
+    fakes=_fakes,
+    kept="u dt p A D weight norm s0 y0 y",
+    options=(
+        "str mixing, int rank, float strength, str hidden, str solver, float tolerance, "
+        "int max_iterations, float damping, bool fallback, str gradient"
+    ),
+)
