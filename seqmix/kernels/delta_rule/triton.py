@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqmix.kernels import _triton_chunks as chunks
+from seqmix.kernels import _triton_outputs as outputs
 from seqmix.kernels._triton import fresh, launch
 from seqmix.kernels._triton_chunks import Layout, layout
 from seqmix.kernels.delta_rule import triton_writes as kernels
@@ -79,7 +80,7 @@ def forward(
     arguments = (k, w, u, log_g, initial_state, borders, final)
     programs = plan.relay.number * plan.heads * triton.cdiv(plan.values, options["BV"])
     launch(kernels.states, programs, *arguments, *plan.chunks.arguments, *plan.relay.arguments, *plan.sizes, **options)
-    chunks.output(plan, gates, q, k, u, log_g, None, borders, o)
+    outputs.output(plan, gates, q, k, u, log_g, None, borders, o)
     return o, final, borders
 
 
@@ -105,13 +106,13 @@ def backward(
     launch(kernels.writes, programs, w, u, borders, *spans.arguments, *plan.sizes, **plain)
 
     du = fresh(u)
-    chunks.values_backward(plan, gates, q, k, do, log_g, None, None, du)
+    outputs.values_backward(plan, gates, q, k, do, log_g, None, None, du)
     dstates, dinitial = fresh(borders), fresh(initial_state)
     arguments: tuple[Any, ...] = (q, k, w, log_g, do, du, dfinal, dstates, dinitial)
     programs = plan.relay.number * plan.heads * triton.cdiv(plan.values, walk["BV"])
     launch(kernels.states_backward, programs, *arguments, *spans.arguments, *plan.relay.arguments, *plan.sizes, **walk)
     dw = fresh(w)
-    dq, dk_states, dg = chunks.queries_keys_backward(
+    dq, dk_states, dg = outputs.queries_keys_backward(
         plan, gates, q, k, u, log_g, do, borders, dstates, dw, du, exact=True
     )
     dk, dv, dbeta = fresh(k), fresh(v), fresh(beta)

@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 
 from seqmix.kernels._triton import span
-from seqmix.kernels._triton_chunks import RUNTIME, between, crossing_sums, dot, program, running, to_end
+from seqmix.kernels._triton_chunks import RUNTIME, between, dot, program, running, to_end
+from seqmix.kernels._triton_outputs import crossing_sums
 
 
 @triton.jit(do_not_specialize=RUNTIME)

@@ -8,8 +8,10 @@ carries the state's gradient from the last chunk to the first and then takes all
 from torch import Tensor
 
 from seqmix.kernels import _triton_chunks as chunks
+from seqmix.kernels import _triton_outputs as outputs
 from seqmix.kernels._triton import fresh
 from seqmix.kernels._triton_chunks import layout
+from seqmix.kernels._triton_states import states, states_backward
 from seqmix.kernels.gated_linear_attention import triton_keys
 
 OP = "gated_linear_attention"
@@ -36,9 +38,9 @@ def forward(
     slots = border_slots(q.shape[0], q.shape[1], initial_state.shape[0])
     borders = fresh(initial_state, slots, *plan.sizes)
     borders[plan.chunks.number :] = 0
-    chunks.states(plan, gates, k, v, log_g, initial_state, borders, final)
+    states(plan, gates, k, v, log_g, initial_state, borders, final)
     scores = triton_keys.scores(plan, q, k, log_g) if gates == 2 else None
-    chunks.output(plan, gates, q, k, v, log_g, scores, borders, o)
+    outputs.output(plan, gates, q, k, v, log_g, scores, borders, o)
     return o, final, borders
 
 
@@ -58,12 +60,12 @@ def backward(
     do, dfinal, q, k, v, log_g = (t.detach().contiguous() for t in (do, dfinal, q, k, v, log_g))
     dinitial, dv = fresh(initial_state), fresh(v)
     dstates = fresh(borders)
-    chunks.states_backward(plan, gates, q, do, log_g, dfinal, dstates, dinitial)
+    states_backward(plan, gates, q, do, log_g, dfinal, dstates, dinitial)
     if gates == 2:
         scores = triton_keys.scores(plan, q, k, log_g)
-        chunks.values_backward(plan, gates, q, k, do, log_g, scores, dstates, dv)
+        outputs.values_backward(plan, gates, q, k, do, log_g, scores, dstates, dv)
         dq, dk, dlog_g = triton_keys.backward(plan, q, k, v, log_g, do, borders, dstates)
         return dq, dk, dv, dlog_g, dinitial
-    chunks.values_backward(plan, gates, q, k, do, log_g, None, dstates, dv)
-    dq, dk, dlog_g = chunks.queries_keys_backward(plan, gates, q, k, v, log_g, do, borders, dstates)
+    outputs.values_backward(plan, gates, q, k, do, log_g, None, dstates, dv)
+    dq, dk, dlog_g = outputs.queries_keys_backward(plan, gates, q, k, v, log_g, do, borders, dstates)
     return dq, dk, dv, dlog_g, dinitial
