@@ -23,6 +23,7 @@ from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d
 from seqmix.kernels._checks import check_offsets, describe
 from seqmix.mixers._heads import init_taps
+from seqmix.mixers._key_rows import last_rows, moved_to_the_end, right_aligned, visible
 from seqmix.mixers._padding import padded_offsets
 from seqmix.mixers._positions import table, turn
 from seqmix.mixers._projections import WideLinear
@@ -165,10 +166,10 @@ class Attention(TokenMixer):
         self, x: Tensor, conv: Tensor, window: Tensor, angle: Tensor, cu_seqlens: Tensor | None
     ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]]:
         """q, k and v (B, T, H, K), the log forget gates, and what the state keeps beside the keys."""
-        qkv = self.qkv_proj(x)
+        qkv = self.qkv_proj(x)  # (B, T, 3 d_model)
         if self.conv_weight is not None:
             qkv, conv = causal_conv1d(qkv, self.conv_weight, initial_state=conv, cu_seqlens=cu_seqlens)
-        q, k, v = qkv.unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
+        q, k, v = qkv.unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)  # (B, T, H, K) each
         (q, k), window, angle = self.rotary.rotate(x, (q, k), (window, angle), cu_seqlens)
         return (q, k, v, self._log_forget(x)), {"conv": conv, "window": window, "angle": angle}
 
@@ -197,40 +198,32 @@ class Attention(TokenMixer):
         if self.position == "rope":
             cos, sin = table(state.position, length, self.d_head, self.rope_base, recurrent_dtype(q.dtype))
             q, k = turn(q, cos, sin), turn(k, cos, sin)
-        keys = torch.cat((state.k.to(k.dtype), k), dim=1)
+        keys = torch.cat((state.k.to(k.dtype), k), dim=1)  # (B, M + T, H, K)
         values = torch.cat((state.v.to(v.dtype), v), dim=1)
         mask = None
         if cached or self.window is not None or self.forget_gate:
-            key = torch.arange(cached + length, device=q.device)
-            query = key[cached:, None]
-            mask = key <= query
-            if self.window is not None:
-                mask = mask & (key > query - self.window)
-            if cached and padded:
-                mask = mask & (key >= cached - state.length[:, None, None, None])
+            mask = visible(cached, length, self.window, state.length if padded else None, q.device)
         # Summed in double precision: differences of long sums are what counts.
-        sums = log_f.to(torch.float32 if q.device.type == "mps" else torch.float64).cumsum(1)
-        forget = torch.cat((state.forget.to(sums.dtype), -sums), dim=1)
+        sums = log_f.to(torch.float32 if q.device.type == "mps" else torch.float64).cumsum(1)  # (B, T, H)
+        forget = torch.cat((state.forget.to(sums.dtype), -sums), dim=1)  # (B, M + T, H)
         wide = log_f.dtype if self.forget_gate else q.dtype
         if self.forget_gate and mask is not None:
-            bias = (sums[:, :, None] + forget[:, None]).permute(0, 3, 1, 2).to(wide)
+            bias = (sums[:, :, None] + forget[:, None]).permute(0, 3, 1, 2).to(wide)  # (B, H, T, M + T)
             mask = bias.masked_fill(~mask, -math.inf)
-        q_heads, k_heads, v_heads = (rows.transpose(1, 2).to(wide) for rows in (q, keys, values))
+        q_heads, k_heads, v_heads = (rows.transpose(1, 2).to(wide) for rows in (q, keys, values))  # (B, H, ..., K)
         # Outside autocast, which would round the sums of forget gates.
         with torch.autocast(q.device.type, enabled=False):
             o = softmax_attention(q_heads, k_heads, v_heads, mask).transpose(1, 2)
+        # What the state keeps: the last rows, each with what was forgotten since.
         if lengths is None:
             forget = (forget + sums[:, -1:]).to(log_f.dtype)
         else:
             forget = (forget + sums.take_along_dim((lengths - 1)[:, None, None], 1)).to(log_f.dtype)
-            keys, values, forget = (_moved_to_the_end(rows, length - lengths) for rows in (keys, values, forget))
+            keys, values, forget = (moved_to_the_end(rows, length - lengths) for rows in (keys, values, forget))
         count = length if lengths is None else lengths
         seen = state.length + count
         if self.window is not None:
-            # sym_max and a gather: a slice would compile one graph for each side of the window.
-            first = torch.sym_max(cached + length - (self.window - 1), 0)
-            kept = torch.arange(first, cached + length, device=q.device)
-            keys, values, forget = (rows.index_select(1, kept) for rows in (keys, values, forget))
+            keys, values, forget = last_rows(self.window - 1, keys, values, forget)
             seen = seen.clamp(max=self.window - 1)
         return o.to(q.dtype), state._replace(
             k=keys, v=values, position=state.position + count, length=seen, forget=forget
@@ -250,19 +243,12 @@ class Attention(TokenMixer):
                 o, row = self._attend(q[:, part], k[:, part], v[:, part], log_f[:, part], row, padded=False)
                 outputs.append(o)
             states.append(row)
-        longest = max(row.k.shape[1] for row in states)
-
-        def aligned(name: str, dtype: torch.dtype) -> Tensor:
-            every = [getattr(row, name) for row in states]
-            before = (0, 0) * (every[0].ndim - 2)
-            return torch.cat([F.pad(rows, (*before, longest - rows.shape[1], 0)).to(dtype) for rows in every])
-
         return torch.cat(outputs, dim=1), state._replace(
-            k=aligned("k", q.dtype),
-            v=aligned("v", q.dtype),
+            k=right_aligned([row.k for row in states], q.dtype),
+            v=right_aligned([row.v for row in states], q.dtype),
             position=torch.cat([row.position for row in states]),
             length=torch.cat([row.length for row in states]),
-            forget=aligned("forget", log_f.dtype),
+            forget=right_aligned([row.forget for row in states], log_f.dtype),
         )
 
     def init_state(
@@ -308,11 +294,3 @@ class Attention(TokenMixer):
             raise ValueError(
                 f"Attention: state.v must have the shape of state.k, {tuple(state.k.shape)}, got {tuple(state.v.shape)}"
             )
-
-
-def _moved_to_the_end(rows: Tensor, by: Tensor) -> Tensor:
-    """rows (S, M, ...) moved on by `by` (S,) places; the last ones go, zeros come in front."""
-    origin = torch.arange(rows.shape[1], device=rows.device) - by[:, None]
-    shape = (*origin.shape, *(1,) * (rows.ndim - 2))
-    moved = rows.take_along_dim(origin.clamp_min(0).view(shape), 1)
-    return moved.masked_fill((origin < 0).view(shape), 0)

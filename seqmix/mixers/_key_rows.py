@@ -1,0 +1,48 @@
+"""Rows of keys: which of them a query sees, and which a cache keeps.
+
+Letters: S sequences, M rows of a cache, aligned at the right, T new ones.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def visible(cached: int, length: int, window: int | None, counts: Tensor | None, device: torch.device) -> Tensor:
+    """Whether a new token sees a key: (T, M + T), or (S, 1, T, M + T) with `counts` (S,) of the cached rows in use.
+
+    The mask is aligned at the lower right; with a window a token sees itself and the `window - 1` before it.
+    """
+    key = torch.arange(cached + length, device=device)
+    query = key[cached:, None]  # (T, 1)
+    mask = key <= query
+    if window is not None:
+        mask = mask & (key > query - window)
+    if cached and counts is not None:
+        mask = mask & (key >= cached - counts[:, None, None, None])
+    return mask
+
+
+def last_rows(most: int, *tensors: Tensor) -> list[Tensor]:
+    """The last rows of tensors (S, M, ...), `most` of them where there are as many."""
+    end = tensors[0].shape[1]
+    # sym_max and a gather: a slice would compile one graph for each side of the window.
+    kept = torch.arange(torch.sym_max(end - most, 0), end, device=tensors[0].device)
+    return [rows.index_select(1, kept) for rows in tensors]
+
+
+def moved_to_the_end(rows: Tensor, by: Tensor) -> Tensor:
+    """rows (S, M, ...) moved on by `by` (S,) places; the last ones go, zeros come in front."""
+    origin = torch.arange(rows.shape[1], device=rows.device) - by[:, None]
+    shape = (*origin.shape, *(1,) * (rows.ndim - 2))
+    moved = rows.take_along_dim(origin.clamp_min(0).view(shape), 1)
+    return moved.masked_fill((origin < 0).view(shape), 0)
+
+
+def right_aligned(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """(1, M_s, ...) for every sequence as one (S, M, ...) with zeros in front."""
+    longest = max(part.shape[1] for part in parts)
+    behind = (0, 0) * (parts[0].ndim - 2)
+    return torch.cat([F.pad(part, (*behind, longest - part.shape[1], 0)).to(dtype) for part in parts])
