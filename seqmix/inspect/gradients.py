@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from seqmix.kernels._checks import describe
+from seqmix.kernels.checks import describe
 from seqmix.mixers.base import TokenMixer
 from seqmix.models import SequenceModel
 

@@ -5,7 +5,7 @@ from torch import Tensor
 import seqmix.inspect.fixed_point_forms
 import seqmix.inspect.mixer_forms  # noqa: F401
 from seqmix.inspect.forms import LinearForm, form_of
-from seqmix.kernels._checks import describe
+from seqmix.kernels.checks import describe
 from seqmix.mixers.base import TokenMixer
 
 __all__ = ["linear_form", "mixing_matrix"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.inspect.mixing import linear_form
-from seqmix.kernels._checks import describe
+from seqmix.kernels.checks import describe
 from seqmix.mixers import FixedPointMamba
 from seqmix.mixers.base import TokenMixer
 

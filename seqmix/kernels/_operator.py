@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.kernels._backend import HOW, refuse_transforms
+from seqmix.kernels.transforms import HOW, refuse_transforms
 
 __all__ = ["Operator", "operator"]
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqmix.kernels import _checks as checks
+from seqmix.kernels import checks
 from seqmix.kernels._backend import choose_backend
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqmix.kernels._checks import check_offsets
+from seqmix.kernels.checks import check_offsets
 
 
 def offsets(op: str, x: Tensor, cu_seqlens: Tensor | None) -> np.ndarray:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqmix.kernels._checks import check_offsets, n_sequences
+from seqmix.kernels.checks import check_offsets, n_sequences
 
 # Programs that keep the memory of a large GPU busy: two for each of an H200's 132 multiprocessors.
 FILL = 264

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqmix._checks import positive
-from seqmix.kernels._backend import is_transformed
+from seqmix.kernels.transforms import is_transformed
 from seqmix.mixers.base import one_of
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from seqmix.kernels._backend import is_transformed
-from seqmix.kernels._checks import describe, has_values
+from seqmix.kernels.checks import describe, has_values
+from seqmix.kernels.transforms import is_transformed
 
 __all__ = ["check_lengths", "padded_offsets"]
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqmix.kernels._backend import HOW, is_transformed, preferred, refuse_tangents
+from seqmix.kernels._backend import preferred
+from seqmix.kernels.transforms import HOW, is_transformed, refuse_tangents
 
 __all__ = ["softmax_attention"]
 

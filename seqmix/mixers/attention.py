@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d
-from seqmix.kernels._checks import check_offsets, describe
+from seqmix.kernels.checks import check_offsets, describe
 from seqmix.mixers._heads import init_taps
 from seqmix.mixers._key_rows import last_rows, moved_to_the_end, right_aligned, visible
 from seqmix.mixers._padding import padded_offsets

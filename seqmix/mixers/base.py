@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix._checks import positive
-from seqmix.kernels._checks import check_cu_seqlens, describe, n_sequences
+from seqmix.kernels.checks import check_cu_seqlens, describe, n_sequences
 from seqmix.mixers._padding import check_lengths, padded_offsets
 
 __all__ = ["TokenMixer"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix._checks import positive
-from seqmix.kernels._checks import describe
+from seqmix.kernels.checks import describe
 from seqmix.kernels.lstm.api import lstm
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer

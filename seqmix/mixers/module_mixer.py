@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
 from seqmix._suggest import unknown_name
-from seqmix.kernels._backend import is_transformed
+from seqmix.kernels.transforms import is_transformed
 from seqmix.mixers.base import TokenMixer
 from seqmix.mixers.state import mixer_state
 

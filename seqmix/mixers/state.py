@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from seqmix.kernels._checks import describe
+from seqmix.kernels.checks import describe
 
 State = Any  # a NamedTuple decorated with `mixer_state`; `Any` because NamedTuples share no base class
 T = TypeVar("T")

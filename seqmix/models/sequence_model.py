@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from seqmix._checks import positive
 from seqmix.kernels import backend
 from seqmix.kernels._backend import preferred
-from seqmix.kernels._checks import describe, has_values
+from seqmix.kernels.checks import describe, has_values
 from seqmix.mixers import TokenMixer
 from seqmix.mixers._padding import check_lengths
 from seqmix.mixers.state import State, mixer_state

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from seqmix.kernels import _checks as checks
-from seqmix.kernels import _chunked
+from seqmix.kernels import _chunked, checks
 from seqmix.kernels._backend import in_chunks
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from seqmix.kernels._checks import check_offsets
+from seqmix.kernels.checks import check_offsets
 
 
 class Rows:

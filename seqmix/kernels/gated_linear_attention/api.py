@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import Tensor
 
-from seqmix.kernels import _checks as checks
+from seqmix.kernels import checks
 from seqmix.kernels._backend import in_chunks
 from seqmix.kernels._chunked import matrix_recurrence
 from seqmix.kernels._prepare import prepare

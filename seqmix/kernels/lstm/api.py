@@ -5,9 +5,9 @@ from torch import Tensor
 
 from seqmix.kernels import diagonal_scan
 from seqmix.kernels._backend import preferred
-from seqmix.kernels._checks import check_offsets
 from seqmix.kernels._recurrent_op import recurrent_op, same
 from seqmix.kernels._sequences import over_sequences
+from seqmix.kernels.checks import check_offsets
 
 __all__ = ["lstm"]
 

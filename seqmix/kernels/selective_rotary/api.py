@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.kernels import _checks as checks
+from seqmix.kernels import checks
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences

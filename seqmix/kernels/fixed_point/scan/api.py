@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from seqmix.kernels import _checks as checks
+from seqmix.kernels import checks
 from seqmix.kernels._backend import outside_autocast, preferred
 from seqmix.kernels._recurrent_op import recurrent_op, same
 from seqmix.kernels.fixed_point import reference

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqmix.kernels._checks import has_values
+from seqmix.kernels.checks import has_values
 from seqmix.kernels.fixed_point.low_rank import Linear, solve_small
 from seqmix.kernels.fixed_point.problem import Stop, capturing
 from seqmix.kernels.fixed_point.scan.cell import Mixing

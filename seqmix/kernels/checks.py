@@ -1,4 +1,4 @@
-"""Argument checks shared by every op: one sentence that names the argument, the expectation and what came."""
+"""Argument checks shared by ops and layers: one sentence that names the argument, the expectation and what came."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from seqmix.kernels._backend import is_transformed
+from seqmix.kernels.transforms import is_transformed
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
