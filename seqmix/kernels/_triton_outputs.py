@@ -69,6 +69,7 @@ def _values_backward(
     causal = step[:, None] >= step[None, :]
     out = tl.zeros((BT, BV), ACC)
     pairs = tl.zeros((BT, BT), ACC)
+    # Scores (BT, BT), and what the keys hand to the state after the chunk (BT, BV).
     for start in range(0, keys, BK):
         i = start + tl.arange(0, BK)
         mask_k = mask_t[:, None] & (i < keys)[None, :]
@@ -92,6 +93,7 @@ def _values_backward(
         pairs = tl.where(causal, pairs * between(running(g, row, mask_t, GATES), causal, ACC), 0.0)
     if GATES == 1 and dstates is not None:
         out *= tl.exp(to_end(g, row, heads, t + 1 < last, 0, ACC))[:, None]
+    # The outputs of the chunk, back through the scores.
     do_t = tl.load(do + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
     out += dot(tl.trans(pairs), do_t, DOT, ACC, PRECISION)
     tl.store(dv + row[:, None] * values + j[None, :], out.to(dv.dtype.element_ty), mask=mask_v)
@@ -122,6 +124,7 @@ def _queries_keys_backward(
     dk_t = tl.zeros((BT, BK), ACC)
     dw_t = tl.zeros((BT, BK), ACC)
     through = tl.zeros((BK,), ACC)
+    # do v^T (BT, BT), and what comes through the states before and after (BT, BK).
     for start in range(0, values, BV):
         j = start + tl.arange(0, BV)
         mask_v = mask_t[:, None] & (j < values)[None, :]
@@ -139,6 +142,7 @@ def _queries_keys_backward(
         if dw is not None:
             du_t = tl.load(du + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
             dw_t -= dot(du_t, tl.trans(state), DOT, ACC, PRECISION)
+    # Decays, and the gradient of their logarithms.
     q_t = tl.load(q + where, mask=mask_k, other=0.0)
     k_t = tl.load(k + where, mask=mask_k, other=0.0)
     if GATES == 1:
@@ -156,6 +160,7 @@ def _queries_keys_backward(
         tl.store(dg + (block.to(tl.int64) * rows + t) * heads + h, crossing, mask=mask_t)
     else:
         pairs = tl.where(causal, pairs, 0.0)
+    # Within the chunk.
     dq_t += dot(pairs, k_t, DOT, ACC, PRECISION)
     dk_t += dot(tl.trans(pairs), q_t, DOT, ACC, PRECISION)
     tl.store(dq + where, dq_t.to(dq.dtype.element_ty), mask=mask_k)

@@ -39,6 +39,7 @@ def scan(
     mask_i = i < M
     mask_ij = mask_i[:, None] & mask_i[None, :]
     state = (item * blocks + n) * M
+    # The state before the span (m,), and the product of transitions (m, m).
     carry = tl.zeros((SIZE,), kind)
     if initial is not None:
         carry = tl.load(initial + state + i, mask=mask_i, other=0.0)
@@ -47,6 +48,7 @@ def scan(
     if ADJOINT:
         if h is not None:
             tl.store(h + ((last - 1) * blocks + n) * M + i, carry, mask=mask_i & (0 * i + last > first))
+    # Loads of several steps at once, then the steps one by one.
     for start in tl.range(first, last, STEPS):
         matrices = ()
         vectors = ()
@@ -63,6 +65,7 @@ def scan(
             if GATED:
                 opening = tl.load(gates + (at * M + i) * SLOTS + M, mask=mask, other=0.0).to(kind)
                 openings = openings + (opening,)
+        # A step: the softmax of its gates, the product with the state, the product of transitions.
         for u in tl.static_range(STEPS):
             t = start + u
             inside = 0 * i + t < last
@@ -91,6 +94,7 @@ def scan(
                 else:
                     turned = tl.sum(a[:, :, None] * total[None, :, :], 1)
                 total = tl.where(inside[:, None], turned, total)
+    # What the span hands on.
     tl.store(final + state + i, carry, mask=mask_i)
     if product is not None:
         tl.store(product + (state + i[:, None]) * M + i[None, :], total, mask=mask_ij)

@@ -112,6 +112,7 @@ def scan(
     mask_n = n < blocks
     step = tl.arange(0, BT)
     state = (item * blocks + n) * M
+    # The state before the span, m planes (BN,), and the map of the span: m m planes and m zeros.
     carry = ()
     total = ()
     for i in tl.static_range(M):
@@ -127,6 +128,7 @@ def scan(
             if h is not None:
                 tl.store(h + ((last - 1) * blocks + n) * M + i, carry[i], mask=mask_n & (0 * n + last > first))
     for start in tl.range(first, last, BT):
+        # A tile: its gates, then its inputs, planes (BT, BN) for every entry of a matrix or vector.
         t = start + step
         mask = (t < last)[:, None] & mask_n[None, :]
         if REVERSE:
@@ -144,6 +146,7 @@ def scan(
             if GATED and not ADJOINT:
                 value *= a[M * M + i]
             inputs = inputs + (value,)
+        # The affine maps of all steps, composed along time by a scan.
         matrix = ()
         vector = ()
         for i in tl.static_range(M):
@@ -157,6 +160,7 @@ def scan(
             else:
                 vector = vector + (inputs[i],)
         scanned = _scan_tile(matrix + vector, M)
+        # The state before the tile goes through; the last row is the state after it.
         is_end = (step == tl.minimum(last - start, BT) - 1)[:, None]
         following = ()
         for i in tl.static_range(M):
@@ -175,6 +179,7 @@ def scan(
             for k in tl.static_range(M * M):
                 ends = ends + (tl.sum(tl.where(is_end, scanned[k], 0.0), 0),)
             total = compose(total, ends + carry, M)
+    # What the span hands on.
     for i in tl.static_range(M):
         tl.store(final + state + i, carry[i], mask=mask_n)
         if product is not None:

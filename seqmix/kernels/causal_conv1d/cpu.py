@@ -130,11 +130,13 @@ def _backward(
         d1 = min(d0 + width, channels)
         n = d1 - d0
         start, length = bounds[s], bounds[s + 1] - bounds[s]
+        # What the final window hands back to the last inputs.
         for i in range(before):
             target = _row(length - before + i, s, d0, d1, start, dx, dwindow)
             for d in range(n):
                 target[d] += dfinal[s, i, d0 + d]
         for t in range(length):
+            # Through the activation, whose argument is formed again.
             upstream = dy[start + t, d0:d1]
             if silu:
                 _convolve(t, s, d0, d1, start, x, taps, bias, window, dz)
@@ -144,6 +146,7 @@ def _backward(
             else:
                 for d in range(n):
                     dz[d] = upstream[d]
+            # To the bias, the taps and the inputs under the window.
             for d in range(n):
                 part[before + 1, d] += dz[d]
             for i in range(before + 1):
@@ -153,6 +156,7 @@ def _backward(
                 for d in range(n):
                     total[d] += dz[d] * row[d]
                     target[d] += dz[d] * tap[d]
+            # Short sums first, so that their errors stay small.
             if t % _SUM == _SUM - 1 or t == length - 1:
                 for i in range(before + 1):
                     for d in range(n):

@@ -58,6 +58,7 @@ def _convolve(
     sums = ()
     for _ in tl.static_range(W + 1):
         sums = sums + (tl.zeros((BD,), kind),)
+    # A tile (BT, BD): z, the sum over the taps.
     for begin in tl.range(first, last, BT):
         t = begin + tl.arange(0, BT)
         mask = (t < last)[:, None] & mask_d[None, :]
@@ -77,6 +78,7 @@ def _convolve(
             if SILU:
                 flow = flow * gate * (1.0 + z * (1.0 - gate))
             tl.store(dz + here, flow.to(dz.dtype.element_ty), mask=mask)
+            # The sums over time for every tap and the bias.
             added = ()
             for k in tl.static_range(W):
                 row = _inputs(x, window, s, t - (W - 1 - k), start, d, mask, channels, W, kind)

@@ -65,13 +65,16 @@ def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o
             for d in range(values):
                 write[d] = 0
                 o_t[d] = 0
+            # What the keys read of the state, four rows at a time: S^T k.
             for c in range(0, padded, 4):
                 k0, k1, k2, k3 = column[0, c], column[0, c + 1], column[0, c + 2], column[0, c + 3]
                 s0, s1, s2, s3 = state[c], state[c + 1], state[c + 2], state[c + 3]
                 for d in range(values):
                     write[d] += (k0 * s0[d] + k1 * s1[d]) + (k2 * s2[d] + k3 * s3[d])
+            # What is written: beta (v - a S^T k).
             for d in range(values):
                 write[d] = b * (v_t[d] - a * write[d])
+            # The new state, and what the queries read of it.
             for c in range(0, padded, 4):
                 k0, k1, k2, k3 = column[0, c], column[0, c + 1], column[0, c + 2], column[0, c + 3]
                 q0, q1, q2, q3 = column[1, c], column[1, c + 1], column[1, c + 2], column[1, c + 3]

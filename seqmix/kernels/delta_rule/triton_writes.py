@@ -179,6 +179,7 @@ def prepare_backward(
     step = tl.arange(0, BT)
     mask_t = first + step < last
     row = (first + step) * heads + h
+    # Of the whole chunk: strengths and decays (BT,), the inverse R of I + L (BT, BT).
     beta_t = tl.load(beta + row, mask=mask_t, other=0.0).to(ACC)
     upto = running(g, row, mask_t, GATES)
     decay = tl.exp(upto.to(ACC))
@@ -186,6 +187,7 @@ def prepare_backward(
     transposed = tl.trans(solved)
     dsolved = tl.zeros((BT, BT), ACC)
     dbeta_t = tl.zeros((BT,), ACC)
+    # From du: dv, and the parts of dR and dbeta.
     for start in range(0, values, BV):
         j = start + tl.arange(0, BV)
         here = row[:, None] * values + j[None, :]
@@ -196,6 +198,7 @@ def prepare_backward(
         back = dot(transposed, du_t, TIMES, SOLVE, PRECISION).to(ACC)
         dbeta_t += tl.sum(back * v_t, 1)
         tl.store(dv + here, (beta_t[:, None] * back).to(dv.dtype.element_ty), mask=mask_v)
+    # From dw: the parts of dR and dbeta; k k^T on the way.
     products = tl.zeros((BT, BT), ACC)
     given = tl.zeros((BT,), ACC)
     for start in range(0, keys, BK):
@@ -216,12 +219,14 @@ def prepare_backward(
     dlower = tl.where(strict, -dlower.to(ACC) * between(upto, strict, ACC), 0.0)
     dbeta_t += tl.sum(dlower * products, 1)
     tl.store(dbeta + row, dbeta_t.to(dbeta.dtype.element_ty), mask=mask_t)
+    # To the log decays, by what crosses each step.
     dlower *= beta_t[:, None]
     if GATES == 1:
         crossing = crossing_sums(dlower * products, step)
         crossing += tl.sum(tl.where(step[:, None] >= step[None, :], (beta_t * given)[:, None], 0.0), 0)
         crossing += tl.load(dg + row, mask=mask_t, other=0.0)
         tl.store(dg + row, crossing, mask=mask_t)
+    # To the keys.
     for start in range(0, keys, BK):
         i = start + tl.arange(0, BK)
         where = row[:, None] * keys + i[None, :]

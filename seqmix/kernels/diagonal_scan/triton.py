@@ -76,6 +76,7 @@ def _backward(
     first, last = span(item, offsets, length, chunk, chunks)
     mask_d = d < channels
     step = tl.arange(0, BT)
+    # What comes into the span (BD,), and the product of its decays.
     total = tl.full((BD,), 1.0, kind)
     total_im = tl.zeros((BD,), kind)
     carry = tl.zeros((BD,), kind)
@@ -85,6 +86,7 @@ def _backward(
     if dx is not None:
         before, before_im = load(initial, at, mask_d, kind, COMPLEX)
     for start in tl.range(first, last, BT, num_stages=STAGES):
+        # A tile (BT, BD), its rows back in time: the adjoint, scanned and joined to what came in.
         t = first + last - 1 - (start + step)
         mask = (t >= first)[:, None] & mask_d[None, :]
         here = t[:, None] * channels + d[None, :]
@@ -96,6 +98,7 @@ def _backward(
         s, s_im = s + late, s_im + late_im
         is_end = (step == tl.minimum(last - start, BT) - 1)[:, None]
         carry, carry_im = row_of(s, is_end), row_of(s_im, is_end)
+        # The gradients, with h of the step before.
         if dx is None:
             total, total_im = times(total, total_im, row_of(a_t, is_end), row_of(a_im, is_end), COMPLEX)
         else:

@@ -39,6 +39,7 @@ def forward(
     first, last = span(item, offsets, length, chunk, chunks)
     mask_d = d < channels
     step = tl.arange(0, BT)
+    # Powers of the decay: for every row of a tile, for a whole tile, for the last one.
     one = tl.full((BD,), 1.0, tl.float64)
     a_t, a_im = load(a, d, mask_d, tl.float64, COMPLEX)
     tile, tile_im = _power(tl.full((BT, BD), 1.0, tl.float64), a_t, a_im, (step + 1)[:, None], BITS, COMPLEX)
@@ -47,11 +48,13 @@ def forward(
     decay_im = tl.broadcast_to(a_im[None, :], (BT, BD))
     whole, whole_im = _power(one, a_t, a_im, BT, BITS, COMPLEX)
     rest, rest_im = _power(one, a_t, a_im, (last - first - 1) % BT + 1, BITS, COMPLEX)
+    # The state before the span, and the power of its length.
     total, total_im = one, one * 0.0
     carry, carry_im = one * 0.0, one * 0.0
     if initial is not None:
         carry, carry_im = load(initial, at, mask_d, tl.float64, COMPLEX)
     for start in tl.range(first, last, BT, num_stages=STAGES):
+        # A tile (BT, BD): scanned from zero, the state before it added.
         t = start + step
         mask = (t < last)[:, None] & mask_d[None, :]
         here = t[:, None] * channels + d[None, :]
@@ -61,6 +64,7 @@ def forward(
         if h is not None:
             h_t, h_im = times(tile, tile_im, carry.to(kind)[None, :], carry_im.to(kind)[None, :], COMPLEX)
             store(h, here, mask, h_t + x_t, h_im + x_im, COMPLEX)
+        # The state after the tile.
         power, power_im = tl.where(start + BT < last, whole, rest), tl.where(start + BT < last, whole_im, rest_im)
         total, total_im = times(total, total_im, power, power_im, COMPLEX)
         carry, carry_im = times(carry, carry_im, power, power_im, COMPLEX)
@@ -88,6 +92,7 @@ def backward(
     first, last = span(item, offsets, length, chunk, chunks)
     mask_d = d < channels
     step = tl.arange(0, BT)
+    # Powers of the decay, conjugate, as in `forward`.
     one = tl.full((BD,), 1.0, tl.float64)
     a_t, a_im = load(a, d, mask_d, tl.float64, COMPLEX)
     a_im = -a_im
@@ -97,6 +102,7 @@ def backward(
     decay_im = tl.broadcast_to(a_im[None, :], (BT, BD))
     whole, whole_im = _power(one, a_t, a_im, BT, BITS, COMPLEX)
     rest, rest_im = _power(one, a_t, a_im, (last - first - 1) % BT + 1, BITS, COMPLEX)
+    # What comes into the span, and the power of its length.
     total, total_im = one, one * 0.0
     carry, carry_im = one * 0.0, one * 0.0
     if dfinal is not None:
@@ -106,6 +112,7 @@ def backward(
     if dx is not None:
         before, before_im = load(initial, at, mask_d, kind, COMPLEX)
     for start in tl.range(first, last, BT, num_stages=STAGES):
+        # A tile (BT, BD), its rows back in time: scanned from zero.
         t = first + last - 1 - (start + step)
         mask = (t >= first)[:, None] & mask_d[None, :]
         here = t[:, None] * channels + d[None, :]
@@ -113,6 +120,7 @@ def backward(
         _, _, s, s_im = scan_tile(decay, decay_im, s, s_im, COMPLEX)
         is_end = (step == tl.minimum(last - start, BT) - 1)[:, None]
         own, own_im = row_of(s, is_end).to(tl.float64), row_of(s_im, is_end).to(tl.float64)
+        # The gradients, with what came in and h of the step before.
         if dx is not None:
             late, late_im = times(tile, tile_im, carry.to(kind)[None, :], carry_im.to(kind)[None, :], COMPLEX)
             s, s_im = s + late, s_im + late_im
@@ -123,6 +131,7 @@ def backward(
             sum_a += tl.sum(tl.where(mask, g, 0.0), 0)
             sum_im += tl.sum(tl.where(mask, g_im, 0.0), 0)
             store(dx, here, mask, s, s_im, COMPLEX)
+        # What flows into the step before the tile.
         power, power_im = tl.where(start + BT < last, whole, rest), tl.where(start + BT < last, whole_im, rest_im)
         total, total_im = times(total, total_im, power, power_im, COMPLEX)
         own, own_im = times(own, own_im, a_t, a_im, COMPLEX)

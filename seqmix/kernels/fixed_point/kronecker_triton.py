@@ -75,6 +75,7 @@ def _targets(
     # Once, or for a sequence that is done not at all.
     for _ in range(0, tl.load(busy + sequence).to(tl.int32)):
         old = tl.load(y + t * width + here, mask=mask, other=0.0)
+        # b as a matrix (n_1, n_2).
         scale = 1.0
         if base is None:
             if NORMED and (SEES_B or SEES_MIXING):
@@ -88,6 +89,7 @@ def _targets(
                 b *= tl.load(p + t * row + 2 * width + here, mask=mask, other=0.0)
         else:
             b = tl.load(base + t * width + here, mask=mask, other=0.0)
+        # The factors, from this token's numbers or as they came.
         if SEES_MIXING:
             roots, _, gate = _roots(
                 p, more, more0, t, at_first, sequence, at, seen_at, n1, row, seen, scale, SEES_MIXING, B1

@@ -38,6 +38,7 @@ def _scores(
     t = first + sub * BC + lane
     mask_t = t < last
     row = t * heads + h
+    # Within the sub-chunk (BC, BC): from the last key to the first, queries decay on the way.
     inside = tl.zeros((BC, BC), ACC)
     for start in range(0, keys, BK):
         i = start + tl.arange(0, BK)
@@ -54,6 +55,7 @@ def _scores(
             inside += tl.where(pair, score[:, None], 0.0)
             reach = tl.where((t >= j)[:, None], reach * a_j[None, :], reach)
     tl.store(scores + row[:, None] * BT + sub * BC + lane[None, :], inside, mask=mask_t[:, None])
+    # With every sub-chunk before: decays up to the query, between the two, and after the key.
     for other in range(0, BT // BC):
         outside = tl.zeros((BC, BC), ACC)
         if other < sub:
@@ -124,6 +126,7 @@ def _queries_keys_backward(
     where = row[:, None] * keys + i[None, :]
     dq_t = tl.zeros((BC, BK), ACC)
     dk_t = tl.zeros((BC, BK), ACC)
+    # Through the states before and after the chunk.
     for start in range(0, values, BV):
         j = start + tl.arange(0, BV)
         mask_v = mask_t[:, None] & (j < values)[None, :]
@@ -148,6 +151,7 @@ def _queries_keys_backward(
         near += dot(pairs, k_s.to(ACC) * tl.exp(before + gap[None, :]), DOT, ACC, PRECISION)
         gap += whole
     dq_t = tl.exp(upto) * (dq_t * tl.exp(gap)[None, :] + near)
+    # Onwards from here to the end of the chunk.
     gap = tl.zeros((BK,), ACC)
     near = tl.zeros((BC, BK), ACC)
     for other in range(sub + 1, subs):
@@ -179,6 +183,7 @@ def _queries_keys_backward(
         own = tl.sum(pair[:, None] * decay * q_t, 0)
         dk_in += tl.where((t == j)[:, None], own[None, :], 0.0)
         decay = tl.where((t >= j)[:, None], decay * a_j[None, :], decay)
+    # The sums that the decays' gradients are made of, and a step's own pair.
     tl.store(steps + where, q_t * dq_t - k_t * dk_in, mask=mask_k)
     own = tl.load(dscores + row * BT + sub * BC + lane, mask=mask_t, other=0.0)[:, None]
     tl.store(dq + where, (dq_t + own * k_t).to(dq.dtype.element_ty), mask=mask_k)

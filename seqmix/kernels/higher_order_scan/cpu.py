@@ -102,11 +102,13 @@ def _forward(first, last, chunks, width, template, gated, bounds, a, x, initial,
         start, end = bounds[s], bounds[s + 1]
         for t in range(start, end):
             x_t, h_t = x[t, n0:], h[t, n0:]
+            # The weights of the step.
             if gated:
                 _softmax_rows(a[t], slots, n0, count, gates)
                 a_t = gates
             else:
                 a_t = a[t, n0 * m :]
+            # All lags inside the sequence, or some of them in the state.
             if t - start >= m:
                 for n in range(count):
                     value = x_t[n] * a_t[n * slots + m] if gated else x_t[n]
@@ -123,6 +125,7 @@ def _forward(first, last, chunks, width, template, gated, bounds, a, x, initial,
                             lag = initial[s, (n0 + n) * m + start - t + i]
                         value += a_t[n * slots + i] * lag
                     h_t[n] = value
+        # The last m values, of the state where the sequence is shorter.
         for n in range(count):
             for i in range(m):
                 if end - 1 - i >= start:
@@ -149,11 +152,13 @@ def _backward(first, last, chunks, width, template, gated, bounds, a, x, h, init
             for n in range(count):
                 carry[i, n] = dfinal[s, (n0 + n) * m + i]
         for t in range(end - 1, start - 1, -1):
+            # The weights of the step.
             if gated:
                 _softmax_rows(a[t], slots, n0, count, gates)
                 a_t = gates
             else:
                 a_t = a[t, n0 * m :]
+            # Its lags, some of them in the state.
             for i in range(m):
                 past = t - 1 - i
                 if past >= start:
@@ -162,6 +167,7 @@ def _backward(first, last, chunks, width, template, gated, bounds, a, x, h, init
                 else:
                     for n in range(count):
                         lags[i, n] = initial[s, (n0 + n) * m + start - past - 1]
+            # The adjoint of the step, and the gradients that it gives.
             da_t = da[t, n0 * slots :]
             for n in range(count):
                 adjoint = dh[t, n0 + n] + carry[0, n]

@@ -68,6 +68,7 @@ def _forward(
     first, last = span(item, offsets, length, chunk, chunks)
     mask_n = n < channels
     state = (item * channels + n) * M
+    # The lags before the span, m planes (BN,), and the map of lags.
     lags = ()
     runs = ()
     for i in tl.static_range(M):
@@ -79,6 +80,7 @@ def _forward(
             for j in tl.static_range(M):
                 runs = runs + (tl.full((BN,), 1.0 if i == j else 0.0, kind),)
     for start in tl.range(first, last, STEPS):
+        # Loads of several steps at once.
         gates = ()
         values = ()
         for u in tl.static_range(STEPS):
@@ -87,6 +89,7 @@ def _forward(
             for k in tl.static_range(SLOTS):
                 gates = gates + (tl.load(a + at * SLOTS + k, mask=mask, other=0.0).to(kind),)
             values = values + (tl.load(x + at, mask=mask, other=0.0).to(kind),)
+        # The steps, one by one.
         for u in tl.static_range(STEPS):
             over = 0 * n + start + u >= last
             g = gates[u * SLOTS : (u + 1) * SLOTS]
@@ -108,6 +111,7 @@ def _forward(
                         value += g[i] * run[i]
                     following = following + _push(value, run, over, M)
                 runs = following
+    # What the span hands on.
     for i in tl.static_range(M):
         tl.store(final + state + i, lags[i], mask=mask_n)
         if product is not None:
@@ -131,6 +135,7 @@ def _backward(
     s, begin, _ = sequence_of(item, of, bounds, length, chunks)
     mask_n = n < channels
     state = (item * channels + n) * M
+    # What comes into the span, m planes (BN,).
     carry = ()
     for i in tl.static_range(M):
         if dfinal is None:
@@ -139,6 +144,7 @@ def _backward(
             carry = carry + (tl.load(dfinal + state + i, mask=mask_n, other=0.0),)
     for start in tl.range(first, last, STEPS):
         newest = first + last - 1 - start
+        # Loads of several steps at once.
         gates = ()
         values = ()
         upstream = ()
@@ -159,6 +165,7 @@ def _backward(
                 place = (s * channels + n) * M + begin - 1 - row
                 older = tl.load(initial + place, mask=mask_n & (row < begin) & (row >= begin - M), other=0.0)
                 past = past + (tl.where(row >= begin, value, older),)
+        # The steps, back in time: the adjoint, then the gradients.
         for u in tl.static_range(STEPS):
             inside = 0 * n + newest - u >= first
             mask = mask_n & inside

@@ -156,6 +156,7 @@ def backward(
             d1 = min(d0 + WIDTH, channels)
             width = d1 - d0
             dD_block = dD[q, d0:d1]
+            # A block of channels.
             lanes[:] = 0
             steps[:] = 0
             path[:] = 0
@@ -164,6 +165,7 @@ def backward(
                 for n in range(states):
                     lanes[n, 0, d] = A[d0 + d, n]
             for s in range(sequence_bounds[q], sequence_bounds[q + 1]):
+                # A sequence of theirs, from what reaches its final state.
                 start, end = bounds[s], bounds[s + 1]
                 # In lanes without a channel, too: there the last sequence left 0 times C, which need not be finite.
                 lanes[:, 1] = 0
@@ -171,6 +173,7 @@ def backward(
                     for n in range(states):
                         lanes[n, 1, d] = dfinal[s, d0 + d, n]
                 for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
+                    # A chunk: its inputs into lanes.
                     t0 = start + chunk * CHUNK
                     count = min(CHUNK, end - t0)
                     for k in range(count):
@@ -183,6 +186,7 @@ def backward(
                             step[3, d] = 0
                             step[4, d] = 0
                             step[5, d] = x_t[d]
+                    # For one state index the states again, then the adjoint back through them.
                     for n in range(states):
                         lane = lanes[n]
                         border = borders[slots[s] + chunk - 1, n, d0:d1] if chunk > 0 else initial[s, d0:d1, n]
@@ -208,6 +212,7 @@ def backward(
                                 lane[1, d] = (e + shift) * g
                             dB[c, t0 + k, n] += db
                             dC[c, t0 + k, n] += dc
+                    # The chunk's gradients of x, dt and D.
                     direct[1] = 0
                     for k in range(count):
                         step = steps[k]

@@ -57,6 +57,7 @@ def forward(
     tile = n_all * channels + d[None, :]
     step = tl.arange(0, BT)
     is_last = (step == BT - 1)[:, None]
+    # The states before the span (BN, BD), and the products of its decays.
     if initial is None:
         carry = tl.zeros((BN, BD), ACC)
     else:
@@ -70,11 +71,13 @@ def forward(
         mask_t = t < last
         mask = mask_t[:, None] & mask_d[None, :]
         where = t[:, None] * channels + d[None, :]
+        # A chunk (BT, BD).
         x_t = tl.load(x + where, mask=mask, other=0.0).to(ACC)
         dt_t = tl.load(dt + where, mask=mask, other=0.0).to(ACC)
         if borders is not None:
             tl.store(borders + c * states * channels + tile, carry, mask=mask_s)
         y_t = tl.load(D + d, mask=mask_d, other=0.0).to(ACC)[None, :] * x_t
+        # One state index after the other: scanned over the chunk, joined to the state before it.
         for n in range(0, states):
             A_n = tl.load(A + n * channels + d, mask=mask_d, other=0.0).to(ACC)
             B_n = tl.load(B + t * states + n, mask=mask_t, other=0.0).to(ACC)
@@ -112,6 +115,7 @@ def backward(
     tile = n_all * channels + d[None, :]
     step = tl.arange(0, BT)
     is_last = (step == BT - 1)[:, None]
+    # What comes into the span (BN, BD), and the products of its decays.
     if incoming is None:
         carry = tl.zeros((BN, BD), ACC)
     else:
@@ -128,6 +132,7 @@ def backward(
         mask = mask_t[:, None] & mask_d[None, :]
         where = t[:, None] * channels + d[None, :]
         mask_n = ((t + 1 >= first) & (t + 1 < last))[:, None] & mask_d[None, :]
+        # A chunk (BT, BD).
         dt_t = tl.load(dt + where, mask=mask, other=0.0).to(ACC)
         dt_next = tl.load(dt + where + channels, mask=mask_n, other=0.0).to(ACC)
         dy_t = tl.load(dy + where, mask=mask, other=0.0).to(ACC)
@@ -142,6 +147,7 @@ def backward(
             before = p[:, None] * channels + d[None, :]
             dt_p = tl.load(dt + before, mask=mask_b, other=0.0).to(ACC)
             x_p = dt_p * tl.load(x + before, mask=mask_b, other=0.0).to(ACC)
+        # One state index after the other: g_t, scanned back over the chunk.
         for n in range(0, states):
             A_n = tl.load(A + n * channels + d, mask=mask_d, other=0.0).to(ACC)
             C_n = tl.load(C + t * states + n, mask=mask_t, other=0.0).to(ACC)
@@ -155,6 +161,7 @@ def backward(
                 a = 2.0 * slope - 1.0
                 slope = 2.0 * slope
             carry = tl.where(n_all == n, pick(a * g, is_last)[None, :], carry)
+            # The states again from the one before the chunk, and what they give.
             if dx is None:
                 total = tl.where(n_all == n, total * pick(a * through, is_last)[None, :], total)
             else:

@@ -135,8 +135,10 @@ def _backward(
         carry = dinitial[q]
         carry[:] = dfinal[q]
         for t in range(bounds[q + 1] - 1, bounds[q] - 1, -1):
+            # The gates of the token again.
             before = initial[q] if t == bounds[q] else h[t - 1]
             _gates(p[t], weight, seen, before, strength, product, gated, normed, pre, s, channel, u, small, upper, core)
+            # v_t = M_t^-T (g_t + what the token after sends), by a system of size r.
             for n in range(width):
                 v[n] = dh[t, n] + carry[n]
                 w[n] = channel[1, n] * v[n]
@@ -150,6 +152,7 @@ def _backward(
                 inner[0, i] *= small[0, i]
                 for n in range(width):
                     v[n] += inner[0, i] * u[i, n]
+            # eta and omega: what K^T makes of (1 - lambda) v and K of h - e, in the basis U.
             for n in range(width):
                 w[n] = channel[1, n] * v[n]
             for i in range(rank):
@@ -162,6 +165,7 @@ def _backward(
                 for j in range(i + 1, rank):
                     inner[3, i] -= upper[i, j] * inner[1, j]
                 inner[1, i] = small[0, i] * inner[3, i]
+            # To the pre-activations of lambda, b and v.
             dp_t = dp[t]
             for n in range(width):
                 back, target = zero, zero
@@ -177,6 +181,7 @@ def _backward(
                     dp_t[2 * width + n] = de * x * gate
                     de *= pre[2 * width + n]
                 dp_t[width + n] = de * gate * (one + x * (one - gate))
+            # To those of the mixing: directions through their unit length and silu, then strengths.
             for i in range(rank):
                 for n in range(width):
                     du[n] = inner[1, i] * w[n] + inner[0, i] * e[n]
@@ -194,6 +199,7 @@ def _backward(
                     dp_t[at + i * width + n] = draw * gate * (one + x * (one - gate))
                 alpha = small[0, i]
                 dp_t[at + rank * width + i] = inner[2, i] * inner[3, i] * alpha * (one - alpha / strength)
+            # To the state before: through the decay, and through W and the norm.
             for n in range(width):
                 carry[n] = channel[0, n] * v[n]
             if weight.shape[1]:

@@ -57,6 +57,7 @@ def _sweep(
     step = tl.arange(0, BT)
     is_last = (step == BT - 1)[:, None]
     kind: tl.constexpr = p.dtype.element_ty
+    # Where the parts of what the state adds begin.
     b_seen = 0
     mixing_seen = 0
     if SEES_DECAY:
@@ -64,6 +65,7 @@ def _sweep(
         mixing_seen += width
     if SEES_B:
         mixing_seen += width
+    # The state before the span (BN,), and the product of its decays.
     total = tl.full((BN,), 1.0, kind)
     carry = tl.zeros((BN,), kind)
     if initial is not None:
@@ -74,11 +76,13 @@ def _sweep(
         t = start + step
         mask_t = t < last
         mask = mask_t[:, None] & mask_n[None, :]
+        # A tile (BT, BN): the last iterate, and the factor of what it adds to the gates.
         h = tl.load(old + t[:, None] * width + n[None, :], mask=mask, other=0.0)
         scale = tl.full((BT,), 1.0, kind)
         if NORMED and (SEES_DECAY or SEES_B or SEES_MIXING):
             past = load_before(old, h0, t, begin, sequence, n, mask, width)
             scale = tl.rsqrt(tl.sum(past * past, 1) / width + 0.0625)
+        # What the recurrence is drawn to: e + K (h - e).
         gate = load_pre(p, more, more0, t, begin, sequence, n, n, mask, row, seen, scale, SEES_DECAY)
         if target is None:
             raw = load_pre(p, more, more0, t, begin, sequence, n + width, n + b_seen, mask, row, seen, scale, SEES_B)
@@ -91,11 +95,13 @@ def _sweep(
             )  # fmt: skip
         else:
             goal = tl.load(target + t[:, None] * width + n[None, :], mask=mask, other=0.0)
+        # The scan over the tile, joined to the state before it.
         decay = tl.where(mask, sigmoid(gate), 1.0)
         x = tl.where(mask, sigmoid(-gate) * goal, 0.0)
         decay, x = tl.associative_scan((decay, x), 0, combine)
         x += decay * carry[None, :]
         carry = tl.sum(tl.where(is_last, x, 0.0), 0)
+        # The next iterate, and how far it went.
         if new is None:
             total *= tl.sum(tl.where(is_last, decay, 0.0), 0)
         else:

@@ -40,6 +40,7 @@ def _gradients(
     n = tl.arange(0, BN)
     first, last = span(item, offsets, length, chunk, chunks)
     sequence, begin, _ = sequence_of(item, of, bounds, length, chunks)
+    # Where the wanted columns begin.
     b_at = 0
     mixing_at = 0
     if SEES_DECAY:
@@ -54,6 +55,7 @@ def _gradients(
         mask_t = t < last
         mask = mask_t[:, None] & (n < width)[None, :]
         here = t[:, None] * width + n[None, :]
+        # A tile (BT, BN): the gates again, h - e and (1 - lambda) v.
         gate = tl.load(pre + t[:, None] * row + n[None, :], mask=mask, other=0.0)
         raw = tl.load(pre + t[:, None] * row + width + n[None, :], mask=mask, other=0.0)
         v_t = tl.load(v + here, mask=mask, other=0.0)
@@ -65,6 +67,7 @@ def _gradients(
             e = b * value
         off = tl.load(h + here, mask=mask, other=0.0) - e
         w = write * v_t
+        # To lambda.
         if SEES_DECAY:
             if target is None:
                 goal = e + mixed(
@@ -75,6 +78,7 @@ def _gradients(
                 goal = tl.load(target + here, mask=mask, other=0.0)
             past = load_before(h, h0, t, begin, sequence, n, mask, width)
             tl.store(out + t[:, None] * columns + n[None, :], v_t * (past - goal) * decay * write, mask=mask)
+        # To b, and to v with which it is multiplied.
         if SEES_B:
             if back is None:
                 db = w - mixed_back(
@@ -88,6 +92,7 @@ def _gradients(
                 db *= value
             db *= open_ * (1.0 + raw * (1.0 - open_))
             tl.store(out + t[:, None] * columns + b_at + n[None, :], db, mask=mask)
+        # To the mixing.
         if SEES_MIXING and rank > 0:
             store_mixing_gradient(
                 pre, out, t, (2 + GATED) * width, mixing_at, n, mask, mask_t, width, rank, row, columns, w, off,
@@ -113,6 +118,7 @@ def _sweep(
     step = tl.arange(0, BT)
     is_last = (step == BT - 1)[:, None]
     kind: tl.constexpr = pre.dtype.element_ty
+    # What comes into the span (BN,), and the product of its decays.
     total = tl.full((BN,), 1.0, kind)
     carry = tl.zeros((BN,), kind)
     if incoming is not None:
@@ -125,6 +131,7 @@ def _sweep(
         mask = mask_t[:, None] & mask_n[None, :]
         following = mask & (t + 1 < end)[:, None]
         here = t[:, None] * width + n[None, :]
+        # A tile (BT, BN): the cotangents, with what comes through the mixing and the next token's gates.
         gate = tl.load(pre + t[:, None] * row + n[None, :], mask=mask, other=0.0)
         later = tl.load(pre + (t + 1)[:, None] * row + n[None, :], mask=following, other=0.0)
         v = tl.load(old + here, mask=mask, other=0.0)
@@ -148,6 +155,7 @@ def _sweep(
         decay, x = tl.associative_scan((decay, tl.where(mask, x, 0.0)), 0, combine)
         x += decay * carry[None, :]
         carry = tl.sum(tl.where(is_last, x, 0.0), 0)
+        # The next iterate, and how far it went.
         if new is None:
             total *= tl.sum(tl.where(is_last, decay, 0.0), 0)
         else:

@@ -168,8 +168,10 @@ def _forward(
         state[:] = s0[q]
         most, change, size = 0, real(0), real(0)
         for t in range(bounds[q], bounds[q + 1]):
+            # The gates of the token.
             u_t, dt_t, y_t = u_in[t], dt[t], y[t]
             _gates(p[t], weight, where, before, strength, product, pre, bc, u, alpha, upper)
+            # y = norm(rest + gain K (y - bias)): `rest`, with the decayed state read, and `gain` (D,).
             same = _dot(bc[0], bc[1])
             for d in range(width):
                 x[d] = u_t[d] - norm[1, d]
@@ -187,6 +189,7 @@ def _forward(
                 for d in range(width):
                     row[d] *= np.exp(dt_t[d] * rates[d])
                     rest[d] += c * row[d]
+            # The same in the basis U, for the root: `system`, `source`, `gram`, `cross` of size r.
             _centre(rest)
             for i in range(rank):
                 for d in range(width):
@@ -210,6 +213,7 @@ def _forward(
                 for i in range(rank):
                     system[i, j] = inner[1, i]
             square = _dot(rest, rest) / width
+            # The root, and y_t from it.
             tau, steps = _root(system, source[0], cross, gram, square, tolerance, cap, work, omega)
             most = max(most, steps)
             scale = real(tau)
@@ -221,6 +225,7 @@ def _forward(
                     value += inner[2, i] * columns[i, d]
                 y_t[d] = scale * norm[0, d] * value + norm[1, d]
                 x[d] = y_t[d] - u_t[d]
+            # The state after the token, and the o_t that it gives.
             for i in range(rank):
                 inner[0, i] = _dot(u[i], x)
             _coefficients(alpha, upper, inner[0], inner[1])

@@ -155,15 +155,18 @@ def _backward(
         later[:] = ds[q]
         carry[:] = dlast[q]
         for t in range(bounds[q + 1] - 1, bounds[q] - 1, -1):
+            # All that is known of the token.
             previous = s0[q] if t == bounds[q] else kept[t - 1]
             dt_t, z, dp_t, ddt_t, dx, x_t, b_t, c_t = dt[t], zeta[t], dp[t], ddt[t], du_in[t], x[t], b[t], c[t]
             inverse_t = inverse[t, 0]
+            # zeta_t, the whole gradient that reaches y_t: a solve of size r.
             for d in range(width):
                 z[d] = dy[t, d] + carry[d]
                 dx[d] = dt_t[d] * _dot(later[d], b_t)
                 e[d] = y[t, d] - u_in[t, d]
             _mixed_back(alpha[t], upper[t], u[t], dx, eta, z)
             _adjoint(alpha[t], upper[t], u[t], norm[0], unit[t], inverse_t, gain[t], columns, z)
+            # Through the norm to o_t, and from there to the state, dt, A, D, b and c.
             _norm_back(z, norm[0], unit[t], inverse_t, ones, do)
             dgates[:] = zero
             for d in range(width):
@@ -183,6 +186,7 @@ def _backward(
                     drates[n] += drate * dt_t[d]
                 dx[d] = D[d] * do[d] + dt_t[d] * write
                 ddt_t[d] = rate + x_t[d] * write
+            # To the pre-activations: of b and c by their unit length, of the mixing.
             _unit_back(pre[t, :size], b_t, dgates[0], dp_t[:size])
             _unit_back(pre[t, size : 2 * size], c_t, dgates[1], dp_t[size : 2 * size])
             scratch[:] = zero
@@ -191,6 +195,7 @@ def _backward(
             _mixing_back(mixing, alpha[t], upper[t], u[t], strength, product, dx, e, eta, do, dp_t[2 * size :])
             for d in range(width):
                 dx[d] -= scratch[d]  # which makes it the gradient in u
+            # To y of the token before, through the gates.
             carry[:] = zero
             for k in range(where.shape[0]):
                 factor, row = dp_t[where[k]], weight[k]
