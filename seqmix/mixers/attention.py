@@ -156,9 +156,10 @@ class Attention(TokenMixer):
     def mix_padded(self, x: Tensor, state: AttentionState, lengths: Tensor) -> tuple[Tensor, AttentionState]:
         """`mix` of a padded batch. What has a window is packed; the batch is attended to as one."""
         twice = torch.arange(2 * len(x), device=x.device) // 2
+        # (1, B T, d_model), (2 B + 1,)
         row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
         operands, small = self._project(row, state.conv[twice], state.window[twice], state.angle[twice], offsets)
-        q, k, v, log_f = (t.view(*x.shape[:2], *t.shape[2:]) for t in operands)
+        q, k, v, log_f = (t.view(*x.shape[:2], *t.shape[2:]) for t in operands)  # (B, T, H, ...)
         o, state = self._attend(q, k, v, log_f, state, padded=True, lengths=lengths)
         return self.out_proj(o.flatten(2)), state._replace(**{name: leaf[::2].clone() for name, leaf in small.items()})
 
@@ -213,7 +214,7 @@ class Attention(TokenMixer):
         q_heads, k_heads, v_heads = (rows.transpose(1, 2).to(wide) for rows in (q, keys, values))  # (B, H, ..., K)
         # Outside autocast, which would round the sums of forget gates.
         with torch.autocast(q.device.type, enabled=False):
-            o = softmax_attention(q_heads, k_heads, v_heads, mask).transpose(1, 2)
+            o = softmax_attention(q_heads, k_heads, v_heads, mask).transpose(1, 2)  # (B, T, H, K)
         # What the state keeps: the last rows, each with what was forgotten since.
         if lengths is None:
             forget = (forget + sums[:, -1:]).to(log_f.dtype)

@@ -58,6 +58,7 @@ class TokenMixer(nn.Module):
         Each sequence and its padding are two packed ones.
         """
         twice = torch.arange(2 * len(x), device=x.device) // 2
+        # (1, B T, d_model), (2 B + 1,)
         row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
         y, state = self.mix(row, state.select(twice), offsets)
         return y.view(x.shape), state.select(torch.arange(0, 2 * len(x), 2, device=x.device))

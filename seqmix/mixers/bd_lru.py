@@ -101,7 +101,7 @@ class BDLRU(TokenMixer):
             return logits / logits.abs().sum(-1, keepdim=True).clamp_min(SMALLEST_SUM)
 
     def mix(self, x: Tensor, state: BDLRUState, cu_seqlens: Tensor | None) -> tuple[Tensor, BDLRUState]:
-        v = self.proj_v(x).unflatten(-1, (self.n_blocks, self.block_size))
+        v = self.proj_v(x).unflatten(-1, (self.n_blocks, self.block_size))  # (B, T, N, m)
         if self.normalization == "softmax":
             h, final = gated_block_scan(self.logits(x), v, initial_state=state.h, cu_seqlens=cu_seqlens)
         else:

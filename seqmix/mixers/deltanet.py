@@ -144,7 +144,7 @@ class DeltaNet(TokenMixer):
         a = None if self.decay_proj is None else self.decay_proj(x)
         # Outside autocast: decays above 0.99 do not survive bf16.
         with torch.autocast(x.device.type, enabled=False):
-            beta = b.to(real).sigmoid().unflatten(-1, (self.n_heads, self.n_householder))
+            beta = b.to(real).sigmoid().unflatten(-1, (self.n_heads, self.n_householder))  # (B, T, H, n)
             if self.eigenvalues == "signed":
                 beta = 2 * beta
             if a is None:
@@ -160,8 +160,8 @@ class DeltaNet(TokenMixer):
             qkv = silu(qkv)
         q, k, v = qkv.split(self._widths, dim=-1)
         heads = (self.n_heads, -1)
-        keys = [part.unflatten(-1, heads) for part in k.chunk(self.n_householder, dim=-1)]
-        v = v.unflatten(-1, (self.n_householder, self.n_heads, -1)).transpose(2, 3)
+        keys = [part.unflatten(-1, heads) for part in k.chunk(self.n_householder, dim=-1)]  # n of (B, T, H, K)
+        v = v.unflatten(-1, (self.n_householder, self.n_heads, -1)).transpose(2, 3)  # (B, T, H, n, V)
         return q.unflatten(-1, heads), keys, v, conv
 
     def _project(
@@ -207,8 +207,8 @@ class DeltaNet(TokenMixer):
             cu_seqlens=None if cu_seqlens is None else cu_seqlens * n,
         )
         if n > 1:
-            o = o.unflatten(1, (length, n))[:, :, -1]
-        y = rms_norm(o, self.norm_weight).flatten(2)
+            o = o.unflatten(1, (length, n))[:, :, -1]  # (B, T n, H, V) to (B, T, H, V)
+        y = rms_norm(o, self.norm_weight).flatten(2)  # (B, T, H V)
         if self.gate_proj is not None:
             y = y * silu(self.gate_proj(x))
         return self.out_proj(y), DeltaNetState(S, *kept)

@@ -77,7 +77,7 @@ class DenseRNN(TokenMixer):
 
     def transition(self, x: Tensor) -> Tensor:
         """A_t (B, T, n, n), at least float32."""
-        a = self.proj_transition(x).unflatten(-1, (self.d_state, self.d_state))
+        a = self.proj_transition(x).unflatten(-1, (self.d_state, self.d_state))  # (B, T, n, n)
         # Outside autocast, whose half precision holds no sixteenth power of anything.
         with torch.autocast(x.device.type, enabled=False):
             largest = a.detach().abs().amax((-2, -1), keepdim=True).clamp_min(1)

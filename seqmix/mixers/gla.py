@@ -134,6 +134,7 @@ class GatedLinearAttention(TokenMixer):
         """g (B, T, H, K) for x (B, T, d_model), at least float32."""
         z = self.decay_up(self.decay_down(x))
         with torch.autocast(x.device.type, enabled=False):
+            # (B, T, H, n_decays)
             g = logsigmoid(z).unflatten(-1, (self.n_heads, self.n_decays)) / self.decay_temperature
         return torch.cat((g, g), dim=-1) if self.tie_decay else g
 
@@ -147,12 +148,13 @@ class GatedLinearAttention(TokenMixer):
             qkv, conv = causal_conv1d(
                 qkv, self.conv_weight, None, "silu", initial_state=state.conv, cu_seqlens=cu_seqlens
             )
+        # (B, T, H, ...)
         q, k, v = (t.unflatten(-1, (self.n_heads, -1)) for t in qkv.split((keys, keys, values), dim=-1))
         (q, k), window, angle = self.position.rotate(x, (q, k), (state.window, state.angle), cu_seqlens)
         o, S = gated_linear_attention(
             q * self.d_key**-0.5, k, v, self.log_decay(x), initial_state=state.S, cu_seqlens=cu_seqlens
         )
-        y = rms_norm(o, self.norm_weight).flatten(2) * silu(z)
+        y = rms_norm(o, self.norm_weight).flatten(2) * silu(z)  # (B, T, H V)
         return self.out_proj(y), GatedLinearAttentionState(S, conv, window, angle)
 
     def init_state(

@@ -120,7 +120,7 @@ def _lags(h: Tensor, initial: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """(h_t, h_{t-1}, ..., h_{t-m+1}) (B, T, N, m) of h (B, T, N), from `initial` (S, N, m) before the first step."""
     order, length = initial.shape[-1], h.shape[1]
     if cu_seqlens is None:
-        past = initial[..., : order - 1].flip(-1).transpose(1, 2)
+        past = initial[..., : order - 1].flip(-1).transpose(1, 2)  # (B, m - 1, N), oldest first
         return torch.cat([past, h], dim=1).unfold(1, order, 1).flip(-1)
     # Packed: lag i of step t is row t - i, or an entry of its own sequence's state where that lies before the start.
     t = torch.arange(length, device=h.device)
@@ -129,5 +129,5 @@ def _lags(h: Tensor, initial: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     lag = torch.arange(order, device=h.device)
     missing = length + sequence[:, None] * order + (lag - 1 - age[:, None])
     rows = torch.where(age[:, None] >= lag, t[:, None] - lag, missing)
-    table = torch.cat([h[0], initial.transpose(1, 2).flatten(0, 1)])
+    table = torch.cat([h[0], initial.transpose(1, 2).flatten(0, 1)])  # (T + S m, N)
     return table[rows].transpose(1, 2).unsqueeze(0)

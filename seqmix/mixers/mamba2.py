@@ -153,12 +153,12 @@ class Mamba2(TokenMixer):
         z, ubc, dt, window = self._project(x, state.conv, cu_seqlens)
         wide = self.n_groups * self.d_state
         u, B, C = ubc.split((self.d_inner, wide, wide), dim=-1)
-        u = u.unflatten(-1, (self.n_heads, -1))
-        B, C = (self._to_heads(t) for t in (B, C))
+        u = u.unflatten(-1, (self.n_heads, -1))  # (B, T, H, V)
+        B, C = (self._to_heads(t) for t in (B, C))  # (B, T, H, N)
         v = (dt[..., None] * u).to(u.dtype)
         o, s = gated_linear_attention(C, B, v, self.log_decay(dt), initial_state=state.ssm, cu_seqlens=cu_seqlens)
         o = o + self.D[:, None] * u
-        y = self.norm(o.flatten(2).to(z.dtype) * silu(z))
+        y = self.norm(o.flatten(2).to(z.dtype) * silu(z))  # (B, T, d_inner)
         return self.out_proj(y), Mamba2State(window, s)
 
     def _to_heads(self, t: Tensor) -> Tensor:

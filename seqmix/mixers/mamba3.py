@@ -129,12 +129,12 @@ class Mamba3(TokenMixer):
         (q, k), angle = selective_rotary(q, k, omega, initial_state=state.angle, cu_seqlens=cu_seqlens)
         # The token before: a convolution with taps (1, 0), which knows about states and packing.
         H, N = self.n_heads, self.d_state
-        pair = torch.cat((k.flatten(2), u.to(k.dtype)), dim=-1)
+        pair = torch.cat((k.flatten(2), u.to(k.dtype)), dim=-1)  # (B, T, H N + d_inner)
         delay = torch.zeros(pair.shape[-1], 2, device=x.device, dtype=k.dtype)
         delay[:, 0] = 1
         before, last = causal_conv1d(pair, delay, initial_state=state.last, cu_seqlens=cu_seqlens)
         k_before, u_before = before.split((H * N, self.d_inner), dim=-1)
-        u_heads = u.to(k.dtype).unflatten(-1, (H, -1))
+        u_heads = u.to(k.dtype).unflatten(-1, (H, -1))  # (B, T, H, V)
 
         def both(first: Tensor, second: Tensor) -> Tensor:
             """The two steps of every token, (B, 2 T, H, ...)."""

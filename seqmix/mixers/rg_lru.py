@@ -112,8 +112,8 @@ class RGLRU(TokenMixer):
         real = recurrent_dtype(u.dtype)
         with torch.autocast(u.device.type, enabled=False):
             u = u.to(real)
-            parts = u.unflatten(-1, (self.n_heads, -1))
-            z = torch.einsum("bthi,ghij->gbthj", parts, self.gate_weight.to(real)).flatten(3)
+            parts = u.unflatten(-1, (self.n_heads, -1))  # (B, T, H, d_state / H)
+            z = torch.einsum("bthi,ghij->gbthj", parts, self.gate_weight.to(real)).flatten(3)  # (2, B, T, d_state)
             r, i = (z + self.gate_bias.to(real)[:, None, None]).sigmoid()
             log_a = -8 * r * softplus(self.Lambda.to(real))
             scale = (-torch.expm1(2 * log_a)).clamp_min(_SMALLEST).sqrt()

@@ -151,17 +151,17 @@ class SelectiveRoPE(NoPosition):
         heads = (self.n_heads, self.n_angles)
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(real)
-            units = unit(x.unflatten(-1, (self.n_heads, -1)))
+            units = unit(x.unflatten(-1, (self.n_heads, -1)))  # (B, T, H, D / H)
             if self.rank == "full":
                 weight = self.scale.to(real)[:, None, None] * unit(self.weight.to(real))
-                phi = torch.einsum("bthd,had->btha", units, weight).flatten(2)
+                phi = torch.einsum("bthd,had->btha", units, weight).flatten(2)  # (B, T, H K/2)
             else:
-                phi = self.up_proj(self.down_proj(units.flatten(2)))
+                phi = self.up_proj(self.down_proj(units.flatten(2)))  # (B, T, H K/2)
             if self.conv_weight is not None:
                 phi, window = causal_conv1d(
                     phi, self.conv_weight.to(real), None, self.activation, initial_state=window, cu_seqlens=cu_seqlens
                 )
-            omega = phi.unflatten(-1, heads)
+            omega = phi.unflatten(-1, heads)  # (B, T, H, K/2)
             if self.bias is not None:
                 omega = omega + self.bias.to(real).exp()
             if self.gate is not None:
