@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from seqmix._signals import Interrupted
 from seqmix._trust import import_trusted, links_out
 from seqmix.commands._messages import exits
+from seqmix.commands._train_help import HELP
 from seqmix.tasks.registry import list_tasks
 from seqmix.training import strategies
 from seqmix.training.callbacks import NonFiniteLossError
@@ -33,12 +34,6 @@ __all__ = ["CommandLine", "main"]
 
 # What a run that goes on takes from its checkpoint, and no checkpoint says; with defaults.
 _KEPT_BY_RUNS: dict[str, Any] = {"seed_everything": 0, "pretrain": None}
-_HELP = {
-    "description": "Options change what --config NAME says. Entries: --mixer NAME, --mixer.ARGUMENT VALUE, and the "
-    "same for --optimizer, --schedule and --data (a task). Callbacks: --curriculum.start 2, --gate_entropy null; also "
-    + ", ".join(f"--{section}" for section in config_files.SECTIONS if section not in ("curriculum", "gate_entropy"))
-    + ". With --ckpt_path, --trust MODULE imports a module that the config of that run names."
-}
 
 
 class CommandLine(LightningCLI):
@@ -60,7 +55,7 @@ class CommandLine(LightningCLI):
                 parser_kwargs={
                     "exit_on_error": False,
                     "prog": "seqmix",
-                    **{name: dict(_HELP) for name in self.subcommands()},
+                    **{name: dict(HELP) for name in self.subcommands()},
                 },
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
