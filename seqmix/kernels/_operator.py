@@ -27,6 +27,7 @@ class Operator:
         self, name: str, owner: str, function: Callable[..., Any], values: int, schema: str | None = None
     ) -> None:
         self.owner, self._fake = owner, function
+        self.backward: Operator | None = None  # its backward pass, where it has one of its own
 
         @wraps(function)
         def run(*args: Any) -> tuple[Tensor, ...]:

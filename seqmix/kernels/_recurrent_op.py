@@ -97,6 +97,7 @@ def recurrent_op(
 
     op.register_autograd(run_backward, setup_context=setup_context)
     back.once()
+    op.backward = back
     return op
 
 

@@ -10,4 +10,6 @@ from seqmix._lazy import lazy
 if TYPE_CHECKING:
     from seqmix.training.module import SequenceLearner
 
-__getattr__, __dir__, __all__ = lazy(__name__)
+__all__ = ["SequenceLearner"]  # the reference reads it, too
+
+__getattr__, __dir__, _ = lazy(__name__)

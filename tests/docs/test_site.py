@@ -13,7 +13,7 @@ import yaml
 from tests.docs.blocks import PAGES, ROOT
 
 PUBLIC = [f"seqmix.{path.stem}" for path in sorted(ROOT.glob("docs/reference/*.md")) if path.stem != "seqmix"]
-INTERNAL = {"seqmix.benchmarks", "seqmix.configs"}  # a command and data, not a library
+INTERNAL = {"seqmix.benchmarks", "seqmix.commands", "seqmix.configs", "seqmix.studies"}  # commands and data, no library
 
 
 @pytest.fixture(scope="module")

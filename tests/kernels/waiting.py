@@ -119,10 +119,12 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch, capturing: bool = True) -> Iterato
             for attribute, value in list(vars(module).items()):
                 if value is launch:
                     monkeypatch.setattr(module, attribute, listed)
-                elif isinstance(value, Operator) and isinstance(value.op, CustomOpDef):
-                    # A backward op has an autograd formula too, which refuses.
-                    plain = value.op._init_fn if value.op._name.endswith("_backward") else opened(value.op)
-                    monkeypatch.setattr(value, "op", plain)
+                elif isinstance(value, Operator):
+                    for op in filter(None, (value, value.backward)):
+                        if isinstance(op.op, CustomOpDef):
+                            # A backward op has an autograd formula too, which refuses.
+                            plain = op.op._init_fn if op.op._name.endswith("_backward") else opened(op.op)
+                            monkeypatch.setattr(op, "op", plain)
     # These ask a CUDA that a build for CPUs does not have; the operations behind them do not.
     monkeypatch.setattr(FakeTensor, "contiguous", contiguous, raising=False)
     monkeypatch.setattr(FakeTensor, "__invert__", lambda x: torch.ops.aten.bitwise_not(x), raising=False)

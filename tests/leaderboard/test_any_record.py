@@ -43,6 +43,7 @@ def render(made: list[Record], figures: bool) -> None:
         assert {it.name for it in folder.iterdir()} <= {"runs.jsonl", "README.md", "site", "figures", "runs.parquet"}
 
 
+@pytest.mark.slow
 @seed(0)
 @settings(SETTINGS, max_examples=20)
 @given(records())
@@ -67,6 +68,7 @@ def test_what_validates_renders_with_figures(made: list[Record]) -> None:
         ("result", "chance", 1, "result.chance: expected null or a share in [0, 1), got 1"),
         ("result", "train_length", 0, "result.train_length: expected null or at least 1, got 0"),
         ("result", "metric", "macro_accuracy", "result.metrics.16: expected macro, which decides the task, got none"),
+        ("identity", "overrides", ["a=1", None], "identity.overrides: expected a list of text, got ['a=1', None]"),
         ("identity", "config", "a\ud800", "identity.config: expected text, got half of a character"),
         ("identity", "settings", {"x": [10**400]}, "identity.settings.x.0: expected a whole number of 64 bits"),
         ("identity", "settings", {"\udc00": 1}, "identity.settings: expected text, got half of a character"),

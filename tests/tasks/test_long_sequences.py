@@ -253,7 +253,7 @@ def test_generation_is_vectorised(name: str, count: int, least: int) -> None:
         ("listops", {"min_length": 30, "max_length": 40, "max_depth": 2, "max_arguments": 3}, "too few have 30 to 40"),
         ("listops", {"max_arguments": 1}, "max_arguments must be an integer of at least 2"),
         ("listops", {"max_depth": 1}, "max_depth must be an integer of at least 2"),
-        ("listops", {"min_length": 0}, "min_length must be an integer of at least 1"),
+        ("listops", {"min_length": 0}, "min_length must be a positive integer"),
         ("pathfinder", {"size": 7}, "size must be an integer of at least 8"),
         ("pathfinder", {"size": 10, "dashes": 12}, "did not fit into 10 x 10 pixels"),
         ("pathfinder", {"dashes": 1}, "dashes must be an integer of at least 2"),

@@ -90,6 +90,8 @@ def _check_values(record: Record, failed: bool) -> list[str]:
         found.append(f"attempt: expected at least 1, got {record['attempt']}")
     if len(record["id"]) != 16 or set(record["id"]) - set("0123456789abcdef"):
         found.append(f"id: expected 16 hex digits, got {record['id']!r}")
+    if not all(isinstance(text, str) for text in record["identity"]["overrides"] or ()):
+        found.append(f"identity.overrides: expected a list of text, got {record['identity']['overrides']!r:.80}")
     if (failed or record["result"]["diverged"]) and not record["reason"]:
         found.append("reason: a run that failed or diverged must have one, got null")
     if failed:
