@@ -2,7 +2,7 @@
 
 import importlib.util
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,38 +110,52 @@ def _compiled_problem(chosen: Cell, p: Tensor, weight: Tensor, h0: Tensor, rows:
     return cpu.Problem(p, wide, seen, h0, rows.bounds, *constants)
 
 
+class _Options(NamedTuple):
+    """What the op takes behind its tensors, in its order."""
+
+    mixing: str
+    rank: int
+    strength: float
+    hidden: str
+    gated: bool
+    normed: bool
+    solver: str
+    tolerance: float
+    max_iterations: int
+    damping: float
+    fallback: bool
+    gradient: str
+
+    @property
+    def stop(self) -> Stop:
+        return Stop(self.tolerance, self.max_iterations, self.damping, self.fallback)
+
+    def cell(self, width: int) -> Cell:
+        return cell(self.mixing, width, self.rank, self.strength, self.hidden, self.gated, self.normed)
+
+
 def _forward(
     p: Tensor,
     weight: Tensor,
     initial_state: Tensor,
     cu_seqlens: Tensor | None,
-    mixing: str,
-    rank: int,
-    strength: float,
-    hidden: str,
-    gated: bool,
-    normed: bool,
-    solver: str,
-    tolerance: float,
-    max_iterations: int,
-    damping: float,
-    fallback: bool,
-    gradient: str,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    chosen = cell(mixing, weight.shape[1], rank, strength, hidden, gated, normed)
+    asked = _Options(*options)
+    chosen = asked.cell(weight.shape[1])
     rows = Rows.of(OP, p, cu_seqlens)
     flat, h0 = p.flatten(0, 1), initial_state
-    if solver == "sequential" and _compiled(chosen, p):
+    if asked.solver == "sequential" and _compiled(chosen, p):
         h, final = _compiled_problem(chosen, flat, weight, h0, rows).forward()
         report = _exact_report(rows, h, sequential=True)
     else:
         problem = Forward(chosen, flat, weight, h0, rows)
-        if solver == "sweeps":
+        if asked.solver == "sweeps":
             start = h0.new_zeros(rows.total, h0.shape[1])
-            h, report = by_sweeps(problem, start, Stop(tolerance, max_iterations, damping, fallback))
+            h, report = by_sweeps(problem, start, asked.stop)
         else:
-            h = direct.forward(problem) if solver == "direct" else problem.one_by_one()
-            report = _exact_report(rows, h, sequential=solver == "sequential")
+            h = direct.forward(problem) if asked.solver == "direct" else problem.one_by_one()
+            report = _exact_report(rows, h, sequential=asked.solver == "sequential")
         final = rows.end(h, h0)
     return h.view(*p.shape[:2], -1), final, report.stack(p.dtype)
 
@@ -161,37 +175,27 @@ def _backward(
     initial_state: Tensor,
     h: Tensor,
     cu_seqlens: Tensor | None,
-    mixing: str,
-    rank: int,
-    strength: float,
-    hidden: str,
-    gated: bool,
-    normed: bool,
-    solver: str,
-    tolerance: float,
-    max_iterations: int,
-    damping: float,
-    fallback: bool,
-    gradient: str,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    chosen = cell(mixing, weight.shape[1], rank, strength, hidden, gated, normed)
+    asked = _Options(*options)
+    chosen = asked.cell(weight.shape[1])
     rows = Rows.of(OP, p, cu_seqlens)
     flat, h_flat, h0, dh = p.flatten(0, 1), h.flatten(0, 1), initial_state, dh.flatten(0, 1)
     before = rows.previous(h_flat, h0)
-    if gradient == "implicit" and solver == "sequential" and _compiled(chosen, p):
+    if asked.gradient == "implicit" and asked.solver == "sequential" and _compiled(chosen, p):
         dp, dh0 = _compiled_problem(chosen, flat, weight, h0, rows).backward(h_flat, dh, dfinal)
     else:
         cotangent = rows.add_at_end(dh, dfinal)
         adjoint = Adjoint(Forward(chosen, flat, weight, h0, rows), h_flat, cotangent)
-        if gradient == "phantom":
+        if asked.gradient == "phantom":
             v = adjoint.scan(cotangent)
-        elif solver == "sweeps":
-            v, _ = by_sweeps(adjoint, torch.zeros_like(cotangent), Stop(tolerance, max_iterations, damping, fallback))
+        elif asked.solver == "sweeps":
+            v, _ = by_sweeps(adjoint, torch.zeros_like(cotangent), asked.stop)
         else:
-            v = direct.adjoint(adjoint) if solver == "direct" else adjoint.one_by_one()
+            v = direct.adjoint(adjoint) if asked.solver == "direct" else adjoint.one_by_one()
         dp = adjoint.vjp(v)
         back = adjoint.gates.decay * v
-        if gradient == "implicit":
+        if asked.gradient == "implicit":
             back = back + chosen.hidden_vjp(dp, weight, before)
         dh0 = rows.start(back, dfinal)
     dweight = chosen.recurrent_rows(dp).mT @ chosen.seen(before) if chosen.spans else torch.zeros_like(weight)

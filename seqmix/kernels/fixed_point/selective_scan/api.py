@@ -1,7 +1,7 @@
 """`fixed_point_selective_scan`: the recurrence of the fixed-point Mamba as one differentiable op."""
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,12 +92,27 @@ def fixed_point_selective_scan(
     return y, (final, last), report
 
 
-def _problem(tensors: tuple[Tensor, ...], rows: Rows, options: tuple) -> Forward:  # type: ignore[type-arg]
+class _Options(NamedTuple):
+    """What the op takes behind its tensors, in its order."""
+
+    mixing: str
+    rank: int
+    strength: float
+    hidden: str
+    solver: str
+    tolerance: float
+    max_iterations: int
+    damping: float
+    fallback: bool
+    gradient: str
+
+
+def _problem(tensors: tuple[Tensor, ...], rows: Rows, asked: _Options) -> Forward:
     u, dt, p, A, D, weight, norm, s0, y0 = tensors
-    mixing, rank, strength, hidden, _, tolerance, max_iterations, damping, fallback, _ = options
     inputs = Inputs(u.flatten(0, 1), dt.flatten(0, 1), p.flatten(0, 1), A, D, weight, norm)
-    chosen = cell(mixing, A.shape[0], A.shape[1], rank, strength, hidden)
-    return Forward(chosen, inputs, s0, y0, rows, Stop(tolerance, max_iterations, damping, fallback))
+    chosen = cell(asked.mixing, A.shape[0], A.shape[1], asked.rank, asked.strength, asked.hidden)
+    stop = Stop(asked.tolerance, asked.max_iterations, asked.damping, asked.fallback)
+    return Forward(chosen, inputs, s0, y0, rows, stop)
 
 
 def _forward(
@@ -111,27 +126,17 @@ def _forward(
     s0: Tensor,
     y0: Tensor,
     cu_seqlens: Tensor | None,
-    mixing: str,
-    rank: int,
-    strength: float,
-    hidden: str,
-    solver: str,
-    tolerance: float,
-    max_iterations: int,
-    damping: float,
-    fallback: bool,
-    gradient: str,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = Rows.of(OP, u, cu_seqlens)
-    options = (mixing, rank, strength, hidden, solver, tolerance, max_iterations, damping, fallback, gradient)
-    problem = _problem((u, dt, p, A, D, weight, norm, s0, y0), rows, options)
-    if solver == "sweeps":
+    asked, rows = _Options(*options), Rows.of(OP, u, cu_seqlens)
+    problem = _problem((u, dt, p, A, D, weight, norm, s0, y0), rows, asked)
+    if asked.solver == "sweeps":
         y, report = by_sweeps(problem, torch.zeros_like(problem.inputs.u), problem.stop)
         _, final = problem.scan(y)
     else:
         y, final, left = problem.solve_one_by_one()
         # Near a pole a solve is as exact as the type allows, and no more.
-        enough = max(tolerance, torch.finfo(y.dtype).eps ** 0.5)
+        enough = max(asked.tolerance, torch.finfo(y.dtype).eps ** 0.5)
         report = Solved(problem.steps, left, left <= enough, torch.ones_like(left))
     return y.view_as(u), final, rows.end(y, y0), report.stack(u.dtype)
 
@@ -152,21 +157,11 @@ def _backward(
     y0: Tensor,
     y: Tensor,
     cu_seqlens: Tensor | None,
-    mixing: str,
-    rank: int,
-    strength: float,
-    hidden: str,
-    solver: str,
-    tolerance: float,
-    max_iterations: int,
-    damping: float,
-    fallback: bool,
-    gradient: str,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = Rows.of(OP, u, cu_seqlens)
-    options = (mixing, rank, strength, hidden, solver, tolerance, max_iterations, damping, fallback, gradient)
-    problem = _problem((u, dt, p, A, D, weight, norm, s0, y0), rows, options)
-    if gradient == "implicit" and solver == "sequential" and compiled(problem.cell, u.device):
+    asked, rows = _Options(*options), Rows.of(OP, u, cu_seqlens)
+    problem = _problem((u, dt, p, A, D, weight, norm, s0, y0), rows, asked)
+    if asked.gradient == "implicit" and asked.solver == "sequential" and compiled(problem.cell, u.device):
         adjoint = Adjoint(problem, y.flatten(0, 1), dy.flatten(0, 1), dfinal)
         exact, dweight = adjoint.compiled_backward(dlast), torch.zeros_like(weight)
         if adjoint.cell.spans:
@@ -176,9 +171,9 @@ def _backward(
 
     cotangent = rows.add_at_end(dy.flatten(0, 1), dlast)
     adjoint = Adjoint(problem, y.flatten(0, 1), cotangent, dfinal)
-    if gradient == "phantom":
+    if asked.gradient == "phantom":
         zeta = cotangent
-    elif solver == "sweeps":
+    elif asked.solver == "sweeps":
         zeta, _ = by_sweeps(adjoint, torch.zeros_like(cotangent), problem.stop)
     else:
         zeta = adjoint.one_by_one()
@@ -188,7 +183,7 @@ def _backward(
     dy0 = torch.zeros_like(y0)
     if adjoint.cell.spans:
         dweight = adjoint.cell.recurrent_rows(d.p).mT @ adjoint.before
-        if gradient == "implicit":
+        if asked.gradient == "implicit":
             dy0 = rows.start(adjoint.through_gates(d.p), dy0)  # type: ignore[arg-type]
     # An empty sequence hands its states on.
     dy0 = torch.where((rows.lengths == 0).unsqueeze(-1), dlast, dy0)
