@@ -22,7 +22,8 @@ Paper, released code (dr-faustus/fp-rnn, models/fp_mamba_block.py) and this laye
 - mixing: of u_t and y_{t-1} in paper and code (`mixing_input="u"`); before the convolution with `"x"`.
 - strength: alpha = sigmoid(.) in the paper, 2 sigmoid(.) in the code (`strength`, 2 by default here); at first half of
   it in the code (`initial_strength=0.5`).
-- LayerNorm: with weight and bias in code and here (`norm_bias`), inside the loop in both; the eps is 1e-5.
+- LayerNorm: with weight and bias in code and here (`norm_bias`), inside the loop in both; the eps is 1e-5, so y has
+  unit size after a zero token too, and gradients through b, c and Q, which see it, grow over runs of zeros.
 - gate: silu(z) times y, outside the loop; the code's `glu_in_loop`, inside it, is not here.
 - factors of a product, Kronecker factors: see `low_rank`, `kronecker` (the paper's) and `kronecker_released`, here
   without its spectral norm, as in the code. Weight normalisation of the projections of y and of the mixing: not here.

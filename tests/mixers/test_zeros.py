@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from seqmix import BDLRU, DeltaNet, FixedPointRNN, SelectiveRoPE, create_mixer
+from seqmix import BDLRU, DeltaNet, FixedPointMamba, FixedPointRNN, SelectiveRoPE, create_mixer
 from seqmix.mixers._heads import unit
 from seqmix.testing import MIXER_CHECKS
 
@@ -22,6 +22,8 @@ VARIANTS: dict[str, Any] = {
     "fp-rnn, b sees the state": partial(FixedPointRNN, hidden_dependence=("lambda", "mixing", "b", "c")),
     "fp-rnn, b alone written": partial(FixedPointRNN, write="b", hidden_dependence=("lambda", "mixing", "b", "c")),
     "fp-rnn, Kronecker": partial(FixedPointRNN, mixing="kronecker"),
+    "fp-mamba, no gate sees the state": partial(FixedPointMamba, hidden_dependence=()),
+    "fp-mamba, the output gate alone": partial(FixedPointMamba, hidden_dependence=("gate",)),
 }
 
 
