@@ -1,0 +1,70 @@
+"""What is read from sources is what Python itself says of the classes, and importing takes no part in it."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from seqmix import mixers
+from seqmix._constructors import read_constructor
+from seqmix.mixers.registry import list_mixers
+from seqmix.optim.registry import get_optimizer, list_optimizers
+
+
+def said(target: str) -> dict[str, object]:
+    return {each.name: each.default for each in read_constructor(target).arguments}
+
+
+def known(constructor) -> dict[str, inspect.Parameter]:
+    return {p.name: p for p in inspect.signature(constructor).parameters.values() if p.kind is not p.VAR_KEYWORD}
+
+
+def test_arguments_and_defaults_of_mixers() -> None:
+    classes = [getattr(mixers, name) for name in mixers.__all__]
+    ours = [each for each in classes if isinstance(each, type) and "d_state" in str(inspect.signature(each))]
+    assert len(ours) > 5 and len(list_mixers()) >= 14
+    for each in ours:
+        found, true = said(f"{each.__module__}:{each.__name__}"), known(each)
+        assert list(found) == list(true)
+        for name, default in found.items():
+            expected = true[name].default
+            assert (default is None) == (expected is inspect.Parameter.empty)
+            assert default is None or eval(str(default), vars(sys.modules[each.__module__])) == expected
+
+
+@pytest.mark.parametrize("library", ["seqmix", "torch", "pytorch-optimizer"])
+def test_arguments_of_optimizers(library: str) -> None:
+    for name in list_optimizers(library=library)[::7]:
+        entry = get_optimizer(name)
+        assert isinstance(entry.constructor, str)
+        if not entry.constructor.startswith("seqmix.optim.closures"):  # theirs, with a step of ours
+            assert list(said(entry.constructor)) == list(known(entry.load())), name
+
+
+def test_meanings_are_those_of_the_docstring_and_of_classes_above() -> None:
+    arguments = {each.name: each for each in read_constructor("seqmix.mixers.bd_lru:BDLRU").arguments}
+    assert arguments["block_size"].meaning.startswith("m. With softmax gates, m = 2 does parity")
+    assert arguments["block_size"].annotation == "int" and arguments["block_size"].default == "4"
+    task = read_constructor("seqmix.tasks.long_sequences:Digits")
+    assert task.rest == "Unpack[Loading]" and task.attribute("loading") == {"batch_size": 64}
+    assert "min_length" in task.attribute("withheld") and "eval_seed" in task.attribute("withheld")
+    assert task.attribute("nothing") is None
+
+
+def test_what_is_not_there() -> None:
+    with pytest.raises(ValueError, match=r"no source of a module 'seqmix.nothing'"):
+        read_constructor("seqmix.nothing:Thing")
+    with pytest.raises(ValueError, match="no class or function of that name"):
+        read_constructor("seqmix.mixers.bd_lru:Thing")
+
+
+def test_optimizers_are_listed_without_torch() -> None:
+    code = (
+        "import sys; from seqmix.optim.registry import get_optimizer, list_optimizers; "
+        "print(len([get_optimizer(name).line for name in list_optimizers()]), 'torch' in sys.modules)"
+    )
+    count, torch = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert int(count) > 100 and torch == "False"
