@@ -5,11 +5,20 @@
     dt_t = softplus(r_t + b)                         one for each head, A = -exp(A_log) likewise
     S_t = e^{dt_t A} S_{t-1} + B_t (dt_t u_t)^T      (N, P) for each head
     o_t = S_t^T C_t + D u_t
-    y_t = W_out (rmsnorm(o_t * silu(z_t)))
+    y_t = W_out (rmsnorm(o_t * silu(z_t)))           over each of G groups of d_inner / G channels by itself
 
 This is linear attention with queries C, keys B, values dt u and a scalar decay, and runs on its kernel. Parallel form:
 masked matrix products in chunks. State: S, and the last d_conv - 1 inputs of the convolution. Parameters have the names
 and shapes of `mamba_ssm`.
+
+Paper, released code (state-spaces/mamba, mamba_ssm/modules/mamba2.py) and this layer, line by line:
+
+- projections, convolution, dt, A, D and their initialisation: the code's; D is one number for each head.
+- norm: after the gate, with the code's eps of 1e-5; over each group's channels in paper (so that groups may lie on
+  different devices), code (`group_size`) and here, by T and one at a time.
+- heads: of 64 channels in the code, which wants d_inner to be a multiple; here also a single one, or `n_heads`.
+- one-token step: the code's without Triton knows one group only; this layer's is the layer.
+- the code's `d_ssm`, `D_has_hdim`, `norm_before_gate`, `rmsnorm=False`, `dt_limit` and biases of projections: not here.
 """
 
 import math
@@ -35,16 +44,18 @@ class Mamba2State(NamedTuple):
 
 
 class _Norm(nn.Module):
-    """The norm on what is read, with its weight under the name of checkpoints."""
+    """The norm on what is read, of each group by itself, with its weight under the name of checkpoints."""
 
-    def __init__(self, width: int, **where: Any) -> None:
+    def __init__(self, width: int, n_groups: int, **where: Any) -> None:
         super().__init__()
+        self.n_groups = n_groups
         self.weight = nn.Parameter(torch.ones(width, **where))
 
     _no_weight_decay = ("weight",)
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight)
+        groups = x.unflatten(-1, (self.n_groups, -1))  # (B, T, G, d_inner / G)
+        return rms_norm(groups, self.weight.view(self.n_groups, -1)).flatten(-2)
 
 
 @register_mixer("mamba-2", description="State space with a scalar decay for each head, SSD.", source="2405.21060")
@@ -57,7 +68,7 @@ class Mamba2(TokenMixer):
         d_conv: width of the convolution.
         expand: d_inner over d_model.
         n_heads: H, a divisor of d_inner; heads of 64 channels if None, or a single one where that does not divide.
-        n_groups: G, a divisor of H.
+        n_groups: G, a divisor of H: heads of a group share B and C, and the norm is over a group.
         dt_min, dt_max: range of the steps at initialisation, log-uniform.
         A_min, A_max: range of -A at initialisation, uniform.
 
@@ -116,7 +127,7 @@ class Mamba2(TokenMixer):
         self.dt_bias = nn.Parameter(torch.empty(self.n_heads, **where))
         self.A_log = nn.Parameter(torch.empty(self.n_heads, **where))
         self.D = nn.Parameter(torch.empty(self.n_heads, **where))
-        self.norm = _Norm(self.d_inner, **where)
+        self.norm = _Norm(self.d_inner, n_groups, **where)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False, **where)
         self.reset_parameters()
 

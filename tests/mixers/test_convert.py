@@ -40,6 +40,11 @@ def check(layer, published, expected):
     prefixed = {f"model.layers.3.mixer.{n}": t for n, t in published.items()} | {"model.norm.weight": torch.ones(D)}
     assert load_published(layer, prefixed, prefix="model.layers.3.mixer.") is layer
     torch.testing.assert_close(layer(tokens())[0], expected, rtol=1e-9, atol=1e-11)
+    state, steps = layer.init_state(2), []
+    for x in tokens().unbind(1):
+        y, state = layer.step(x, state)
+        steps.append(y)
+    torch.testing.assert_close(torch.stack(steps, 1), expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("conv", [False, True])
@@ -108,21 +113,27 @@ def test_mamba():
     check(Mamba(D, 3, dtype=torch.float64), w, torch.stack(outputs, 1))
 
 
-def test_mamba2():
+@pytest.mark.parametrize("groups", [1, 2])
+def test_mamba2(groups):
+    """`group_size=d_ssm // ngroups` in the published norm: heads of another group do not enter it."""
+    wide = 3 * groups
+    channels = 16 + 2 * wide
     w = weights(
-        in_proj__weight=(16 + 16 + 6 + 4, D), conv1d__weight=(22, 1, 4), conv1d__bias=(22,), dt_bias=(4,), A_log=(4,),
-        D=(4,), norm__weight=(16,), out_proj__weight=(D, 16),
+        in_proj__weight=(16 + channels + 4, D), conv1d__weight=(channels, 1, 4), conv1d__bias=(channels,),
+        dt_bias=(4,), A_log=(4,), D=(4,), norm__weight=(16,), out_proj__weight=(D, 16),
     )  # fmt: skip
-    z, ubc, r = (tokens() @ w["in_proj.weight"].T).split((16, 22, 4), -1)
-    u, b, c = shift(ubc, w["conv1d.weight"], w["conv1d.bias"]).split((16, 3, 3), -1)
+    z, ubc, r = (tokens() @ w["in_proj.weight"].T).split((16, channels, 4), -1)
+    u, b, c = shift(ubc, w["conv1d.weight"], w["conv1d.bias"]).split((16, wide, wide), -1)
     u, dt = u.unflatten(-1, (4, 4)), softplus(r + w["dt_bias"])
+    b, c = (t.unflatten(-1, (groups, 3)).repeat_interleave(4 // groups, 2) for t in (b, c))  # (B, T, heads, states)
     s, outputs = torch.zeros(2, 4, 4, 3, dtype=torch.float64), []  # (heads, channels, states), as published
     for t in range(T):
         decay = torch.exp(-dt[:, t] * w["A_log"].exp())
-        s = s * decay[..., None, None] + (dt[..., None] * u)[:, t, :, :, None] * b[:, t, None, None]
-        y = (s * c[:, t, None, None]).sum(-1) + w["D"][:, None] * u[:, t]
-        outputs.append(rms(y.flatten(1) * silu(z[:, t]), w["norm.weight"]) @ w["out_proj.weight"].T)
-    check(Mamba2(D, 3, n_heads=4, dtype=torch.float64), w, torch.stack(outputs, 1))
+        s = s * decay[..., None, None] + (dt[..., None] * u)[:, t, :, :, None] * b[:, t, :, None]
+        y = (s * c[:, t, :, None]).sum(-1) + w["D"][:, None] * u[:, t]
+        y = (y.flatten(1) * silu(z[:, t])).unflatten(-1, (groups, -1))
+        outputs.append(rms(y, w["norm.weight"].view(groups, -1)).flatten(1) @ w["out_proj.weight"].T)
+    check(Mamba2(D, 3, n_heads=4, n_groups=groups, dtype=torch.float64), w, torch.stack(outputs, 1))
 
 
 def test_what_does_not_fit_is_named():

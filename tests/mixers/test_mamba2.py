@@ -21,6 +21,9 @@ def turn(x, angle):
 
 def test_mamba2_equals_the_equations():
     layer = Mamba2(6, d_state=3, expand=2, n_heads=4, n_groups=2, dtype=torch.float64)
+    with torch.no_grad():
+        layer.norm.weight.normal_()
+        layer.D[:2] = 9.0  # groups of different size
     x = torch.randn(2, 20, 6, dtype=torch.float64)
     z, ubc, r = (x @ layer.in_proj.weight.T).split((12, 24, 4), dim=-1)
     ubc = silu(conv1d(pad(ubc.mT, (3, 0)), layer.conv1d.weight, layer.conv1d.bias, groups=24).mT)
@@ -33,7 +36,10 @@ def test_mamba2_equals_the_equations():
         decay = torch.exp(-dt[:, t] * layer.A_log.exp())[..., None, None]
         S = decay * S + B[:, t, :, :, None] * (dt[:, t, :, None] * u[:, t])[:, :, None]
         o = (S * C[:, t, :, :, None]).sum(-2) + layer.D[:, None] * u[:, t]
-        expected.append(rms(o.flatten(1) * silu(z[:, t]), layer.norm.weight) @ layer.out_proj.weight.T)
+        # Each group of two heads by itself.
+        groups = (o.flatten(1) * silu(z[:, t])).chunk(2, -1)
+        normed = [rms(part, w) for part, w in zip(groups, layer.norm.weight.chunk(2), strict=True)]
+        expected.append(torch.cat(normed, -1) @ layer.out_proj.weight.T)
     y, state = layer(x)
     torch.testing.assert_close(y, torch.stack(expected, 1), rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(state.ssm, S, rtol=1e-9, atol=1e-11)
