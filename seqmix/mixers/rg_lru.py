@@ -3,12 +3,22 @@
     u_t = conv(W_u x_t)                                 depthwise, causal, width d_conv
     r_t = sigmoid(W_a u_t + b_a), i_t = sigmoid(W_i u_t + b_i)      block-diagonal, one block a head
     log a_t = -8 r_t * softplus(Lambda)
-    h_t = a_t * h_{t-1} + sqrt(1 - a_t^2) * (i_t * u_t)
+    h_t = a_t * h_{t-1} + sqrt(1 - a_t^2) * (i_t * u_t)             at the first token h_t = i_t * u_t
     y_t = W_o (gelu(W_z x_t) * h_t)
 
-The factor sqrt(1 - a^2) keeps the variance of h that of its input; the published code leaves it out at the first token
-of a sequence, this layer does not. Parallel form: the associative scan of pairs (a, b). State: h, d_state numbers, and
-the last d_conv - 1 inputs of the convolution.
+The factor sqrt(1 - a^2) keeps the variance of h that of its input, from the first token on. Parallel form: the
+associative scan of pairs (a, b). State: h, d_state numbers, the last d_conv - 1 inputs of the convolution, and how many
+tokens were read.
+
+Paper, released code (google-deepmind/recurrentgemma, torch/layers.py and modules.py) and this layer, line by line:
+
+- gates, the factor 8 and the initialisation of all parts: the code's; the paper's a = sigmoid(Lambda) is exp(-softplus)
+  of the other sign.
+- gain at the first token: sqrt(1 - a^2) in the paper, 1 in the code and here (`unit_start`), packed sequences too.
+- derivative of the square root: infinite at a = 1; in code and here at most 1,000, with the value as it is, so that a
+  closed gate (r = 0) writes nothing and still has a gradient. `min_gain=5e-4` ends the value there, too, without one.
+- 1 - a^2: here by expm1, which keeps the digits that 1 - exp(2 log a) loses near a = 1.
+- scan: in float32 in code and here. The code's local attention and MLPs between these blocks are not a mixer's.
 """
 
 from typing import Any, NamedTuple
@@ -19,19 +29,25 @@ from torch.nn.functional import gelu, softplus
 
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, diagonal_scan
-from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
-# The derivative of a square root stays below 1,000: at a = 1 it is infinite. The published code caps the derivative
-# alone; here the root itself ends there, at 5e-4, and has no derivative below.
-_SMALLEST = 2.5e-7
+_STEEPEST = 1000.0  # derivative of the square root
+
+
+def _root(x: Tensor) -> Tensor:
+    """sqrt(x) with a derivative of at most 1,000, by operations that have derivatives of every kind themselves."""
+    small = 0.25 / _STEEPEST**2
+    fixed = x.detach()
+    return torch.where(x < small, fixed.sqrt() + _STEEPEST * (x - fixed), x.clamp_min(small).sqrt())
 
 
 @mixer_state
 class RGLRUState(NamedTuple):
     h: Tensor  # (S, d_state), float32 or float64
     conv: Tensor  # (S, d_conv - 1, d_state), in the type of the activations
+    length: Tensor  # (S,) int64, tokens read
 
 
 @register_mixer("rg-lru", description="Griffin's real-gated linear recurrent unit.", source="2402.19427")
@@ -44,11 +60,14 @@ class RGLRU(TokenMixer):
         n_heads: blocks of the gates' maps, a divisor of `d_state`.
         d_conv: width of the convolution.
         r_min, r_max: range of a at r_t = 1/8, uniform in area at initialisation.
+        unit_start: whether the first token of a sequence is written with gain 1 in place of sqrt(1 - a^2).
+        min_gain: below 1, the least sqrt(1 - a^2); smaller ones have no gradient.
 
     Shapes: x (B, T, d_model), y (B, T, d_model), state h (S, d_state) and conv (S, d_conv - 1, d_state).
 
     Raises:
-        ValueError: a size below one, `n_heads` that does not divide `d_state`, radii not 0 < r_min < r_max < 1.
+        ValueError: a size below one, `n_heads` that does not divide `d_state`, radii not 0 < r_min < r_max < 1, a
+            gain out of range.
 
     Example:
         >>> import torch
@@ -70,6 +89,8 @@ class RGLRU(TokenMixer):
         *,
         r_min: float = 0.9,
         r_max: float = 0.999,
+        unit_start: bool = True,
+        min_gain: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -82,6 +103,10 @@ class RGLRU(TokenMixer):
         if not 0 < r_min < r_max < 1:
             raise ValueError(f"RGLRU: radii must obey 0 < r_min < r_max < 1, got {r_min} and {r_max}")
         self.r_min, self.r_max = r_min, r_max
+        self.unit_start = one_of("RGLRU", "unit_start", unit_start, (True, False))
+        if isinstance(min_gain, bool) or not (isinstance(min_gain, int | float) and 0 <= min_gain < 1):
+            raise ValueError(f"RGLRU: min_gain must be in [0, 1), got {min_gain!r}")
+        self.min_gain = float(min_gain)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         width = self.d_state // n_heads
         self.in_proj = nn.Linear(d_model, 2 * self.d_state, **where)
@@ -107,8 +132,13 @@ class RGLRU(TokenMixer):
         radius = (u * (self.r_max**2 - self.r_min**2) + self.r_min**2).sqrt()
         self.Lambda.copy_((1 / radius - 1).log())
 
-    def coefficients(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """a and the gain sqrt(1 - a^2) i, both (B, T, d_state) in at least float32, for the convolved u."""
+    def coefficients(self, u: Tensor, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """a and the gain sqrt(1 - a^2) i, both (B, T, d_state) in at least float32, for the convolved u.
+
+        `first` (B, T) is true at the first tokens of sequences; None for that of each row.
+        """
+        if first is None:
+            first = (torch.arange(u.shape[1], device=u.device) == 0).expand(u.shape[:2])
         real = recurrent_dtype(u.dtype)
         with torch.autocast(u.device.type, enabled=False):
             u = u.to(real)
@@ -116,8 +146,19 @@ class RGLRU(TokenMixer):
             z = torch.einsum("bthi,ghij->gbthj", parts, self.gate_weight.to(real)).flatten(3)  # (2, B, T, d_state)
             r, i = (z + self.gate_bias.to(real)[:, None, None]).sigmoid()
             log_a = -8 * r * softplus(self.Lambda.to(real))
-            scale = (-torch.expm1(2 * log_a)).clamp_min(_SMALLEST).sqrt()
+            scale = _root((-torch.expm1(2 * log_a)).clamp_min(self.min_gain**2))
+            if self.unit_start:
+                scale = scale.masked_fill(first.unsqueeze(-1), 1.0)
             return log_a.exp(), scale * i
+
+    def _begin(self, length: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Which tokens (B, T) are the first of their sequences, and the lengths (S,) after them."""
+        t = torch.arange(u.shape[1], device=u.device)
+        if cu_seqlens is None:
+            return (t == 0) & (length == 0)[:, None], length + u.shape[1]
+        sequence = torch.bucketize(t, cu_seqlens[1:], right=True)
+        first = (t == cu_seqlens[sequence]) & (length == 0)[sequence]
+        return first.unsqueeze(0), length + cu_seqlens.diff()
 
     def _convolve(self, x: Tensor, window: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         u, z = self.in_proj(x).chunk(2, dim=-1)
@@ -126,18 +167,20 @@ class RGLRU(TokenMixer):
 
     def mix(self, x: Tensor, state: RGLRUState, cu_seqlens: Tensor | None) -> tuple[Tensor, RGLRUState]:
         u, z, window = self._convolve(x, state.conv, cu_seqlens)
-        a, gain = self.coefficients(u)
+        first, length = self._begin(state.length, u, cu_seqlens)
+        a, gain = self.coefficients(u, first)
         h, final = diagonal_scan(a, gain * u, initial_state=state.h, cu_seqlens=cu_seqlens)
-        return self.out_proj(gelu(z) * h.to(z.dtype)), RGLRUState(final, window)
+        return self.out_proj(gelu(z) * h.to(z.dtype)), RGLRUState(final, window, length)
 
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> RGLRUState:
-        """Zeros: h = 0 and an empty window."""
+        """Zeros: h = 0 and an empty window, no token read."""
         device, dtype = self._like(device, dtype)
         return RGLRUState(
             torch.zeros(batch_size, self.d_state, device=device, dtype=recurrent_dtype(dtype)),
             torch.zeros(batch_size, self.d_conv - 1, self.d_state, device=device, dtype=dtype),
+            torch.zeros(batch_size, device=device, dtype=torch.int64),
         )
 
     def state_size(self, sequence_length: int = 1) -> int:

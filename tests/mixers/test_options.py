@@ -28,7 +28,7 @@ OPTIONS = [
     ("attention", SELECTIVE | {"forget_gate": True, "window": 3}),
     ("fp-rnn", {"rank": 0, "output_gate": False, "hidden_dependence": ["lambda", "b"]}),
     ("fp-rnn", {"mixing": "dplr", "hidden_dependence": ["c"], "solver": "direct"}),
-    ("rg-lru", {"d_state": 24, "n_heads": 3, "d_conv": 1}),
+    ("rg-lru", {"d_state": 24, "n_heads": 3, "d_conv": 1, "unit_start": False}),
     ("mamba-2", {"d_state": 4, "n_heads": 8, "n_groups": 2, "d_conv": 2}),
     ("mamba-3", {"d_state": 4, "n_heads": 8}),
 ]
