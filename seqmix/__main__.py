@@ -62,7 +62,8 @@ commands:
   seqmix test --ckpt_path runs/a5/1/checkpoints/best.ckpt
   seqmix generate lm --prompt "The import statement" --temperature 0.7
   seqmix fit --help                             every option of trainer, model and data
-  seqmix list mixers
+  seqmix list mixers                            also: tasks, configs, optimizers; of one, its arguments:
+  seqmix list mixers bd-lru
 
 options:
   -h, --help     this text
@@ -102,6 +103,12 @@ def _run(argv: list[str]) -> int:
 
         for module in command.needs:
             require(module, extra="train", owner=f"seqmix {name}")
+    if command.module == "train":
+        from seqmix.commands._sheets import asked_help
+
+        if (text := asked_help(rest)) is not None:
+            print(text)
+            return 0
     run = importlib.import_module(f"seqmix.commands.{command.module}").main
     status: int = run(argv if command.module == "train" else rest)
     return status

@@ -59,6 +59,9 @@ def read_constructor(target: str) -> Constructor:
     if not found:
         raise ValueError(f"{target}: its source has no class or function of that name")
     docstrings = [ast.get_docstring(node) or "" for _, node in found]
+    # "Arguments as in `Other`", of the same module.
+    likened = [node for name in re.findall(r"`(\w+)`", docstrings[0]) for _, node in _lineage(module, name)]
+    docstrings += [ast.get_docstring(node) or "" for node in likened]
     meanings = {key: text for docstring in reversed(docstrings) for key, text in _meanings(docstring).items()}
     where, first = found[0]
     if isinstance(first, ast.FunctionDef):

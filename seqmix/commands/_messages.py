@@ -31,7 +31,10 @@ def exits(program: str = "seqmix") -> Callable[[Main], Main]:
         def run(argv: list[str]) -> int:
             try:
                 with interruptible():
-                    return main(argv)
+                    try:
+                        return main(argv)
+                    finally:
+                        sys.stdout.flush()  # a reader that has seen enough is noticed here, not when Python ends
             except (KeyboardInterrupt, Interrupted) as stop:
                 print(f"{program}: {str(stop) or 'interrupted by SIGINT'}", file=sys.stderr)
                 return 130

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seqmix.optim.ngn_md import NGNMDv1
     from seqmix.optim.registry import get_optimizer, list_optimizers, register_optimizer
     from seqmix.optim.scaling import transfer
-    from seqmix.optim.schedules import create_schedule
+    from seqmix.optim.scheduler import create_schedule
     from seqmix.optim.signum import Signum
     from seqmix.optim.tied_adam import TiedAdam
 

@@ -1,9 +1,9 @@
-"""Learning rate by step: a warm-up, then a shape. Factors multiply the learning rate of every parameter group.
+"""Learning rate by step: a warm-up, then a shape. Needs no torch.
 
-Steps count from 0 and a run of `total_steps` takes the steps 0 to total_steps - 1. A shape that falls reaches its
-floor `final` at `total_steps`, the first step that is not taken: the last step that is taken is one short of the floor,
-so that with a floor of 0 it still moves. No shape goes below its floor, at no step beyond the end either; a warm-up
-begins at 1 / warmup, wherever the floor is.
+Factors multiply the learning rate of every parameter group. Steps count from 0 and a run of `total_steps` takes the
+steps 0 to total_steps - 1. A shape that falls reaches its floor `final` at `total_steps`, the first step that is not
+taken: the last step that is taken is one short of the floor, so that with a floor of 0 it still moves. No shape goes
+below its floor, at no step beyond the end either; a warm-up begins at 1 / warmup, wherever the floor is.
 """
 
 import inspect
@@ -11,17 +11,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from seqmix._checks import positive
 from seqmix._suggest import unknown_name
 
-__all__ = ["SCHEDULES", "Schedule", "check_schedule", "create_schedule"]
+__all__ = ["SCHEDULES", "STEPS", "check_schedule"]
 
 _Factor = Callable[[int], float]
 
 # From 1 at progress 0 to 0 at progress 1.
-_STEPS = "a positive number of steps"
+STEPS = "a positive number of steps"
 
 _FALLS: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,
@@ -46,18 +44,33 @@ def _falling(fall: str, begin: int, end: int, final: float) -> _Factor:
 
 
 def cosine(total_steps: int, *, warmup: int = 0, final: float = 0.0, every: int = 1) -> _Factor:
-    """From 1 after the warm-up to `final` at `total_steps`, along half a cosine, changing `every` so many steps."""
+    """From 1 after the warm-up to `final` at `total_steps`, along half a cosine.
+
+    Args:
+        warmup: steps at the beginning in which the rate rises from 1 / warmup of it.
+        final: factor at the end.
+        every: steps between changes, an epoch where the rate is to change once an epoch.
+    """
     shape = _falling("cosine", warmup, total_steps, final)
     return _warmed_up(lambda step: shape(step - (step - warmup) % every), warmup)
 
 
 def linear(total_steps: int, *, warmup: int = 0, final: float = 0.0) -> _Factor:
-    """From 1 after the warm-up to `final` at `total_steps`, along a line."""
+    """From 1 after the warm-up to `final` at `total_steps`, along a line.
+
+    Args:
+        warmup: steps at the beginning in which the rate rises from 1 / warmup of it.
+        final: factor at the end.
+    """
     return _warmed_up(_falling("linear", warmup, total_steps, final), warmup)
 
 
 def constant(total_steps: int, *, warmup: int = 0) -> _Factor:
-    """1 after the warm-up."""
+    """1 after the warm-up.
+
+    Args:
+        warmup: steps at the beginning in which the rate rises from 1 / warmup of it.
+    """
     return _warmed_up(lambda step: 1.0, warmup)
 
 
@@ -68,6 +81,12 @@ def wsd(
 
     The horizon matters to the cooldown alone: a run that is stopped before it continues with another `total_steps` as
     if it had had it from the beginning. Sources: 2405.18392 (1 - sqrt), 2601.09000 (linear).
+
+    Args:
+        warmup: steps at the beginning in which the rate rises from 1 / warmup of it.
+        cooldown: steps at the end in which the rate falls, or a share of all below 1.
+        shape: of the fall: `1-sqrt`, `linear` or `cosine`.
+        final: factor at the end.
     """
     length = round(cooldown * total_steps) if cooldown < 1 else int(cooldown)
     if warmup + length > total_steps:
@@ -84,26 +103,6 @@ SCHEDULES: dict[str, Callable[..., _Factor]] = {
     "linear": linear,
     "wsd": wsd,
 }
-
-
-class Schedule(torch.optim.lr_scheduler.LambdaLR):
-    """`LambdaLR` that loads a state only where it continues it.
-
-    A state of a run with another horizon, or another schedule, is taken if both give the step to come the same
-    learning rate: a constant rate, or the stable phase of WSD.
-    """
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        step = state_dict["last_epoch"]
-        before = state_dict["_last_lr"]
-        now = [rate * factor(step) for rate, factor in zip(state_dict["base_lrs"], self.lr_lambdas, strict=True)]
-        if not all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-15) for a, b in zip(before, now, strict=True)):
-            raise ValueError(
-                f"schedule: a run continues with other total steps, or another schedule, only where both have the same "
-                f"learning rate, as in the stable phase of 'wsd'; at step {step} it was {before[0]:.4g} and would be "
-                f"{now[0]:.4g}"
-            )
-        super().load_state_dict(state_dict)
 
 
 def check_schedule(name: str, **kwargs: Any) -> None:
@@ -123,36 +122,6 @@ def check_schedule(name: str, **kwargs: Any) -> None:
         raise ValueError(f"schedule: cooldown must be a share of the steps below 1, or steps, got {cooldown!r}")
     if cooldown >= 1 and cooldown != int(cooldown):
         raise ValueError(f"schedule: cooldown must be a share of the steps below 1, or whole steps, got {cooldown!r}")
-    positive("schedule", "every", kwargs.get("every", 1), what=_STEPS)
+    positive("schedule", "every", kwargs.get("every", 1), what=STEPS)
     if kwargs.get("shape", "linear") not in _FALLS:
         raise unknown_name("shape of the cooldown", kwargs["shape"], _FALLS)
-
-
-def create_schedule(name: str, optimizer: torch.optim.Optimizer, total_steps: int, **kwargs: Any) -> Schedule:
-    """A scheduler to step once after every optimizer step.
-
-    Args:
-        name: `"constant"`, `"cosine"`, `"linear"` or `"wsd"`.
-        total_steps: steps of the whole run, warm-up included.
-        kwargs: `warmup` (steps), and for those that fall `final` (factor at the end); for `wsd` also `cooldown`
-            (steps, or a share of all below 1) and its `shape`: `"1-sqrt"`, `"linear"` or `"cosine"`; for `cosine`
-            also `every`, steps between changes, an epoch where the rate is to change once an epoch.
-
-    Raises:
-        ValueError: an unknown name or argument, with the nearest ones, a value out of its range, or an optimizer
-            without learning rates.
-
-    Example:
-        >>> import torch
-        >>> from seqmix.optim import create_schedule
-        >>> optimizer = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=1.0)
-        >>> schedule = create_schedule("wsd", optimizer, 10, warmup=2, cooldown=4, shape="linear")
-        >>> [round(schedule.lr_lambdas[0](step), 2) for step in range(11)]
-        [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
-    """
-    check_schedule(name, **kwargs)
-    positive("schedule", "total_steps", total_steps, what=_STEPS)
-    if not all("lr" in group for group in optimizer.param_groups):
-        owner = type(optimizer).__name__
-        raise ValueError(f"schedule: optimizer {owner} has no learning rate; without one the schedule is 'constant'")
-    return Schedule(optimizer, SCHEDULES[name](total_steps, **kwargs))

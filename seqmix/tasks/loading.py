@@ -29,7 +29,7 @@ class Loading(TypedDict, total=False):
 _DEFAULTS = Loading(
     min_length=None, batch_size=128, train_size=None, eval_size=512, seed=0, eval_seed=0, num_workers=0, packed=False
 )
-_MEANING = {
+MEANING = {
     "train_length": "length of the training sequences, or their largest length.",
     "min_length": "smallest length of training sequences, one length to the batch; None trains at the largest only.",
     "batch_size": "sequences in a batch, over all ranks.",
@@ -63,7 +63,7 @@ def show(constructor: Callable[..., None], own: Loading, withheld: Sequence[str]
 def explain(docstring: str, signature: inspect.Signature) -> str:
     """`docstring` with a line for each argument of the signature that it does not name, at the end of its `Args:`."""
     named = {line.split(":")[0].strip() for line in docstring.splitlines() if ":" in line}
-    lines = [f"        {name}: {_MEANING[name]}" for name in signature.parameters if name in _MEANING.keys() - named]
+    lines = [f"        {name}: {MEANING[name]}" for name in signature.parameters if name in MEANING.keys() - named]
     if not lines:
         return docstring
     parts = docstring.rstrip().split("\n\n")

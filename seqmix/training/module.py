@@ -16,7 +16,8 @@ from seqmix.models import SequenceModel
 from seqmix.models._specs import check_mixers
 from seqmix.optim.create import create_optimizer
 from seqmix.optim.registry import check_optimizer
-from seqmix.optim.schedules import check_schedule, create_schedule
+from seqmix.optim.scheduler import create_schedule
+from seqmix.optim.schedules import check_schedule
 from seqmix.tasks.asked import asked_of
 from seqmix.training.answers import check_answers, cross_entropy, free_running_answers
 from seqmix.training.carried_state import CarriedState

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seqmix._checks import positive
 from seqmix._suggest import unknown_name
 from seqmix.optim.create import create_optimizer
-from seqmix.optim.schedules import create_schedule
+from seqmix.optim.scheduler import create_schedule
 from seqmix.tasks.asked import asked_of
 from seqmix.tasks.streams import unit, words
 from seqmix.training.callbacks import Checkpoints, NonFiniteGuard

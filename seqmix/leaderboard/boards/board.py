@@ -30,7 +30,7 @@ from seqmix._trust import inside
 from seqmix.leaderboard.boards.sizing import BUDGETS, Budget
 from seqmix.mixers.registry import get_mixer
 from seqmix.models._specs import check_mixers, named
-from seqmix.training.config.files import FOLDER, Config, find_config, load_config, parse_value, set_by_path
+from seqmix.training.config.files import FOLDER, Config, find_config, load_config, parse_value, set_by_path, shipped
 from seqmix.training.foreign import check_settings
 
 __all__ = ["Board", "Column", "find_board", "list_boards", "load_board", "settings_of"]
@@ -86,8 +86,7 @@ def settings_of(column: Column, *, within: Path | None = None) -> Config:
 
 def list_boards() -> dict[str, str]:
     """Shipped boards: name and first comment line."""
-    paths = sorted(BOARDS.glob("*.yaml"))
-    return {path.stem: path.read_text().partition("\n")[0].lstrip("# ") for path in paths}
+    return shipped(BOARDS)
 
 
 def find_board(name: str) -> Path | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from seqmix._bounded import read_text
 from seqmix.leaderboard.sweep.plan import Run, plan_run
-from seqmix.training.config.files import FOLDER, parse_value
+from seqmix.training.config.files import FOLDER, parse_value, shipped
 
 __all__ = ["find_grid", "grid_runs", "list_grids"]
 
@@ -25,7 +25,7 @@ _KEYS = ("config", "set", "grid", "seeds")
 
 def list_grids() -> dict[str, str]:
     """Shipped grids: name and first comment line."""
-    return {path.stem: path.read_text().partition("\n")[0].lstrip("# ") for path in sorted(GRIDS.glob("*.yaml"))}
+    return shipped(GRIDS)
 
 
 def find_grid(name: str) -> Path | None:

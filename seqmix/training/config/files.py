@@ -31,6 +31,7 @@ __all__ = [
     "load_config",
     "merge",
     "parse_value",
+    "shipped",
 ]
 
 Config = dict[str, Any]
@@ -69,8 +70,13 @@ _ENTRIES = (*MODEL_ENTRIES, "data")
 
 def list_configs() -> dict[str, str]:
     """Shipped configs: name and first comment line."""
-    paths = sorted(FOLDER.glob("*.yaml"), key=lambda path: path.stem)
-    return {path.stem: path.read_text().partition("\n")[0].lstrip("# ") for path in paths}
+    return shipped(FOLDER)
+
+
+def shipped(folder: Path) -> dict[str, str]:
+    """The YAML files of a folder: name and first comment line."""
+    paths = sorted(folder.glob("*.yaml"), key=lambda path: path.stem)
+    return {path.stem: path.read_text("utf-8").partition("\n")[0].lstrip("# ") for path in paths}
 
 
 def find_config(name: str) -> Path:
