@@ -38,6 +38,7 @@ test-matrix: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python -m seqmix._stubs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 

@@ -11,32 +11,11 @@ from seqmix._lazy import lazy
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from seqmix.mixers import (
-        BDLRU,
-        HLRU,
-        LRU,
-        LSTM,
-        RGLRU,
-        Attention,
-        DeltaNet,
-        DenseRNN,
-        FixedPointMamba,
-        FixedPointRNN,
-        GatedLinearAttention,
-        Mamba,
-        Mamba2,
-        Mamba3,
-        ModuleMixer,
-        SelectiveRoPE,
-        TokenMixer,
-        create_mixer,
-        list_mixers,
-        register_mixer,
-    )
+    from seqmix.mixers import ModuleMixer, SelectiveRoPE, TokenMixer, create_mixer, list_mixers, register_mixer
     from seqmix.models import SequenceModel
     from seqmix.optim import parameter_groups
 
-__getattr__, __dir__, __all__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     (
         "benchmarks",

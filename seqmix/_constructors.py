@@ -1,13 +1,13 @@
 """What classes take, read from their sources without importing them: torch and Lightning take seconds, text not."""
 
 import ast
-import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
+
+from seqmix._sources import file_of
 
 __all__ = ["Argument", "Constructor", "read_constructor"]
 
@@ -75,19 +75,9 @@ def read_constructor(target: str) -> Constructor:
     return Constructor(docstrings[0], (), None, classes)
 
 
-def _file(module: str) -> Path:
-    top, *below = module.split(".")
-    spec = importlib.util.find_spec(top)  # of a package itself: nothing is imported
-    path = Path(spec.origin).parent.joinpath(*below) if spec is not None and spec.origin else Path()
-    for file in (path / "__init__.py", path.with_suffix(".py") if below else path):
-        if file.is_file():
-            return file
-    raise ValueError(f"there is no source of a module {module!r}")
-
-
 @cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(_file(module).read_text(encoding="utf-8"))
+    return ast.parse(file_of(module).read_text(encoding="utf-8"))
 
 
 def _lineage(module: str, name: str) -> Iterator[tuple[str, _Node]]:

@@ -30,9 +30,9 @@ def pip(*arguments: str) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy: setuptools would leave `build` in the checkout, and pack what an earlier one left there."""
     copy, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    shutil.copytree(ROOT / "seqmix", copy / "seqmix", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "seqmix", copy / "seqmix", ignore=shutil.ignore_patterns("__pycache__", "*.pyi"))
     for name in ("kernels", "tasks", "configs"):
         (copy / name).symlink_to(Path("seqmix") / name)
     shutil.copytree(ROOT / "tests" / "tasks", copy / "tests" / "tasks")
@@ -53,6 +53,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     ]
     assert {path.relative_to(ROOT).as_posix() for path in sources} | {"seqmix/py.typed"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    stub = zipfile.ZipFile(wheel).read("seqmix/__init__.pyi").decode()
+    assert "from seqmix.mixers.bd_lru import BDLRU as BDLRU\n" in stub, "what registers export, for type checkers"
 
 
 def test_installed_elsewhere_it_finds_its_configs(wheel: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, take_turns, threads
 from seqmix.kernels import diagonal_scan
 from seqmix.kernels.fixed_point.rows import Rows
 from seqmix.kernels.fixed_point.scan.solvers import Forward
-from seqmix.mixers import FixedPointRNN, TokenMixer, create_mixer
+from seqmix.mixers import TokenMixer, create_mixer
+from seqmix.mixers.fp_rnn import FixedPointRNN
 
 Row = dict[str, Any]
 Call = Callable[[], object]
@@ -118,7 +119,7 @@ def _step(layer: TokenMixer, x: Tensor, upstream: Tensor) -> object:
 @torch.no_grad()
 def _parts(layer: FixedPointRNN, x: Tensor) -> dict[str, Call]:
     """The whole solve by sweeps, one diagonal scan and one mixing (the gates, where they see the state, included)."""
-    p = layer.preactivations(x)[..., : layer.cell.size].contiguous()
+    p = layer.proj_in(x)[..., : layer.cell.size].contiguous()
     h0, weight = layer.init_state(len(x), device=x.device, dtype=x.dtype).h, layer.weight_hidden.to(p.dtype)
     h, *_ = layer.scan(p, h0, None, SWEEPS)
     problem = Forward(layer.cell, p.flatten(0, 1), weight, h0, Rows.of("bench", p, None))

@@ -5,7 +5,6 @@ them. Tasks that are registered later appear by themselves, with their own defau
 """
 
 import fnmatch
-import inspect
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -64,7 +63,7 @@ def run_task(name: str, quick: bool, plan: Plan, progress: Callable[[str], None]
     row |= {"status": "error", "reason": "", "sizes": {"B": 0, "T": 0}, "sequences_per_second": None}
     row |= {"tokens_per_second": None, "batches": None}
     try:
-        known = inspect.signature(get_task(name).load()).parameters
+        known = get_task(name).parameters()
         small = {key: value for key, value in _QUICK.items() if quick and key in known}
         task = create_task(name, **arguments | small)
         batches = _batches(task)

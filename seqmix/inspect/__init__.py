@@ -10,11 +10,11 @@ from seqmix._lazy import lazy
 
 if TYPE_CHECKING:
     from seqmix.inspect.certificates import Certificate, CounterExample, certify, verify
-    from seqmix.inspect.forms import Direct, LinearForm, Recurrence, register_linear_form
     from seqmix.inspect.gradients import gradient_norms
-    from seqmix.inspect.mixing import linear_form, mixing_matrix
+    from seqmix.inspect.mixing import linear_form, mixing_matrix, register_linear_form
     from seqmix.inspect.records import SpectrumRecord, read_spectra
     from seqmix.inspect.spectra import eigenvalues, observe
+    from seqmix.mixers.forms import Direct, LinearForm, Recurrence
 
 # The reference reads these, too.
 __all__ = [
@@ -35,4 +35,4 @@ __all__ = [
     "verify",
 ]
 
-__getattr__, __dir__, _ = lazy(__name__)
+__getattr__, __dir__ = lazy(__name__)

@@ -1,21 +1,24 @@
 """`mixing_matrix` and `linear_form`, for every layer whose form is known."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from torch import Tensor
 
-import seqmix.inspect.fixed_point_forms
-import seqmix.inspect.mixer_forms  # noqa: F401
-from seqmix.inspect.forms import LinearForm, form_of
 from seqmix.kernels.checks import describe
 from seqmix.mixers.base import TokenMixer
+from seqmix.mixers.forms import LinearForm
 
-__all__ = ["linear_form", "mixing_matrix"]
+__all__ = ["linear_form", "mixing_matrix", "register_linear_form"]
+
+F = TypeVar("F", bound=Callable[[Any, Tensor], LinearForm])
 
 
 def linear_form(layer: TokenMixer, x: Tensor) -> LinearForm:
     """The linear map that `layer` is on x (B, T, d_model), its gates given: values, matrix, and what is made of it.
 
-    The parts are those of `seqmix.inspect.forms`, where the terms are explained; it starts from an empty state.
-    Forms of mixers of your own are registered with `register_linear_form`.
+    The parts are those of `seqmix.mixers.forms`, where the terms are explained; it starts from an empty state.
+    A mixer of your own defines `linear_form(x)`; that of somebody else is given one by `register_linear_form`.
 
     Raises:
         ValueError: a layer that is not linear in its values (`lstm`), an x that does not fit.
@@ -35,7 +38,20 @@ def linear_form(layer: TokenMixer, x: Tensor) -> LinearForm:
         raise ValueError(
             f"linear_form: x must have shape (B, T, d_model = {layer.d_model}) and hold a token, got {describe(x)}"
         )
-    return form_of(layer, x)
+    return layer.linear_form(x)
+
+
+def register_linear_form(mixer: type[TokenMixer]) -> Callable[[F], F]:
+    """`@register_linear_form(TheirMixer)` over a function of (layer, x (B, T, d_model)) that returns a `LinearForm`.
+
+    It becomes the method `linear_form` of that class, and of the classes beneath it that have none of their own.
+    """
+
+    def register(form: F) -> F:
+        mixer.linear_form = form  # type: ignore[assignment, method-assign]
+        return form
+
+    return register
 
 
 def mixing_matrix(layer: TokenMixer, x: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from seqmix.inspect.mixing import linear_form
 from seqmix.kernels.checks import describe
-from seqmix.mixers import FixedPointMamba
 from seqmix.mixers.base import TokenMixer
+from seqmix.mixers.fp_mamba import FixedPointMamba
 
 __all__ = ["eigenvalues", "mixers_of", "observe", "spectrum"]
 

@@ -1,13 +1,48 @@
-"""Rows of keys: which of them a query sees, and which a cache keeps.
+"""Rows of keys: attention's state, which of them a query sees, and which a cache keeps.
 
 Letters: S sequences, M rows of a cache, aligned at the right, T new ones.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from seqmix.kernels.checks import describe
+from seqmix.mixers.state import mixer_state
+
+
+@mixer_state
+class AttentionState(NamedTuple):
+    """Keys and values k, v (S, M, H, K), right-aligned: the last `length` (S,) rows of the M count, those before
+    are padding. `position` (S,) is the index of the next token; both counters are int64."""
+
+    k: Tensor
+    v: Tensor
+    position: Tensor
+    length: Tensor
+    forget: Tensor  # (S, M, H), the log forget gates after each key, summed; float32 or float64, (S, M, 0) without
+    conv: Tensor  # (S, d_conv - 1, 3 d_model), in the type of the activations, empty without
+    window: Tensor  # (S, W - 1, H K/2) of Selective RoPE's convolution, empty without
+    angle: Tensor  # (S, H, K/2) of Selective RoPE, empty without
+
+
+def check_rows(state: AttentionState, n_heads: int, d_head: int, forget_gate: bool) -> None:
+    """`ValueError` for a state whose rows are not those of these heads."""
+    for name, rows in (("k", state.k), ("v", state.v)):
+        if rows.ndim != 4 or rows.shape[2:] != (n_heads, d_head):
+            raise ValueError(
+                f"Attention: state.{name} must have shape (S, M, {n_heads}, {d_head}), got {describe(rows)}"
+            )
+    forget = (*state.k.shape[:2], n_heads if forget_gate else 0)
+    if state.forget.shape != forget:
+        raise ValueError(f"Attention: state.forget must have shape {forget}, got {tuple(state.forget.shape)}")
+    if state.k.shape != state.v.shape:
+        raise ValueError(
+            f"Attention: state.v must have the shape of state.k, {tuple(state.k.shape)}, got {tuple(state.v.shape)}"
+        )
 
 
 def visible(cached: int, length: int, window: int | None, counts: Tensor | None, device: torch.device) -> Tensor:

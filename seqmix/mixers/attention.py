@@ -13,7 +13,7 @@ has been forgotten of each, and the windows and angle in use.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,34 +21,19 @@ from torch.nn import functional as F
 
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d
-from seqmix.kernels.checks import check_offsets, describe
+from seqmix.kernels.checks import check_offsets
 from seqmix.mixers._heads import init_taps
-from seqmix.mixers._key_rows import last_rows, moved_to_the_end, right_aligned, visible
+from seqmix.mixers._key_rows import AttentionState, check_rows, last_rows, moved_to_the_end, right_aligned, visible
 from seqmix.mixers._padding import padded_offsets
 from seqmix.mixers._positions import table, turn
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers._softmax import softmax_attention
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
+from seqmix.mixers.forms import Direct
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.selective_rope import make_position
-from seqmix.mixers.state import mixer_state
 
 __all__ = ["Attention", "AttentionState"]
-
-
-@mixer_state
-class AttentionState(NamedTuple):
-    """Keys and values k, v (S, M, H, K), right-aligned: the last `length` (S,) rows of the M count, those before
-    are padding. `position` (S,) is the index of the next token; both counters are int64."""
-
-    k: Tensor
-    v: Tensor
-    position: Tensor
-    length: Tensor
-    forget: Tensor  # (S, M, H), the log forget gates after each key, summed; float32 or float64, (S, M, 0) without
-    conv: Tensor  # (S, d_conv - 1, 3 d_model), in the type of the activations, empty without
-    window: Tensor  # (S, W - 1, H K/2) of Selective RoPE's convolution, empty without
-    angle: Tensor  # (S, H, K/2) of Selective RoPE, empty without
 
 
 @register_mixer(
@@ -182,6 +167,13 @@ class Attention(TokenMixer):
         with torch.autocast(x.device.type, enabled=False):
             return F.logsigmoid(self.forget_proj(x))
 
+    def _turned(self, q: Tensor, k: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """q and k (B, T, H, K) with rotary positions, from `position` (B,) on."""
+        if self.position != "rope":
+            return q, k
+        cos, sin = table(position, q.shape[1], self.d_head, self.rope_base, recurrent_dtype(q.dtype))
+        return turn(q, cos, sin), turn(k, cos, sin)
+
     def _attend(
         self,
         q: Tensor,
@@ -196,9 +188,7 @@ class Attention(TokenMixer):
         """o (B, T, H, K) for a batch; `padded` where cached rows before the last `state.length` must be hidden;
         `lengths` (B,) of the new rows that the state keeps, all if None."""
         length, cached = q.shape[1], state.k.shape[1]
-        if self.position == "rope":
-            cos, sin = table(state.position, length, self.d_head, self.rope_base, recurrent_dtype(q.dtype))
-            q, k = turn(q, cos, sin), turn(k, cos, sin)
+        q, k = self._turned(q, k, state.position)
         keys = torch.cat((state.k.to(k.dtype), k), dim=1)  # (B, M + T, H, K)
         values = torch.cat((state.v.to(v.dtype), v), dim=1)
         mask = None
@@ -277,21 +267,26 @@ class Attention(TokenMixer):
         rows = (2 * self.d_model + (self.n_heads if self.forget_gate else 0)) * kept
         return rows + (self.d_conv - 1) * 3 * self.d_model + self.rotary.state_size()
 
+    def linear_form(self, x: Tensor) -> Direct:
+        """Values v_t, K for each head; M is the softmax over the keys in sight."""
+        state, real = self.init_state(len(x), device=x.device, dtype=x.dtype), recurrent_dtype(x.dtype)
+        (q, k, v, log_f), _ = self._project(x, state.conv, state.window, state.angle, None)
+        q, k = self._turned(q, k, state.position)
+        scores = torch.einsum("bthk,bshk->bhts", q.to(real), k.to(real)) / math.sqrt(self.d_head)
+        if self.forget_gate:
+            sums = log_f.cumsum(1)  # (B, T, H)
+            scores = scores + (sums[:, :, None] - sums[:, None]).permute(0, 3, 1, 2)  # (B, H, T, T)
+        seen = visible(0, x.shape[1], self.window, None, x.device)
+        weights = scores.masked_fill(~seen, -math.inf).softmax(-1)
+        return Direct(
+            v.to(real).unsqueeze(-2),
+            lambda o: self.out_proj(o.squeeze(-2).flatten(2).to(x.dtype)),
+            weights[..., None, None],
+        )
+
     def extra_repr(self) -> str:
         return f"{self.d_model}, n_heads={self.n_heads}, position={self.position!r}, window={self.window}"
 
     def _check_state(self, state: Any, sequences: int, device: torch.device) -> None:
         super()._check_state(state, sequences, device)
-        for name, rows in (("k", state.k), ("v", state.v)):
-            if rows.ndim != 4 or rows.shape[2:] != (self.n_heads, self.d_head):
-                raise ValueError(
-                    f"Attention: state.{name} must have shape (S, M, {self.n_heads}, {self.d_head}), "
-                    f"got {describe(rows)}"
-                )
-        forget = (*state.k.shape[:2], self.n_heads if self.forget_gate else 0)
-        if state.forget.shape != forget:
-            raise ValueError(f"Attention: state.forget must have shape {forget}, got {tuple(state.forget.shape)}")
-        if state.k.shape != state.v.shape:
-            raise ValueError(
-                f"Attention: state.v must have the shape of state.k, {tuple(state.k.shape)}, got {tuple(state.v.shape)}"
-            )
+        check_rows(state, self.n_heads, self.d_head, self.forget_gate)

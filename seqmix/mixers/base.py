@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from seqmix._checks import positive
 from seqmix.kernels.checks import check_cu_seqlens, describe, n_sequences
 from seqmix.mixers._padding import check_lengths, padded_offsets
+from seqmix.mixers.forms import LinearForm
 
 __all__ = ["TokenMixer"]
 
@@ -51,6 +52,13 @@ class TokenMixer(nn.Module):
     def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
         """What can be looked at inside the layer for x (B, T, d_model): `eigenvalues` where they exist."""
         return {}
+
+    def linear_form(self, x: Tensor) -> LinearForm:
+        """The linear map that the layer is on x (B, T, d_model), its gates given, for `seqmix.inspect`."""
+        raise ValueError(
+            f"linear_form: {type(self).__name__} has no mixing matrix: it is not linear in its values, or does not "
+            "define linear_form(x)"
+        )
 
     def mix_padded(self, x: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, Any]:
         """`mix` for sequences that are padded at the end, with the state of the last token that is none.

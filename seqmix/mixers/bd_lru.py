@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from seqmix._checks import positive
 from seqmix.kernels import block_scan, gated_block_scan
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
@@ -128,6 +129,17 @@ class BDLRU(TokenMixer):
         gates = self.gates(x)
         a = gates[..., :-1].to(recurrent_dtype(gates.dtype))
         return {"eigenvalues": torch.linalg.eigvals(a), "gates": gates}
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values W_v x_t, m for each block; M[t, s] = A_t ... A_{s+1} diag(a0_s)."""
+        gates = self.gates(x)
+        v = self.proj_v(x).to(gates.dtype).unflatten(-1, (self.n_blocks, self.block_size))  # (B, T, N, m)
+        return Recurrence(
+            v.unsqueeze(-1),
+            lambda o: self.proj_out(o.flatten(2).to(x.dtype)),
+            gates[..., :-1],
+            torch.diag_embed(gates[..., -1]),
+        )
 
     def extra_repr(self) -> str:
         return f"d_state={self.d_state}, block_size={self.block_size}, normalization={self.normalization!r}"

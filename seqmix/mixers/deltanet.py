@@ -27,6 +27,7 @@ from seqmix.kernels import causal_conv1d, delta_rule
 from seqmix.mixers._heads import head_width, init_taps, rms_norm, unit
 from seqmix.mixers._positions import turn_back
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.selective_rope import make_position
 from seqmix.mixers.state import mixer_state
@@ -208,10 +209,12 @@ class DeltaNet(TokenMixer):
         )
         if n > 1:
             o = o.unflatten(1, (length, n))[:, :, -1]  # (B, T n, H, V) to (B, T, H, V)
+        return self._output(o, x), DeltaNetState(S, *kept)
+
+    def _output(self, o: Tensor, x: Tensor) -> Tensor:
+        """y (B, T, d_model) of what is read, o (B, T, H, V)."""
         y = rms_norm(o, self.norm_weight).flatten(2)  # (B, T, H V)
-        if self.gate_proj is not None:
-            y = y * silu(self.gate_proj(x))
-        return self.out_proj(y), DeltaNetState(S, *kept)
+        return self.out_proj(y if self.gate_proj is None else y * silu(self.gate_proj(x)))
 
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -239,6 +242,28 @@ class DeltaNet(TokenMixer):
         a = self.transition(x, keys, beta)
         symmetric = self.n_householder == 1 and not self.position.n_angles
         return {"eigenvalues": torch.linalg.eigvalsh(a) if symmetric else torch.linalg.eigvals(a), "beta": beta}
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values v_{t,i}, n of V numbers for each head: step i writes beta_i k_i, and what later steps leave of it.
+
+        The state turns with the angle, so that R(-omega_t) is part of the transition and nothing else turns.
+        """
+        state = self.init_state(len(x), device=x.device, dtype=x.dtype)
+        q, keys, v, _ = self.split(x, state.conv, None)
+        beta, _ = self.gates(x)
+        columns: list[Tensor] = []
+        for i, key in enumerate(keys):
+            k = unit(key).to(beta.dtype)
+            step = beta[..., i, None] * k
+            columns = [column - step * (k * column).sum(-1, keepdim=True) for column in columns]
+            columns.append(step)
+        return Recurrence(
+            v.to(beta.dtype),
+            lambda o: self._output(o.squeeze(-2).to(x.dtype), x),
+            self.transition(x, keys, beta),
+            torch.stack(columns, dim=-1),
+            unit(q).to(beta.dtype).unsqueeze(-2) * self.d_key**-0.5,
+        )
 
     def extra_repr(self) -> str:
         return (

@@ -20,6 +20,7 @@ from seqmix._checks import positive
 from seqmix.kernels import block_scan
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
@@ -113,6 +114,13 @@ class DenseRNN(TokenMixer):
     def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
         """`eigenvalues` of A_t (B, T, n), complex."""
         return {"eigenvalues": torch.linalg.eigvals(self.transition(x))}
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values W_b x_t (n,); M[t, s] = A_t ... A_{s+1}."""
+        a = self.transition(x).unsqueeze(2)  # (B, T, 1, n, n)
+        v = self.proj_in(x).to(a.dtype)[:, :, None, :, None]
+        write = torch.eye(self.d_state, dtype=a.dtype, device=x.device).expand_as(a)
+        return Recurrence(v, lambda o: self.proj_out(o.flatten(2).to(x.dtype)), a, write)
 
     def extra_repr(self) -> str:
         return f"d_state={self.d_state}"

@@ -46,9 +46,11 @@ from seqmix.kernels.fixed_point.mixing import MIXINGS
 from seqmix.kernels.fixed_point.rows import previous_token
 from seqmix.kernels.fixed_point.selective_scan.api import cell, fixed_point_selective_scan
 from seqmix.kernels.fixed_point.selective_scan.tokens import Inputs
-from seqmix.mixers._fixed_point_options import SolverOptions, kept, names_of, strength_of
+from seqmix.mixers._dense_token import dense_form
+from seqmix.mixers._fixed_point_options import Reporting, SolverOptions, kept, names_of, strength_of
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import one_of, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -66,7 +68,7 @@ class FixedPointMambaState(NamedTuple):
 @register_mixer(
     "fp-mamba", description="Selective state space inside a fixed point over channels.", source="2503.10799"
 )
-class FixedPointMamba(Mamba):
+class FixedPointMamba(Reporting, Mamba):
     """Fixed-point Mamba. Parameters that Mamba has keep their names and shapes.
 
     Args:
@@ -175,7 +177,6 @@ class FixedPointMamba(Mamba):
         self.weight_gate = nn.Parameter(torch.empty(self.d_inner, self.d_inner, **where)) if gate else None
         self.norm_weight = nn.Parameter(torch.empty(self.d_inner, **where))
         self.norm_bias = nn.Parameter(torch.empty(self.d_inner, **where)) if norm_bias else None
-        self.last_solve: Tensor | None = None
         self.reset_mixing()
 
     @torch.no_grad()
@@ -245,11 +246,6 @@ class FixedPointMamba(Mamba):
         self.last_solve = kept(report)
         return self.out_proj(out.to(x.dtype)), state
 
-    def mix_padded(self, x: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, Any]:
-        y, state = super().mix_padded(x, state, lengths)
-        self.last_solve = None if self.last_solve is None else self.last_solve[::2]  # of sequences, not of padding
-        return y, state
-
     def init_state(  # type: ignore[override]
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> FixedPointMambaState:
@@ -265,6 +261,10 @@ class FixedPointMamba(Mamba):
     def state_size(self, sequence_length: int = 1) -> int:
         """d_inner (N + d_conv)."""
         return self.d_inner * (self.d_state + self.d_conv)
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values u_t (d_inner,) and one, states s_t (d_inner N,), read is y_t, all in one block."""
+        return dense_form(self, x)
 
     @torch.no_grad()
     def diagnostics(self, x: Tensor) -> dict[str, Tensor]:

@@ -45,9 +45,10 @@ from seqmix.kernels.fixed_point.mixing import MIXINGS
 from seqmix.kernels.fixed_point.rows import previous_token
 from seqmix.kernels.fixed_point.scan.api import cell, fixed_point_scan
 from seqmix.kernels.fixed_point.scan.cell import PARTS
-from seqmix.mixers._fixed_point_options import SolverOptions, kept, names_of, strength_of
+from seqmix.mixers._fixed_point_options import Reporting, SolverOptions, kept, names_of, strength_of
 from seqmix.mixers._projections import WideLinear
-from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
+from seqmix.mixers.base import one_of, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
@@ -60,7 +61,7 @@ class FixedPointRNNState(NamedTuple):
 
 
 @register_mixer("fp-rnn", description="Dense selective RNN as the fixed point of a diagonal one.", source="2503.10799")
-class FixedPointRNN(TokenMixer):
+class FixedPointRNN(Reporting):
     """Fixed-point RNN.
 
     Args:
@@ -174,7 +175,6 @@ class FixedPointRNN(TokenMixer):
         self.weight_norm = nn.Parameter(torch.empty(n, **where))
         self.proj_out = nn.Linear(n, d_model, bias=False, **where)
         self._no_weight_decay = ("weight_norm",)
-        self.last_solve: Tensor | None = None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -199,11 +199,6 @@ class FixedPointRNN(TokenMixer):
         dense = kronecker and self.d_state > 128 and x.device.type == "cuda"
         return "sweeps" if self.hidden_gates or dense else "direct"
 
-    def preactivations(self, x: Tensor) -> Tensor:
-        """W_in x, (B, T, M + 2 N), without output gate (B, T, M), in the type of the recurrence: a fixed point
-        multiplies rounding errors."""
-        return self.proj_in(x)
-
     def scan(self, p: Tensor, h0: Tensor, cu_seqlens: Tensor | None, solver: str) -> tuple[Tensor, Tensor, Tensor]:
         """h (B, T, N), the final states (S, N) and the report (S, 4)."""
         return fixed_point_scan(
@@ -223,22 +218,20 @@ class FixedPointRNN(TokenMixer):
 
     def mix(self, x: Tensor, state: FixedPointRNNState, cu_seqlens: Tensor | None) -> tuple[Tensor, FixedPointRNNState]:
         with torch.autocast(x.device.type, enabled=False):
-            p, *gates = self.preactivations(x).split((self.cell.size, *(self.d_state,) * 2 * self.output_gate), -1)
+            p, gates = self.proj_in(x).tensor_split([self.cell.size], -1)
             h, final, report = self.scan(p, state.h, cu_seqlens, self.solver_for(x))
-            out = h
-            if gates:
-                c, z = gates
-                if self.weight_c is not None:
-                    c = c + self.cell.seen(previous_token(h, state.h, cu_seqlens)) @ self.weight_c.to(c.dtype).mT
-                out = silu(z) * silu(c) * h
-            out = rms_norm(out, (self.d_state,), self.weight_norm.to(h.dtype), 1e-5)
+            out = self._read(h, gates, None if self.weight_c is None else previous_token(h, state.h, cu_seqlens))
         self.last_solve = kept(report)
         return self.proj_out(out.to(x.dtype)), FixedPointRNNState(final)
 
-    def mix_padded(self, x: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, Any]:
-        y, state = super().mix_padded(x, state, lengths)
-        self.last_solve = None if self.last_solve is None else self.last_solve[::2]  # of sequences, not of padding
-        return y, state
+    def _read(self, h: Tensor, gates: Tensor, before: Tensor | None) -> Tensor:
+        """What W_o sees of h (B, T, N): gates (B, T, 2 N) are those of c and z from the token, if there are any."""
+        if self.output_gate:
+            c, z = gates.chunk(2, dim=-1)
+            if self.weight_c is not None and before is not None:
+                c = c + self.cell.seen(before) @ self.weight_c.to(c.dtype).mT
+            h = silu(z) * silu(c) * h
+        return rms_norm(h, (self.d_state,), self.weight_norm.to(h.dtype), 1e-5)
 
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -258,26 +251,41 @@ class FixedPointRNN(TokenMixer):
         `iterations`, `residual`, `converged`, `sequential` (B,); `radius` (B, T), where sweeps contract if below one;
         `eigenvalues` (B, T, N), complex, of M_t^-1 Lambda_t.
         """
-        p = self.preactivations(x)[..., : self.cell.size]
-        h0 = self.init_state(len(x), device=x.device, dtype=x.dtype).h
-        h, _, report = self.scan(p, h0, None, self.solver_for(x))
-        before = previous_token(h, h0, None)
-        g = self.cell.gates(p, self.weight_hidden.to(p.dtype), before)
+        h, before, g, report, _ = self._solved(x)
         error = (g.decay * before + g.write * self.cell.target(g, h) - h).abs().amax((1, 2))
-        inverse = torch.linalg.inv_ex(
-            torch.eye(self.d_state, dtype=p.dtype, device=p.device) - g.write.unsqueeze(-1) * self._dense(g.factors)
-        )[0]
         return {
             "iterations": report[:, 0],
             "residual": torch.maximum(report[:, 1], error / h.abs().amax((1, 2)).clamp_min(1e-30)),
             "converged": report[:, 2].bool(),
             "sequential": report[:, 3].bool(),
             "radius": self.cell.radius(g),
-            "eigenvalues": torch.linalg.eigvals(inverse * g.decay.unsqueeze(-2)),
+            "eigenvalues": torch.linalg.eigvals(self._dense(g)[0] * g.decay.unsqueeze(-2)),
         }
 
-    def _dense(self, factors: Any) -> Tensor:
-        return self.cell.mixing.dense(factors)
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values e_t (N,), what is written; h_t = M^-1 Lambda h_{t-1} + M^-1 (I - Lambda) Q e_t. Gates see the token
+        before; here they are what they are at the solution."""
+        _, before, g, _, gates = self._solved(x)
+        inverse, q = self._dense(g)
+        return Recurrence(
+            g.e[:, :, None, :, None],
+            lambda o: self.proj_out(self._read(o.flatten(2), gates, before).to(x.dtype)),
+            (inverse * g.decay.unsqueeze(-2)).unsqueeze(2),
+            (inverse * g.write.unsqueeze(-2) @ q).unsqueeze(2),
+        )
+
+    def _solved(self, x: Tensor) -> tuple[Tensor, Tensor, Any, Tensor, Tensor]:
+        """h and the h before each token of x from h = 0, the gates there, the report, and those of c and z."""
+        p, gates = self.proj_in(x).tensor_split([self.cell.size], -1)
+        h0 = self.init_state(len(x), device=x.device, dtype=x.dtype).h
+        h, _, report = self.scan(p, h0, None, self.solver_for(x))
+        before = previous_token(h, h0, None)
+        return h, before, self.cell.gates(p, self.weight_hidden.to(p.dtype), before), report, gates
+
+    def _dense(self, g: Any) -> tuple[Tensor, Tensor]:
+        """M^-1 = (I - (I - Lambda)(I - Q))^-1 and Q, (B, T, N, N)."""
+        k, eye = self.cell.mixing.dense(g.factors), torch.eye(self.d_state, dtype=g.e.dtype, device=g.e.device)
+        return torch.linalg.inv_ex(eye - g.write.unsqueeze(-1) * k)[0], eye - k
 
     def extra_repr(self) -> str:
         rank = "" if self.mixing.startswith("kronecker") else f", rank={self.rank}"

@@ -23,8 +23,10 @@ from torch.nn.functional import logsigmoid, silu
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, gated_linear_attention
 from seqmix.mixers._heads import head_width, init_taps, rms_norm
+from seqmix.mixers._positions import turn_back
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.selective_rope import make_position
 from seqmix.mixers.state import mixer_state
@@ -141,21 +143,25 @@ class GatedLinearAttention(TokenMixer):
     def mix(
         self, x: Tensor, state: GatedLinearAttentionState, cu_seqlens: Tensor | None
     ) -> tuple[Tensor, GatedLinearAttentionState]:
-        keys, values = self.n_heads * self.d_key, self.n_heads * self.d_value
-        qkv, z = self.in_proj(x).split((2 * keys + values, values), dim=-1)
-        conv = state.conv
-        if self.conv_weight is not None:
-            qkv, conv = causal_conv1d(
-                qkv, self.conv_weight, None, "silu", initial_state=state.conv, cu_seqlens=cu_seqlens
-            )
-        # (B, T, H, ...)
-        q, k, v = (t.unflatten(-1, (self.n_heads, -1)) for t in qkv.split((keys, keys, values), dim=-1))
+        q, k, v, z, conv = self._project(x, state.conv, cu_seqlens)
         (q, k), window, angle = self.position.rotate(x, (q, k), (state.window, state.angle), cu_seqlens)
         o, S = gated_linear_attention(
             q * self.d_key**-0.5, k, v, self.log_decay(x), initial_state=state.S, cu_seqlens=cu_seqlens
         )
-        y = rms_norm(o, self.norm_weight).flatten(2) * silu(z)  # (B, T, H V)
-        return self.out_proj(y), GatedLinearAttentionState(S, conv, window, angle)
+        return self._output(o, z), GatedLinearAttentionState(S, conv, window, angle)
+
+    def _project(self, x: Tensor, conv: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
+        """q and k (B, T, H, K) before they turn, v (B, T, H, V), z (B, T, H V), and the new window."""
+        keys, values = self.n_heads * self.d_key, self.n_heads * self.d_value
+        qkv, z = self.in_proj(x).split((2 * keys + values, values), dim=-1)
+        if self.conv_weight is not None:
+            qkv, conv = causal_conv1d(qkv, self.conv_weight, None, "silu", initial_state=conv, cu_seqlens=cu_seqlens)
+        q, k, v = (t.unflatten(-1, (self.n_heads, -1)) for t in qkv.split((keys, keys, values), dim=-1))
+        return q, k, v, z, conv
+
+    def _output(self, o: Tensor, z: Tensor) -> Tensor:
+        """y (B, T, d_model) of what is read, o (B, T, H, V)."""
+        return self.out_proj(rms_norm(o, self.norm_weight).flatten(2) * silu(z))
 
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -186,6 +192,28 @@ class GatedLinearAttention(TokenMixer):
             return {"increments": omega}
         turn = torch.cat((omega, -omega), dim=-1).to(decay.dtype)
         return {"eigenvalues": torch.polar(decay, turn), "increments": omega}
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values v_t, V for each head; M[t, s] = q_t . decay_t ... decay_{s+1} k_s / sqrt(K), with the turns.
+
+        Where decays are tied, the state turns with the angle: R(-omega_t) is part of the transition, and nothing else
+        turns. Decays that do not commute with turns act on states that do not turn.
+        """
+        state = self.init_state(len(x), device=x.device, dtype=x.dtype)
+        q, k, v, z, _ = self._project(x, state.conv, None)
+        decay = self.log_decay(x).exp()
+        a, q, k, v = decay, *(t.to(decay.dtype) for t in (q, k, v))
+        if self.tie_decay and self.position.n_angles:
+            a = decay[..., None] * turn_back(self.position.increments(x, state.window, None)[0].to(decay.dtype))
+        else:
+            (q, k), _, _ = self.position.rotate(x, (q, k), (state.window, state.angle), None)
+        return Recurrence(
+            v.unsqueeze(-2),
+            lambda o: self._output(o.squeeze(-2).to(x.dtype), z),
+            a,
+            k.unsqueeze(-1),
+            q.unsqueeze(-2) * self.d_key**-0.5,
+        )
 
     def extra_repr(self) -> str:
         return f"n_heads={self.n_heads}, position={self.position_name!r}, tie_decay={self.tie_decay}"

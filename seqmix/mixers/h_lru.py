@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from seqmix._checks import positive
 from seqmix.kernels import gated_higher_order_scan
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
@@ -111,6 +112,19 @@ class HLRU(TokenMixer):
         shift = torch.eye(self.order, device=x.device, dtype=first_row.dtype)[:-1]
         companion = torch.cat([first_row, shift.expand(*first_row.shape[:-2], -1, -1)], dim=-2)
         return {"eigenvalues": torch.linalg.eigvals(companion), "gates": gates}
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values W_v x_t; states, and what is read, are (h_t, ..., h_{t-m+1}): A is a companion matrix."""
+        gates, m = self.gates(x), self.order
+        v = self.proj_v(x).to(gates.dtype)  # (B, T, N)
+        eye = torch.eye(m, dtype=gates.dtype, device=x.device)
+        companion = torch.cat((gates[..., None, :-1], eye[:-1].expand(*v.shape, -1, -1)), dim=-2)  # (B, T, N, m, m)
+        return Recurrence(
+            v[..., None, None],
+            lambda o: self.proj_out(o.flatten(2).to(x.dtype)),
+            companion,
+            gates[..., -1:, None] * eye[:, :1],
+        )
 
     def extra_repr(self) -> str:
         return f"d_state={self.d_state}, order={self.order}"

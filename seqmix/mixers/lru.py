@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 from seqmix._checks import positive
 from seqmix.kernels import diagonal_scan
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
@@ -136,6 +137,19 @@ class LRU(TokenMixer):
     def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
         """`eigenvalues` (B, T, N), the same at every token."""
         return {"eigenvalues": self.eigenvalues().expand(*x.shape[:2], -1)}
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values B x_t in C^N; M[t, s] = lambda^(t - s) gamma."""
+        a, real = self.eigenvalues(), recurrent_dtype(x.dtype)
+        v = torch.complex(linear(x, self.B_re).to(real), linear(x, self.B_im).to(real))  # (B, T, N)
+        gamma = self.gamma_log.to(real).exp().to(a.dtype)
+
+        def output(o: Tensor) -> Tensor:
+            h = o[..., 0, 0]
+            return linear(h.real.to(x.dtype), self.C_re) - linear(h.imag.to(x.dtype), self.C_im) + self.D * x
+
+        write = gamma[:, None, None].expand(*v.shape, 1, 1)
+        return Recurrence(v[..., None, None], output, a.expand_as(v)[..., None], write)
 
     def extra_repr(self) -> str:
         return f"d_state={self.d_state}, r_min={self.r_min}, r_max={self.r_max}, max_phase={self.max_phase:.4g}"

@@ -24,6 +24,7 @@ from seqmix._checks import positive
 from seqmix.kernels import selective_scan
 from seqmix.mixers._projections import CausalConv1d, WideLinear
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
@@ -122,6 +123,11 @@ class Mamba(TokenMixer):
             A = -self.A_log.to(real).exp()
         return dt, A, B, C
 
+    def _decay(self, dt: Tensor, A: Tensor) -> Tensor:
+        """The transitions (B, T, d_inner, N)."""
+        decay = (dt[..., None] * A).exp()
+        return 2 * decay - 1 if self.eigenvalues == "signed" else decay
+
     def mix(self, x: Tensor, state: MambaState, cu_seqlens: Tensor | None) -> tuple[Tensor, MambaState]:
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u, window = self.conv1d(u, state.conv, cu_seqlens)
@@ -150,8 +156,21 @@ class Mamba(TokenMixer):
         u, _ = self.in_proj(x).chunk(2, dim=-1)
         u, _ = self.conv1d(u)
         dt, A, _, _ = self.selection(u)
-        decay = (dt[..., None] * A).exp()
-        return {"eigenvalues": 2 * decay - 1 if self.eigenvalues == "signed" else decay, "steps": dt}
+        return {"eigenvalues": self._decay(dt, A), "steps": dt}
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values are the convolved u_t; M[t, s] = sum_n C_tn decay_t..decay_{s+1} dt_s B_sn, and D on the diagonal."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u, _ = self.conv1d(u)
+        dt, a, b, c = self.selection(u)
+        return Recurrence(
+            u.to(dt.dtype)[..., None, None],
+            lambda o: self.out_proj(o[..., 0, 0].to(z.dtype) * silu(z)),
+            self._decay(dt, a),
+            (dt[..., None] * b.to(dt.dtype)[:, :, None])[..., None],
+            c.to(dt.dtype)[:, :, None, None].expand(*dt.shape, 1, -1),
+            self.D.to(dt.dtype)[:, None, None],
+        )
 
     def extra_repr(self) -> str:
         return f"d_state={self.d_state}, dt_rank={self.dt_rank}, eigenvalues={self.eigenvalues!r}"

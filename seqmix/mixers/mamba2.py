@@ -33,6 +33,7 @@ from seqmix.kernels import gated_linear_attention
 from seqmix.mixers._heads import rms_norm
 from seqmix.mixers._projections import CausalConv1d
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
@@ -197,6 +198,22 @@ class Mamba2(TokenMixer):
         """`eigenvalues` (B, T, H) of the transitions and `steps` dt (B, T, H), from an empty window."""
         _, _, dt, _ = self._project(x, None, None)
         return {"eigenvalues": self.log_decay(dt).exp(), "steps": dt}
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values are the convolved u_t, P for each head; M[t, s] = C_t . B_s decay dt_s, and D on the diagonal."""
+        z, ubc, dt, _ = self._project(x, None, None)
+        wide = self.n_groups * self.d_state
+        u, b, c = ubc.to(dt.dtype).split((self.d_inner, wide, wide), dim=-1)
+        b, c = self._to_heads(b), self._to_heads(c)  # (B, T, H, N)
+        decay = self.log_decay(dt).exp()  # (B, T, H)
+        return Recurrence(
+            u.unflatten(-1, (self.n_heads, 1, -1)),
+            lambda o: self.out_proj(self.norm(o.flatten(2).to(z.dtype) * silu(z))),
+            decay[..., None].expand_as(b),
+            (dt[..., None] * b)[..., None],
+            c.unsqueeze(-2),
+            self.D.to(dt.dtype)[:, None, None],
+        )
 
     def extra_repr(self) -> str:
         return f"d_state={self.d_state}, n_heads={self.n_heads}, n_groups={self.n_groups}"

@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import sigmoid, silu, softplus
+from torch.nn.functional import pad, sigmoid, silu, softplus
 
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, gated_linear_attention, selective_rotary
 from seqmix.mixers._heads import rms_norm
+from seqmix.mixers._positions import turn_back
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
@@ -174,6 +176,25 @@ class Mamba3(TokenMixer):
         turn = torch.cat((omega, -omega), dim=-1)
         decay = log_alpha.exp()[..., None].expand_as(turn)
         return {"eigenvalues": torch.polar(decay, turn), "steps": dt, "trapezoid": trapezoid}
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values are u_t, P for each head; the state already holds what a token leaves for the one after it.
+
+        It turns with the angle, so that R(-omega_t) is part of the transition and nothing else turns.
+        """
+        z, u, q, k, dt, log_alpha, trapezoid, omega = self._project(x)
+        a = log_alpha.exp()[..., None, None] * turn_back(omega)  # (B, T, H, N, N)
+        now, later = trapezoid * dt, pad(((1 - trapezoid) * dt)[:, 1:], (0, 0, 0, 1))
+        skip = now * (q * k).sum(-1) + self.D.to(dt.dtype)
+        return Recurrence(
+            u.to(dt.dtype).unflatten(-1, (self.n_heads, 1, -1)),
+            lambda o: self.out_proj(o.flatten(2).to(z.dtype) * silu(z)),
+            a,
+            ((now + later)[..., None] * k)[..., None],
+            q.unsqueeze(-2) @ a,
+            skip[..., None, None],
+            early=True,
+        )
 
     def extra_repr(self) -> str:
         return f"d_state={self.d_state}, n_heads={self.n_heads}"

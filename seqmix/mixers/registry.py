@@ -1,36 +1,24 @@
 """Mixers by name: what `mixer: {name: bd-lru, block_size: 5}` in a config looks up."""
 
-import fnmatch
 import functools
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import nn
-
+from seqmix._registry import Entry, Registry
 from seqmix._suggest import unknown_name
-from seqmix.mixers.base import TokenMixer
-from seqmix.mixers.module_mixer import ModuleMixer
+
+if TYPE_CHECKING:
+    from seqmix.mixers.base import TokenMixer
+
+__all__ = ["create_mixer", "get_mixer", "list_mixers", "register_mixer"]
+
+T = TypeVar("T", bound=Callable[..., Any])
+_MIXERS = Registry("mixer", "seqmix.mixers", Entry)
 
 
-@dataclass(frozen=True)
-class MixerEntry:
-    """One registered mixer: what builds it, in one line what it is, and where it comes from."""
-
-    name: str
-    constructor: Callable[..., TokenMixer]
-    description: str
-    source: str
-
-
-_ENTRIES: dict[str, MixerEntry] = {}
-
-
-def register_mixer(
-    name: str, *, description: str, source: str = ""
-) -> Callable[[Callable[..., TokenMixer]], Callable[..., TokenMixer]]:
+def register_mixer(name: str, *, description: str, source: str = "") -> Callable[[T], T]:
     """Decorator that makes a mixer known by `name`; its constructor takes `d_model` first, then keywords.
 
     Raises `ValueError` if the name is taken.
@@ -39,17 +27,10 @@ def register_mixer(
         >>> @register_mixer("my-mixer", description="Does nothing yet.")  # doctest: +SKIP
         ... class MyMixer(TokenMixer): ...
     """
-
-    def register(constructor: Callable[..., TokenMixer]) -> Callable[..., TokenMixer]:
-        if name in _ENTRIES:
-            raise ValueError(f"register_mixer: the name {name!r} is taken by {_ENTRIES[name].constructor}")
-        _ENTRIES[name] = MixerEntry(name, constructor, description, source)
-        return constructor
-
-    return register
+    return _MIXERS.decorator(name, description, source)
 
 
-def get_mixer(name: str) -> MixerEntry:
+def get_mixer(name: str) -> Entry:
     """The entry of one mixer, by its registered name or, registered or not, as `"module:Class"`.
 
     A class or function there that builds no `TokenMixer` but another `nn.Module` becomes a `ModuleMixer`.
@@ -57,14 +38,15 @@ def get_mixer(name: str) -> MixerEntry:
     Raises:
         ValueError: an unknown name, with the nearest ones, or a module or class that is not there.
     """
-    if isinstance(name, str) and ":" in name:
-        return _imported(name)
-    if not isinstance(name, str) or name not in _ENTRIES:
-        raise unknown_name("mixer", name, _ENTRIES)
-    return _ENTRIES[name]
+    return _imported(name) if isinstance(name, str) and ":" in name else _MIXERS[name]
 
 
-def _imported(name: str) -> MixerEntry:
+def _imported(name: str) -> Entry:
+    from torch import nn
+
+    from seqmix.mixers.base import TokenMixer
+    from seqmix.mixers.module_mixer import ModuleMixer
+
     path, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(path)
@@ -79,15 +61,15 @@ def _imported(name: str) -> MixerEntry:
     about = (constructor.__doc__ or "").strip().partition("\n")[0]
     if isinstance(constructor, type) and issubclass(constructor, nn.Module) and not issubclass(constructor, TokenMixer):
         constructor = functools.partial(ModuleMixer, module=constructor)
-    return MixerEntry(name, constructor, about, path)
+    return Entry(name, constructor, about, path)
 
 
 def list_mixers(filter: str = "*") -> list[str]:
     """Names of the registered mixers that match a shell pattern, sorted."""
-    return sorted(fnmatch.filter(_ENTRIES, filter))
+    return _MIXERS.matching(filter)
 
 
-def create_mixer(name: str, d_model: int, **kwargs: Any) -> TokenMixer:
+def create_mixer(name: str, d_model: int, **kwargs: Any) -> "TokenMixer":
     """Build a mixer by name.
 
     Args:
@@ -103,10 +85,10 @@ def create_mixer(name: str, d_model: int, **kwargs: Any) -> TokenMixer:
         >>> create_mixer("bd-lru", 64, block_size=4).state_size()
         64
     """
-    entry = get_mixer(name)
-    parameters = inspect.signature(entry.constructor).parameters
+    constructor = get_mixer(name).load()
+    parameters = inspect.signature(constructor).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         for key in kwargs:
             if key not in parameters:
                 raise unknown_name(f"argument of mixer {name!r}:", key, set(parameters) - {"d_model"})
-    return entry.constructor(d_model, **kwargs)
+    return constructor(d_model, **kwargs)

@@ -30,6 +30,7 @@ from torch.nn.functional import gelu, softplus
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, diagonal_scan
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
 
@@ -191,6 +192,17 @@ class RGLRU(TokenMixer):
         """`eigenvalues` a_t (B, T, d_state), real, from an empty window."""
         u, _, _ = self._convolve(x, None, None)
         return {"eigenvalues": self.coefficients(u)[0]}
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values are the convolved u_t; M[t, s] = a_t ... a_{s+1} sqrt(1 - a_s^2) i_s."""
+        u, z, _ = self._convolve(x, None, None)
+        a, gain = self.coefficients(u)  # (B, T, d_state)
+        return Recurrence(
+            u.to(a.dtype)[..., None, None],
+            lambda o: self.out_proj(gelu(z) * o[..., 0, 0].to(z.dtype)),
+            a[..., None],
+            gain[..., None, None],
+        )
 
     def extra_repr(self) -> str:
         return f"d_state={self.d_state}, n_heads={self.n_heads}, d_conv={self.d_conv}"

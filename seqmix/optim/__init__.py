@@ -51,4 +51,4 @@ __all__ = [  # the reference reads it, too
     "transfer",
 ]
 
-__getattr__, __dir__ = lazy(__name__)[:2]
+__getattr__, __dir__ = lazy(__name__)

@@ -4,12 +4,18 @@ from typing import Unpack
 
 from seqmix.tasks.base import Task
 from seqmix.tasks.loading import Loading
+from seqmix.tasks.registry import register_task
 from seqmix.tasks.selective_copy import SelectiveCopyExamples
 from seqmix.tasks.string_copy import DuplicateNgramExamples, NgramLookupExamples, StringCopyExamples
 
 __all__ = ["NgramLookup", "SelectiveCopy", "StringCopy"]
 
 
+@register_task(
+    "string-copy",
+    description="Copy a string, teacher-forced and free-running; with repeated n-grams if asked.",
+    source="2402.01032",
+)
 class StringCopy(Task):
     """Copy a string of uniform letters (Jelassi et al. 2024, 2402.01032); lengths are those of the string.
 
@@ -46,6 +52,11 @@ class StringCopy(Task):
         )
 
 
+@register_task(
+    "ngram-lookup",
+    description="Find an n-gram, given before or after a string, and continue it.",
+    source="2402.01032",
+)
 class NgramLookup(Task):
     """Find an n-gram in a string and continue it (Jelassi et al. 2024, 2402.01032); lengths are those of the string.
 
@@ -78,6 +89,11 @@ class NgramLookup(Task):
         )
 
 
+@register_task(
+    "selective-copy",
+    description="Remember data tokens among blanks, at random or fixed places, and say them in order.",
+    source="2312.00752",
+)
 class SelectiveCopy(Task):
     """Say the data tokens among blanks in order (Gu & Dao 2023, 2312.00752); lengths are those of the whole sequence.
 

@@ -12,6 +12,7 @@ from seqmix._checks import integers
 from seqmix._extras import require
 from seqmix.tasks.documents import Document, corpus_documents, file_documents, find_files
 from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader, rank_of
+from seqmix.tasks.registry import register_task
 from seqmix.tasks.text_batches import EncodedText, EvalText, Rows, Shuffled, StreamedText, TrainText
 from seqmix.tasks.tokenization import load_tokenizer
 
@@ -34,6 +35,10 @@ class TextSet(NamedTuple):
     size: int
 
 
+@register_task(
+    "language-modeling",
+    description="Real text in bits per byte: Python's reference, files, or a set on the hub; bytes or any tokenizer.",
+)
 class LanguageModeling(LightningDataModule):
     """The next token of real text: every document starts after an end-of-document token and ends with one.
 

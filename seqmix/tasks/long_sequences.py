@@ -13,6 +13,7 @@ from seqmix.tasks.loaders import Batch, StreamLoader, rank_of
 from seqmix.tasks.loading import Loading
 from seqmix.tasks.mixtures import MixtureBatches, Part
 from seqmix.tasks.pathfinder import PathfinderExamples
+from seqmix.tasks.registry import register_task
 
 __all__ = ["Digits", "ListOps", "Pathfinder"]
 
@@ -44,6 +45,11 @@ class _Classification(Task):
         return StreamLoader(batches, batches.in_epoch, num_workers=self.num_workers)
 
 
+@register_task(
+    "listops",
+    description="Nested lists of MIN, MAX, MED and SM: ten classes, 500 to 2,000 tokens.",
+    source="1804.06028, 2011.04006",
+)
 class ListOps(_Classification):
     """Nested lists of MIN, MAX, MED and SM, read token by token (1804.06028, 2011.04006). Chance is 1/10.
 
@@ -98,6 +104,11 @@ class _Packed:
         return {"tokens": batch["tokens"][inside][None], "targets": batch["targets"].T, "cu_seqlens": bounds}
 
 
+@register_task(
+    "pathfinder",
+    description="Are two marked ends ends of the same dashed curve? Pixel by pixel, 1,024 tokens.",
+    source="1805.08315, 2011.04006",
+)
 class Pathfinder(_Classification):
     """Are two marked ends of dashed curves ends of the same curve (1805.08315, 2011.04006)? Chance is 1/2.
 
@@ -125,6 +136,11 @@ class Pathfinder(_Classification):
         super().__init__(examples, examples.size**2, **loading)
 
 
+@register_task(
+    "digits",
+    description="Handwritten digits of 8 x 8 pixels, one pixel after the other.",
+    source="scikit-learn",
+)
 class Digits(_Classification):
     """scikit-learn's handwritten digits, 64 pixels with 17 grey levels, one after the other. Chance is 1/10.
 

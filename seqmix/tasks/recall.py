@@ -10,6 +10,7 @@ from seqmix.tasks.loading import Loading, merge
 from seqmix.tasks.mad_recall import FuzzyRecallExamples, MemorizationExamples, RecallExamples
 from seqmix.tasks.mixtures import MixtureBatches, Part
 from seqmix.tasks.mqar import MQARExamples
+from seqmix.tasks.registry import register_task
 
 __all__ = ["MQAR", "FuzzyRecall", "InContextRecall", "Memorization", "NoisyRecall"]
 
@@ -45,6 +46,11 @@ class _Recall(Task):
         return [self._eval_loader("test", each) for each in self.test_sets]
 
 
+@register_task(
+    "mqar",
+    description="Multi-query associative recall: pairs, then keys whose values are asked for.",
+    source="2312.04927",
+)
 class MQAR(_Recall):
     """Multi-query associative recall (Arora et al. 2023, 2312.04927): pairs, then keys whose values are asked for.
 
@@ -130,6 +136,11 @@ class _NextToken(_Recall):
     loading = Loading(train_length=128, eval_lengths=(128, 256), eval_size=1280)
 
 
+@register_task(
+    "in-context-recall",
+    description="MAD: values of keys that were seen before in the sequence.",
+    source="2403.17844",
+)
 class InContextRecall(_NextToken):
     """MAD's in-context recall (Poli et al. 2024, 2403.17844): pairs of a key and its value, in random order.
 
@@ -157,6 +168,11 @@ class InContextRecall(_NextToken):
         )
 
 
+@register_task(
+    "noisy-recall",
+    description="MAD: in-context recall with pairs of noise in between.",
+    source="2403.17844",
+)
 class NoisyRecall(_NextToken):
     """`InContextRecall` where some pairs are two tokens of noise; arguments as there, and of the noise.
 
@@ -180,6 +196,11 @@ class NoisyRecall(_NextToken):
         )
 
 
+@register_task(
+    "fuzzy-recall",
+    description="MAD: in-context recall where keys and values are runs of tokens.",
+    source="2403.17844",
+)
 class FuzzyRecall(_NextToken):
     """`InContextRecall` of runs: keys and values of up to `motif` tokens; arguments as there.
 
@@ -204,6 +225,11 @@ class FuzzyRecall(_NextToken):
         )
 
 
+@register_task(
+    "memorization",
+    description="MAD: values of keys by a fixed map that only the weights can hold.",
+    source="2403.17844",
+)
 class Memorization(_Recall):
     """MAD's memorisation: each key has the same value in every example, and a token of its own asks for it.
 

@@ -1,66 +1,48 @@
 """Tasks by name: what `data: {name: word-problem, group: A5}` in a config looks up."""
 
-import fnmatch
-import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from seqmix._registry import Entry, Registry
 from seqmix._suggest import unknown_name
 
-__all__ = ["TaskEntry", "create_task", "get_task", "list_tasks", "register_task"]
+__all__ = ["TaskEntry", "create_task", "get_task", "list_tasks", "register_task", "task_names"]
 
 
-@dataclass(frozen=True)
-class TaskEntry:
-    """One registered task: what builds it, in one line what it is, and where it comes from.
+class TaskEntry(Entry):
+    """One registered task; `target` is its class, or `"module:Class"`: a list of the tasks must not need Lightning."""
 
-    `target` is a class, or `"module:Class"`, which is imported when the task is first built: a list of the tasks
-    must not need Lightning.
+
+_TASKS = Registry("task", "seqmix.tasks", TaskEntry)
+
+
+def register_task(
+    name: str, target: Callable[..., Any] | str | None = None, *, description: str, source: str = ""
+) -> Any:
+    """Make a `Task` known by `name`: a decorator, or for a `target`, a class or `"module:Class"`, its entry.
+
+    Tasks of the library stand under the decorator in the modules of `seqmix.tasks`, which are imported when a task is
+    first built: a list of them needs no Lightning. A name that another task has is a `ValueError`.
     """
-
-    name: str
-    target: Callable[..., Any] | str
-    description: str
-    source: str
-
-    @property
-    def class_path(self) -> str:
-        """The class as Lightning's configs write it: `module.Class`."""
-        if isinstance(self.target, str):
-            return self.target.replace(":", ".")
-        return f"{self.target.__module__}.{self.target.__qualname__}"
-
-    def load(self) -> Callable[..., Any]:
-        """The class; without Lightning an `ImportError` that names what to install."""
-        if not isinstance(self.target, str):
-            return self.target
-        module, _, name = self.target.partition(":")
-        return getattr(importlib.import_module(module), name)
-
-
-_ENTRIES: dict[str, TaskEntry] = {}
-
-
-def register_task(name: str, target: Callable[..., Any] | str, *, description: str, source: str = "") -> TaskEntry:
-    """Make a `Task` known by `name`; `target` is its class or `"module:Class"`. A taken name is a `ValueError`."""
-    if name in _ENTRIES:
-        raise ValueError(f"register_task: the name {name!r} is taken by {_ENTRIES[name].class_path}")
-    _ENTRIES[name] = TaskEntry(name, target, description, source)
-    return _ENTRIES[name]
+    if target is None:
+        return _TASKS.decorator(name, description, source)
+    return _TASKS.add(TaskEntry(name, target, description, source))
 
 
 def get_task(name: str) -> TaskEntry:
     """The entry of one task; an unknown name raises `ValueError` with the nearest ones."""
-    if name not in _ENTRIES:
-        raise unknown_name("task", name, _ENTRIES)
-    return _ENTRIES[name]
+    return _TASKS[name]
 
 
 def list_tasks(filter: str = "*") -> list[str]:
     """Names of the registered tasks that match a shell pattern, sorted."""
-    return sorted(fnmatch.filter(_ENTRIES, filter))
+    return _TASKS.matching(filter)
+
+
+def task_names() -> dict[str, str]:
+    """Names of the registered tasks by the path of their class, as Lightning's configs write it."""
+    return _TASKS.by_class()
 
 
 def create_task(name: str, **kwargs: Any) -> Any:

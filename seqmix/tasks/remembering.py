@@ -4,11 +4,13 @@ from typing import Unpack
 
 from seqmix.tasks.base import Task
 from seqmix.tasks.loading import Loading
+from seqmix.tasks.registry import register_task
 from seqmix.tasks.selective_copy import CompressionExamples, InductionHeadsExamples
 
 __all__ = ["Compression", "InductionHeads"]
 
 
+@register_task("induction-heads", description="What followed the trigger token when it was seen.", source="2312.00752")
 class InductionHeads(Task):
     """What followed the trigger when it was first seen, asked at the end (Gu & Dao 2023, 2312.00752).
 
@@ -35,6 +37,11 @@ class InductionHeads(Task):
         )
 
 
+@register_task(
+    "compression",
+    description="Say every token again from the last vector alone (MAD).",
+    source="2403.17844",
+)
 class Compression(Task):
     """Every token again from the last vector alone: needs `head: autoencoder` (MAD, Poli et al. 2024, 2403.17844).
 

@@ -14,6 +14,7 @@ from seqmix.tasks.formal_languages import (
     SingleParityExamples,
 )
 from seqmix.tasks.loading import Loading, merge
+from seqmix.tasks.registry import register_task
 from seqmix.tasks.word_problem import WordProblemExamples
 
 __all__ = [
@@ -27,6 +28,11 @@ __all__ = [
 ]
 
 
+@register_task(
+    "word-problem",
+    description="Running product in a finite group (Z60, S5, A5, D4, A4xZ5, ...).",
+    source="2404.08819",
+)
 class WordProblem(Task):
     """The running product of random elements of a group: y_t = y_{t-1} then x_t (Merrill et al. 2024, 2404.08819).
 
@@ -59,6 +65,7 @@ class WordProblem(Task):
         super().__init__(WordProblemExamples(group, generators, bos), **loading)
 
 
+@register_task("parity", description="Is the number of ones so far odd: the word problem of Z2.", source="2404.08819")
 class Parity(WordProblem):
     """Is the number of ones so far odd: the word problem of Z2. Arguments as in `WordProblem`.
 
@@ -104,30 +111,43 @@ class FormalLanguage(Task):
         super().__init__(examples, test_sets=sets, **loading)
 
 
+@register_task("single-parity", description="Is the number of ones odd, asked once at the end.", source="2411.12537")
 class SingleParity(FormalLanguage):
     """Is the number of ones odd, asked once at the end of the word. Arguments as in `FormalLanguage`."""
 
     language = SingleParityExamples
 
 
+@register_task("even-pairs", description="Do the first and the last symbol agree.", source="2207.02098")
 class EvenPairs(FormalLanguage):
     """Do the first and the last symbol agree: is the number of changes even. Arguments as in `FormalLanguage`."""
 
     language = EvenPairsExamples
 
 
+@register_task("cycle-navigation", description="Where a walk on a cycle of five ends.", source="2207.02098")
 class CycleNavigation(FormalLanguage):
     """Where a walk on a cycle of five ends. Arguments as in `FormalLanguage`."""
 
     language = CycleNavigationExamples
 
 
+@register_task(
+    "modular-arithmetic",
+    description="Value modulo 5 of an expression with + - * and no brackets.",
+    source="2207.02098",
+)
 class ModularArithmetic(FormalLanguage):
     """The value modulo 5 of a sum of products without brackets. Arguments as in `FormalLanguage`."""
 
     language = ModularArithmeticExamples
 
 
+@register_task(
+    "bracket-arithmetic",
+    description="Value modulo 5 of an expression with brackets, with or without multiplication.",
+    source="2207.02098",
+)
 class BracketArithmetic(FormalLanguage):
     """The value modulo 5 of an expression with brackets. Arguments as in `FormalLanguage`, and `multiplication`.
 

@@ -12,4 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["SequenceLearner"]  # the reference reads it, too
 
-__getattr__, __dir__, _ = lazy(__name__)
+__getattr__, __dir__ = lazy(__name__)

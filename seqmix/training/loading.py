@@ -14,7 +14,7 @@ import torch
 from seqmix._trust import load_class
 from seqmix.models import SequenceModel
 from seqmix.models._specs import check_mixers
-from seqmix.tasks.registry import create_task, get_task, list_tasks
+from seqmix.tasks.registry import create_task, get_task, task_names
 from seqmix.training.checkpoint_files import read_checkpoint
 from seqmix.training.config.files import Config, expand, load_config
 from seqmix.training.config.runs import run_of
@@ -83,11 +83,6 @@ def task_class(path: Any, trust: Iterable[str] | None = ()) -> Callable[..., Any
     return load_class(path, LightningDataModule, trust, "data") if name is None else get_task(name).load()
 
 
-def task_names() -> dict[str, str]:
-    """Names of the registered tasks, by class path."""
-    return {get_task(name).class_path: name for name in list_tasks()}
-
-
 def task_of(checkpoint: Path, *, trust: Iterable[str] | None = ()) -> Any | None:
     """The task of the run that a checkpoint lies in, else the one that it names itself; None where neither is so."""
     run = run_of(checkpoint)
@@ -98,6 +93,6 @@ def task_of(checkpoint: Path, *, trust: Iterable[str] | None = ()) -> Any | None
     if content.get("task") not in names:
         return None
     name = names[content["task"]]
-    known = inspect.signature(get_task(name).load()).parameters
+    known = get_task(name).parameters()
     arguments = content.get("datamodule_hyper_parameters", {})
     return create_task(name, **{key: value for key, value in arguments.items() if key in known})

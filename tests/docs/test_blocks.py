@@ -31,8 +31,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh folder with docs/ and some text, from which pages may import; what they register is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for registry in (mixers, optimizers, tasks):
-        monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    for register in (mixers._MIXERS, tasks._TASKS):
+        monkeypatch.setattr(register, "_added", dict(register))
+    monkeypatch.setattr(optimizers, "_ENTRIES", dict(optimizers._ENTRIES))
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     (tmp_path / "texts" / "more").mkdir(parents=True)
     (tmp_path / "texts" / "more" / "a.txt").write_text("Some text.")

@@ -27,7 +27,7 @@ def bound(mixing, radius):
 def dense_recurrence(layer, x, h):
     """h_t = M_t^-1 (Lambda_t h_{t-1} + (I - Lambda_t) Q_t e_t), as written, from dense matrices: differentiable."""
     n, states = layer.d_state, []
-    p = layer.preactivations(x)[..., : layer.cell.size]
+    p = layer.proj_in(x)[..., : layer.cell.size]
     eye = torch.eye(n, dtype=h.dtype)
     for p_t in p.unbind(1):
         g = layer.cell.gates(p_t, layer.weight_hidden, h)
@@ -41,7 +41,7 @@ def dense_recurrence(layer, x, h):
 
 
 def scan(layer, x, h0, solver):
-    p = layer.preactivations(x)[..., : layer.cell.size]
+    p = layer.proj_in(x)[..., : layer.cell.size]
     return layer.scan(p, h0, None, solver)
 
 
@@ -110,7 +110,7 @@ def test_phantom_gradient_is_that_of_one_application(mixing, rank, hidden):
 
     star = h.detach()
     before = torch.cat((h0.detach()[:, None], star[:, :-1]), 1)
-    g = layer.cell.gates(layer.preactivations(x)[..., : layer.cell.size], layer.weight_hidden, before)
+    g = layer.cell.gates(layer.proj_in(x)[..., : layer.cell.size], layer.weight_hidden, before)
     state, states = h0, []
     for t in range(17):
         state = g.decay[:, t] * state + g.write[:, t] * layer.cell.target(g, star)[:, t]
@@ -445,7 +445,7 @@ def test_second_derivatives_are_refused_by_name():
 
 def test_op_registration():
     layer = build(max_radius=0.9)
-    p = layer.preactivations(torch.randn(1, 9, 8, dtype=torch.float64))[..., : layer.cell.size].detach()
+    p = layer.proj_in(torch.randn(1, 9, 8, dtype=torch.float64))[..., : layer.cell.size].detach()
     state = torch.randn(2, 6, dtype=torch.float64)
     for solver, hidden, weight in (("sequential", "lambda b mixing", layer.weight_hidden), ("direct", "", None)):
         weight = p.new_zeros(0, 6) if weight is None else weight.detach()

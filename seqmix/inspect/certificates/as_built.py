@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch.nn.modules import module as torch_module
 
-from seqmix.mixers import HLRU
+from seqmix.mixers.h_lru import HLRU
 from seqmix.models import SequenceModel
 
 __all__ = ["check_as_built", "rebuilt"]

@@ -24,8 +24,8 @@ from seqmix.inspect.certificates.bounds import (
     plus,
     silu_times,
 )
-from seqmix.mixers import BDLRU, HLRU
-from seqmix.mixers.bd_lru import SMALLEST_SUM
+from seqmix.mixers.bd_lru import BDLRU, SMALLEST_SUM
+from seqmix.mixers.h_lru import HLRU
 from seqmix.models import SequenceModel
 from seqmix.models.block import SwiGLU
 

@@ -176,7 +176,7 @@ def _complete(mixer: Mapping[str, Any], own: Any) -> dict[str, Any]:
     own = own if isinstance(own, dict) else {"name": own}
     if own.get("name") != mixer["name"]:
         return dict(mixer)
-    known = inspect.signature(get_mixer(mixer["name"]).constructor).parameters
+    known = get_mixer(mixer["name"]).parameters()
     rest = {key: known[key].default for key in own if key in known and key not in mixer}
     return {**mixer, **rest}
 

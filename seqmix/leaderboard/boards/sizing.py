@@ -168,7 +168,7 @@ def _width(task: TaskShape) -> int:
 
 
 def _by_knob(mixer: Mapping[str, Any], task: TaskShape, d_model: int) -> Callable[[int], Size] | None:
-    known = inspect.signature(get_mixer(mixer["name"]).constructor).parameters
+    known = get_mixer(mixer["name"]).parameters()
     for knob, unit in _KNOBS.items():
         if knob in known and mixer.get(knob) is None:
             return lambda n: _size({**mixer, knob: n if unit is int else n / d_model}, task, d_model)

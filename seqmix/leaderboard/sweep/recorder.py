@@ -229,14 +229,13 @@ def _mixer(specs: list[Any]) -> dict[str, Any]:
 
 
 def _task(task: Any) -> dict[str, Any]:
-    from seqmix.tasks.registry import get_task, list_tasks
+    from seqmix.tasks.registry import task_names
 
     path = f"{type(task).__module__}.{type(task).__qualname__}"
-    names = {get_task(name).class_path: name for name in list_tasks()}
     version = task.version() if callable(getattr(task, "version", None)) else None
     arguments = {key: value for key, value in task.hparams.items() if key != "seed"}
     return {
-        "task": names.get(path, path),
+        "task": task_names().get(path, path),
         "task_kwargs": arguments,
         "task_version": version,
         "data_seed": getattr(task, "seed", None),

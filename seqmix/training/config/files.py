@@ -19,7 +19,7 @@ from typing import Any
 from seqmix._bounded import parse_yaml, read_text
 from seqmix._suggest import unknown_name
 from seqmix._trust import inside
-from seqmix.tasks.registry import get_task
+from seqmix.tasks.registry import get_task, task_names
 
 __all__ = [
     "SECTIONS",
@@ -189,7 +189,7 @@ def canonical(config: Config) -> Config:
     if isinstance(data, str):
         config["data"] = {"name": data}
     elif isinstance(data, dict) and "class_path" in data:
-        names = _tasks_by_class()
+        names = task_names()
         if str(data["class_path"]) in names:
             config["data"] = {"name": names[str(data["class_path"])], **(data.get("init_args") or {})}
     trainer = config.get("trainer")
@@ -204,12 +204,6 @@ def canonical(config: Config) -> Config:
                 config.setdefault(section, callback.get("init_args") or {})
         config["trainer"] = {**trainer, "callbacks": kept}
     return config
-
-
-def _tasks_by_class() -> dict[str, str]:
-    from seqmix.tasks import list_tasks
-
-    return {get_task(name).class_path: name for name in list_tasks()}
 
 
 def parse_value(text: str) -> Any:

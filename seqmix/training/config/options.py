@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from seqmix._suggest import unknown_name
-from seqmix.tasks.registry import get_task, list_tasks
+from seqmix.tasks.registry import task_names
 from seqmix.training.config.files import (
     MODEL_ENTRIES,
     SECTIONS,
@@ -106,7 +106,7 @@ def check_intervals(trainer: Config) -> None:
 def check_classes(config: Config) -> None:
     """The `ValueError` of the task or callback that cannot be built; Lightning's parser would bury it."""
     callbacks = {class_path: section for section, (class_path, _) in SECTIONS.items()}
-    tasks = {get_task(name).class_path: f"task {name!r}" for name in list_tasks()}
+    tasks = {path: f"task {name!r}" for path, name in task_names().items()}
     for entry in (config.get("data"), *config.get("trainer", {}).get("callbacks", [])):
         class_path = str(entry.get("class_path")) if isinstance(entry, dict) else ""
         owner = tasks.get(class_path) or callbacks.get(class_path)

@@ -32,7 +32,7 @@ def problem(mixing, rank, hidden, bounds=(0, 20, 20, 63), dtype=torch.float64, *
     torch.manual_seed(0)
     layer = build(mixing, rank, hidden, dtype, max_radius=0.8, **options)
     bounds = torch.tensor(bounds)
-    p = layer.preactivations(torch.randn(1, int(bounds[-1]), 8, dtype=dtype))[0, :, : layer.cell.size].detach()
+    p = layer.proj_in(torch.randn(1, int(bounds[-1]), 8, dtype=dtype))[0, :, : layer.cell.size].detach()
     h0 = torch.randn(len(bounds) - 1, layer.d_state, dtype=dtype)
     return Forward(layer.cell, p, layer.weight_hidden.detach(), h0, Rows(bounds))
 
@@ -180,7 +180,7 @@ def test_the_loop_ends_however_far_the_device_is_behind(behind, monkeypatch):
 
 def test_divergence_is_found_at_the_end():
     layer, x = diverging()
-    p = layer.preactivations(x)[..., : layer.cell.size].detach()
+    p = layer.proj_in(x)[..., : layer.cell.size].detach()
     forward = Forward(
         layer.cell, p.flatten(0, 1), layer.weight_hidden.detach(), p.new_zeros(4, 6), Rows.of("test", p, None)
     )

@@ -17,13 +17,11 @@ it, V channels that share a block's matrix, n numbers in its state.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import singledispatch
-from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Direct", "LinearForm", "Recurrence", "register_linear_form"]
+__all__ = ["Direct", "LinearForm", "Recurrence"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +44,10 @@ class LinearForm(ABC):
 class Recurrence(LinearForm):
     """s_t = A_t s_{t-1} + W_t v_t, and o_t = R_t s_t + E_t v_t; with `early`, o_t = R_t s_{t-1} + E_t v_t."""
 
-    transition: Callable[[int], Tensor]  # A_t for t: (B, H, n, n), or (B, H, n) for a diagonal one
+    # A (B, T, H, n, n), or (B, T, H, n) for a diagonal one; or a function of t that gives (B, H, n[, n])
+    transition: Tensor | Callable[[int], Tensor]
     write: Tensor  # W (B, T, H, n, I)
-    readout: Tensor  # R (B, T, H, O, n)
+    readout: Tensor | None = None  # R (B, T, H, O, n); the whole state is read without
     skip: Tensor | None = None  # E, of the shape (B, T, H, O, I) or one that expands to it
     early: bool = False
 
@@ -59,10 +58,11 @@ class Recurrence(LinearForm):
         state = self.write.new_zeros(shape)
         rows = []
         for t in range(length):
-            before, a = state, self.transition(t)
+            before, a = state, self._at(t)
             state = a[:, :, None, :, None] * state if a.ndim == 3 else a[:, :, None] @ state
             state = torch.cat((state[:, :, :t], self.write[:, t, :, None], state[:, :, t + 1 :]), dim=2)
-            rows.append(self.readout[:, t, :, None] @ (before if self.early else state))
+            seen = before if self.early else state
+            rows.append(seen if self.readout is None else self.readout[:, t, :, None] @ seen)
         matrix = torch.stack(rows, dim=2)
         if self.skip is not None:
             skip = self.skip.expand(*self.write.shape[:3], matrix.shape[4], matrix.shape[5]).transpose(1, 2)
@@ -73,9 +73,12 @@ class Recurrence(LinearForm):
         """Of every A_t, (B, T, H, n), complex; O(n^3) for each that is not diagonal."""
         found = []
         for t in range(self.write.shape[1]):
-            a = self.transition(t)
+            a = self._at(t)
             found.append(a if a.ndim == 3 else torch.linalg.eigvals(a))
         return torch.stack(found, dim=1).to(torch.promote_types(found[0].dtype, torch.complex64))
+
+    def _at(self, t: int) -> Tensor:
+        return self.transition[:, t] if isinstance(self.transition, Tensor) else self.transition(t)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +89,3 @@ class Direct(LinearForm):
 
     def matrix(self) -> Tensor:
         return self.weights
-
-
-@singledispatch
-def form_of(layer: Any, x: Tensor) -> LinearForm:
-    """The form of one class of layers; subclasses share it unless they have one of their own."""
-    raise ValueError(
-        f"linear_form: {type(layer).__name__} has no mixing matrix: it is not linear in its values, or no form was "
-        "registered for it (seqmix.inspect.register_linear_form)"
-    )
-
-
-register_linear_form = form_of.register
-"""`@register_linear_form(MyMixer)` over a function of (layer, x (B, T, d_model)) that returns a `LinearForm`."""

@@ -1,49 +1,25 @@
-"""The linear forms of fixed-point layers: a token is a linear system, linear in state and value.
-
-Gates see the token before; here they are what they are at the solution, and so is the deviation of every norm.
+"""A token of FP-Mamba as a linear map of state and value: its gates and the deviation of its norm are what they are at
+the fixed point.
 """
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import silu
 
-from seqmix.inspect.forms import Recurrence, register_linear_form
 from seqmix.kernels import selective_scan
 from seqmix.kernels.fixed_point.rows import previous_token
 from seqmix.kernels.fixed_point.selective_scan.cell import norm
-from seqmix.mixers.fp_mamba import FixedPointMamba
-from seqmix.mixers.fp_rnn import FixedPointRNN
+from seqmix.mixers.forms import Recurrence
+
+if TYPE_CHECKING:
+    from seqmix.mixers.fp_mamba import FixedPointMamba
+
+__all__ = ["dense_form"]
 
 
-@register_linear_form(FixedPointRNN)
-def fp_rnn(layer: FixedPointRNN, x: Tensor) -> Recurrence:
-    """Values e_t (N,), what is written; h_t = M^-1 Lambda h_{t-1} + M^-1 (I - Lambda) Q e_t, M = I - (I - Lambda) K."""
-    p, *gates = layer.preactivations(x).split((layer.cell.size, *(layer.d_state,) * 2 * layer.output_gate), -1)
-    h0 = layer.init_state(len(x), device=x.device, dtype=x.dtype).h
-    h, _, _ = layer.scan(p, h0, None, layer.solver_for(x))
-    before = previous_token(h, h0, None)
-    g = layer.cell.gates(p, layer.weight_hidden.to(p.dtype), before)
-    k = layer.cell.mixing.dense(g.factors)  # type: ignore[arg-type]
-    eye = torch.eye(layer.d_state, dtype=p.dtype, device=p.device)
-    inverse = torch.linalg.inv_ex(eye - g.write.unsqueeze(-1) * k)[0]
-    a = (inverse * g.decay.unsqueeze(-2)).unsqueeze(2)
-    write = (inverse * g.write.unsqueeze(-2) @ (eye - k)).unsqueeze(2)
-    c, z = gates or (None, None)
-    if c is not None and layer.weight_c is not None:
-        c = c + layer.cell.seen(before) @ layer.weight_c.to(c.dtype).mT
-
-    def output(o: Tensor) -> Tensor:
-        out = o.flatten(2)
-        out = out if c is None or z is None else silu(z) * silu(c) * out
-        out = rms_norm(out, (layer.d_state,), layer.weight_norm.to(out.dtype), 1e-5)
-        return layer.proj_out(out.to(x.dtype))
-
-    values = g.e[:, :, None, :, None]
-    return Recurrence(values, output, lambda t: a[:, t], write, eye.expand_as(a))
-
-
-@register_linear_form(FixedPointMamba)
-def fp_mamba(layer: FixedPointMamba, x: Tensor) -> Recurrence:
+def dense_form(layer: "FixedPointMamba", x: Tensor) -> Recurrence:
     """Values u_t (d_inner,) and one, states s_t (d_inner N,), read is y_t, all in one block.
 
     With G_t = diag(w / deviation) (I - mean), E_t = e^{dt A} and the gain dt b.c + D, a token is
