@@ -145,6 +145,13 @@ def _delta(s: Sizes, g: torch.Generator) -> Inputs:
     return {"q": q, "k": normalize(k, dim=-1), "v": v, "beta": 2 * torch.rand(q.shape[:3], generator=g)}
 
 
+def _dplr(s: Sizes, g: torch.Generator) -> Inputs:
+    q, k, v, log_w = _heads(s, g, "K", "K", "V", "K")
+    # Keys of length one and erasing of any strength in [0, 1] for each of their channels, as in RWKV-7.
+    k, part = normalize(k, dim=-1), torch.rand(q.shape, generator=g)
+    return {"q": q, "k": k, "v": v, "a": -part * k, "b": k.clone(), "log_w": -0.6 * log_w.sigmoid()}
+
+
 def _rotary(s: Sizes, g: torch.Generator) -> Inputs:
     q, k = _heads(s, g, "K", "K")
     return {"q": q, "k": k, "increment": _normal((*q.shape[:3], s["K"] // 2), g)}
@@ -220,6 +227,15 @@ CASES = (
         values="v",
     ),
     Case("delta_rule", "delta_rule", _HEADS, _FEW_HEADS, _delta, ("q", "k", "v", "beta"), values="v"),
+    Case(
+        "dplr_delta_rule",
+        "dplr_delta_rule",
+        _HEADS,
+        _FEW_HEADS,
+        _dplr,
+        ("q", "k", "v", "a", "b", "log_w"),
+        values="v",
+    ),
     Case(
         "selective_rotary",
         "selective_rotary",

@@ -65,7 +65,7 @@ def _zero_state(case: Case, inputs: dict[str, Tensor]) -> Tensor:
         shape.append(inputs["A"].shape[1])
     elif case.op == "causal_conv1d":
         shape.insert(1, inputs["weight"].shape[1] - 1)
-    elif case.op in ("gated_linear_attention", "delta_rule"):
+    elif case.op in ("gated_linear_attention", "delta_rule", "dplr_delta_rule"):
         shape.insert(2, inputs["k"].shape[-1])
     elif case.op == "selective_rotary":
         shape[-1] //= 2
@@ -178,7 +178,7 @@ def contestants_for(case: Case, device: torch.device = _CPU, *, compiled: bool =
         from seqmix.benchmarks.loop_by_rows import loop_by_rows
 
         found.append(Contestant("loop by rows", loop_by_rows, role="yardstick", forward_only=True))
-    if case.op in ("gated_linear_attention", "delta_rule"):
+    if case.op in ("gated_linear_attention", "delta_rule", "dplr_delta_rule"):
         found.append(Contestant("softmax attention", attention, role="yardstick"))
     if case.op == "diagonal_scan":
         found.append(Contestant("product", lambda a, x: a * x, role="yardstick"))

@@ -53,7 +53,7 @@ GOALS = (
     *(Goal("higher_order_scan", kind, n, "diagonal_scan", 3) for kind in (FORWARD, BOTH) for n in (1, 2)),
     *(
         Goal(op, kind, n, "plain loop", 5, faster=True)
-        for op in ("gated_linear_attention", "delta_rule")
+        for op in ("gated_linear_attention", "delta_rule", "dplr_delta_rule")
         for kind in (FORWARD, BOTH)
         for n in (1, 2)
     ),

@@ -30,6 +30,7 @@ _ON_GPU: dict[str, Sizes] = {
     "causal_conv1d": {"B": 8, "T": 4096, "D": 1536, "W": 4},
     "gated_linear_attention": {"B": 4, "T": 4096, "H": 16, "K": 128, "V": 128},
     "delta_rule": {"B": 4, "T": 4096, "H": 16, "K": 128, "V": 128},
+    "dplr_delta_rule": {"B": 4, "T": 4096, "H": 16, "K": 128, "V": 128},
     "selective_rotary": {"B": 4, "T": 4096, "H": 16, "K": 128},
 }
 

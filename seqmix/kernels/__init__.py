@@ -12,6 +12,7 @@ from seqmix.kernels.block_scan import block_scan, gated_block_scan
 from seqmix.kernels.causal_conv1d import causal_conv1d
 from seqmix.kernels.delta_rule import delta_rule
 from seqmix.kernels.diagonal_scan import diagonal_scan
+from seqmix.kernels.dplr_delta_rule import dplr_delta_rule
 from seqmix.kernels.gated_linear_attention import gated_linear_attention
 from seqmix.kernels.higher_order_scan import gated_higher_order_scan, higher_order_scan
 from seqmix.kernels.selective_rotary import selective_rotary
@@ -23,6 +24,7 @@ __all__ = [
     "causal_conv1d",
     "delta_rule",
     "diagonal_scan",
+    "dplr_delta_rule",
     "gated_block_scan",
     "gated_higher_order_scan",
     "gated_linear_attention",

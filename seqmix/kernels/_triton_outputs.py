@@ -11,7 +11,7 @@ from seqmix.kernels._triton_chunks import RUNTIME, Layout, between, constants, d
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _output(
-    q, k, v, g, scores, borders, o, offsets, length, chunk, chunks, heads, keys, values,
+    q, k, v, g, scores, borders, o, scores_more, v_more, offsets, length, chunk, chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -48,12 +48,16 @@ def _output(
         out *= tl.exp(upto.to(ACC))[:, None]
     v_t = tl.load(v + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
     out += dot(pairs, v_t, DOT, ACC, PRECISION)
+    if scores_more is not None:
+        pairs = tl.load(scores_more + row[:, None] * BT + step[None, :], mask=mask_t[:, None], other=0.0)
+        v_t = tl.load(v_more + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
+        out += dot(pairs, v_t, DOT, ACC, PRECISION)
     tl.store(o + row[:, None] * values + j[None, :], out.to(o.dtype.element_ty), mask=mask_v)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _values_backward(
-    q, k, do, g, scores, dstates, dv, offsets, length, chunk, chunks, heads, keys, values,
+    q, k, do, g, scores, dstates, dv, scores_more, do_more, offsets, length, chunk, chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -96,6 +100,10 @@ def _values_backward(
     # The outputs of the chunk, back through the scores.
     do_t = tl.load(do + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
     out += dot(tl.trans(pairs), do_t, DOT, ACC, PRECISION)
+    if scores_more is not None:
+        pairs = tl.load(scores_more + row[:, None] * BT + step[None, :], mask=mask_t[:, None], other=0.0)
+        do_t = tl.load(do_more + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
+        out += dot(tl.trans(pairs), do_t, DOT, ACC, PRECISION)
     tl.store(dv + row[:, None] * values + j[None, :], out.to(dv.dtype.element_ty), mask=mask_v)
 
 
@@ -178,21 +186,24 @@ def crossing_sums(pairs, step):
 
 def output(
     plan: Layout, gates: int, q: Tensor, k: Tensor, v: Tensor, g: Tensor, scores: Tensor | None, borders: Tensor,
-    o: Tensor,
+    o: Tensor, more: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> None:  # fmt: skip
-    """Write o (L, H, V)."""
+    """Write o (L, H, V); `more` scores (L, H, BT) and the values they weigh are added."""
     programs = plan.chunks.number * plan.heads * plan.value_blocks
-    arguments = (q, k, v, g, scores, borders, o, *plan.chunks.arguments, *plan.sizes)
+    arguments = (q, k, v, g, scores, borders, o, *more, *plan.chunks.arguments, *plan.sizes)
     launch(_output, programs, *arguments, **constants(plan, gates))
 
 
 def values_backward(
     plan: Layout, gates: int, q: Tensor, k: Tensor, do: Tensor, g: Tensor, scores: Tensor | None,
-    dstates: Tensor | None, dv: Tensor,
+    dstates: Tensor | None, dv: Tensor, more: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> None:  # fmt: skip
-    """Write dv (L, H, V); without `dstates` only what reaches it inside a chunk."""
+    """Write dv (L, H, V); without `dstates` only what reaches it inside a chunk.
+
+    `more` scores (L, H, BT) and the gradients of what they gave are added.
+    """
     programs = plan.chunks.number * plan.heads * plan.value_blocks
-    arguments = (q, k, do, g, scores, dstates, dv, *plan.chunks.arguments, *plan.sizes)
+    arguments = (q, k, do, g, scores, dstates, dv, *more, *plan.chunks.arguments, *plan.sizes)
     launch(_values_backward, programs, *arguments, **constants(plan, gates))
 
 

@@ -111,6 +111,7 @@ VARIANTS: dict[str, list[Variant]] = {
             for dtype in (torch.float32, torch.bfloat16)
         ),
     ],
+    "dplr_delta_rule": [WIDE],
     "delta_rule": [WIDE, *(("by head", {}, dtype, gated_by_head) for dtype in (torch.float32, torch.bfloat16))],
 }
 

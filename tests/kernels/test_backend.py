@@ -23,6 +23,7 @@ SHAPES = {
     "selective_rotary": [(3, 2, 4), (3, 2, 4), (3, 2, 2)],
     "gated_linear_attention": [(3, 2, 4), (3, 2, 4), (3, 2, 5), (3, 2, 4)],
     "delta_rule": [(3, 2, 4), (3, 2, 4), (3, 2, 5), (3, 2), (3, 2)],
+    "dplr_delta_rule": [(3, 2, 4), (3, 2, 4), (3, 2, 5), (3, 2, 4), (3, 2, 4), (3, 2, 4)],
     "selective_scan": [(3, 4), (3, 4), (3, 2), (3, 2)],
     "causal_conv1d": [(3, 4)],
 }
@@ -53,7 +54,7 @@ def test_empty_batch(op: str, chosen: str) -> None:
     outputs = output if isinstance(output, tuple) else (output,)
     like = (
         tensors[2]
-        if op in ("delta_rule", "gated_linear_attention")
+        if op in ("delta_rule", "dplr_delta_rule", "gated_linear_attention")
         else tensors[-1]
         if op.endswith("block_scan")
         else None

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from seqmix.kernels import delta_rule, diagonal_scan, gated_linear_attention
+from seqmix.kernels import delta_rule, diagonal_scan, dplr_delta_rule, gated_linear_attention
 from seqmix.kernels._backend import in_chunks
 
-OPS = {op.__name__: op for op in (diagonal_scan, gated_linear_attention, delta_rule)}
+OPS = {op.__name__: op for op in (diagonal_scan, gated_linear_attention, delta_rule, dplr_delta_rule)}
 CASES = [
     ("diagonal_scan", "varying"),
     ("diagonal_scan", "constant"),
@@ -19,6 +19,7 @@ CASES = [
     ("gated_linear_attention", "none"),
     ("delta_rule", "head"),
     ("delta_rule", "none"),
+    ("dplr_delta_rule", "channel"),
 ]
 
 
@@ -35,9 +36,12 @@ def make(op, kind, batch, length, dtype=torch.float64):
         given, state = {"q": q, "k": normalize(k, dim=-1), "v": v}, (2, 4, 5)
         if op == "delta_rule":
             given["beta"] = 2 * torch.rand(batch, length, 2)
-        if kind != "none":
-            decay = torch.rand(batch, length, 2, 4) if kind == "channel" else torch.rand(batch, length, 2)
-            given["log_g"] = torch.where(decay < 0.1, -20.0, -decay)  # weak ones beside steps of e^-20
+        decay = torch.rand(batch, length, 2, 4) if kind == "channel" else torch.rand(batch, length, 2)
+        decay = torch.where(decay < 0.1, -20.0, -decay)  # weak ones beside steps of e^-20
+        if op == "dplr_delta_rule":
+            given |= {"a": -torch.rand_like(k) * given["k"], "b": given["k"].clone(), "log_w": decay}
+        elif kind != "none":
+            given["log_g"] = decay
     wide = torch.complex128 if kind == "complex" else dtype
     return {name: t.to(wide if t.is_complex() else dtype).requires_grad_() for name, t in given.items()}, state, wide
 
@@ -70,7 +74,7 @@ def test_equals_the_loop(monkeypatch, op, kind, length):
 
 @pytest.mark.parametrize("op", OPS)
 def test_packed(monkeypatch, op):
-    given, shape, _ = make(op, "none" if op != "diagonal_scan" else "varying", 1, 40)
+    given, shape, _ = make(op, {"diagonal_scan": "varying", "dplr_delta_rule": "channel"}.get(op, "none"), 1, 40)
     bounds = torch.tensor([0, 7, 7, 8, 40], dtype=torch.int32)
     state = torch.randn(4, *shape, dtype=torch.float64, requires_grad=True)
     expected = measure(op, given, state, bounds)
@@ -79,7 +83,9 @@ def test_packed(monkeypatch, op):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("op, kind", [("gated_linear_attention", "channel"), ("delta_rule", "head")])
+@pytest.mark.parametrize(
+    "op, kind", [("gated_linear_attention", "channel"), ("delta_rule", "head"), ("dplr_delta_rule", "channel")]
+)
 def test_single_precision_by_the_rule(monkeypatch, op, kind):
     """At most 3 times the loop's error plus 2 eps max|truth|, with decays down to e^-20 and beta up to 2."""
     given, shape, _ = make(op, kind, 1, 1000, torch.float32)

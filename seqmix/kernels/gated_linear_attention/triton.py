@@ -1,18 +1,18 @@
 """Triton kernels for gated linear attention: chunks in matrix form, their states carried from one to the next.
 
 Three kernels run forward: one walks the chunks of a head and keeps the state before each, one forms the scores of a
-chunk where every key decays on its own (`triton_keys`), one gives the output of all chunks at once. The backward pass
+chunk where every key decays on its own (`_triton_keys`), one gives the output of all chunks at once. The backward pass
 carries the state's gradient from the last chunk to the first and then takes all chunks at once again.
 """
 
 from torch import Tensor
 
 from seqmix.kernels import _triton_chunks as chunks
+from seqmix.kernels import _triton_keys as keys
 from seqmix.kernels import _triton_outputs as outputs
 from seqmix.kernels._triton import fresh
 from seqmix.kernels._triton_chunks import layout
 from seqmix.kernels._triton_states import states, states_backward
-from seqmix.kernels.gated_linear_attention import triton_keys
 
 OP = "gated_linear_attention"
 CHUNK = 64
@@ -39,7 +39,7 @@ def forward(
     borders = fresh(initial_state, slots, *plan.sizes)
     borders[plan.chunks.number :] = 0
     states(plan, gates, k, v, log_g, initial_state, borders, final)
-    scores = triton_keys.scores(plan, q, k, log_g) if gates == 2 else None
+    scores = keys.scores(plan, q, k, log_g) if gates == 2 else None
     outputs.output(plan, gates, q, k, v, log_g, scores, borders, o)
     return o, final, borders
 
@@ -62,10 +62,11 @@ def backward(
     dstates = fresh(borders)
     states_backward(plan, gates, q, do, log_g, dfinal, dstates, dinitial)
     if gates == 2:
-        scores = triton_keys.scores(plan, q, k, log_g)
+        scores = keys.scores(plan, q, k, log_g)
         outputs.values_backward(plan, gates, q, k, do, log_g, scores, dstates, dv)
-        dq, dk, dlog_g = triton_keys.backward(plan, q, k, v, log_g, do, borders, dstates)
-        return dq, dk, dv, dlog_g, dinitial
+        dq, dk = fresh(q), fresh(k)
+        sums = keys.pairs_backward(plan, q, k, v, log_g, do, borders, dstates, dq, dk)
+        return dq, dk, dv, keys.decays_backward(plan, log_g, borders, dstates, *sums), dinitial
     outputs.values_backward(plan, gates, q, k, do, log_g, None, dstates, dv)
     dq, dk, dlog_g = outputs.queries_keys_backward(plan, gates, q, k, v, log_g, do, borders, dstates)
     return dq, dk, dv, dlog_g, dinitial

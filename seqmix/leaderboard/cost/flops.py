@@ -12,6 +12,7 @@ chunked one does more). Per token, in the letters of the kernels (N blocks of m;
     selective_scan                 6 D N + 2 D                     mamba
     gated_linear_attention         5 H K V                         gla, mamba-2, mamba-3
     delta_rule                     7 H K V for each reflection     deltanet
+    dplr_delta_rule                9 H K V
     causal_conv1d                  2 W D                           mamba, mamba-2, rg-lru, deltanet; others by option
     selective_rotary               13 for each pair of channels    gla, attention and deltanet by option
     lstm                           8 N (D + N) + 4 N               lstm
@@ -122,6 +123,7 @@ def _mapping(iterations: float) -> dict[Any, Callable[..., int]]:
         ops.selective_scan: lambda x, dt, A, *_, **__: math.prod(x) * (6 * A[-1] + 2),
         ops.gated_linear_attention: lambda q, k, v, *_, **__: 5 * math.prod(k) * v[-1],
         ops.delta_rule: lambda q, k, v, *_, **__: 7 * math.prod(k) * v[-1],
+        ops.dplr_delta_rule: lambda q, k, v, *_, **__: 9 * math.prod(k) * v[-1],
         ops.causal_conv1d: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[-1],
         ops.selective_rotary: lambda q, k, increment, *_, **__: 13 * math.prod(increment),
         ops.lstm: lambda x, h0, *_, **__: math.prod(x[:-1]) * h0[-1] * (8 * (x[-1] + h0[-1]) + 4),

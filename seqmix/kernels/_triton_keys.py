@@ -1,4 +1,4 @@
-"""What gated linear attention needs where every key has a decay of its own: scores, and the gradients of q, k and g.
+"""What chunks need where every key has a decay of its own: scores, and the gradients of q, k and g.
 
 The decay between two steps is then inside the sum over keys, so that a chunk is cut into sub-chunks of 16 steps. For
 two of them, what lies between them is split at the start of the later one: q_t e^{from there to t} meets
@@ -134,8 +134,10 @@ def _queries_keys_backward(
         tile = (c * heads + h) * keys * values + i[:, None] * values + j[None, :]
         v_t = tl.load(v + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
         do_t = tl.load(do + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-        dq_t += dot(do_t, tl.trans(tl.load(borders + tile, mask=mask_s, other=0.0)), DOT, ACC, PRECISION)
-        dk_t += dot(v_t, tl.trans(tl.load(dstates + tile, mask=mask_s, other=0.0)), DOT, ACC, PRECISION)
+        if borders is not None:
+            dq_t += dot(do_t, tl.trans(tl.load(borders + tile, mask=mask_s, other=0.0)), DOT, ACC, PRECISION)
+        if dstates is not None:
+            dk_t += dot(v_t, tl.trans(tl.load(dstates + tile, mask=mask_s, other=0.0)), DOT, ACC, PRECISION)
     # Backwards from here to the start of the chunk; `gap` is what lies between two sub-chunks.
     upto = tl.cumsum(tl.load(g + where, mask=mask_k, other=0.0).to(ACC), 0)
     after, _ = _after(g, t, mask_t[:, None], tl.minimum(begin + BC, last), h, i, heads, keys, ACC)
@@ -231,22 +233,34 @@ def scores(plan: Layout, q: Tensor, k: Tensor, g: Tensor) -> Tensor:
     return out
 
 
-def backward(
-    plan: Layout, q: Tensor, k: Tensor, v: Tensor, g: Tensor, do: Tensor, borders: Tensor, dstates: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk and dlog_g, each in the type of its input."""
+def pairs_backward(
+    plan: Layout, q: Tensor, k: Tensor, v: Tensor, g: Tensor, do: Tensor, borders: Tensor | None,
+    dstates: Tensor | None, dq: Tensor, dk: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Write dq and dk of what queries read of keys; return the sums that the decays' gradients are made of.
+
+    Without `borders` queries do not read the states before chunks, without `dstates` keys do not write those after.
+    """
     BT, spans = plan.options["BT"], plan.chunks
-    dscores = fresh(borders, *q.shape[:3], BT)
+    kind = torch.float64 if q.dtype == torch.float64 else torch.float32
+    steps, received = (torch.empty_like(q, dtype=kind) for _ in range(2))
+    dscores = q.new_empty(*q.shape[:3], BT, dtype=kind)
     options = _options(plan) | {"BV": plan.BV}
     plain = {name: value for name, value in options.items() if name not in ("BC", "BK")}
     launch(_score_gradients, spans.number * plan.heads, v, do, dscores, *spans.arguments, plan.heads, plan.values,
            **plain)  # fmt: skip
-    dq, dk, dg = fresh(q), fresh(k), fresh(g)
-    steps, received = (torch.empty_like(q, dtype=borders.dtype) for _ in range(2))
     tensors = (q, k, v, g, do, borders, dstates, dscores, dq, dk, steps, received)
-    programs = spans.number * plan.heads * plan.key_blocks
-    launch(_queries_keys_backward, programs * (BT // SUB), *tensors, *spans.arguments, *plan.sizes, **options)
-    plain = {name: value for name, value in options.items() if name not in ("BC", "DOT", "PRECISION")}
-    arguments = (g, borders, dstates, steps, received, dg, *spans.arguments, *plan.sizes)
-    launch(_decays_backward, programs, *arguments, **plain)
-    return dq, dk, dg
+    programs = spans.number * plan.heads * plan.key_blocks * (BT // SUB)
+    launch(_queries_keys_backward, programs, *tensors, *spans.arguments, *plan.sizes, **options)
+    return steps, received
+
+
+def decays_backward(
+    plan: Layout, g: Tensor, borders: Tensor, dstates: Tensor, steps: Tensor, received: Tensor
+) -> Tensor:
+    """dlog_g from the states before chunks, the gradients of those after, and the sums over all pairs."""
+    dg = fresh(g)
+    options = {name: value for name, value in _options(plan).items() if name not in ("BC", "DOT", "PRECISION")}
+    arguments = (g, borders, dstates, steps, received, dg, *plan.chunks.arguments, *plan.sizes)
+    launch(_decays_backward, plan.chunks.number * plan.heads * plan.key_blocks, *arguments, BV=plan.BV, **options)
+    return dg
