@@ -22,7 +22,7 @@ def mixer_sheet(name: str) -> str:
         target, description, source = name, "", ""
     else:
         entry = get_mixer(name)
-        target, description, source = _target(entry.constructor), entry.description, entry.source
+        target, description, source = _target(entry.target), entry.description, entry.source
     found = read_constructor(target)
     arguments = [each for each in found.arguments if each.name not in _OF_MODEL]
     line = f"seqmix fit --config parity --mixer {name}{_option('mixer', arguments)}"
