@@ -9,6 +9,16 @@ For each of N = d_state / m blocks of size m, with row-wise normalised gates tha
 Parallel form: (A, b) o (A', b') = (A' A, A' b + b'), associative; on a CPU time is walked in order instead, since
 m x m products cost more than steps. State: h, N x m numbers. A row is a convex combination, so |h| never exceeds
 the largest |v|; permutation matrices are limits of A_t, which is how a block of size m tracks subgroups of S_m.
+
+Paper, released code (IgorDn8/mad-lab, mad/model/layers/bdlru_sel.py, bdlru_nonsel.py) and this layer, line by line:
+
+- gates: a linear map with bias to N m (m + 1) numbers, the input gate last in its row; v and the read-out without bias;
+  no convolution, skip, gate or norm around them: in all.
+- normalisation: softmax in all by default; the code's others are in `_gates`. Where a row of signed gates sums to less
+  than 0.001 it is divided by that here, 0 / 0 in the code. Its `nonorm` is not here.
+- gates that no token changes (`selective=False`): the code's A_w, uniform in [0, 1) at first; there without the 0.001.
+- initialisation: N(0, 0.02), zero biases, which in the code its model does. The state begins at zero in all.
+- type: float32 for gates and state here, whatever the type of x; the code is run in float32.
 """
 
 from typing import NamedTuple
@@ -18,14 +28,11 @@ from torch import Tensor, nn
 
 from seqmix._checks import positive
 from seqmix.kernels import block_scan, gated_block_scan
+from seqmix.mixers._gates import StaticGates, normalization_of, normalized, reset_projections, softmax_logits
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
-
-# What signed gates are divided by at least: a row of zeros stays zero, and gradients grow by 1,000 at most. The
-# official code adds .001 to the sum of rectified gates and nothing to that of signed ones, where 0 / 0 comes of it.
-SMALLEST_SUM = 1e-3
 
 
 @mixer_state
@@ -41,8 +48,10 @@ class BDLRU(TokenMixer):
         d_model: width of input and output.
         d_state: numbers in the state, a multiple of `block_size`; the largest one up to d_model if None.
         block_size: m. With softmax gates, m = 2 does parity and m = 5 does A5; m = 1 does neither.
-        normalization: `"softmax"`, or `"l1"`: gates divided by the sum of their absolute values, so that entries
-            may be negative (m = 1 then does parity).
+        normalization: `"softmax"`; `"sigmoid"` or `"relu"`, divided by their sums; `"tanh"`, or `"l1"` (`"linear"` in
+            the released code), divided by the sum of absolute values, so that entries may be negative (m = 1 then does
+            parity).
+        selective: whether gates see the token; without, the layer is linear and time-invariant.
 
     Shapes: x (B, T, d_model), y (B, T, d_model), state h (S, N, m).
 
@@ -66,6 +75,7 @@ class BDLRU(TokenMixer):
         block_size: int = 4,
         *,
         normalization: str = "softmax",
+        selective: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -74,18 +84,21 @@ class BDLRU(TokenMixer):
         self.d_state = positive("BDLRU", "d_state", max(m, d_model - d_model % m) if d_state is None else d_state)
         if self.d_state % m:
             raise ValueError(f"BDLRU: d_state must be a multiple of block_size = {m}, got {self.d_state}")
-        self.normalization = one_of("BDLRU", "normalization", normalization, ("softmax", "l1"))
+        self.normalization = normalization_of("BDLRU", normalization)
+        self.selective = one_of("BDLRU", "selective", selective, (True, False))
         self.n_blocks = self.d_state // m
-        self.proj_gates = nn.Linear(d_model, self.d_state * (m + 1), device=device, dtype=dtype)
+        self.proj_gates = (
+            nn.Linear(d_model, self.d_state * (m + 1), device=device, dtype=dtype)
+            if selective
+            else StaticGates((self.n_blocks, m, m + 1), device=device, dtype=dtype)
+        )
         self.proj_v = nn.Linear(d_model, self.d_state, bias=False, device=device, dtype=dtype)
         self.proj_out = nn.Linear(self.d_state, d_model, bias=False, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """The official initialisation: N(0, 0.02) weights, zero bias, so that every gate starts near 1 / (m + 1)."""
-        for projection in (self.proj_gates, self.proj_v, self.proj_out):
-            nn.init.normal_(projection.weight, std=0.02)
-        nn.init.zeros_(self.proj_gates.bias)
+        reset_projections(self.proj_gates, self.proj_v, self.proj_out)
 
     def logits(self, x: Tensor) -> Tensor:
         """Gates before normalisation (B, T, N, m, m + 1); the input gate is the last slot of every row."""
@@ -93,18 +106,13 @@ class BDLRU(TokenMixer):
 
     def gates(self, x: Tensor) -> Tensor:
         """[A_t, a0_t] (B, T, N, m, m + 1) for x (B, T, d_model)."""
-        logits = self.logits(x)
-        # In float32 at least, also under autocast: decays above 0.99 do not survive bf16.
-        logits = logits.to(recurrent_dtype(logits.dtype))
-        with torch.autocast(x.device.type, enabled=False):
-            if self.normalization == "softmax":
-                return logits.softmax(-1)
-            return logits / logits.abs().sum(-1, keepdim=True).clamp_min(SMALLEST_SUM)
+        return normalized(self.logits(x), self.normalization)
 
     def mix(self, x: Tensor, state: BDLRUState, cu_seqlens: Tensor | None) -> tuple[Tensor, BDLRUState]:
         v = self.proj_v(x).unflatten(-1, (self.n_blocks, self.block_size))  # (B, T, N, m)
-        if self.normalization == "softmax":
-            h, final = gated_block_scan(self.logits(x), v, initial_state=state.h, cu_seqlens=cu_seqlens)
+        logits = softmax_logits(self.logits(x), self.normalization)
+        if logits is not None:
+            h, final = gated_block_scan(logits, v, initial_state=state.h, cu_seqlens=cu_seqlens)
         else:
             gates = self.gates(x)
             a, a0 = gates[..., :-1], gates[..., -1]
@@ -142,4 +150,5 @@ class BDLRU(TokenMixer):
         )
 
     def extra_repr(self) -> str:
-        return f"d_state={self.d_state}, block_size={self.block_size}, normalization={self.normalization!r}"
+        static = "" if self.selective else ", selective=False"
+        return f"d_state={self.d_state}, block_size={self.block_size}, normalization={self.normalization!r}{static}"

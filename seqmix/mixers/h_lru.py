@@ -9,7 +9,16 @@ For each of N = d_state channels, with gates that see the current token:
 Parallel form: companion matrices, with gates in the first row and ones below the diagonal, and input into the first
 slot; in time order a step costs m multiplies instead of their m^3. State: the last m values of every channel. Each
 row of a companion matrix sums to at most one and is non-negative, so |h| never exceeds the largest |v|; it fixes
-the constant vector, and so no order can flip a sign (no parity).
+the constant vector, and so no order can flip a sign (no parity). Signed gates can.
+
+Paper, released code (IgorDn8/mad-lab, mad/model/layers/hlru_sel.py, hlru_nonsel.py) and this layer, line by line:
+
+- gates: a linear map with bias to N (m + 1) numbers, lags newest first and the input gate last: in all.
+- recurrence: the code's loop is this one; its first scan multiplied by the transpose, which is another system, and
+  agrees with the loop since.
+- normalisation, initialisation and types: as in `bd_lru`.
+- read-out: of all lags, without bias, in the code and here; its layer without tokens reads the newest lag alone, has no
+  W_o, and so as many channels as d_model. Here that one (`selective=False`) reads as the other.
 """
 
 from typing import NamedTuple
@@ -18,8 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from seqmix._checks import positive
-from seqmix.kernels import gated_higher_order_scan
-from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.kernels import gated_higher_order_scan, higher_order_scan
+from seqmix.mixers._gates import StaticGates, normalization_of, normalized, reset_projections, softmax_logits
+from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -38,11 +48,13 @@ class HLRU(TokenMixer):
         d_model: width of input and output.
         d_state: N, the channels; each remembers its last `order` values. d_model if None.
         order: m. Order 1 is `BDLRU` with block size 1.
+        normalization: of gates, `"softmax"`, `"sigmoid"`, `"relu"`, `"tanh"` or `"l1"`, as in `BDLRU`.
+        selective: whether gates see the token; without, the layer is linear and time-invariant.
 
     Shapes: x (B, T, d_model), y (B, T, d_model), state lags (S, N, m).
 
     Raises:
-        ValueError: a size or an order below one.
+        ValueError: a size or an order below one, an unknown normalization.
 
     Example:
         >>> import torch
@@ -60,37 +72,46 @@ class HLRU(TokenMixer):
         d_state: int | None = None,
         order: int = 2,
         *,
+        normalization: str = "softmax",
+        selective: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
         self.order = positive("HLRU", "order", order)
         self.d_state = positive("HLRU", "d_state", d_model if d_state is None else d_state)
-        self.proj_gates = nn.Linear(d_model, self.d_state * (order + 1), device=device, dtype=dtype)
+        self.normalization = normalization_of("HLRU", normalization)
+        self.selective = one_of("HLRU", "selective", selective, (True, False))
+        self.proj_gates = (
+            nn.Linear(d_model, self.d_state * (order + 1), device=device, dtype=dtype)
+            if selective
+            else StaticGates((self.d_state, order + 1), device=device, dtype=dtype)
+        )
         self.proj_v = nn.Linear(d_model, self.d_state, bias=False, device=device, dtype=dtype)
         self.proj_out = nn.Linear(self.d_state * order, d_model, bias=False, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """The official initialisation: N(0, 0.02) weights, zero bias, so that every gate starts near 1 / (m + 1)."""
-        for projection in (self.proj_gates, self.proj_v, self.proj_out):
-            nn.init.normal_(projection.weight, std=0.02)
-        nn.init.zeros_(self.proj_gates.bias)
+        reset_projections(self.proj_gates, self.proj_v, self.proj_out)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Gates before the softmax (B, T, N, m + 1): lags newest first, the input gate last."""
+        """Gates before normalisation (B, T, N, m + 1): lags newest first, the input gate last."""
         return self.proj_gates(x).unflatten(-1, (self.d_state, self.order + 1))
 
     def gates(self, x: Tensor) -> Tensor:
         """(a_{t,1}, ..., a_{t,m}, a_{t,0}) (B, T, N, m + 1) for x (B, T, d_model)."""
-        logits = self.logits(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return logits.to(recurrent_dtype(logits.dtype)).softmax(-1)
+        return normalized(self.logits(x), self.normalization)
 
     def mix(self, x: Tensor, state: HLRUState, cu_seqlens: Tensor | None) -> tuple[Tensor, HLRUState]:
-        h, final = gated_higher_order_scan(
-            self.logits(x), self.proj_v(x), initial_state=state.lags, cu_seqlens=cu_seqlens
-        )
+        v, logits = self.proj_v(x), softmax_logits(self.logits(x), self.normalization)
+        if logits is not None:
+            h, final = gated_higher_order_scan(logits, v, initial_state=state.lags, cu_seqlens=cu_seqlens)
+        else:
+            gates = self.gates(x)
+            a, a0 = gates[..., :-1], gates[..., -1]
+            h, final = higher_order_scan(a, a0 * v, initial_state=state.lags, cu_seqlens=cu_seqlens)
+            h = h.to(v.dtype)
         return self.proj_out(_lags(h, state.lags.to(h.dtype), cu_seqlens).flatten(2)), HLRUState(final)
 
     def init_state(
@@ -127,7 +148,8 @@ class HLRU(TokenMixer):
         )
 
     def extra_repr(self) -> str:
-        return f"d_state={self.d_state}, order={self.order}"
+        static = "" if self.selective else ", selective=False"
+        return f"d_state={self.d_state}, order={self.order}, normalization={self.normalization!r}{static}"
 
 
 def _lags(h: Tensor, initial: Tensor, cu_seqlens: Tensor | None) -> Tensor:

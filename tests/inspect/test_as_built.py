@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from seqmix import BDLRU, SequenceModel
 from seqmix.inspect import certify, verify
 from seqmix.inspect.certificates.network import Network
+from seqmix.tasks import WordProblemExamples
 from tests.inspect.test_certify import word_problem
 
 
@@ -102,6 +103,28 @@ def test_every_change_is_refused_by_name(name: str) -> None:
     CHANGES[name](model)
     with pytest.raises((NotImplementedError, ValueError), match=f"^certify: (layer 0 is Louder|{name})"):
         Network.of(model)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "message"),
+    [
+        *(
+            ({"name": "bd-lru", "normalization": n}, f"layer 0: .* BDLRU with .*'{n}'")
+            for n in ("sigmoid", "relu", "tanh")
+        ),
+        *(({"name": "h-lru", "normalization": n}, f"layer 0: .* HLRU with .*'{n}'") for n in ("sigmoid", "l1", "tanh")),
+        ({"name": "bd-lru", "selective": False}, "layer 0: gates must see the token, got selective=False"),
+        ({"name": "h-lru", "selective": False}, "layer 0: gates must see the token"),
+    ],
+)
+def test_gates_of_another_kind_are_refused_by_name(mixer: dict[str, Any], message: str) -> None:
+    """Their hard networks may be those of softmax gates, but not how far they are from them."""
+    with pytest.raises(NotImplementedError, match=f"^certify: {message}"):
+        certify(plain(mixer), WordProblemExamples("Z2"))
+
+
+def test_linear_is_another_name_of_l1() -> None:
+    Network.of(plain({"name": "bd-lru", "normalization": "linear"}))
 
 
 def test_a_change_in_what_the_config_builds_is_refused() -> None:

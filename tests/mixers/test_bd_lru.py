@@ -1,28 +1,73 @@
-"""`BDLRU`: the paper's equations, its stability bound, exact permutations, and what block sizes can do."""
+"""`BDLRU`: the released loops, the paper's stability bound, exact permutations, and what block sizes can do."""
 
 import pytest
 import torch
 
 from seqmix.mixers import BDLRU, HLRU
 
+# The normalisers of the released `bdlru_sel.py` and `hlru_sel.py`, as they stand there.
+RELEASED = {
+    "softmax": lambda z: z.exp() / z.exp().sum(-1, keepdim=True),
+    "sigmoid": lambda z: z.sigmoid() / z.sigmoid().sum(-1, keepdim=True),
+    "relu": lambda z: z.relu() / (z.relu() + 0.001).sum(-1, keepdim=True),
+    "tanh": lambda z: z.tanh() / z.tanh().abs().sum(-1, keepdim=True),
+    "linear": lambda z: z / z.abs().sum(-1, keepdim=True),
+    "l1": lambda z: z / z.abs().sum(-1, keepdim=True),
+}
 
-@pytest.mark.parametrize("normalization", ["softmax", "l1"])
-def test_equals_the_equations(normalization: str) -> None:
-    layer = BDLRU(6, 12, block_size=3, normalization=normalization, dtype=torch.float64)
+
+@pytest.mark.parametrize("selective", [True, False])
+@pytest.mark.parametrize("normalization", RELEASED)
+def test_equals_the_released_loop(normalization: str, selective: bool) -> None:
+    """`hidden_x = einsum('bci, bcji -> bcj', hidden_x, A_qk) + nl`, then `proj_out` of all of it."""
+    layer = BDLRU(6, 12, block_size=3, normalization=normalization, selective=selective, dtype=torch.float64)
     x = torch.randn(2, 20, 6, dtype=torch.float64)
-    z = layer.proj_gates(x).view(2, 20, 4, 3, 4)
-    gates = z.softmax(-1) if normalization == "softmax" else z / z.abs().sum(-1, keepdim=True)
-    v = layer.proj_v(x).view(2, 20, 4, 3)
+    for p in layer.parameters():
+        torch.nn.init.normal_(p)
+    if selective:
+        z = (x @ layer.proj_gates.weight.T + layer.proj_gates.bias).view(2, 20, 4, 3, 4)
+    else:
+        z = layer.proj_gates.A_w.expand(2, 20, 4, 3, 4)
+    gates, v = RELEASED[normalization](z), (x @ layer.proj_v.weight.T).view(2, 20, 4, 3)
     h, expected = torch.zeros(2, 4, 3, dtype=torch.float64), []
     for t in range(20):
-        h = torch.einsum("bnij,bnj->bni", gates[:, t, :, :, :3], h) + gates[:, t, :, :, 3] * v[:, t]
-        expected.append(layer.proj_out(h.flatten(1)))
+        h = torch.einsum("bci,bcji->bcj", h, gates[:, t, ..., :-1]) + gates[:, t, ..., -1] * v[:, t]
+        expected.append(h.flatten(1) @ layer.proj_out.weight.T)
     y, state = layer(x)
-    torch.testing.assert_close(y, torch.stack(expected, 1), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(state.h, h, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(y, torch.stack(expected, 1), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(state.h, h, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(layer.gates(x), gates)
 
 
-@pytest.mark.parametrize("normalization", ["softmax", "l1"])
+def test_every_normalisation_is_another_layer() -> None:
+    x, outputs = torch.randn(2, 9, 6), []
+    for normalization in ("softmax", "sigmoid", "relu", "tanh", "l1"):
+        torch.manual_seed(0)
+        layer = BDLRU(6, 12, block_size=3, normalization=normalization)
+        torch.nn.init.normal_(layer.proj_gates.weight)
+        outputs.append(layer(x)[0] / layer(x)[0].abs().max())
+    for i, y in enumerate(outputs):
+        assert all((y - other).abs().max() > 1e-2 for other in outputs[:i])
+
+
+def test_static_gates_see_no_token() -> None:
+    layer = BDLRU(6, 12, block_size=3, selective=False)
+    gates = layer.gates(torch.randn(2, 5, 6))
+    assert torch.equal(gates, gates[:1, :1].expand_as(gates))
+    assert layer.proj_gates.A_w.min() >= 0 and layer.proj_gates.A_w.max() < 1  # torch.rand, as released
+    layer(torch.randn(2, 5, 6))[0].square().sum().backward()
+    assert layer.proj_gates.A_w.grad.abs().min() > 0
+
+
+def test_sigmoid_gates_of_any_size_are_finite() -> None:
+    """By their logarithms: sigmoid(-200) alone is zero in float32, and a row of them 0 / 0."""
+    layer = BDLRU(4, 4, 2, normalization="sigmoid")
+    torch.nn.init.constant_(layer.proj_gates.bias, -200.0)
+    gates = layer.gates(torch.zeros(1, 1, 4))
+    torch.testing.assert_close(gates, torch.full_like(gates, 1 / 3))
+
+
+@pytest.mark.parametrize("normalization", RELEASED)
 def test_state_never_exceeds_the_largest_value(normalization: str) -> None:
     """Proposition 1: every row spends at most one unit on the state and its input, so max|h| <= max|v|."""
     layer = BDLRU(8, 12, block_size=3, normalization=normalization)
@@ -32,7 +77,8 @@ def test_state_never_exceeds_the_largest_value(normalization: str) -> None:
         x = torch.randn(4, 200, 8)
         _, state = layer(x)
         assert state.h.abs().max() <= layer.proj_v(x).abs().max() * (1 + 1e-5)
-        assert (layer.gates(x).abs().sum(-1) - 1).abs().max() < 1e-5
+        sums = layer.gates(x).abs().sum(-1)
+        assert sums.max() < 1 + 1e-5 and (normalization == "relu" or sums.min() > 1 - 1e-5)
 
 
 def permutation_layer(orders: torch.Tensor, normalization: str = "softmax") -> BDLRU:
@@ -114,8 +160,10 @@ def test_bad_arguments() -> None:
         BDLRU(8, block_size=0)
     with pytest.raises(ValueError, match="d_state must be a multiple of block_size = 3, got 8"):
         BDLRU(8, 8, 3)
-    with pytest.raises(ValueError, match="normalization must be one of 'softmax', 'l1', got 'tanh'"):
-        BDLRU(8, normalization="tanh")
+    with pytest.raises(ValueError, match=r"BDLRU: normalization must be one of 'softmax', 'l1', .*, got 'nonorm'"):
+        BDLRU(8, normalization="nonorm")
+    with pytest.raises(ValueError, match="BDLRU: selective must be one of True, False, got 'no'"):
+        BDLRU(8, selective="no")  # type: ignore[arg-type]
 
 
 def test_decays_survive_bfloat16() -> None:

@@ -13,6 +13,8 @@ from seqmix.testing import MIXER_CHECKS
 ZEROS = [check for check in MIXER_CHECKS if check.name.startswith("zeros")]
 VARIANTS: dict[str, Any] = {
     "bd-lru, signed": partial(BDLRU, normalization="l1"),
+    "bd-lru, rectified": partial(BDLRU, normalization="relu"),
+    "h-lru, signed": partial(create_mixer, "h-lru", normalization="tanh"),
     "deltanet, signed and gated": partial(
         DeltaNet, n_householder=2, eigenvalues="signed", gated=True, output_gate=True, d_conv=1
     ),

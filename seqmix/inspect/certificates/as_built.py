@@ -45,10 +45,10 @@ def check_as_built(model: SequenceModel) -> None:
 
 
 def _spec(mixer: Any) -> dict[str, Any]:
+    gates = {"normalization": mixer.normalization, "selective": mixer.selective}
     if type(mixer) is HLRU:
-        return {"name": "h-lru", "d_state": mixer.d_state, "order": mixer.order}
-    sizes = {"d_state": mixer.d_state, "block_size": mixer.block_size}
-    return {"name": "bd-lru", **sizes, "normalization": mixer.normalization}
+        return {"name": "h-lru", "d_state": mixer.d_state, "order": mixer.order, **gates}
+    return {"name": "bd-lru", "d_state": mixer.d_state, "block_size": mixer.block_size, **gates}
 
 
 def _compare(name: str, part: Any, expected: Any) -> None:

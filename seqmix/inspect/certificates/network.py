@@ -24,7 +24,8 @@ from seqmix.inspect.certificates.bounds import (
     plus,
     silu_times,
 )
-from seqmix.mixers.bd_lru import BDLRU, SMALLEST_SUM
+from seqmix.mixers._gates import SMALLEST_SUM
+from seqmix.mixers.bd_lru import BDLRU
 from seqmix.mixers.h_lru import HLRU
 from seqmix.models import SequenceModel
 from seqmix.models.block import SwiGLU
@@ -184,6 +185,15 @@ def _check(model: Any) -> None:
     if not isinstance(model.embedding, nn.Embedding):
         raise NotImplementedError(f"certify: an embedding of tokens is treated, not {type(model.embedding).__name__}")
     check_as_built(model)
+    for index, mixer in enumerate(model.mixers):
+        # How far gates are from hard ones is derived for these two; others with the same logits are nearer or further.
+        if mixer.normalization not in (("softmax",) if type(mixer) is HLRU else ("softmax", "l1")):
+            raise NotImplementedError(
+                f"certify: layer {index}: softmax gates are treated, of bd-lru also l1, "
+                f"got {type(mixer).__name__} with normalization={mixer.normalization!r}"
+            )
+        if not mixer.selective:
+            raise NotImplementedError(f"certify: layer {index}: gates must see the token, got selective=False")
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if len(dtypes) > 1 or dtypes - {torch.float32, torch.float64}:
         raise NotImplementedError(
@@ -218,7 +228,7 @@ def _layer(block: Any) -> Layer:
         n_blocks=n,
         m=m,
         rows=1 if higher_order else m,
-        signed=getattr(mixer, "normalization", "softmax") == "l1",
+        signed=mixer.normalization == "l1",
         norm=_norm(block.mixer_norm),
         gate_weight=_array(mixer.proj_gates.weight),
         gate_bias=_array(mixer.proj_gates.bias),
