@@ -24,6 +24,7 @@ from seqmix.kernels import causal_conv1d
 from seqmix.kernels.checks import check_offsets
 from seqmix.mixers._heads import init_taps
 from seqmix.mixers._key_rows import AttentionState, check_rows, last_rows, moved_to_the_end, right_aligned, visible
+from seqmix.mixers._make_position import make_position
 from seqmix.mixers._padding import padded_offsets
 from seqmix.mixers._positions import table, turn
 from seqmix.mixers._projections import WideLinear
@@ -31,7 +32,6 @@ from seqmix.mixers._softmax import softmax_attention
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Direct
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.selective_rope import make_position
 
 __all__ = ["Attention", "AttentionState"]
 

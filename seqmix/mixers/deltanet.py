@@ -25,11 +25,11 @@ from torch.nn.functional import silu, softplus
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, delta_rule
 from seqmix.mixers._heads import head_width, init_taps, rms_norm, unit
+from seqmix.mixers._make_position import make_position
 from seqmix.mixers._positions import turn_back
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.selective_rope import make_position
 from seqmix.mixers.state import mixer_state
 
 

@@ -12,6 +12,14 @@ For each head, with K = expand_k d_model / H and V = expand_v d_model / H:
 Turning q and k by the running angle makes e^{g_t} R(omega_t) the transition only where the two commute: both halves
 of a pair must decay alike, which `tie_decay` sees to. A product of half turns is how one layer does parity. Parallel
 form: masked matrix products in chunks, on a CPU the recurrence itself. State: S, and the windows and angle in use.
+
+Paper, released code (fla/layers/gla.py; timurcarstensen/selective-rope, layers/gla.py) and this layer, line by line:
+
+- widths, projections, decays, norm and output gate: the code's; the norm's eps is 1e-5, 1e-6 in the code's configs.
+- convolution: off by default, of width 4 without bias and with silu, in code and here; near the identity at first here.
+- rotation: after the convolution and before the scan in code and here; its options are `selective_rope`'s.
+- decays under rotation: each key channel its own in the code, those of a pair tied here unless `tie_decay` is false.
+- the code's feature map, shared keys, norms of q and k and least decay: not here.
 """
 
 from typing import Any, NamedTuple
@@ -23,12 +31,12 @@ from torch.nn.functional import logsigmoid, silu
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, gated_linear_attention
 from seqmix.mixers._heads import head_width, init_taps, rms_norm
+from seqmix.mixers._make_position import has_preset, make_position
 from seqmix.mixers._positions import turn_back
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.selective_rope import make_position
 from seqmix.mixers.state import mixer_state
 
 
@@ -51,12 +59,13 @@ class GatedLinearAttention(TokenMixer):
         n_heads: H, a divisor of `d_model`.
         position: None, `"rope"` or `"selective-rope"`.
         tie_decay: whether the halves of a pair (i, i + K/2) share a decay; by default they do where there are
-            positions.
+            positions, but not with the options that are published (`rope_options={"preset": "released"}`).
         expand_k, expand_v: widths of all keys and of all values over `d_model`.
         d_conv: width of a depthwise convolution on q, k and v; None for none.
         decay_rank: of the projection to the decays, 16 or d_model if None.
         decay_temperature: the decay is a sigmoid to the power of one over this.
-        rope_options: arguments of `SelectiveRoPE`, or `{"base": ...}` with `"rope"`.
+        rope_options: arguments of `SelectiveRoPE`, `{"preset": "released"}` and what differs from that; or
+            `{"base": ...}` with `"rope"`.
 
     Shapes: x (B, T, d_model), y (B, T, d_model), state S (S, H, K, V) beside the small ones.
 
@@ -108,7 +117,8 @@ class GatedLinearAttention(TokenMixer):
         self.position_name = position
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.position = make_position(name, position, d_model, n_heads, self.d_key, rope_options, **where)
-        self.tie_decay = position is not None if tie_decay is None else bool(tie_decay)
+        tied = position is not None and not has_preset(rope_options)
+        self.tie_decay = tied if tie_decay is None else bool(tie_decay)
         if self.tie_decay and self.d_key % 2:
             raise ValueError(f"{name}: tie_decay needs an even width of keys in each head, got {self.d_key}")
         self.n_decays = self.d_key // 2 if self.tie_decay else self.d_key

@@ -9,6 +9,23 @@ It turns the pairs (i, i + K/2) of q_t and k_t by an angle that grows by what ea
 tau is a ladder of temperatures over the K/2 pairs. Temperature, gate and bias multiply the increments, before the sum:
 the angle itself may be wrapped only when nothing scales it afterwards. At phi = 0, b = 0 this is RoPE. State: the last
 inputs of the convolution and Theta, both float32, since an increment that is rounded stays wrong for ever.
+
+Paper, released code (timurcarstensen/selective-rope, modules/rotary.py, layers/gla.py) and this module, line by line:
+
+- phi: of the layer's input, each head's part of length one, in code and here; the paper's listing writes q.
+- projection: of rank 16 by default in code and here; 32, or `"full"` for language, in its configs.
+- convolution: of width 4 without bias in all, which mixes increments of four tokens. The code's `skip_conv` takes the
+  difference of two tokens' phi instead (`d_conv="difference"`), whose sum is phi itself: without gate and bias the
+  angle then is the token's alone. There its decode forgets the token before; here it does not. `d_conv=1` is ours.
+- bias: exp(b), b = 0 at first, in code and here: 1 radian a step. Off by default in the code and in its configs but
+  those of state tracking (and half of copying's), which our defaults are: bias, theta 1, rank 16.
+- phase gate: sees the same x of length one in the code (`gate_input="unit"`); with `"x"` the layer's input itself. The
+  code's `fuse_gate` leaves it out in training; that is not here.
+- temperature: fixed in all; theta 5e5 by default in the code and in its configs for MAD and language.
+- sum: wrapped to a turn here, in float32 and growing in the code, which then loses digits.
+- decay under rotation: each key channel its own in paper and code; GLA here ties those of a pair (`tie_decay`).
+- initialisation: of a linear layer's own in code and here; the code's models draw N(0, 0.02) over it.
+- `rope_options: {preset: released}` is the code's config for MAD and language, with decays that are not tied.
 """
 
 import math
@@ -18,14 +35,13 @@ import torch
 from torch import Tensor, nn
 
 from seqmix._checks import positive
-from seqmix._suggest import unknown_name
 from seqmix.kernels import causal_conv1d
 from seqmix.mixers._heads import unit
-from seqmix.mixers._positions import NoPosition, RoPE, SelectiveRoPEState, pairs_of
+from seqmix.mixers._positions import NoPosition, SelectiveRoPEState, pairs_of
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import one_of, recurrent_dtype
 
-__all__ = ["NoPosition", "RoPE", "SelectiveRoPE", "SelectiveRoPEState", "make_position"]
+__all__ = ["SelectiveRoPE", "SelectiveRoPEState"]
 
 
 class SelectiveRoPE(NoPosition):
@@ -37,11 +53,12 @@ class SelectiveRoPE(NoPosition):
         d_head: K, width of a query or key, even.
         rank: of the projection, 16 or d_model if None; `"full"`: for each head a linear map of its own part of x,
             weight-normalised, with one learned scale.
-        d_conv: width of the causal convolution over increments; 1 for none.
+        d_conv: width of the causal convolution over increments; 1 for none, `"difference"` for phi_t - phi_{t-1}.
         activation: of the convolution, None or `"silu"`.
         bias: whether exp(b) is added, b learned and 0 at first.
         gate: None, `"standard"` (one for each head), `"low-rank"` (the same through `gate_rank`) or `"gla"`
             (one for each angle through that rank).
+        gate_input: `"unit"`, each head's part of x of length one, or `"x"`: what the gate sees.
         temperature: `"rope"`, maximum * theta^{-2i/K}, or `"rfa"`, tan(w_i / 2) scaled to the maximum, with w_i evenly
             spaced in [0, theta pi], theta < 1.
         theta: of that ladder; theta = 1 with `"rope"` gives every pair the maximum, which state tracking wants;
@@ -65,6 +82,7 @@ class SelectiveRoPE(NoPosition):
     State = SelectiveRoPEState
     _no_weight_decay = ("scale", "bias", "conv_weight")
     conv_weight: Tensor | None
+    difference: Tensor | None
     bias: Tensor | None
 
     def __init__(
@@ -74,11 +92,12 @@ class SelectiveRoPE(NoPosition):
         d_head: int,
         *,
         rank: int | str | None = None,
-        d_conv: int = 4,
+        d_conv: int | str = 4,
         activation: str | None = None,
         bias: bool = True,
         gate: str | None = None,
         gate_rank: int | None = None,
+        gate_input: str = "unit",
         temperature: str = "rope",
         theta: float | None = None,
         temperature_max: float = 1.0,
@@ -91,9 +110,11 @@ class SelectiveRoPE(NoPosition):
         if d_model % n_heads:
             raise ValueError(f"{name}: n_heads must divide d_model = {d_model}, got {n_heads}")
         self.rank: Any = rank if rank == "full" else _rank("rank", rank, d_model)
-        self.d_conv = positive(name, "d_conv", d_conv)
+        difference = d_conv == "difference"
+        self.d_conv = 2 if difference else positive(name, "d_conv", d_conv)
         self.activation = one_of(name, "activation", activation, (None, "silu"))
         self.gate = one_of(name, "gate", gate, (None, "standard", "low-rank", "gla"))
+        self.gate_input = one_of(name, "gate_input", gate_input, ("unit", "x"))
         self.temperature = one_of(name, "temperature", temperature, ("rope", "rfa"))
         self.theta = (1.0 if temperature == "rope" else 0.9999) if theta is None else float(theta)
         if not (self.theta >= 1 if temperature == "rope" else 0 < self.theta < 1) or math.isinf(self.theta):
@@ -103,7 +124,7 @@ class SelectiveRoPE(NoPosition):
             raise ValueError(f"{name}: temperature_max must be positive and finite, got {temperature_max!r}")
         self.temperature_max = float(temperature_max)
         angles = n_heads * self.n_angles
-        self.window_shape = (d_conv - 1, angles)
+        self.window_shape = (self.d_conv - 1, angles)
 
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         if self.rank == "full":
@@ -113,8 +134,11 @@ class SelectiveRoPE(NoPosition):
             self.down_proj = WideLinear(d_model, int(self.rank), bias=False, **where)
             self.up_proj = WideLinear(int(self.rank), angles, bias=False, **where)
             self.register_parameter("scale", None)
-        conv_weight = nn.Parameter(torch.empty(angles, d_conv, **where)) if d_conv > 1 else None
+        learned = self.d_conv > 1 and not difference
+        conv_weight = nn.Parameter(torch.empty(angles, self.d_conv, **where)) if learned else None
         self.register_parameter("conv_weight", conv_weight)
+        taps = torch.tensor([-1.0, 1.0], device=device).expand(angles, 2).clone() if difference else None
+        self.register_buffer("difference", taps, persistent=False)
         self.register_parameter("bias", nn.Parameter(torch.empty(n_heads, self.n_angles, **where)) if bias else None)
         if gate is not None:
             outputs = angles if gate == "gla" else n_heads
@@ -157,15 +181,17 @@ class SelectiveRoPE(NoPosition):
                 phi = torch.einsum("bthd,had->btha", units, weight).flatten(2)  # (B, T, H K/2)
             else:
                 phi = self.up_proj(self.down_proj(units.flatten(2)))  # (B, T, H K/2)
-            if self.conv_weight is not None:
+            taps = self.difference if self.conv_weight is None else self.conv_weight
+            if taps is not None:
                 phi, window = causal_conv1d(
-                    phi, self.conv_weight.to(real), None, self.activation, initial_state=window, cu_seqlens=cu_seqlens
+                    phi, taps.to(real), None, self.activation, initial_state=window, cu_seqlens=cu_seqlens
                 )
             omega = phi.unflatten(-1, heads)  # (B, T, H, K/2)
             if self.bias is not None:
                 omega = omega + self.bias.to(real).exp()
             if self.gate is not None:
-                inner = x if self.gate_down is None else self.gate_down(x)
+                seen = units.flatten(2) if self.gate_input == "unit" else x
+                inner = seen if self.gate_down is None else self.gate_down(seen)
                 omega = omega * self.gate_proj(inner).sigmoid().unflatten(-1, (self.n_heads, -1))
             return omega * self.ladder(x.device, real), window
 
@@ -187,34 +213,6 @@ class SelectiveRoPE(NoPosition):
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, gate={self.gate!r}, temperature={self.temperature!r}, theta={self.theta:g}"
-
-
-def make_position(
-    owner: str,
-    position: str | None,
-    d_model: int,
-    n_heads: int,
-    d_head: int,
-    options: dict[str, Any] | None,
-    **where: Any,
-) -> NoPosition:
-    """The module for `position`: None, `"rope"` or `"selective-rope"`, with its `options`."""
-    one_of(owner, "position", position, (None, "rope", "selective-rope"))
-    known = {
-        None: (),
-        "rope": ("base",),
-        "selective-rope": tuple(key for key in SelectiveRoPE.__init__.__kwdefaults__ or () if key not in where),
-    }[position]
-    for key in options or {}:
-        if key not in known:
-            raise unknown_name(f"entry of {owner}'s rope_options for position={position!r}:", key, known)
-    if position is not None and d_head % 2:
-        raise ValueError(f"{owner}: position={position!r} needs an even width of keys in each head, got {d_head}")
-    if position == "rope":
-        return RoPE(n_heads, d_head, **(options or {}))
-    if position == "selective-rope":
-        return SelectiveRoPE(d_model, n_heads, d_head, **(options or {}), **where)
-    return NoPosition(n_heads, d_head)
 
 
 def _rank(name: str, value: Any, d_model: int) -> int:

@@ -21,6 +21,7 @@ OPTIONS = [
     ("gla", SELECTIVE | {"d_conv": 4}),
     ("gla", {"position": "rope", "tie_decay": False}),
     ("gla", SELECTIVE | {"rope_options": {"rank": "full", "gate": "gla", "temperature": "rfa", "activation": "silu"}}),
+    ("gla", SELECTIVE | {"tie_decay": False, "rope_options": {"d_conv": "difference", "gate": "standard"}}),
     ("deltanet", {"n_householder": 2, "eigenvalues": "signed"} | SELECTIVE),
     ("deltanet", {"n_householder": 3, "gated": True, "output_gate": True, "d_conv": 1}),
     ("deltanet", {"position": "rope", "gated": True}),

@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import conv1d, pad, silu
 
 from seqmix.mixers import SelectiveRoPE
-from seqmix.mixers.selective_rope import RoPE, make_position
+from seqmix.mixers._make_position import make_position
+from seqmix.mixers._positions import RoPE
 
 D, H, K = 16, 2, 8
 
@@ -16,11 +17,13 @@ OPTIONS = {
     "full rank": {"rank": "full"},
     "rank 3": {"rank": 3},
     "no convolution": {"d_conv": 1},
+    "difference": {"d_conv": "difference"},
     "silu": {"activation": "silu"},
     "no bias": {"bias": False},
     "gate for each head": {"gate": "standard"},
     "gate of low rank": {"gate": "low-rank", "gate_rank": 3},
     "gate for each angle": {"gate": "gla"},
+    "gate by x": {"gate": "standard", "gate_input": "x"},
     "ladder": {"theta": 5e5},
     "rfa ladder": {"temperature": "rfa", "theta": 0.99, "temperature_max": 0.25},
     "colder": {"temperature_max": 0.5},
@@ -73,11 +76,12 @@ def test_every_option_changes_training_and_decode(name):
         assert (a - b).abs().amax(dim=(0, 2, 3)).min() > 1e-3, "some token is turned as without the option"
 
 
+@pytest.mark.parametrize("gate_input", ["unit", "x"])
 @pytest.mark.parametrize("gate", [None, "standard", "low-rank", "gla"])
 @pytest.mark.parametrize("rank", ["full", 5])
-def test_increments_equal_the_definition(rank, gate):
+def test_increments_equal_the_definition(rank, gate, gate_input):
     """Temperature, bias and gate multiply what is summed, not the sum."""
-    rope = build(torch.float64, rank=rank, gate=gate, activation="silu", theta=100.0)
+    rope = build(torch.float64, rank=rank, gate=gate, gate_input=gate_input, activation="silu", theta=100.0)
     x, _, _ = inputs(9, torch.float64)
     units = normalize(x.unflatten(-1, (H, D // H)))
     if rank == "full":
@@ -88,13 +92,27 @@ def test_increments_equal_the_definition(rank, gate):
     phi = silu(conv1d(pad(phi.mT, (3, 0)), rope.conv_weight[:, None], groups=H * K // 2).mT)
     omega = phi.unflatten(-1, (H, K // 2)) + rope.bias.exp()
     if gate is not None:
-        inner = x if gate == "standard" else x @ rope.gate_down.weight.T
+        seen = x if gate_input == "x" else units.flatten(2)
+        inner = seen if gate == "standard" else seen @ rope.gate_down.weight.T
         z = (inner @ rope.gate_proj.weight.T + rope.gate_proj.bias).sigmoid()
         assert z.shape[-1] == (H * K // 2 if gate == "gla" else H)
         omega = omega * z.unflatten(-1, (H, -1))
     omega = omega * 100.0 ** (-torch.arange(4, dtype=torch.float64) / 4)
     found, _ = rope.increments(x, rope.init_state(2, None, torch.float64).window, None)
     torch.testing.assert_close(found, omega, rtol=1e-10, atol=1e-12)
+
+
+def test_the_difference_telescopes():
+    """Without bias and gate the angle is that of the token, in a full pass, in steps and across an empty sequence."""
+    rope, (x, q, k) = build(torch.float64, d_conv="difference", bias=False), inputs(9, torch.float64)
+    _, end = rope(x, q, k)
+    phi = normalize(x.unflatten(-1, (H, D // H))).flatten(2) @ rope.down_proj.weight.T @ rope.up_proj.weight.T
+    torch.testing.assert_close(end.angle, phi[:, -1].unflatten(-1, (H, K // 2)))
+    torch.testing.assert_close(end.window, phi[:, -1:])
+    offsets = torch.tensor([0, 4, 4, 9], dtype=torch.int32)
+    _, ends = rope(x[:1], q[:1], k[:1], cu_seqlens=offsets)
+    torch.testing.assert_close(ends.angle[[0, 2]], phi[0, [3, 8]].unflatten(-1, (H, K // 2)))
+    assert "difference" not in rope.state_dict()
 
 
 def test_ladders():
@@ -139,6 +157,8 @@ def test_increments_stay_float32_in_bfloat16():
     [
         ({"rank": 17}, "rank must be at most d_model = 16, got 17"),
         ({"gate": "gla", "gate_rank": 17}, "gate_rank must be at most d_model = 16, got 17"),
+        ({"gate_input": "q"}, "gate_input must be one of 'unit', 'x', got 'q'"),
+        ({"d_conv": "diff"}, "d_conv must be a positive integer, got 'diff'"),
         ({"gate": "soft"}, "gate must be one of None, 'standard', 'low-rank', 'gla', got 'soft'"),
         ({"activation": "relu"}, "activation must be one of None, 'silu'"),
         ({"temperature": "warm"}, "temperature must be one of 'rope', 'rfa'"),
