@@ -66,7 +66,7 @@ def flops_per_token(model: SequenceModel, length: int, *, iterations: float = 1.
     if length < 1:
         raise ValueError(f"flops_per_token: length must be at least 1, got {length!r}")
     # Constructors compute with numbers, so the copy is a real one; its forward pass is not.
-    copy = type(model)(**model.config)
+    copy = type(model)(**model.config).eval()
     mapping: dict[Any, Any] = _mapping(iterations)
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     try:
@@ -119,21 +119,23 @@ def _mapping(iterations: float) -> dict[Any, Callable[..., int]]:
         once = 2 * math.prod(weight) + _mixing(mixing, rank, u[-1]) + 6 * math.prod(A)
         return round(iterations * math.prod(u[:-1]) * once)
 
-    return {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-        ops.diagonal_scan: _diagonal_scan,
-        ops.block_scan: lambda a, *_, **__: 2 * math.prod(a),
-        ops.higher_order_scan: lambda a, *_, **__: 2 * math.prod(a),
-        ops.selective_scan: lambda x, dt, A, *_, **__: math.prod(x) * (6 * A[-1] + 2),
-        ops.gated_linear_attention: lambda q, k, v, *_, **__: 5 * math.prod(k) * v[-1],
-        ops.delta_rule: lambda q, k, v, *_, **__: 7 * math.prod(k) * v[-1],
-        ops.dplr_delta_rule: lambda q, k, v, *_, **__: 9 * math.prod(k) * v[-1],
-        ops.causal_conv1d: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[-1],
-        ops.selective_rotary: lambda q, k, increment, *_, **__: 13 * math.prod(increment),
-        ops.lstm: lambda x, h0, *_, **__: math.prod(x[:-1]) * h0[-1] * (8 * (x[-1] + h0[-1]) + 4),
-        ops.fixed_point_scan: fixed_point_scan,
-        ops.fixed_point_selective_scan: fixed_point_selective_scan,
+    counts: dict[str, Callable[..., int]] = {
+        "diagonal_scan": _diagonal_scan,
+        "block_scan": lambda a, *_, **__: 2 * math.prod(a),
+        "higher_order_scan": lambda a, *_, **__: 2 * math.prod(a),
+        "selective_scan": lambda x, dt, A, *_, **__: math.prod(x) * (6 * A[-1] + 2),
+        "gated_linear_attention": lambda q, k, v, *_, **__: 5 * math.prod(k) * v[-1],
+        "delta_rule": lambda q, k, v, *_, **__: 7 * math.prod(k) * v[-1],
+        "dplr_delta_rule": lambda q, k, v, *_, **__: 9 * math.prod(k) * v[-1],
+        "causal_conv1d": lambda x, weight, *_, **__: 2 * math.prod(x) * weight[-1],
+        "selective_rotary": lambda q, k, increment, *_, **__: 13 * math.prod(increment),
+        "lstm": lambda x, h0, *_, **__: math.prod(x[:-1]) * h0[-1] * (8 * (x[-1] + h0[-1]) + 4),
+        "fixed_point_scan": fixed_point_scan,
+        "fixed_point_selective_scan": fixed_point_selective_scan,
     }
+    # Ops are registered when a layer that calls them is built.
+    found = {getattr(ops, name): count for name, count in counts.items() if hasattr(ops, name)}
+    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention, **found}
 
 
 def _diagonal_scan(a: Any, x: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
