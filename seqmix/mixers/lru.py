@@ -7,6 +7,13 @@
 Parallel form: (a, b) o (a', b') = (a' a, a' b + b'), associative. State: h, N complex numbers. lambda starts uniform
 in area on the ring r_min <= |lambda| <= r_max with phases up to max_phase; gamma = sqrt(1 - |lambda|^2) then keeps
 the state's variance that of its input, and is a free parameter from there on.
+
+Paper, public code (NicolasZucchet/minimal-LRU, lru/model.py, which is not the paper's) and this layer, line by line:
+
+- lambda, gamma, their initialisation, B of variance 1 / (2 d), C of 1 / N, D of 1, no factor 2: the same in all; phases
+  up to 2 pi, 6.28 in the code. Where r_min is 0 a radius of 0, whose logarithm is not finite, is left out here.
+- learning rate of lambda, gamma and B: a factor below one, by task, and no weight decay: in all (`lr_factor`).
+- block (batch norm before, gelu, GLU, dropout): in paper and code the layer's, here the model's options `norm`, `glu`.
 """
 
 import math

@@ -21,6 +21,7 @@ from seqmix.models._specs import MixerSpec, mixer_of, specs_of
 from seqmix.models.block import Block, SwiGLU
 from seqmix.models.generation import generate, sample
 from seqmix.models.heads import build_part, part_of
+from seqmix.models.norms import norm_of, normed
 from seqmix.models.pretrained import from_pretrained, save_pretrained
 
 __all__ = ["MixerSpec", "SequenceModel", "SequenceModelState"]
@@ -71,11 +72,14 @@ class SequenceModel(nn.Module):
         embedding: `"tokens"`, a vector for each, or `{"name": "intensity", "n_levels": 17}`: tokens below `n_levels`
             are numbers and enter through a linear map.
         bidirectional: give every layer a second mixer that reads backwards (`Bidirectional`).
+        norm: `"layer"`, or `"batch"`, over all tokens of a batch in training and by running means afterwards.
+        glu: put gelu and a gated linear unit behind every mixer, on its branch (`GLU`).
+        final_norm: whether what the head sees is normalised.
 
     Raises:
         ValueError: sizes that are not positive, an unknown mixer, head or embedding or argument of one (with the
-            nearest names), a list of mixers that is neither of length 1 nor of length `n_layers`, or tied embeddings
-            where there are none to tie.
+            nearest names), a list of mixers that is neither of length 1 nor of length `n_layers`, tied embeddings
+            where there are none to tie, or batch norms with checkpointing, which would see every batch twice.
 
     Example:
         >>> import torch
@@ -100,6 +104,9 @@ class SequenceModel(nn.Module):
         head: str | Mapping[str, Any] | None = None,
         embedding: str | Mapping[str, Any] | None = None,
         bidirectional: bool = False,
+        norm: str = "layer",
+        glu: bool = False,
+        final_norm: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -111,6 +118,8 @@ class SequenceModel(nn.Module):
             raise ValueError(f"SequenceModel: mlp_ratio must be a finite number of at least 0, got {mlp_ratio!r}")
         if not 0 <= dropout < 1:
             raise ValueError(f"SequenceModel: dropout must be in [0, 1), got {dropout!r}")
+        if activation_checkpointing and norm == "batch":
+            raise ValueError("SequenceModel: norm 'batch' has no activation_checkpointing, got both")
         self.activation_checkpointing = activation_checkpointing
         specs = specs_of(mixer, n_layers)
         head_spec, embedding_spec = part_of("head", head, "language"), part_of("embedding", embedding, "tokens")
@@ -132,6 +141,9 @@ class SequenceModel(nn.Module):
             "head": head_spec,
             "embedding": embedding_spec,
             "bidirectional": self.bidirectional,
+            "norm": norm,
+            "glu": bool(glu),
+            "final_norm": bool(final_norm),
         }
         like: dict[str, Any] = {"device": device, "dtype": dtype}
         d_hidden = 8 * math.ceil(round(mlp_ratio * d_model, 6) / 8)
@@ -140,10 +152,17 @@ class SequenceModel(nn.Module):
         self.embedding = nn.Embedding(vocab_size, d_model, **like) if own is None else own
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            Block(mixer_of(spec, d_model, self.bidirectional, **like), d_hidden, dropout=dropout, **like)
+            Block(
+                mixer_of(spec, d_model, self.bidirectional, **like),
+                d_hidden,
+                norm=norm,
+                glu=glu,
+                dropout=dropout,
+                **like,
+            )
             for spec in specs
         )
-        self.norm = nn.LayerNorm(d_model, bias=False, **like)
+        self.norm = norm_of(norm, d_model, **like) if final_norm else nn.Identity()
         # Tied, there is no second parameter: nothing to keep tied when copying, sharding or saving.
         self.head = build_part("head", head_spec, d_model, vocab_size, **like)
         if self.head is None and not tie_embeddings:
@@ -211,7 +230,7 @@ class SequenceModel(nn.Module):
             else:
                 x, layer_state = block(x, layer_state, cu_seqlens, lengths)
             states.append(layer_state)
-        return self.norm(x), SequenceModelState(tuple(states))
+        return normed(self.norm, x, lengths), SequenceModelState(tuple(states))
 
     def step(self, tokens: Tensor, state: SequenceModelState) -> tuple[Tensor, SequenceModelState]:
         """One token for each sequence: tokens (B,) to logits (B, vocab_size)."""

@@ -63,6 +63,9 @@ class SequenceLearner(LossInStep):
             `language`; see `SequenceModel`.
         embedding: `tokens`, or `{name: intensity, n_levels: 17}` for tokens that are numbers.
         bidirectional: let every layer read in both directions.
+        norm: `layer` or `batch`, whose statistics are those of each accumulated part by itself.
+        glu: gelu and a gated linear unit behind every mixer.
+        final_norm: whether what the head sees is normalised.
         optimizer: name and arguments, `{name: adamw, lr: 2e-3, betas: [0.9, 0.95]}`.
         schedule: name and arguments, `{name: cosine, warmup: 100, final: 0.0}`, `{name: wsd, cooldown: 0.2}`.
         norm_after_clipping: whether NGN sees the norm of the gradients after clipping, or before it.
@@ -90,6 +93,9 @@ class SequenceLearner(LossInStep):
         head: str | Entry | None = None,
         embedding: str | Entry | None = None,
         bidirectional: bool = False,
+        norm: str = "layer",
+        glu: bool = False,
+        final_norm: bool = True,
         optimizer: str | Entry = "adamw",
         schedule: str | Entry = "cosine",
         norm_after_clipping: bool = True,

@@ -123,6 +123,12 @@ def test_gates_of_another_kind_are_refused_by_name(mixer: dict[str, Any], messag
         certify(plain(mixer), WordProblemExamples("Z2"))
 
 
+@pytest.mark.parametrize("option", [{"norm": "batch"}, {"glu": True}, {"final_norm": False}], ids=str)
+def test_another_block_is_refused_by_name(option: dict[str, Any]) -> None:
+    with pytest.raises(NotImplementedError, match=f"^certify: layer norms .* got .*{next(iter(option))}="):
+        certify(plain(**option), WordProblemExamples("Z2"))
+
+
 def test_linear_is_another_name_of_l1() -> None:
     Network.of(plain({"name": "bd-lru", "normalization": "linear"}))
 

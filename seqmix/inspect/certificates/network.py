@@ -28,7 +28,8 @@ from seqmix.mixers._gates import SMALLEST_SUM
 from seqmix.mixers.bd_lru import BDLRU
 from seqmix.mixers.h_lru import HLRU
 from seqmix.models import SequenceModel
-from seqmix.models.block import SwiGLU
+from seqmix.models.block import GLU, SwiGLU
+from seqmix.models.norms import BatchNorm
 
 __all__ = ["Choices", "Layer", "Mlp", "Network", "Undecided", "weights_fingerprint"]
 
@@ -184,6 +185,9 @@ def _check(model: Any) -> None:
         raise ValueError(f"certify: the head must answer at every position ('language'), got {model.head_name!r}")
     if not isinstance(model.embedding, nn.Embedding):
         raise NotImplementedError(f"certify: an embedding of tokens is treated, not {type(model.embedding).__name__}")
+    if isinstance(model.norm, nn.Identity) or any(isinstance(part, BatchNorm | GLU) for part in model.modules()):
+        asked = ", ".join(f"{name}={model.config.get(name)!r}" for name in ("norm", "glu", "final_norm"))
+        raise NotImplementedError(f"certify: layer norms everywhere and no glu are treated, got {asked}")
     check_as_built(model)
     for index, mixer in enumerate(model.mixers):
         # How far gates are from hard ones is derived for these two; others with the same logits are nearer or further.
