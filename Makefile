@@ -65,7 +65,7 @@ $(VENV)/.train: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(PIP) -e '.[train,board,images,docs,dev]'
+	$(PIP) -e '.[train,board,images,hf,docs,dev]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.train

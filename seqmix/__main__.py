@@ -24,6 +24,8 @@ _COMMANDS = {
     "test": _Command("train", "measure a checkpoint at every evaluation length, with a table and a figure", _TRAIN),
     "predict": _Command("train", "write a checkpoint's answers on the test data to files", _TRAIN),
     "generate": _Command("generate", "continue a prompt with a checkpoint of a language model", _TRAIN),
+    "export": _Command("export", "write a language model as a folder that transformers reads", _TRAIN),
+    "eval": _Command("evaluate", "score a language model with lm-evaluation-harness"),
     "train-tokenizer": _Command("train_tokenizer", "learn a byte-level BPE from text, for --data.tokenizer", _TRAIN),
     "average": _Command("average", "make one checkpoint with the mean of the weights of several"),
     "list": _Command(
@@ -46,7 +48,14 @@ _COMMANDS = {
     ),
 }
 # These look at what others made: nothing of the folder one is in is imported unless they are told to trust it.
-_LOOKING = {"average", "certify", "generate", *(f"leaderboard {it}" for it in ("page", "report", "rerun", "validate"))}
+_LOOKING = {
+    "average",
+    "certify",
+    "eval",
+    "export",
+    "generate",
+    *(f"leaderboard {it}" for it in ("page", "report", "rerun", "validate")),
+}
 
 _HELP = f"""usage: seqmix COMMAND [options]
 

@@ -1,5 +1,6 @@
 """A model in a folder: `model.safetensors` and `config.json`, which holds the constructor's arguments."""
 
+import inspect
 import json
 import os
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from seqmix.models._specs import check_mixers
 
 __all__ = ["from_pretrained", "save_pretrained"]
 
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_CONFIG, _WEIGHTS, _TYPE = "config.json", "model.safetensors", "seqmix"
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -41,8 +42,11 @@ def save_pretrained(model: Model, folder: str | os.PathLike[str]) -> None:
             raise ValueError(
                 f"{owner}: mixer must be given by name to be written, got {spec!r}; make it known with register_mixer"
             )
+    # By these transformers finds the class, once `seqmix.hf` is imported.
+    kind = "ForSequenceClassification" if model.config["head"]["name"] == "classification" else "ForCausalLM"
+    named = {"model_type": _TYPE, "architectures": [f"Seqmix{kind}"]}
     try:
-        text = json.dumps(model.config, indent=2) + "\n"
+        text = json.dumps(named | model.config, indent=2) + "\n"
     except TypeError as error:
         raise ValueError(f"{owner}: mixer has arguments that JSON cannot hold: {error}") from None
     folder = Path(folder)
@@ -82,17 +86,27 @@ def from_pretrained(
         config = read_json(folder / _CONFIG)
         if not isinstance(config, dict):
             raise ValueError(f"expected an object, got {config!r:.80}")
+        config = _ours(cls, config)
         check_mixers(config.get("mixer"), trust, "mixer")
         with torch.random.fork_rng(devices=[]):
             model = cls(**config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{owner}: {folder / _CONFIG} does not describe a model: {error}") from error
-    tensors = load_file(folder / _WEIGHTS)
+    tensors = {name.removeprefix("model."): tensor for name, tensor in load_file(folder / _WEIGHTS).items()}
     problems = _differences(model.state_dict(), tensors)
     if problems:
         raise ValueError(f"{owner}: {_CONFIG} and {_WEIGHTS} in {folder} disagree: {'; '.join(problems)}")
     model.load_state_dict(tensors, assign=True)
     return model if device is None else model.to(device)
+
+
+def _ours(cls: type, config: dict[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments in a config.json, where transformers writes many of its own beside them."""
+    if "transformers_version" not in config:
+        return {name: value for name, value in config.items() if name not in ("model_type", "architectures")}
+    known = inspect.signature(cls).parameters.keys() - {"device", "dtype"}
+    own = {name: value for name, value in config.items() if name in known}
+    return own | {"tie_embeddings": config.get("tie_word_embeddings", False)}
 
 
 def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
