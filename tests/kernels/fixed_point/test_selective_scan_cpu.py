@@ -135,13 +135,16 @@ def test_a_strong_mixing_is_solved_alone_as_in_company(monkeypatch):
 
 
 def test_a_sequence_is_solved_for_itself():
-    """Neither company nor threads change a bit; a NaN stays in its sequence and is reported."""
+    """Neither company nor threads change an answer; a NaN stays in its sequence and is reported.
+
+    Up to rounding: with two threads the projections' products are cut elsewhere on some processors.
+    """
     layer = build(d_state=16, expand=8)
     x, threads = random(5, 64, 6), torch.get_num_threads()
     y, _ = layer(x)
     try:
         torch.set_num_threads(2)
-        assert layer(x)[0].equal(y)
+        torch.testing.assert_close(layer(x)[0], y, rtol=1e-12, atol=1e-13)
     finally:
         torch.set_num_threads(threads)
     x[2, 5] = torch.nan
