@@ -10,6 +10,7 @@ import pytest
 from seqmix.__main__ import main
 from seqmix.commands import list as command
 from seqmix.commands._sheets import asked_help
+from seqmix.mixers.registry import list_mixers
 from seqmix.tasks.registry import get_task, list_tasks
 from tests.docs.commands import check_seqmix
 
@@ -70,7 +71,7 @@ def test_the_examples_are_commands(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
-        ("mixers mambo", 1, "seqmix: none of the 14 mixers matches 'mambo'; did you mean mamba"),
+        ("mixers mambo", 1, f"seqmix: none of the {len(list_mixers())} mixers matches 'mambo'; did you mean mamba"),
         ("configs zz*", 1, "seqmix: none of the"),
         ("mixers a b", 2, "seqmix: error: seqmix list mixers: expected one name or pattern (in quotes), got a b"),
         ("mixer", 2, "seqmix: error: unknown list 'mixer'; did you mean 'mixers'"),

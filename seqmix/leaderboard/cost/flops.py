@@ -34,10 +34,6 @@ from torch import Size, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-# Ops are known once their modules are imported, and these are imported by layers alone.
-import seqmix.kernels.fixed_point.scan.api
-import seqmix.kernels.fixed_point.selective_scan.api
-import seqmix.kernels.lstm.api  # noqa: F401
 from seqmix.models import SequenceModel
 
 __all__ = ["flops_per_token", "mean_iterations"]
