@@ -12,7 +12,7 @@ chunked one does more). Per token, in the letters of the kernels (N blocks of m;
     selective_scan                 6 D N + 2 D                     mamba
     gated_linear_attention         5 H K V                         gla, mamba-2, mamba-3
     delta_rule                     7 H K V for each reflection     deltanet
-    dplr_delta_rule                9 H K V
+    dplr_delta_rule                9 H K V                         kda, gated-deltanet-2, rwkv-7
     causal_conv1d                  2 W D                           mamba, mamba-2, rg-lru, deltanet; others by option
     selective_rotary               13 for each pair of channels    gla, attention and deltanet by option
     lstm                           8 N (D + N) + 4 N               lstm
