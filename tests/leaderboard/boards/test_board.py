@@ -239,7 +239,12 @@ def test_bad_sizes(tmp_path: Path) -> None:
 def test_shipped_boards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in list_boards():
         path = find_board(name)
-        assert path is not None and load_board(path).name
+        assert path is not None
+        board = load_board(path)
+        if name.startswith(("compression", "recall", "cpu-m")):  # their files say how many runs they have
+            cells = sum(len(board.only.get(row, tuple(board.tasks))) for row in board.mixers)
+            runs = cells * (len(board.rates) + len(set(board.best_seeds) - set(board.grid_seeds)))
+            assert f" {runs} runs, about " in path.read_text().partition("\nmixers")[0].replace("\n# ", " "), runs
     assert list_boards().keys().isdisjoint(list_configs())
     assert main(["run", "cpuu", "--store", str(tmp_path / "runs.jsonl")]) == 2
     assert "unknown config, board or grid 'cpuu'; did you mean 'cpu'" in capsys.readouterr().err

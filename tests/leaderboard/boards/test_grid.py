@@ -1,5 +1,8 @@
 """Grids: every combination of settings, with seeds, in the order of the file."""
 
+import itertools
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from seqmix.commands.leaderboard.cli import main
 from seqmix.leaderboard.boards.board import list_boards
 from seqmix.leaderboard.boards.grid import find_grid, grid_runs, list_grids
 from seqmix.leaderboard.sweep.plan import plan_run
+from seqmix.mixers import create_mixer
 from seqmix.training.config.files import list_configs
 
 GRID = """
@@ -71,8 +75,23 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "--lr: a board has its own, and so has a grid" in capsys.readouterr().err
 
 
-def test_shipped_grids_can_be_built() -> None:
+def head_of(path: Path) -> str:
+    """The comment on top of a file, in one line."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    return " ".join(line.lstrip("# ") for line in lines)
+
+
+def test_names_of_grids_are_their_own() -> None:
     assert list_grids() and not list_grids().keys() & {*list_configs(), *list_boards()}
-    for name in list_grids():
-        path = find_grid(name)
-        assert path is not None and grid_runs(path), name
+
+
+@pytest.mark.parametrize("name", list_grids())
+def test_shipped_grids_can_be_planned_and_built(name: str) -> None:
+    """As many runs as their files say, of layers that exist."""
+    path = find_grid(name)
+    assert path is not None
+    runs, said = grid_runs(path), re.search(r"([\d,]+) runs, (about )?(\d+)[ .]*minutes", head_of(path))
+    assert said and int(said[1].replace(",", "")) == len(runs), len(runs)
+    for width, mixer in {(run.settings["model"]["d_model"], json.dumps(run.settings["mixer"])) for run in runs}:
+        options = json.loads(mixer)
+        create_mixer(options.pop("name"), width, **options)
