@@ -1,52 +1,15 @@
-"""The `seqmix` command: a table of commands, each a module of `seqmix.commands`."""
+"""The `seqmix` command: finds what is asked for in the table of `seqmix.commands._table`, and runs it."""
 
 import importlib
 import os
 import sys
-from typing import NamedTuple
 
 from seqmix import __version__
 from seqmix.commands._messages import exits
+from seqmix.commands._table import COMMANDS
 
 __all__ = ["main"]
 
-
-class _Command(NamedTuple):
-    module: str  # of seqmix.commands
-    text: str
-    needs: tuple[str, ...] = ()  # modules of the extra `train`, without which the command's own cannot be imported
-
-
-_TRAIN = ("lightning.pytorch", "jsonargparse", "yaml")
-_COMMANDS = {
-    "fit": _Command("train", "train a model, then test it; --config a5 takes a shipped config by name", _TRAIN),
-    "validate": _Command("train", "measure a checkpoint on validation data", _TRAIN),
-    "test": _Command("train", "measure a checkpoint at every evaluation length, with a table and a figure", _TRAIN),
-    "predict": _Command("train", "write a checkpoint's answers on the test data to files", _TRAIN),
-    "generate": _Command("generate", "continue a prompt with a checkpoint of a language model", _TRAIN),
-    "export": _Command("export", "write a language model as a folder that transformers reads", _TRAIN),
-    "eval": _Command("evaluate", "score a language model with lm-evaluation-harness"),
-    "train-tokenizer": _Command("train_tokenizer", "learn a byte-level BPE from text, for --data.tokenizer", _TRAIN),
-    "average": _Command("average", "make one checkpoint with the mean of the weights of several"),
-    "list": _Command(
-        "list", "what there is: mixers, tasks, configs, boards, grids, optimizers, and a model's parameters"
-    ),
-    "certify": _Command(
-        "certify", "prove a checkpoint right for every length, or find a shortest word that it gets wrong"
-    ),
-    "inspect": _Command("inspect", "figures of what is inside a layer: eigenvalues, mixing matrices, gradients by lag"),
-    "bench": _Command("bench.cli", "time kernels and layers on this machine"),
-    "shift-k": _Command("shift_k", "fit poles to a shift, against the lower bound, with a table and a figure"),
-    "block-law": _Command(
-        "block_law", "learn groups with blocks of every size, with a table and a figure beside the theory"
-    ),
-    "leaderboard": _Command(
-        "leaderboard.cli", "run configs with many seeds and learning rates, and make tables of the records"
-    ),
-    "sensitivity": _Command(
-        "sensitivity", "loss against learning rate for several optimizers or mixers, with a table and a figure"
-    ),
-}
 # These look at what others made: nothing of the folder one is in is imported unless they are told to trust it.
 _LOOKING = {
     "average",
@@ -62,7 +25,7 @@ _HELP = f"""usage: seqmix COMMAND [options]
 Token mixers for sequence models: train them, test them, time them.
 
 commands:
-{chr(10).join(f"  {name:<17}{command.text}" for name, command in _COMMANDS.items())}
+{chr(10).join(f"  {name:<17}{command.text}" for name, command in COMMANDS.items())}
 
   seqmix fit --config a5                        train and test; results in runs/a5/1
   seqmix fit --config parity --mixer lstm       the same with another mixer
@@ -102,11 +65,11 @@ def _run(argv: list[str]) -> int:
         print(f"seqmix {__version__}")
         return 0
     name, *rest = argv
-    if name not in _COMMANDS:
+    if name not in COMMANDS:
         from seqmix._suggest import unknown_name
 
-        raise unknown_name("command", name, _COMMANDS)
-    command = _COMMANDS[name]
+        raise unknown_name("command", name, COMMANDS)
+    command = COMMANDS[name]
     if command.needs:
         from seqmix._extras import require
 

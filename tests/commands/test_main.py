@@ -6,14 +6,15 @@ import signal
 
 import pytest
 
-from seqmix.__main__ import _COMMANDS, main
+from seqmix.__main__ import main
 from seqmix._signals import Interrupted
 from seqmix.commands._messages import exits
+from seqmix.commands._table import COMMANDS
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_told_what_it_cannot_do(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = importlib.import_module(f"seqmix.commands.{_COMMANDS[name].module}")
+    module = importlib.import_module(f"seqmix.commands.{COMMANDS[name].module}")
     assert module.main.__wrapped__  # errors become an exit status there, whoever calls it
     try:
         status = main([name, "--nothing-of-the-kind", "x"])
