@@ -70,7 +70,8 @@ def main(argv: list[str]) -> int:
         found = certify(model, task, max_states=options.max_states, shortest_length=options.shortest_length)
     except NotImplementedError as error:
         raise ValueError(str(error)) from None
-    print("\n".join([f"{path}: {found.task}", *describe(found)]))
+    headline, *rest = describe(found)
+    print("\n".join([headline, f"  {path}, {found.task}", *rest]))
     if options.out is not None:
         # A search that was given up leaves nothing to check.
         checked = found.certified or found.counterexample is not None
@@ -82,25 +83,15 @@ def main(argv: list[str]) -> int:
 
 
 def describe(found: Certificate) -> list[str]:
-    """What was found, a line for each thing."""
-    lines = []
+    """What was found, a line for each thing; first of the network as it was trained, then with hard gates."""
+    lines = [found.headline]
     if found.certified:
-        least = f" of {found.shortest_length} and more" if found.shortest_length > 1 else ""
-        lines.append(f"certified: with hard gates, right on every word of any length{least}")
-        lines.append(
-            f"  {found.states:,} states, {found.tracked_blocks} blocks in them, smallest margin {found.margin:.3g}"
-        )
-        if found.safe_length is None:
-            lines.append("  of its own gates nothing is proved: there are several layers")
-        else:
-            every = found.safe_length == float("inf")
-            length = "every length" if every else f"length {found.safe_length:,}"
-            lines.append(f"  with its own gates, at most {found.gap:.2g} from hard ones: proved right up to {length}")
-    else:
-        lines.append(f"not certified: {found.reason}")
-        if found.counterexample is not None:
-            word = found.counterexample
-            lines.append(f"  a shortest such word; with its own gates the model says {word.soft_says}")
+        states = f"{found.states:,} states, {found.tracked_blocks} blocks in them"
+        lines.append(f"  hardened: {states}, smallest margin {found.margin:.3g}")
+        if found.safe_length is not None:
+            lines.append(f"  its own gates are at most {found.gap:.2g} from hard ones")
+    elif found.counterexample is not None:
+        lines.append(f"  a shortest such word; with its own gates the model says {found.counterexample.soft_says}")
     for report in found.blocks:
         if report.kind != "none" and report.degree:
             faithful = "faithful" if report.faithful else f"kernel of {report.kernel}" if report.kernel else ""
@@ -154,7 +145,8 @@ def _check(held: Certificate, file: Path, path: Path, model: SequenceModel, task
     except ValueError as error:
         print(f"{file}: refused for {path}: {str(error).removeprefix('certificate: ')}")
         return 1
-    lines = [f"{file}: holds for {path}, {held.task}", *describe(held)]
+    headline, *rest = describe(held)
+    lines = [headline, f"  {file} holds for {path}, {held.task}", *rest]
     if not held.certified:
         lines.append("  that no shorter word is answered wrongly was not checked")
     print("\n".join(lines))

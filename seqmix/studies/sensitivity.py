@@ -6,7 +6,7 @@ the start of training, and best the smallest of the contender's own losses (Wort
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,8 @@ class Contender:
 
     def run(self, rate: float, seed: int) -> Run:
         """Its run at one rate."""
-        return plan_run(self.config, (*self.overrides, f"optimizer.lr={rate!r}"), seed)
+        run = plan_run(self.config, (*self.overrides, f"optimizer.lr={rate!r}"), seed)
+        return replace(run, label=" ".join(dict.fromkeys((self.panel or run.name, self.label))))
 
 
 def contenders(
@@ -137,6 +138,11 @@ class Curve:
         return self.losses[self.best_rate]
 
     @property
+    def learned(self) -> bool:
+        """Whether any rate gained more than a share of `PLATEAU` on the loss at the start."""
+        return self.best < (1 - PLATEAU) * self.ceiling
+
+    @property
     def sensitivity(self) -> float:
         """Mean excess loss over the grid."""
         return float(np.mean(list(self.losses.values()))) - self.best
@@ -208,14 +214,16 @@ def table(curves: Sequence[Curve]) -> str:
     """A Markdown table for each panel, a row for each contender, the smallest best loss first."""
     parts = []
     for panel in dict.fromkeys(each.contender.panel for each in curves):
-        mine = sorted((each for each in curves if each.contender.panel == panel), key=lambda each: each.best)
+        mine = [each for each in curves if each.contender.panel == panel]
+        mine.sort(key=lambda each: (not each.learned, each.best))
         parts += [f"**{escaped(panel)}**"] * bool(panel) + [markdown_table(_HEADER, [_row(each) for each in mine])]
     ceilings = ", ".join(dict.fromkeys(f"{each.ceiling:.3g}" for each in curves))
-    edge = " * At an end of the grid." if any(each.at_edge for each in curves) else ""
+    edge = " * At an end of the grid." if any(each.learned and each.at_edge for each in curves) else ""
+    none = "" if all(each.learned for each in curves) else f" Not learned: no rate gained {PLATEAU:.0%} on that loss."
     parts.append(
         f"Last validation loss in nats, one grid of rates at equal ratios each. Sensitivity: mean over the grid of "
         f"min(loss, {ceilings}) - best, {ceilings} being the loss at the start of training; diverged runs count with "
-        f"it. Plateau: neighbouring rates within {PLATEAU:.0%} of the way from the best loss to that.{edge} "
+        f"it. Plateau: neighbouring rates within {PLATEAU:.0%} of the way from the best loss to that.{edge}{none} "
         + circumstances([run for each in curves for run in each.runs])
     )
     return "\n\n".join(parts)
@@ -229,17 +237,19 @@ def _row(each: Curve) -> list[str]:
     low, high = each.plateau
     rates, seeds = sorted(each.losses), sorted(each.at_best)
     spread = f"{np.median(seeds):.4f} ({seeds[0]:.4f} to {seeds[-1]:.4f}; {len(seeds)})" if len(seeds) > 1 else ""
+    grid = [each.contender.label, f"{len(rates)}, {rates[0]:g} to {rates[-1]:g}"]
+    losses = [f"{each.best:.4f}", spread, f"{np.median(list(each.losses.values())):.4f}"]
+    broken = f"{len(each.broken)} of {len(rates)}"
+    if not each.learned:  # a flat line at chance has no best rate, and minds none
+        return [*grid, "– not learned", *losses, "–", "–", "–", broken]
     return [
-        each.contender.label,
-        f"{len(rates)}, {rates[0]:g} to {rates[-1]:g}",
+        *grid,
         Markup(f"{each.best_rate:g}{' *' * each.at_edge}"),
-        f"{each.best:.4f}",
-        spread,
-        f"{np.median(list(each.losses.values())):.4f}",
+        *losses,
         f"{each.sensitivity:.4f}",
         f"{low:g} to {high:g}",
         f"{math.log10(high / low):.1f}",
-        f"{len(each.broken)} of {len(rates)}",
+        broken,
     ]
 
 

@@ -50,6 +50,23 @@ def test_numbers_by_hand() -> None:
     )
 
 
+def test_what_learned_nothing_has_no_best_rate_and_no_plateau() -> None:
+    flat = curve_of(dict(zip(GRID, (4.0, 3.9, 4.0, 4.0), strict=True)))
+    assert not flat.learned and curve_of(dict.fromkeys(GRID, 0.5)).learned
+    row = next(line for line in table([flat]).splitlines() if "not learned" in line)
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[3:4] == ["– not learned"] and cells[7:10] == ["–", "–", "–"]
+    assert "Not learned: no rate gained 10% on that loss." in table([flat])
+
+
+def test_runs_are_called_by_their_contender() -> None:
+    (first, second) = contenders(
+        ["a5"], ["{name: lion, betas: [0.9, 0.98], label: slow}", "adamw"], [], (1e-3, 1e-2), 2, ["a.b=1", "c=2", "d=3"]
+    )
+    assert str(first.run(1e-3, 0)) == "a5 slow, learning rate 0.001, seed 0"
+    assert str(second.run(1e-2, 4)) == "a5 adamw, learning rate 0.01, seed 4"
+
+
 def test_the_plateau_has_no_holes() -> None:
     assert curve_of(dict(zip(GRID, (0.5, 3.0, 0.5, 0.5), strict=True))).plateau == (1e-4, 1e-4)
     assert curve_of(dict.fromkeys(GRID, 0.5)).plateau == (1e-4, 1e-1)

@@ -33,14 +33,17 @@ def test_exact_model_is_certified(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [block["degree"] for block in kept["blocks"]] == [3]
     whole = Certificate.from_dict(json.loads((tmp_path / "certificate.json").read_text()))
     assert whole.certified and whole.proof is not None and whole.states == kept["states"]
-    assert "certified for every length" in capsys.readouterr().out
+    assert "with its gates hardened: every length" in capsys.readouterr().out
 
 
 def test_untrained_model_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     learner = SequenceLearner({"name": "bd-lru", "block_size": 2}, 3, 8)
     kept = look(tmp_path, learner, task(group="Z2")).certificate
     assert kept is not None and kept["certified"] is False and kept["reason"]
-    assert f"not certified: {kept['reason']}" in capsys.readouterr().out
+    assert (
+        f"your network: nothing proved; with its gates hardened: not certified, {kept['reason']}"
+        in capsys.readouterr().out
+    )
 
 
 def test_what_is_no_automaton_is_told_before_the_test(tmp_path: Path) -> None:

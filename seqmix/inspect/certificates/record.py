@@ -74,6 +74,18 @@ class Certificate:
     weights_fingerprint: str
     proof: Proof | None = field(repr=False, default=None)
 
+    @property
+    def headline(self) -> str:
+        """What is proved of the network as it was trained, and only then of the one with hard gates."""
+        if not self.certified:
+            return f"your network: nothing proved; with its gates hardened: not certified, {self.reason}"
+        own = "nothing proved, it has several layers"
+        if self.safe_length is not None:
+            every = self.safe_length == float("inf")
+            own = "proved for every length" if every else f"proved up to length {self.safe_length:,}"
+        least = f" of {self.shortest_length} and more" if self.shortest_length > 1 else ""
+        return f"your network: {own}; with its gates hardened: every length{least}"
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it, with `every length` for infinity."""
         result = asdict(self)

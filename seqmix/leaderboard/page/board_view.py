@@ -52,6 +52,7 @@ class BoardView:
         self.name = board.name or "Runs without a board"
         self.href = "index.html" if first else f"{folder}index.html"
         self.csv, self.jsonl = f"{folder}data/board.csv", f"{folder}data/runs.jsonl"
+        self._ranked = sum(entry.rank is not None for entry in board.entries)
         names = Names("index", "data")
         self.tasks = [_task(folder, column, names.of(column.name)) for column in board.columns]
         self.entries = [self._entry(entry, names.of(entry.name), place) for place, entry in enumerate(board.entries)]
@@ -72,7 +73,7 @@ class BoardView:
         cells = [self.cells[entry.name, task.name] for entry in self.entries]
         return sorted(
             (view for view in cells if view.cell is not None),
-            key=lambda view: (view.summary.rank, -view.summary.normalised, view.entry.place),
+            key=lambda view: (view.summary.rank or 10**6, -view.summary.normalised, view.entry.place),
         )
 
     def _entry(self, entry: EntrySummary, slug: str, place: int) -> EntryView:
@@ -104,7 +105,7 @@ class BoardView:
             words=" ".join([entry.name, *mixers])[:300],
             others=(_span([cell.params for cell in found]), _span([cell.state for cell in found])),
             facts=(
-                Fact(f"{rank}{'=' if entry.tied else ''}", f"rank of {len(self.board.entries)}"),
+                Fact(f"{rank}{'=' if entry.tied else ''}", f"rank of {self._ranked} ranked"),
                 Fact(mean, "mean score"),
                 Fact(words.count(sum(len(cell.runs) for cell in found)), "runs"),
                 *broken_facts([run for cell in found for run in cell.runs]),
@@ -148,7 +149,7 @@ class BoardView:
             middle_text=tell(cell.middle),
             tint=words.style(cell.normalised),
             middle_tint=words.style(cell.middle_normalised),
-            solved=f"n={cell.n}" if cell.solved is None else f"{cell.solved}/{cell.n}",
+            solved=_solved(cell),
             strip=_strip(cell, task.column),
             hint="\n".join(filter(None, lines)),
         )
@@ -194,6 +195,12 @@ def _task(folder: str, column: ColumnSummary, slug: str) -> TaskView:
         measure=words.measure_of(column),
         validation=words.measure_of(column, "validation "),
     )
+
+
+def _solved(cell: CellSummary) -> str:
+    if not cell.learned:
+        return words.NOT_LEARNED
+    return f"n={cell.n}" if cell.solved is None else f"{cell.solved}/{cell.n}"
 
 
 def _meta(found: Submission) -> tuple[Meta, ...]:

@@ -1,7 +1,7 @@
 """How each number of a page is computed, in words, with the constants of the statistics."""
 
 from seqmix.leaderboard.page.views import Meta
-from seqmix.leaderboard.summary.summaries import FAR, MULTIPLES, NEAR_BEST, SOLVED
+from seqmix.leaderboard.summary.summaries import FAR, LEARNED, MULTIPLES, NEAR_BEST, SOLVED
 
 __all__ = ["BOARD", "TASK"]
 
@@ -82,8 +82,9 @@ TASK = _items(
     (
         "Rank",
         "By the normalised mean over the seeds. Entries share the rank (=) of the best of their group as long as their "
-        "95 % intervals (bootstrap of that mean) overlap with its own; a single seed has none and is told apart from "
-        "nobody.",
+        "95 % intervals (bootstrap of that mean) overlap with its own, and never one that no seed solved with one that "
+        "some did; a single seed has no interval and is told apart from nobody. What learned nothing, a normalised "
+        f"mean below {LEARNED:g}, has a dash: no rank, no share solved, no robustness.",
     ),
     _BROKEN,
 )

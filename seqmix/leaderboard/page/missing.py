@@ -102,7 +102,7 @@ def _ends(cells: list[CellSummary], hrefs: Hrefs) -> Lines:
     return [
         Line(_name(cell), f"{cell.best:g}, its {cell.at_the_end}", hrefs[cell.entry, cell.column])
         for cell in cells
-        if cell.at_the_end is not None and cell.solved != cell.n and cell.robustness != 1
+        if cell.learned and cell.at_the_end is not None and cell.solved != cell.n and cell.robustness != 1
     ]
 
 

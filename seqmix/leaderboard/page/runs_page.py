@@ -112,7 +112,9 @@ def _stats(view: CellView) -> list[Fact]:
     cell, measure = view.summary, view.task.measure
     at_best = f"median of {words.plural(cell.n, 'seed')} at rate {cell.best:g}"
     items = [Fact(measure.tell(cell.median), at_best, hint=words.interval(cell.interval, measure))]
-    if cell.solved is not None:
+    if not cell.learned:
+        items.append(Fact(words.NONE, f"{words.NOT_LEARNED}: no better than guessing"))
+    elif cell.solved is not None:
         low, high = cell.wilson or (0.0, 1.0)
         items.append(Fact(f"{cell.solved} of {cell.n}", f"solved; Wilson 95 % {low:.2f} to {high:.2f}"))
     if cell.far is not None:

@@ -34,6 +34,8 @@ def _at(task: TaskView, length: int | str) -> Column[CellView]:
 
 
 def _solved(cell: CellSummary) -> Value:
+    if not cell.learned:
+        return words.value(f"{words.NONE} {words.NOT_LEARNED}", -1)
     low, high = cell.wilson or (0.0, 1.0)
     return words.value(f"{cell.solved}/{cell.n}", (cell.solved or 0) / cell.n, f"Wilson 95 % {low:.2f} to {high:.2f}")
 

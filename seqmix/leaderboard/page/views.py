@@ -159,6 +159,12 @@ class CellView:
         return self.cell
 
     @property
+    def rank(self) -> Value:
+        """Its rank within the task; a dash for what learned nothing."""
+        rank = self.summary.rank
+        return Value("–", "", "not learned: no better than guessing") if rank is None else Value(str(rank), str(rank))
+
+    @property
     def page(self) -> str:
         """Where the runs of a cell that has some are."""
         assert self.href is not None

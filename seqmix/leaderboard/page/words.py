@@ -14,6 +14,7 @@ from seqmix.leaderboard.tables.runs import mixer_of
 
 __all__ = [
     "NONE",
+    "NOT_LEARNED",
     "PARAMETERS",
     "commit_of",
     "count",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 NONE = "–"
+NOT_LEARNED = "not learned"  # no better than guessing, see `CellSummary.learned`
 PARAMETERS = "parameters without embedding and head"
 
 

@@ -110,8 +110,8 @@ def _board(name: str, columns: dict[str, dict[str, list[Record]]]) -> BoardSumma
             continue
         known.append(summary)
         found = {(entry, column): cell_of(entry, summary, runs) for entry, runs in rows.items()}
-        order = sorted(found.values(), key=lambda cell: -cell.normalised)
-        places = ranks([cell.normalised_interval or (0.0, 1.0) for cell in order])
+        order = sorted((cell for cell in found.values() if cell.learned), key=lambda cell: -cell.normalised)
+        places = ranks([cell.normalised_interval or (0.0, 1.0) for cell in order], [cell.solved for cell in order])
         for cell, (rank, tied) in zip(order, places, strict=True):
             cell.rank, cell.tied = rank, tied
         cells |= found

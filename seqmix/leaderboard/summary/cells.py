@@ -65,7 +65,7 @@ def cell_of(entry: str, column: ColumnSummary, runs: list[Record]) -> CellSummar
     size = ends[0]["size"] if ends else {}
     by_length = _by_length(chosen, column)
     score, score_lengths = _length_score(by_length, column)
-    return CellSummary(
+    cell = CellSummary(
         entry=entry,
         column=column.name,
         runs=runs,
@@ -102,6 +102,9 @@ def cell_of(entry: str, column: ColumnSummary, runs: list[Record]) -> CellSummar
         tokens_per_second=_median_cost(chosen, "tokens_per_second"),
         decode_ms=_median_cost(chosen, "decode_ms"),
     )
+    if not cell.learned:  # at chance every rate is as good as the best
+        cell.robustness = None
+    return cell
 
 
 def _at_home(run: Record, column: ColumnSummary) -> float:

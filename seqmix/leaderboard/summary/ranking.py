@@ -74,21 +74,26 @@ def mean_interval(groups: Sequence[Sequence[float]]) -> Interval:
     return float(low) / len(groups), (float(high) + unknown) / len(groups)
 
 
-def ranks(intervals: Sequence[Interval]) -> list[tuple[int, bool]]:
+def ranks(intervals: Sequence[Interval], solved: Sequence[int | None] = ()) -> list[tuple[int, bool]]:
     """Rank of each, and whether it shares it; `intervals` are those of scores in order, the best first.
 
     The best entry and those after it that it is not surely better than share rank 1: those whose intervals do not lie
     below its own. The first that does is the best of the next group, whose rank is its place (1, 1, 3); and so on. So
     ranks follow the order of the scores; of two in a group, neither the best of it, one may still be surely better.
+    With `solved`, the seeds of each that solved the task, nothing that no seed solved shares a rank with what some did.
 
     Example:
         >>> ranks([(0.8, 1.0), (0.7, 0.85), (0.5, 0.75)])
         [(1, True), (1, True), (3, False)]
+        >>> ranks([(0.8, 1.0), (0.7, 0.9)], [4, 0])
+        [(1, False), (2, False)]
     """
     found: list[int] = []
     for place, (_, high) in enumerate(intervals):
         # Apart by more than rounding.
-        apart = place == 0 or high < intervals[found[-1] - 1][0] - _ROUNDING
+        first = found[-1] - 1 if found else 0
+        apart = place == 0 or high < intervals[first][0] - _ROUNDING
+        apart = apart or (bool(solved) and bool(solved[place]) != bool(solved[first]))
         found.append(place + 1 if apart else found[-1])
     shared = Counter(found)
     return [(rank, shared[rank] > 1) for rank in found]

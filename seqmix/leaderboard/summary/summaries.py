@@ -13,6 +13,7 @@ from seqmix.leaderboard.summary.ranking import Interval
 
 __all__ = [
     "FAR",
+    "LEARNED",
     "MULTIPLES",
     "NEAR_BEST",
     "SOLVED",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 SOLVED, FAR = 0.99, 0.9  # accuracy at the training length, and at four times it or as the longest
+LEARNED = 0.1  # mean normalised result below which a cell has learned nothing: there is no best rate and no rank
 NEAR_BEST = 0.05  # a rate is near the best: 5 points of accuracy, or 5 % of the bits
 MULTIPLES = (1, 2, 4, 8)  # of the training length, in the score of length generalisation
 
@@ -66,7 +68,7 @@ class CellSummary:
         mean, normalised, normalised_interval: mean of the seeds, as it is and normalised; the last decides ranks.
         middle, middle_normalised: median over the grid of `RateSummary.test`: what a rate picked blindly gives.
         robustness: share of the grid whose validation is within 5 points (5 % on text) of the best, by the seeds that
-            all rates have in common; None of one rate.
+            all rates have in common; None of one rate, and of what learned nothing.
         by_length: (length, median, values of the seeds) at each length that was tested.
         score, score_lengths: mean normalised result over 1, 2, 4 and 8 times the training length, and those of them
             that were tested; None for the first alone.
@@ -76,7 +78,7 @@ class CellSummary:
         state, state_bytes, flops_per_token: of the model, numbers and bytes at home.
         seconds, cpu_seconds, tokens_per_second, decode_ms: medians over the seeds; None where unknown.
         variants: how many different configs its runs have, learning rate and seed aside; more than 1 is a warning.
-        rank, tied: within the column, see `seqmix.leaderboard.summary.ranking.ranks`.
+        rank, tied: within the column, see `seqmix.leaderboard.summary.ranking.ranks`; None of what learned nothing.
     """
 
     entry: str
@@ -114,8 +116,13 @@ class CellSummary:
     tokens_per_second: float | None
     decode_ms: float | None
     variants: int
-    rank: int = 0
+    rank: int | None = None
     tied: bool = False
+
+    @property
+    def learned(self) -> bool:
+        """Whether the chosen rate is better than guessing, in the mean over its seeds, or solved the task once."""
+        return self.normalised >= LEARNED or bool(self.solved)
 
     @property
     def at_the_end(self) -> str | None:

@@ -25,6 +25,7 @@ class Run:
         settings: the config with its bases, the overrides and the seed.
         id: hash of name, settings and seed, and of the place on a board.
         board, entry, column: the board that it is for, its row there and its task; None outside boards.
+        label: what it is called while it runs, instead of its config and changes.
     """
 
     config: str
@@ -35,6 +36,7 @@ class Run:
     board: str | None = None
     entry: str | None = None
     column: str | None = None
+    label: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
@@ -44,7 +46,7 @@ class Run:
     @property
     def kind(self) -> str:
         """What it has in common with runs that take as long: task and row, or the config."""
-        return self.name if self.board is None else f"{self.column} {self.entry}"
+        return self.label or (self.name if self.board is None else f"{self.column} {self.entry}")
 
     @property
     def options(self) -> list[str]:
@@ -59,7 +61,8 @@ class Run:
     def __str__(self) -> str:
         rates = [text.partition("=")[2] for text in self.overrides if text.startswith("optimizer.lr=")]
         # On a board the row says it; elsewhere the first few changes tell the runs of a config apart.
-        changes = [text for text in self.overrides if not text.startswith("optimizer.lr=")][: 3 * (self.board is None)]
+        told = self.label or self.board
+        changes = [text for text in self.overrides if not text.startswith("optimizer.lr=")][: 0 if told else 3]
         what = " ".join([self.kind, *changes])
         return ", ".join([what, *(f"learning rate {rate}" for rate in rates[-1:]), f"seed {self.seed}"])
 

@@ -26,7 +26,8 @@ def _table(board: BoardSummary) -> str:
     title = [f"**{escaped(board.name)}**"] if board.name else []
     legend = (
         "Cells: median over the seeds on test data at the training length, at the learning rate that is best on "
-        f"validation data, then the seeds that solved it ({SOLVED:g}) of all"
+        f"validation data, then the seeds that solved it ({SOLVED:g}) of all, – where the entry "
+        "is no better than guessing"
         + ("; text in bits per byte, less is better" if text else "")
         + ". In brackets, the median over the grid of learning rates. Mean score: normalised so that guessing is 0, "
         "with its 95 % bootstrap interval; entries whose intervals overlap with that of the first of their rank share "
@@ -48,5 +49,5 @@ def _cells(board: BoardSummary, entry: EntrySummary) -> list[str]:
 
 def _cell(cell: CellSummary, text: bool) -> str:
     median, middle = (in_digits(value) if text else in_accuracy(value) for value in (cell.median, cell.middle))
-    solved = "" if cell.solved is None else f", {cell.solved}/{cell.n}"
+    solved = "" if cell.solved is None else f", {cell.solved}/{cell.n}" if cell.learned else ", –"
     return f"{median}{solved} ({middle})"

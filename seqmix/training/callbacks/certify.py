@@ -55,5 +55,4 @@ class Certify(Callback):
         kept = {key: value for key, value in content.items() if key not in ("format", "version", "proof")}
         blocks = zip(content["blocks"], found.blocks, strict=True)
         self.certificate = kept | {"blocks": [block for block, report in blocks if report.carries]}
-        answer = "certified for every length" if found.certified else f"not certified: {found.reason}"
-        print(f"{answer}; {folder / 'certificate.json'}", flush=True)
+        print(f"{found.headline}; {folder / 'certificate.json'}", flush=True)

@@ -125,7 +125,28 @@ def test_learning_rate_sensitivity() -> None:
     more = [run(lr=3e-3, seed=s, validation=0.1) for s in (1, 2)]
     assert cell_of(run(lr=1e-3, validation=0.9), run(lr=3e-3, validation=0.92), *more).robustness == 1.0
     assert cell_of(run()).robustness is None
-    assert cell_of(run(lr=1e-3, diverged=True), run(lr=1e-2, diverged=True)).robustness == 1.0
+
+
+def test_what_learned_nothing_has_no_rank_and_is_not_robust() -> None:
+    broken = cell_of(run(lr=1e-3, diverged=True), run(lr=1e-2, diverged=True))
+    assert (broken.learned, broken.robustness, broken.rank, broken.tied) == (False, None, None, False)
+    grid = [run("lost", lr=lr, validation=0.02, test=0.02) for lr in (1e-3, 1e-2)]
+    board = board_of(*grid, run("lru", seed=0), run("lru", seed=1))
+    lost, right = board.cells["lost", "a5"], board.cells["lru", "a5"]
+    assert (lost.learned, lost.robustness, lost.rank) == (False, None, None) and (right.rank, right.tied) == (1, False)
+    # One seed of five that solves it has learned it.
+    seeds = [run(seed=s, test=float(s == 0)) for s in range(5)]
+    assert cell_of(*seeds).learned and cell_of(*seeds).solved == 1
+
+
+def test_nothing_unsolved_shares_a_rank_with_what_is_solved() -> None:
+    records = [run("four", seed=s, test=1.0 if s else 0.9) for s in range(5)]
+    records += [run("none", seed=s, test=0.97) for s in range(5)]
+    cells = board_of(*records).cells
+    assert [(cells[name, "a5"].rank, cells[name, "a5"].solved) for name in ("four", "none")] == [(1, 4), (2, 0)]
+    assert not cells["four", "a5"].tied and not cells["none", "a5"].tied
+    assert ranks([(0.8, 1.0), (0.7, 0.9)], [0, 0]) == [(1, True), (1, True)], "as before where neither is solved"
+    assert ranks([(0.8, 1.0), (0.7, 0.9)], [None, None]) == [(1, True), (1, True)], "nor on text"
 
 
 def text_run(entry: str, bits: float, *, lr: float = 1e-3, seed: int = 0, validation: float = 2.0, **kwargs: Any):
