@@ -4,9 +4,13 @@ import importlib
 import os
 import sys
 
-from seqmix import __version__
-from seqmix.commands._messages import exits
-from seqmix.commands._table import COMMANDS
+try:
+    from seqmix import __version__
+    from seqmix.commands._messages import exits
+    from seqmix.commands._table import COMMANDS
+except KeyboardInterrupt:  # later ones are told by `exits`
+    print("seqmix: interrupted by SIGINT", file=sys.stderr)
+    sys.exit(130)
 
 __all__ = ["main"]
 

@@ -26,6 +26,7 @@ from seqmix.training.config import runs
 from seqmix.training.config.options import check_classes, check_intervals, check_keys, read_options
 from seqmix.training.continuing import check_value
 from seqmix.training.foreign import check_settings, modules_named
+from seqmix.training.loggers import check_loggers
 from seqmix.training.module import SequenceLearner
 from seqmix.training.pretraining import Pretraining, is_of_pretraining, pretrain
 from seqmix.training.run_callbacks import FirstBatch, SaveConfig, plain
@@ -126,6 +127,7 @@ class CommandLine(LightningCLI):
         self.config = parser.parse_args([subcommand, *rest], namespace=Namespace({subcommand: given}))
         self.config[subcommand].pop("config", None)
         check_intervals(vars(self.config[subcommand]["trainer"]))
+        check_loggers(self.config[subcommand]["trainer"].get("logger"))
 
     def _locate(self, subcommand: str, paths: dict[str, Any]) -> None:
         # A resumed run continues in its own folder; tests write beside the checkpoint that they test.
@@ -234,6 +236,10 @@ class CommandLine(LightningCLI):
             path = path or getattr(callback, "last_model_path", "")
             again = f"; seqmix test --ckpt_path {path} makes it again" if path else ""
             raise Interrupted(f"{stop} in the test after training{again}") from None
+
+    def validate(self, **kwargs: Any) -> None:
+        """As `test`, for the table of validation data."""
+        self.trainer.validate(**{**kwargs, "verbose": False})
 
     def test(self, **kwargs: Any) -> None:
         """Replaces the trainer's own, whose printed table `AccuracyTable` makes superfluous."""

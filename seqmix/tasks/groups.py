@@ -21,6 +21,10 @@ __all__ = ["MAX_ORDER", "Group", "group"]
 
 MAX_ORDER = 2048  # a table of 32 MiB; S6 has 720 elements, A7 would have 2,520
 
+_EXIST = (
+    "there are Zn (cyclic), Sn (all permutations, n at most 6), An (even ones, as far), Dn (symmetries of a polygon), "
+    "Q8 (quaternions), and products such as A4xZ5"
+)
 _FAMILIES = ("Z2", "Z60", "S3", "S4", "S5", "S6", "A3", "A4", "A5", "A6", "D4", "D5", "Q8", "A4xZ5", "Z2xZ2")
 _FACTOR = re.compile(r"([ZSAD])([1-9]\d{0,3})|(Q8)")
 
@@ -96,11 +100,11 @@ def group(name: str) -> Group:
         raise ValueError(f"group: name must be a string such as 'A5' or 'A4xZ5', got {name!r}")
     matches = [_FACTOR.fullmatch(factor) for factor in name.split("x")]
     if not all(matches):
-        raise unknown_name("group", name, _FAMILIES)
+        raise ValueError(f"{unknown_name('group', name, _FAMILIES)}; {_EXIST}")
     factors = [(m[1] or "Q", int(m[2] or 8)) for m in matches if m]
     order = math.prod(_order(family, n) for family, n in factors)
     if order > MAX_ORDER:
-        raise ValueError(f"group: {name} has more than {MAX_ORDER:,} elements, which is the limit")
+        raise ValueError(f"group: {name} has more than {MAX_ORDER:,} elements, which is the limit; {_EXIST}")
     tables = [_BUILDERS[family](n) for family, n in factors]
     table, permutations = tables[0]
     for second, _ in tables[1:]:

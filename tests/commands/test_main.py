@@ -3,6 +3,8 @@
 import importlib
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -61,3 +63,16 @@ def test_a_signal_ends_a_command_that_is_called_alone(number: signal.Signals, ca
 
     assert command([]) == 130
     assert capsys.readouterr().err == f"seqmix: interrupted by {number.name}\n"
+
+
+def test_a_signal_while_the_first_modules_load_is_one_line() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'seqmix.commands._table': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "import seqmix.__main__"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (130, "seqmix: interrupted by SIGINT\n")

@@ -79,6 +79,7 @@ def test_generators_generate_and_are_few(name: str) -> None:
         ("a5", "unknown group 'a5'; did you mean .*'A5'"),
         ("A5x", "unknown group"),
         ("B3", "unknown group 'B3'"),
+        ("A55", "A55 has more than 2,048 elements, which is the limit; there are Zn .cyclic., Sn .*A4xZ5"),
         ("Z0", "unknown group"),
         ("S7", "more than 2,048 elements"),
         ("A9999", "more than"),

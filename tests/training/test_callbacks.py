@@ -23,6 +23,7 @@ from seqmix.training.callbacks import (
     StepProgress,
     TrainingInterrupted,
 )
+from seqmix.training.callbacks._accuracy_figure import draw
 from seqmix.training.callbacks.gate_entropy import gate_entropy
 
 
@@ -237,6 +238,37 @@ def test_table_figure_and_predictions(tmp_path: Path, capsys: pytest.CaptureFixt
     right = (answers["predictions"] == answers["targets"])[:, 1:].mean()
     assert right == pytest.approx(float(rows[1]["token_accuracy"]))
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")], "no parts of files are left"
+
+
+def test_validation_prints_the_table_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer(tmp_path, AccuracyTable(), limit_val_batches=1.0).validate(
+        learner(), datamodule=task(eval_size=7), verbose=False
+    )
+    printed = capsys.readouterr().out
+    assert "chance 0.500" in printed and "whole sequence" in printed and "       8  " in printed
+    assert not (tmp_path / "accuracy.csv").exists()
+    quiet = trainer(tmp_path, AccuracyTable(), limit_val_batches=1.0)
+    quiet.fit(learner(), datamodule=task(eval_size=7))
+    assert "whole sequence" not in capsys.readouterr().out, "not with every validation of a training"
+
+
+def test_the_figure_shows_every_measure_and_its_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *a, **k: drawn.append(figure))
+    right = {"loss": 0.0, "token_accuracy": 1.0, "last_accuracy": 1.0, "sequence_accuracy": 1.0}
+    rows = [{"length": 8, **right}, {"length": 16, **right}]
+    draw(tmp_path / "x.png", rows, "Parity Z2, bd-lru, seed 3", 0.5, 8, {"8": 8.0, "16": 16.0})
+    axes = drawn[0].axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    widths = [lines[name].get_linewidth() for name in ("whole sequence", "last position", "every position")]
+    assert widths == sorted(widths, reverse=True) and len(set(widths)) == 3, "equal curves lie inside one another"
+    guesses = [
+        list(line.get_ydata()) for line in axes.lines if line.get_label().startswith("_") and len(line.get_xdata())
+    ]
+    assert [0.5, 0.5] in guesses and [0.5**8, 0.5**16] in guesses
+    assert axes.get_title() == "Parity Z2, bd-lru, seed 3"
+    draw(tmp_path / "text.png", [{"length": 64, "bits_per_byte": 2.0, "perplexity": 4.0}], "Text", None, 64, {})
+    assert drawn[1].axes[0].get_ylim()[0] == 0
 
 
 def test_progress_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seqmix._figures import new_figure
 from seqmix._files import write_whole
-from seqmix._measures import MEASURES
 from seqmix.tasks.asked import asked_of
+from seqmix.training.callbacks._accuracy_figure import columns_of, draw, is_text
 
 __all__ = ["AccuracyTable"]
 
@@ -17,10 +16,10 @@ Row = dict[str, Any]
 
 
 class AccuracyTable(Callback):
-    """After a test: prints accuracy by length, and writes `accuracy.csv` and `accuracy.png` in the run's folder.
+    """After a test or a validation: prints accuracy by length; a test writes `accuracy.csv` and `accuracy.png`, too.
 
-    Of text it is bits per byte and perplexity, and the files are `text.csv` and `text.png`. Test sets that a task calls
-    by other names than their length keep those, in the task's order.
+    They are in the run's folder. Of text it is bits per byte and perplexity, and the files are `text.csv` and
+    `text.png`. Test sets that a task calls by other names than their length keep those, in the task's order.
 
     Args:
         figure: draw the figure (needs matplotlib).
@@ -30,61 +29,101 @@ class AccuracyTable(Callback):
         super().__init__()
         self.figure = figure
         self.rows: list[Row] = []
+        self._targets: dict[int, float] = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Counts the targets of a sequence, for the chance of a whole one."""
+        if batch_idx == 0:
+            counts = (batch["targets"] != -100).sum(-1)
+            self._targets[dataloader_idx] = float(counts[counts > 0].float().mean())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._tell(trainer, "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.rows = _rows(trainer.callback_metrics)
-        if not self.rows or not trainer.is_global_zero:
+        if not self._tell(trainer, "test"):
             return
-        task = trainer.datamodule  # type: ignore[attr-defined]
-        says = asked_of(task)
-        chance, trained = says.chance, says.train_length
-        title = f"{type(task).__name__} {says.title}".strip()
-        print(_text(self.rows, title, chance, trained, says.eval_size), flush=True)
+        task, says = trainer.datamodule, asked_of(trainer.datamodule)  # type: ignore[attr-defined]
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        name = "text" if _is_text(self.rows) else "accuracy"
+        name = "text" if is_text(self.rows) else "accuracy"
         write_whole(folder / f"{name}.csv", self._write_csv)
         if self.figure:
-            write_whole(folder / f"{name}.png", lambda path: _draw(path, self.rows, title, chance, trained))
+            names = [each.name for each in says.test_sets or ()] or ["test"]
+            targets = {names[at]: count for at, count in self._targets.items() if at < len(names)}
+            made = [_title(task), _mixers(pl_module.hparams.get("mixer"))]
+            made += [f"seed {says.hparams['seed']}"] if "seed" in (says.hparams or {}) else []
+            title = ", ".join(filter(None, made))
+            write_whole(
+                folder / f"{name}.png",
+                lambda path: draw(path, self.rows, title, says.chance, says.train_length, targets),
+            )
             print(f"figure: {folder / f'{name}.png'}", flush=True)
+
+    def _tell(self, trainer: Trainer, stage: str) -> bool:
+        """Print what the trainer has measured; whether there is something to write, here."""
+        self.rows = _rows(trainer.callback_metrics, stage)
+        if not self.rows or not trainer.is_global_zero:
+            return False
+        task, says = trainer.datamodule, asked_of(trainer.datamodule)  # type: ignore[attr-defined]
+        if len(self.rows) == 1 and self.rows[0]["length"] == stage and says.train_length is not None:
+            self.rows[0]["length"] = says.train_length
+        print(_text(self.rows, _title(task), says.chance, says.train_length, says.eval_size), flush=True)
+        return True
 
     def _write_csv(self, path: Path) -> None:
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=["length", "loss", *_columns(self.rows)])
+            writer = csv.DictWriter(file, fieldnames=["length", "loss", *columns_of(self.rows)])
             writer.writeheader()
             writer.writerows(self.rows)
 
 
-def _rows(metrics: dict[str, Any]) -> list[Row]:
+def _title(task: Any) -> str:
+    return f"{type(task).__name__} {asked_of(task).title}".strip()
+
+
+def _mixers(spec: Any) -> str:
+    """`bd-lru(block_size=5)`, as a config names it."""
+    if isinstance(spec, list | tuple):
+        return " + ".join(dict.fromkeys(map(_mixers, spec)))
+    if not isinstance(spec, dict):
+        return str(spec or "")
+    arguments = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "name")
+    return f"{spec.get('name')}({arguments})" if arguments else str(spec.get("name"))
+
+
+def _rows(metrics: dict[str, Any], wanted: str) -> list[Row]:
     rows: dict[str, Row] = {}
     for metric, value in metrics.items():
         stage, _, rest = metric.partition("/")
         measure, _, name = rest.partition("/")
-        if stage == "test":
-            name = name or "test"  # the only set of a data module that names none
+        if stage == wanted:
+            name = name or wanted  # the only set of a data module that names none
             row = rows.setdefault(name, {"length": int(name) if name.isdecimal() else name})
             row[measure] = float(value)
+    if len(rows) > 1:  # the mean over sets, which chooses checkpoints
+        rows.pop(wanted, None)
     if all(name.isdecimal() for name in rows):
         return [rows[name] for name in sorted(rows, key=int)]
     return list(rows.values())
 
 
-def _is_text(rows: list[Row]) -> bool:
-    return all("bits_per_byte" in row for row in rows)
-
-
-def _columns(rows: list[Row]) -> dict[str, str]:
-    shown = sorted((measure for measure in MEASURES if measure.place), key=lambda measure: measure.place)
-    return {measure.name: measure.title for measure in shown if all(measure.name in row for row in rows)}
-
-
 def _text(rows: list[Row], title: str, chance: float | None, trained: int | None, size: int | None) -> str:
     lines = [
         f"\n{title}"
-        + (f", {size} {'documents' if _is_text(rows) else 'sequences'} at each length" if size else "")
+        + (f", {size} {'documents' if is_text(rows) else 'sequences'} at each length" if size else "")
         + (f", chance {chance:.3f}" if chance else "")
     ]
-    labels = {name: f"{label:>14}" for name, label in _columns(rows).items()}
+    labels = {name: f"{label:>14}" for name, label in columns_of(rows).items()}
     width = max(8, *(len(str(row["length"])) for row in rows))
     lines.append(f"{'length':>{width}}  " + "  ".join(labels.values()))
     for row in rows:
@@ -92,27 +131,3 @@ def _text(rows: list[Row], title: str, chance: float | None, trained: int | None
         values = (f"{row[name]:>{len(label)}.3f}" for name, label in labels.items())
         lines.append(f"{row['length']:>{width}}  " + "  ".join(values) + mark)
     return "\n".join(lines)
-
-
-def _draw(path: Path, rows: list[Row], title: str, chance: float | None, trained: int | None) -> None:
-    figure = new_figure(6, 3.6)
-    axes = figure.add_subplot()
-    names = [str(row["length"]) for row in rows]
-    numbers = all(name.isdecimal() for name in names)
-    places = [row["length"] for row in rows] if numbers else list(range(len(rows)))
-    text = _is_text(rows)
-    for name, label in _columns(rows).items():
-        if not text or name == "bits_per_byte":
-            axes.plot(places, [row[name] for row in rows], marker="o", label=label)
-    if chance:
-        axes.axhline(chance, color="0.6", linestyle=":", label="chance")
-    if trained and numbers:
-        axes.axvline(trained, color="0.6", linestyle="--", label="training length")
-    axes.set(xlabel="sequence length" if numbers else "test set", title=title)
-    axes.set(ylabel="bits per byte") if text else axes.set(ylabel="accuracy", ylim=(-0.03, 1.03))
-    if numbers:
-        axes.set_xscale("log")
-    axes.set_xticks(places, names)
-    axes.minorticks_off()
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150, format="png")
