@@ -1,7 +1,6 @@
 """Loggers beside CSV and TensorBoard: what they need is told before anything starts; trackio, which Lightning lacks."""
 
 import importlib.util
-from argparse import Namespace
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -55,9 +54,9 @@ class TrackioLogger(Logger):
         return self._name
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Settings of the run; those that come after its first metrics are not kept."""
-        self._settings |= vars(params) if isinstance(params, Namespace) else dict(params)
+        self._settings |= dict(params) if hasattr(params, "keys") else vars(params)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
