@@ -6,11 +6,11 @@ one of our kernels; here stands what that one does, by the recurrence as written
 chunked one does more). Per token, in the letters of the kernels (N blocks of m; H heads of K keys and V values):
 
     op                             operations                      mixers
-    diagonal_scan                  2 D, complex 8 D                lru, rg-lru
+    diagonal_scan                  2 D, complex 8 D                lru, rg-lru, min-gru, min-lstm
     block_scan                     2 N m^2, gated 2 N m (m + 1)    bd-lru, dense
     higher_order_scan              2 N m, gated 2 N (m + 1)        h-lru
     selective_scan                 6 D N + 2 D                     mamba
-    gated_linear_attention         5 H K V                         gla, mamba-2, mamba-3
+    gated_linear_attention         5 H K V                         gla, hgrn-2, mamba-2, mamba-3
     delta_rule                     7 H K V for each reflection     deltanet
     dplr_delta_rule                9 H K V                         kda, gated-deltanet-2, rwkv-7
     causal_conv1d                  2 W D                           mamba, mamba-2, rg-lru, deltanet; others by option
