@@ -57,5 +57,7 @@ def create_schedule(name: str, optimizer: torch.optim.Optimizer, total_steps: in
     positive("schedule", "total_steps", total_steps, what=STEPS)
     if not all("lr" in group for group in optimizer.param_groups):
         owner = type(optimizer).__name__
-        raise ValueError(f"schedule: optimizer {owner} has no learning rate; without one the schedule is 'constant'")
+        raise ValueError(
+            f"schedule: optimizer {owner} has no learning rate; without one the schedule is 'constant', without warmup"
+        )
     return Schedule(optimizer, SCHEDULES[name](total_steps, **kwargs))

@@ -179,7 +179,8 @@ class SequenceLearner(LossInStep):
         if total == float("inf") and self.schedule["name"] != "constant":
             raise ValueError(f"schedule: {self.schedule['name']!r} needs trainer.max_steps, which is not set")
         optimizer = create_optimizer(model=self.model, **self.optimizer)
-        if self.schedule == {"name": "constant"} and not any("lr" in group for group in optimizer.param_groups):
+        even = self.schedule["name"] == "constant" and not self.schedule.get("warmup")
+        if even and not any("lr" in group for group in optimizer.param_groups):
             return optimizer
         total = 0 if total == float("inf") else int(total)
         schedule = create_schedule(optimizer=optimizer, total_steps=max(1, total), **self.schedule)

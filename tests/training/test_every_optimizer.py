@@ -18,7 +18,7 @@ NAMES = [
 ]
 OPTIONS = ["--trainer.accelerator", "cpu", "--data.eval_size", "4", "--data.eval_lengths", "[6]", "--run_dir", "run"]
 OPTIONS += ["--data.train_length=6", "--data.batch_size", "8", "--model.d_model", "8", "--seed_everything", "1"]
-OPTIONS += ["--trainer.val_check_interval", "2", "--schedule", "constant"]
+OPTIONS += ["--trainer.val_check_interval", "2", "--schedule", "constant", "--schedule.warmup", "0"]
 for section in ("curriculum", "gate_entropy", "volume_restart", "stop_when_solved"):
     OPTIONS += [f"--{section}", "null"]
 
