@@ -15,6 +15,7 @@ from seqmix.inspect.certificates.prove import certify
 from seqmix.inspect.certificates.record import Certificate
 from seqmix.inspect.certificates.verify import verify
 from seqmix.models import SequenceModel
+from seqmix.models.shipped import about_shipped, certificate_of, is_shipped
 
 __all__ = ["describe", "main"]
 
@@ -22,6 +23,7 @@ _EPILOG = """examples:
   seqmix certify runs/a5/1                                   the last checkpoint of a run
   seqmix certify a5 --out a5.json                            of the newest run of a config; write the certificate
   seqmix certify --verify a5.json runs/a5/1                  check it, from the checkpoint alone
+  seqmix certify --verify seqmix:a5                          check a model that comes with seqmix
   seqmix certify other.ckpt --task word-problem group=A5     of a checkpoint that does not say what it was trained on
   seqmix certify runs/cycle-navigation/1 --shortest-length 3
 
@@ -40,12 +42,18 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", help="a .ckpt file, the folder of a run, or the config of runs under runs/")
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        help="a .ckpt file, the folder of a run, the config of runs under runs/, or seqmix:NAME (seqmix list models)",
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--task", nargs="+", metavar="NAME [KEY=VALUE]", help="the task; default the checkpoint's own")
     source.add_argument("--config", metavar="NAME", help="a config that has the task")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="where the certificate goes")
-    parser.add_argument("--verify", type=Path, metavar="FILE.json", help="check this certificate; nothing is searched")
+    parser.add_argument(
+        "--verify", metavar="FILE.json", help="check this certificate, or that of seqmix:NAME; nothing is searched"
+    )
     parser.add_argument(
         "--max-states", type=int, default=20_000, metavar="N", help="reachable states, then give up; default 20000"
     )
@@ -62,11 +70,16 @@ def main(argv: list[str]) -> int:
         raise ValueError("--out: a certificate that is checked is not written; leave one of --out and --verify away")
     if options.out is not None and (not options.out.parent.is_dir() or options.out.is_dir()):
         raise ValueError(f"--out: expected a file in a folder that exists, got {str(options.out)!r}")
-    held = None if options.verify is None else _read(options.verify)
+    file = None if options.verify is None else Path(options.verify)
+    if is_shipped(options.verify):
+        options.checkpoint, file = options.checkpoint or options.verify, certificate_of(options.verify)
+    if options.checkpoint is None:
+        raise ValueError("checkpoint: expected a .ckpt file, a run or seqmix:NAME, got nothing")
+    held = None if file is None else _read(file)
     path, model, task = _load(options)
     try:
-        if held is not None:
-            return _check(held, options.verify, path, model, task)
+        if held is not None and file is not None:
+            return _check(held, file, path, model, task)
         found = certify(model, task, max_states=options.max_states, shortest_length=options.shortest_length)
     except NotImplementedError as error:
         raise ValueError(str(error)) from None
@@ -111,7 +124,13 @@ def _read(path: Path) -> Certificate:
     return Certificate.from_dict(content)
 
 
-def _load(options: argparse.Namespace) -> tuple[Path, SequenceModel, Any]:
+def _load(options: argparse.Namespace) -> tuple[Path | str, SequenceModel, Any]:
+    if is_shipped(options.checkpoint) and options.task is None and options.config is None:
+        from seqmix.tasks import create_task
+
+        spec = dict(about_shipped(options.checkpoint)["task"])
+        model = SequenceModel.from_pretrained(options.checkpoint)
+        return options.checkpoint, model, create_task(spec.pop("name"), **spec)
     for module in ("lightning.pytorch", "yaml"):
         require(module, extra="train", owner="seqmix certify")
     from seqmix.tasks import create_task
@@ -139,7 +158,7 @@ def _load(options: argparse.Namespace) -> tuple[Path, SequenceModel, Any]:
     return path, model, create_task(name, **arguments)
 
 
-def _check(held: Certificate, file: Path, path: Path, model: SequenceModel, task: Any) -> int:
+def _check(held: Certificate, file: Path, path: Path | str, model: SequenceModel, task: Any) -> int:
     try:
         verify(held, model, task)
     except ValueError as error:

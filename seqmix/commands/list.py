@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,27 @@ def _callbacks() -> dict[str, str]:
     return {name: _first(read_constructor(path).docstring) for name, path in paths.items()}
 
 
+def _models() -> dict[str, str]:
+    from seqmix.models.shipped import about_shipped, list_models
+
+    return {name: about_shipped(name)["text"] for name in list_models()}
+
+
+def _model_sheet(name: str) -> str:
+    from seqmix.models.shipped import about_shipped, shipped_folder
+
+    about, config = about_shipped(name), json.loads((shipped_folder(name) / "config.json").read_text())
+    return f"""{name}: {about["text"]}
+
+model: {json.dumps({key: config[key] for key in ("mixer", "vocab_size", "d_model", "n_layers")})}
+task: {json.dumps(about["task"])}
+trained by: {about["command"]}
+
+example:
+  SequenceModel.from_pretrained("seqmix:{name}")
+  seqmix certify --verify seqmix:{name}"""
+
+
 def _first(docstring: str) -> str:
     return docstring.partition("\n")[0]
 
@@ -84,6 +106,7 @@ _CONFIG = _file_sheet(
 NAMES: dict[str, _Kind] = {
     "mixers": _Kind(_mixers, _sheets.mixer_sheet),
     "tasks": _Kind(_tasks, _sheets.task_sheet),
+    "models": _Kind(_models, _model_sheet),
     "configs": _Kind(_files("."), _CONFIG),
     "boards": _Kind(_files("boards"), _file_sheet("boards", "seqmix leaderboard run {} --store runs.jsonl")),
     "grids": _Kind(_files("grids"), _file_sheet("grids", "seqmix leaderboard run {} --store runs.jsonl")),

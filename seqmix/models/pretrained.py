@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from seqmix._bounded import read_json
 from seqmix._files import write_together
 from seqmix.models._specs import check_mixers
+from seqmix.models.shipped import is_shipped, shipped_folder
 
 __all__ = ["from_pretrained", "save_pretrained"]
 
@@ -69,6 +70,8 @@ def from_pretrained(
 ) -> M:
     """The model that `save_pretrained` wrote, in the types it had; torch's random state is left alone.
 
+    `"seqmix:a5"` is one of those that come with seqmix (`seqmix list models`).
+
     A layer named as `module:Class` runs code of that module, so it is imported only if `trust` has it: `["my_layers"]`.
 
     Raises:
@@ -77,7 +80,8 @@ def from_pretrained(
             names a module that is not trusted.
         ImportError: safetensors is not installed.
     """
-    owner, folder = "SequenceModel.from_pretrained", Path(folder)
+    owner = "SequenceModel.from_pretrained"
+    folder = shipped_folder(folder) if is_shipped(folder) else Path(folder)  # type: ignore[arg-type]
     load_file = _safetensors(owner).load_file
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
