@@ -9,7 +9,16 @@ from typing import Any
 
 from seqmix._extras import require
 
-__all__ = ["MAX_JSON", "MAX_YAML", "NotYamlError", "parse_yaml", "read_json", "read_text", "top_lines"]
+__all__ = [
+    "MAX_JSON",
+    "MAX_YAML",
+    "NotYamlError",
+    "check_expanded",
+    "parse_yaml",
+    "read_json",
+    "read_text",
+    "top_lines",
+]
 
 MAX_YAML = 1 << 18
 """Bytes of a config, board, grid or meta.yaml; the parser takes seconds for so many."""
@@ -17,6 +26,7 @@ MAX_YAML = 1 << 18
 MAX_JSON = 1 << 26
 """Bytes of a JSON file: a certificate, results of benchmarks, `config.json`."""
 
+_MOST_VALUES = 1 << 22  # of JSON, and of what a checkpoint holds beside its tensors
 _EXPANDED = 1 << 20  # signs and values of YAML once every alias is written out
 _PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
 
@@ -50,8 +60,13 @@ def read_text(path: Path, limit: int = MAX_YAML) -> str:
 
 def read_json(path: Path, limit: int = MAX_JSON) -> Any:
     """What a JSON file says; `ValueError` and `OSError` as `read_text`, and for what is no JSON."""
+    text = read_text(path, limit)
+    # A byte or two of text become a list or a mapping of a hundred.
+    values = sum(map(text.count, "[{,:"))
+    if values > _MOST_VALUES:
+        raise ValueError(f"{path}: expected at most {_MOST_VALUES} values, got {values}")
     try:
-        return json.loads(read_text(path, limit))
+        return json.loads(text)
     except RecursionError:
         raise ValueError("not JSON that can be read: too many brackets within brackets") from None
 
@@ -87,6 +102,34 @@ def top_lines(text: str) -> dict[str, int]:
         return {key.value: key.start_mark.line + 1 for key, _ in pairs if key.id == "scalar"}
     finally:
         loader.dispose()
+
+
+def check_expanded(content: Any) -> None:
+    """`ValueError` for containers that, with all that stands in them more than once written out, are too many values.
+
+    A pickle of a few lines can hold a list of ten lists of ten lists; whatever shows it or copies it takes no end.
+    """
+    try:
+        _values_in(content, {})
+    except RecursionError:
+        raise ValueError("expected plain values, got too many within one another") from None
+
+
+def _values_in(content: Any, known: dict[int, int]) -> int:
+    if not isinstance(content, dict | list | tuple | set):
+        return 1
+    if id(content) in known:
+        if not known[id(content)]:
+            raise ValueError("expected plain values, got a container that holds itself")
+        return known[id(content)]
+    known[id(content)] = 0
+    size = 1 + sum(_values_in(item, known) for item in content)
+    if isinstance(content, dict):
+        size += sum(_values_in(item, known) for item in content.values())
+    if size > _MOST_VALUES:
+        raise ValueError(f"expected plain values, got more than {_MOST_VALUES} where each stands more than once")
+    known[id(content)] = size
+    return size
 
 
 def _loader(text: str) -> Any:

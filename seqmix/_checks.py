@@ -1,8 +1,11 @@
-"""Whole numbers that arguments must be: errors name the argument, what was expected and what came."""
+"""What arguments must be: errors name the argument, what was expected and what came."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-__all__ = ["integers", "log_grid", "positive"]
+__all__ = ["built", "integers", "log_grid", "positive"]
+
+T = TypeVar("T")
 
 
 def positive(owner: str, name: str, value: Any, least: int = 1, what: str | None = None) -> int:
@@ -24,6 +27,20 @@ def integers(owner: str, least: int = 1, **values: Any) -> None:
         elif not value or any(not isinstance(n, int) or isinstance(n, bool) or n < least for n in value):
             what = "positive integers" if least == 1 else f"integers of at least {least}"
             raise ValueError(f"{owner}: {name} must be {what}, got {value!r}")
+
+
+def built(where: str, constructor: Callable[..., T], arguments: Mapping[str, Any], *args: Any) -> T:
+    """What a constructor makes of arguments that stand in a file; any error is a `ValueError` that begins with `where`.
+
+    In a file stands anything, and no constructor looks at every type of every argument.
+    """
+    try:
+        return constructor(*args, **arguments)
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{where}: {reason[:300]}") from error
 
 
 def log_grid(low: float, high: float, points: int) -> tuple[float, ...]:

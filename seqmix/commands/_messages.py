@@ -1,7 +1,8 @@
 """What commands tell on stderr: problems, warnings and mistakes, one line each; and the exit status that goes with it.
 
-0: done; 1: what was looked at is not right; 2: a mistake in the arguments, or a file that cannot be read or written;
-130: a signal ended the command.
+0: done, or whoever reads the output has seen enough; 1: what was looked at is not right; 2: a mistake in the arguments,
+or a file that cannot be read or written; 130: a signal ended the command; 141: training ended since nobody reads what
+it says.
 """
 
 import functools
@@ -14,7 +15,7 @@ from typing import Any
 
 from seqmix._signals import Interrupted, interruptible
 
-__all__ = ["exits", "tell", "torn_lines_told"]
+__all__ = ["exits", "silence", "tell", "torn_lines_told"]
 
 Main = Callable[[list[str]], int]
 
@@ -30,29 +31,50 @@ def exits(program: str = "seqmix") -> Callable[[Main], Main]:
         @functools.wraps(main)
         def run(argv: list[str]) -> int:
             try:
-                with interruptible():
-                    try:
-                        return main(argv)
-                    finally:
-                        sys.stdout.flush()  # a reader that has seen enough is noticed here, not when Python ends
-            except (KeyboardInterrupt, Interrupted) as stop:
-                print(f"{program}: {str(stop) or 'interrupted by SIGINT'}", file=sys.stderr)
-                return 130
+                try:
+                    status = _told(main, argv, program)
+                finally:
+                    sys.stdout.flush(), sys.stderr.flush()
+                return status
             except BrokenPipeError:
-                # Whoever read the table has seen enough; the interpreter must not write the rest when it ends.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                silence()
                 return 0
-            except (ValueError, ImportError, OSError) as error:
-                if isinstance(error, ImportError) and "pip install" not in str(error):
-                    raise
-                if isinstance(error, OSError) and error.errno is None:
-                    raise
-                print(f"{program}: error: {error}", file=sys.stderr)
-                return 2
 
         return run
 
     return decorate
+
+
+def silence() -> None:
+    """What is still to be written goes nowhere: nobody reads it, and the interpreter must not try when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _told(main: Main, argv: list[str], program: str) -> int:
+    try:
+        with interruptible():
+            return main(argv)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        print(f"{program}: {str(stop) or 'interrupted by SIGINT'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        raise
+    except (ValueError, ImportError, OSError) as error:
+        if isinstance(error, ImportError) and "pip install" not in str(error):
+            raise
+        if isinstance(error, OSError) and error.errno is None:
+            raise
+        print(f"{program}: error: {error}", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        # So says torch that there is no memory.
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        print(f"{program}: error: not enough memory: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
 
 
 @contextmanager

@@ -108,10 +108,12 @@ def _check(run: "Run") -> None:
 
     optimizer, mixer = run.settings.get("optimizer"), run.settings.get("mixer")
     if isinstance(optimizer, dict):
+        if not isinstance(optimizer.get("name"), str):
+            raise ValueError(f"optimizer: expected a name beside its arguments, got {optimizer!r:.80}")
         check_optimizer(**optimizer)
     for spec in mixer if isinstance(mixer, list) else [mixer]:
         if spec is not None:
-            get_mixer(spec["name"] if isinstance(spec, dict) else spec)
+            get_mixer(spec["name"] if isinstance(spec, dict) and "name" in spec else spec)
 
 
 def _curves(every: "list[Contender]", arguments: argparse.Namespace) -> "list[Curve]":

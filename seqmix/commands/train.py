@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from seqmix._signals import Interrupted
 from seqmix._trust import import_trusted, links_out
-from seqmix.commands._messages import exits
+from seqmix.commands._messages import exits, silence
 from seqmix.commands._train_help import HELP
 from seqmix.tasks.registry import list_tasks
 from seqmix.training import strategies
@@ -183,10 +183,10 @@ class CommandLine(LightningCLI):
     def _goes_on_pretraining(self) -> bool:
         return self.subcommand == "fit" and self.checkpoint is not None and is_of_pretraining(self.checkpoint)
 
-    @property
-    def restoring(self) -> bool:
+    def restoring(self, error: Exception) -> bool:
         """Whether a checkpoint was being taken apart when the trainer ended."""
-        return bool(self.trainer._checkpoint_connector._loaded_checkpoint)
+        read = "resume_start" in {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+        return read or bool(self.trainer._checkpoint_connector._loaded_checkpoint)
 
     @property
     def started(self) -> bool:
@@ -272,6 +272,9 @@ def main(argv: list[str]) -> int:
         raise
     except Exception as error:
         if command.started:
+            if isinstance(error, BrokenPipeError):
+                silence()
+                return 141
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             if not isinstance(error, ValueError | MisconfigurationException):
@@ -283,7 +286,7 @@ def main(argv: list[str]) -> int:
         foreign = not isinstance(error, ValueError | MisconfigurationException) or text.startswith("loaded state dict")
         if not foreign:
             raise ValueError(text) from None
-        if command.restoring:
+        if command.restoring(error):
             kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
             raise ValueError(f"ckpt_path: {command.checkpoint} does not fit this model: {kind}{text}") from None
         raise

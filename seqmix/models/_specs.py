@@ -11,11 +11,14 @@ from seqmix.models.bidirectional import Bidirectional
 
 __all__ = ["MixerSpec", "check_mixers", "mixer_of", "named", "specs_of"]
 
+_MOST_LAYERS = 10_000
 MixerSpec = str | Mapping[str, Any] | Callable[[int], TokenMixer]
 
 
 def specs_of(mixer: Any, n_layers: int) -> list[Any]:
     """One dict or function for each layer."""
+    if n_layers > _MOST_LAYERS:
+        raise ValueError(f"SequenceModel: n_layers must be at most {_MOST_LAYERS}, got {n_layers}")
     specs = list(mixer) if isinstance(mixer, Sequence) and not isinstance(mixer, str) else [mixer]
     if len(specs) not in (1, n_layers):
         raise ValueError(

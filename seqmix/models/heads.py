@@ -29,7 +29,7 @@ def part_of(kind: str, spec: Any, default: str) -> dict[str, Any]:
     spec = {"name": default if spec is None else spec} if spec is None or isinstance(spec, str) else spec
     if not isinstance(spec, Mapping) or "name" not in spec:
         raise ValueError(f"SequenceModel: {kind} must be a name or {{name: ..., arguments}}, got {spec!r}")
-    if spec["name"] not in known:
+    if spec["name"] not in [*known]:
         raise unknown_name(kind, spec["name"], known)
     constructor = known[spec["name"]]
     arguments = {} if constructor is None else inspect.signature(constructor).parameters

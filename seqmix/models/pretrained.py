@@ -3,7 +3,7 @@
 import inspect
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from seqmix._bounded import read_json
 from seqmix._files import write_together
 from seqmix.models._specs import check_mixers
+from seqmix.models._weights import check_weights
 from seqmix.models.shipped import is_shipped, shipped_folder
 
 __all__ = ["from_pretrained", "save_pretrained"]
 
 _CONFIG, _WEIGHTS, _TYPE = "config.json", "model.safetensors", "seqmix"
+_HEADER = 1 << 24  # bytes: a hundred for each of a hundred thousand tensors
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -92,11 +94,20 @@ def from_pretrained(
             raise ValueError(f"expected an object, got {config!r:.80}")
         config = _ours(cls, config)
         check_mixers(config.get("mixer"), trust, "mixer")
+        # Its weights are in the file: more numbers than that has bytes are none of a model.
+        check_weights(cls, (folder / _WEIGHTS).stat().st_size, **config)
         with torch.random.fork_rng(devices=[]):
             model = cls(**config)
-    except (TypeError, ValueError) as error:
+    except ImportError:
+        raise
+    except ValueError as error:
         raise ValueError(f"{owner}: {folder / _CONFIG} does not describe a model: {error}") from error
-    tensors = {name.removeprefix("model."): tensor for name, tensor in load_file(folder / _WEIGHTS).items()}
+    except Exception as error:  # whatever stands there may be of any kind
+        raise ValueError(
+            f"{owner}: {folder / _CONFIG} does not describe a model: {type(error).__name__}: {error}"
+        ) from error
+    held = _tensors(folder / _WEIGHTS, load_file, owner)
+    tensors = {name.removeprefix("model."): tensor for name, tensor in held.items()}
     problems = _differences(model.state_dict(), tensors)
     if problems:
         raise ValueError(f"{owner}: {_CONFIG} and {_WEIGHTS} in {folder} disagree: {'; '.join(problems)}")
@@ -111,6 +122,18 @@ def _ours(cls: type, config: dict[str, Any]) -> dict[str, Any]:
     known = inspect.signature(cls).parameters.keys() - {"device", "dtype"}
     own = {name: value for name, value in config.items() if name in known}
     return own | {"tie_embeddings": config.get("tie_word_embeddings", False)}
+
+
+def _tensors(path: Path, load_file: Callable[[Path], dict[str, Tensor]], owner: str) -> dict[str, Tensor]:
+    """The tensors of a file; `ValueError` for one that is damaged, or is little else than a header."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _HEADER:
+        raise ValueError(f"{owner}: {path}: expected a header of at most {_HEADER} bytes, got {length}")
+    try:
+        return load_file(path)
+    except Exception as error:  # of Rust, and not of any kind that Python has
+        raise ValueError(f"{owner}: {path} is damaged, or no file of safetensors: {error}") from None
 
 
 def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,7 @@ class OptimizerEntry:
 
 
 _ENTRIES: dict[str, OptimizerEntry] = {}
+_LARGEST = sys.float_info.max
 
 
 def register_optimizer(
@@ -83,7 +85,7 @@ def register_optimizer(
 
 def get_optimizer(name: str) -> OptimizerEntry:
     """The entry of one optimizer; an unknown name raises `ValueError` with the nearest ones."""
-    if name not in _ENTRIES:
+    if not isinstance(name, str) or name not in _ENTRIES:
         raise unknown_name("optimizer", name, _ENTRIES)
     return _ENTRIES[name]
 
@@ -115,6 +117,8 @@ def check_optimizer(name: str, **kwargs: Any) -> None:
         value = kwargs.get(key, 0)
         if isinstance(value, bool) or not (isinstance(value, int | float) or hasattr(value, "item")):
             raise ValueError(f"optimizer {name!r}: {key} must be a number, got {value!r}")
+        if isinstance(value, int | float) and not abs(value) <= _LARGEST:
+            raise ValueError(f"optimizer {name!r}: {key} must be a finite number, got {value!r}")
     if entry.takes == "optimizer":
         base = base_of(kwargs)
         inner = get_optimizer(base["name"])

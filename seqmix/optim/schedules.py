@@ -107,7 +107,7 @@ SCHEDULES: dict[str, Callable[..., _Factor]] = {
 
 def check_schedule(name: str, **kwargs: Any) -> None:
     """Raise `ValueError` for an unknown schedule or argument (with the nearest ones), or values out of range."""
-    if name not in SCHEDULES:
+    if not isinstance(name, str) or name not in SCHEDULES:
         raise unknown_name("schedule", name, SCHEDULES)
     known = set(inspect.signature(SCHEDULES[name]).parameters) - {"total_steps"}
     for key in kwargs:
@@ -123,5 +123,5 @@ def check_schedule(name: str, **kwargs: Any) -> None:
     if cooldown >= 1 and cooldown != int(cooldown):
         raise ValueError(f"schedule: cooldown must be a share of the steps below 1, or whole steps, got {cooldown!r}")
     positive("schedule", "every", kwargs.get("every", 1), what=STEPS)
-    if kwargs.get("shape", "linear") not in _FALLS:
+    if kwargs.get("shape", "linear") not in [*_FALLS]:
         raise unknown_name("shape of the cooldown", kwargs["shape"], _FALLS)

@@ -14,7 +14,7 @@ from seqmix._suggest import unknown_name
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.records.store import latest
 from seqmix.leaderboard.summary.statistics import accuracy
-from seqmix.leaderboard.sweep.plan import Run, plan_run
+from seqmix.leaderboard.sweep.plan import Run, check_count, plan_run
 from seqmix.leaderboard.tables.runs import circumstances
 from seqmix.tasks.block_sizes import smallest_block
 from seqmix.tasks.groups import group
@@ -108,6 +108,7 @@ def plan(
     for m in sizes:
         if m < 1:
             raise ValueError(f"--m: expected block sizes of at least 1, got {m}")
+    check_count("--groups x --m x --gates x --seeds", len(groups), len(sizes), len(gates), len(seeds))
     return [
         plan_run(config, (*_settings(name, kind, m, read_out), *overrides), seed)
         for seed in dict.fromkeys(seeds)

@@ -16,7 +16,7 @@ from seqmix._extras import require
 from seqmix._figures import encode, new_figure, style
 from seqmix._markdown import Markup, escaped, markdown_table
 from seqmix.leaderboard.records.schema import Record
-from seqmix.leaderboard.sweep.plan import Run, plan_run
+from seqmix.leaderboard.sweep.plan import Run, check_count, plan_run
 from seqmix.leaderboard.tables.runs import circumstances
 from seqmix.training.config.files import parse_value
 
@@ -68,6 +68,12 @@ def contenders(
     """
     if points < 2:
         raise ValueError(f"--points: expected at least 2, got {points}")
+    check_count(
+        "CONFIG x --optimizers x --mixers x --points",
+        *map(len, (configs, optimizers or [""])),
+        len(mixers or [""]),
+        points,
+    )
     found = []
     for config in dict.fromkeys(configs):
         for mixer in mixers or [""]:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from seqmix._checks import integers
 from seqmix._extras import require
+from seqmix._memory import fits
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.batches import EvalBatches, EvalSet, Examples, TrainBatches
 from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader, rank_of
@@ -24,6 +25,7 @@ __all__ = ["ENDLESS", "EvalSet", "Examples", "Task"]
 ENDLESS = 1 << 40  # batches to the epoch of a stream; Lightning counts them in floats
 _EVAL_TOKENS = 1 << 15  # positions in one evaluation batch: long sequences come in small batches
 _HASHED_TOKENS = 100_000 * 64  # of a test set, in `version`
+_TOKEN_BYTES = 32  # of a token and its target, and of the random words that make them
 _EVAL_LOGITS = 1 << 26  # numbers that a model returns for one: 256 MiB of float32
 
 
@@ -90,7 +92,12 @@ class Task(LightningDataModule):
                 raise ValueError(
                     f"{type(self).__name__}: evaluation sets must have different names, got {', '.join(names)}"
                 )
-        self._try_examples()
+        try:
+            self._try_examples()
+        except MemoryError as error:
+            raise ValueError(
+                f"{type(self).__name__}: a single example needs more memory than there is: {error}"
+            ) from None
         self._train: TrainBatches | None = None
         self._limit: int | None = None
 
@@ -105,6 +112,8 @@ class Task(LightningDataModule):
             raise ValueError(f"{owner}: min_length must be at most train_length = {train_length}, got {min_length}")
         integers(owner, eval_lengths=eval_lengths)
         integers(owner, 0, num_workers=num_workers)
+        for what, tokens in (("a training batch", batch_size * train_length), ("a test sequence", max(eval_lengths))):
+            fits(owner, f"{what} of {tokens:,} tokens", _TOKEN_BYTES * tokens)
         if not isinstance(packed, bool):
             raise ValueError(f"{owner}: packed must be true or false, got {packed!r}")
         self.train_length, self.min_length = train_length, min_length

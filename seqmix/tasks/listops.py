@@ -79,6 +79,10 @@ class ListOpsExamples:
                 f"ListOps: the longest length must be at least min_length = {self.min_length}, and 4 for an operator "
                 f"with two digits, got {length}"
             )
+        if self.max_arguments > length:
+            raise ValueError(
+                f"ListOps: max_arguments must be at most the longest length = {length}, got {self.max_arguments}"
+            )
         size = _CLASSES * _OF_EACH
         blocks = range(start // size, -(-(start + count) // size))
         settings = (self.min_length, length, self.max_depth, self.max_arguments)

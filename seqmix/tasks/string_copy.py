@@ -131,7 +131,7 @@ class NgramLookupExamples(StringCopyExamples):
     def __init__(self, n_letters: int = 26, n: int = 2, n_answer: int = 1, suffix: bool = False) -> None:
         super().__init__(n_letters)
         integers(self.name, n=n, n_answer=n_answer)
-        if n_letters**n > 1 << 62:
+        if n > 62 or n_letters**n > 1 << 62:
             raise ValueError(f"{self.name}: n must be small enough to number the n-grams, got {n}")
         self.n, self.n_answer, self.suffix, self.shortest = n, n_answer, suffix, n + n_answer
 

@@ -1,12 +1,13 @@
 """One checkpoint from several, with the mean of their weights."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from seqmix._bounded import check_expanded
 from seqmix.optim.averaging import average_state_dicts
+from seqmix.training.checkpoint_files import check_archive
 
 __all__ = ["average_checkpoints"]
 
@@ -30,8 +31,10 @@ def average_checkpoints(paths: list[Path], *, last: int | None = None, decay: fl
     checkpoints: dict[int, dict[str, Any]] = {}
     for path in paths:
         try:
-            checkpoint = torch.load(path, map_location="cpu")
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            check_archive(path)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            check_expanded(checkpoint)
+        except Exception as error:  # unpickling fails in many ways
             raise ValueError(f"CKPT: cannot read {path}: {' '.join(str(error).split())[:200]}") from None
         if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= set(checkpoint):
             raise ValueError(f"CKPT: expected a checkpoint of seqmix fit, got {path}")

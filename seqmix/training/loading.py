@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from seqmix._checks import built
 from seqmix._trust import load_class
 from seqmix.models import SequenceModel
 from seqmix.models._specs import check_mixers
+from seqmix.models._weights import check_weights, numbers_of
 from seqmix.tasks.registry import create_task, get_task, task_names
 from seqmix.training.checkpoint_files import read_checkpoint
 from seqmix.training.config.files import Config, expand, load_config
@@ -31,18 +33,19 @@ def load_model(
     `ValueError` for weights that are not those of the model that the hyper-parameters ask for, or ask for none.
     """
     content = read_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-    known = inspect.signature(SequenceLearner).parameters
-    try:
-        check_mixers(content["hyper_parameters"].get("mixer"), trust, "checkpoint: its mixer")
-        arguments = {name: value for name, value in content["hyper_parameters"].items() if name in known}
-        model = SequenceLearner(**arguments).model
-        model.load_state_dict({name.removeprefix("model."): value for name, value in content["state_dict"].items()})
-    except ValueError:
-        raise
-    except Exception as error:  # whatever stands in a file may be of any kind, and builds no model in many ways
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"checkpoint: its weights and hyper-parameters are of no one model: {reason[:300]}") from None
+    check_mixers(content["hyper_parameters"].get("mixer"), trust, "checkpoint: its mixer")
+    model = built("checkpoint: its weights and hyper-parameters are of no one model", _model, {}, content)
     return model.to(device).eval()
+
+
+def _model(content: dict[str, Any]) -> SequenceModel:
+    model, learner = (inspect.signature(kind).parameters for kind in (SequenceModel, SequenceLearner))
+    arguments = {name: value for name, value in content["hyper_parameters"].items() if name in learner}
+    own = {name: value for name, value in arguments.items() if name in model}
+    check_weights(SequenceModel, numbers_of(content["state_dict"]), **own)
+    made = SequenceLearner(**arguments).model
+    made.load_state_dict({name.removeprefix("model."): value for name, value in content["state_dict"].items()})
+    return made
 
 
 def build_model(config: Config, *, trust: Iterable[str] | None = ()) -> SequenceModel:
@@ -56,7 +59,9 @@ def build_model(config: Config, *, trust: Iterable[str] | None = ()) -> Sequence
     arguments: dict[str, Any] = {key: value for key, value in model.items() if key in known}
     if "vocab_size" not in arguments:
         arguments["vocab_size"] = build_task(config, trust=trust).vocab_size if "data" in config else 256
-    return SequenceModel(**{"d_model": 128, "n_layers": 1} | arguments)
+    arguments = {"d_model": 128, "n_layers": 1} | arguments
+    built("model: cannot be built", check_weights, arguments, SequenceModel)
+    return built("model: cannot be built", SequenceModel, arguments)
 
 
 def check_config(config: Config, trust: Iterable[str] | None = ()) -> None:
@@ -72,7 +77,7 @@ def build_task(config: Config, *, trust: Iterable[str] | None = ()) -> Any:
     data = expand(config).get("data")
     if not isinstance(data, dict):
         raise ValueError("data: expected a config with a task, got none")
-    return task_class(data.get("class_path"), trust)(**data.get("init_args", {}))
+    return built("data: no task can be built", task_class(data.get("class_path"), trust), data.get("init_args") or {})
 
 
 def task_class(path: Any, trust: Iterable[str] | None = ()) -> Callable[..., Any]:
@@ -94,5 +99,10 @@ def task_of(checkpoint: Path, *, trust: Iterable[str] | None = ()) -> Any | None
         return None
     name = names[content["task"]]
     known = get_task(name).parameters()
-    arguments = content.get("datamodule_hyper_parameters", {})
-    return create_task(name, **{key: value for key, value in arguments.items() if key in known})
+    arguments = content.get("datamodule_hyper_parameters") or {}
+    if not isinstance(arguments, dict):
+        raise ValueError(
+            f"checkpoint: {checkpoint} does not say properly what it was trained on, got {arguments!r:.80}"
+        )
+    arguments = {key: value for key, value in arguments.items() if key in known}
+    return built("checkpoint: its task cannot be built", create_task, arguments, name)

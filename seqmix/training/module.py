@@ -14,6 +14,7 @@ from seqmix._measures import of_text
 from seqmix._suggest import unknown_name
 from seqmix.models import SequenceModel
 from seqmix.models._specs import check_mixers
+from seqmix.models._weights import check_weights
 from seqmix.optim.create import create_optimizer
 from seqmix.optim.registry import check_optimizer
 from seqmix.optim.scheduler import create_schedule
@@ -142,7 +143,9 @@ class SequenceLearner(LossInStep):
     def build_model(self) -> SequenceModel:
         """A `SequenceModel` of this learner's arguments, with new weights."""
         own = ("optimizer", "schedule", "norm_after_clipping")
-        return SequenceModel(**{name: value for name, value in self.hparams.items() if name not in own})
+        arguments = {name: value for name, value in self.hparams.items() if name not in own}
+        check_weights(SequenceModel, **arguments)
+        return SequenceModel(**arguments)
 
     def forward(self, tokens: Tensor, *, cu_seqlens: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """Logits (B, T, vocab_size) for tokens (B, T), or what the head makes of them; see `SequenceModel.forward`."""

@@ -31,6 +31,12 @@ def test_every_command_is_told_what_it_cannot_do(name: str, capsys: pytest.Captu
         (ValueError("--lr: expected more"), 2, "seqmix x: error: --lr: expected more\n"),
         (ImportError("needs y: pip install 'seqmix[y]'"), 2, "seqmix x: error: needs y: pip install 'seqmix[y]'\n"),
         (FileNotFoundError(2, "no such file", "a"), 2, "seqmix x: error: [Errno 2] no such file: 'a'\n"),
+        (MemoryError("Unable to allocate 7 TiB"), 2, "seqmix x: error: not enough memory: Unable to allocate 7 TiB\n"),
+        (
+            RuntimeError("can't allocate memory:\n 9"),
+            2,
+            "seqmix x: error: not enough memory: can't allocate memory: 9\n",
+        ),
         (KeyboardInterrupt(), 130, "seqmix x: interrupted by SIGINT\n"),
         (Interrupted("interrupted by SIGTERM"), 130, "seqmix x: interrupted by SIGTERM\n"),
     ],
@@ -44,7 +50,30 @@ def test_errors_become_a_line_and_a_status(raised: BaseException, status: int, s
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize("raised", [ImportError("cannot import name"), OSError("of a library"), TypeError("a bug")])
+@pytest.mark.parametrize("lines", [1, 100_000])
+@pytest.mark.parametrize("closed", [["stdout"], ["stdout", "stderr"]])
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(lines, closed, monkeypatch, capsys) -> None:
+    """As in `seqmix ... | head`: few lines wait in the buffer until the end, many do not."""
+    for name in closed:
+        read, write = os.pipe()
+        os.close(read)
+        monkeypatch.setattr(sys, name, os.fdopen(write, "w"))
+
+    @exits()
+    def command(argv: list[str]) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            print("a line\n" * lines if stream is sys.stdout or len(closed) > 1 else "", file=stream)
+        raise ValueError("a mistake")
+
+    assert command([]) in (0, 2)
+    for name in closed:
+        getattr(sys, name).close()  # as the interpreter does when it ends
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "raised", [ImportError("cannot import name"), OSError("of a library"), TypeError("a bug"), RuntimeError("a bug")]
+)
 def test_what_is_no_mistake_of_the_user_keeps_its_traceback(raised: Exception) -> None:
     @exits()
     def command(argv: list[str]) -> int:

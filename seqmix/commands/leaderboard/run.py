@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqmix._signals import Interrupted
 from seqmix._trust import import_trusted
-from seqmix.commands._messages import tell
+from seqmix.commands._messages import silence, tell
 from seqmix.commands._options import add_trust_option, positive
 
 if TYPE_CHECKING:
@@ -147,6 +147,9 @@ def make_records(plan: "Sequence[Run] | Plan", arguments: argparse.Namespace, pr
     except (KeyboardInterrupt, Interrupted):
         print(f"{program}: stopped; the same command continues", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        silence()
+        return 141
     return 1 if failed or store.problems else 0
 
 

@@ -28,6 +28,7 @@ from seqmix._checks import log_grid
 from seqmix._suggest import unknown_name
 from seqmix._trust import inside
 from seqmix.leaderboard.boards.sizing import BUDGETS, Budget
+from seqmix.leaderboard.sweep.plan import check_count
 from seqmix.mixers.registry import get_mixer
 from seqmix.models._specs import check_mixers, named
 from seqmix.training.config.files import FOLDER, Config, find_config, load_config, parse_value, set_by_path, shipped
@@ -133,7 +134,10 @@ def _board(content: Any, path: Path, trust: Iterable[str] | None, within: Path |
         if "tasks" in mixers[str(row)]:
             only[str(row)] = tuple(_tasks(f"mixers.{row}.tasks", mixers[str(row)].pop("tasks"), tasks))
     grid, best = _seeds(content["seeds"])
-    return Board(name, _budget(content["budget"]), tasks, mixers, only, _rates(content["rates"]), grid, best)
+    rates = _rates(content["rates"])
+    cells = sum(len(only.get(row, tasks)) for row in mixers)
+    check_count("rates x seeds x tasks x mixers", len(rates) * len(grid) + len({*best} - {*grid}), cells)
+    return Board(name, _budget(content["budget"]), tasks, mixers, only, rates, grid, best)
 
 
 def _on_base(content: dict[str, Any], path: Path, within: Path | None) -> tuple[dict[str, Any], Path]:
@@ -148,7 +152,7 @@ def _on_base(content: dict[str, Any], path: Path, within: Path | None) -> tuple[
     own = {key: value for key, value in content.items() if key != "base"}
     beneath = parse_value(read_text(base))
     if isinstance(own.get("tasks"), list):
-        tasks = beneath["tasks"]
+        tasks = beneath.get("tasks") or {}
         own["tasks"] = {task: tasks[task] for task in _tasks("tasks", own["tasks"], tasks)}
     return {"name": base.stem} | beneath | own, base.parent
 
@@ -225,8 +229,8 @@ def _tasks(where: str, value: Any, known: Iterable[str]) -> list[str]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{where}: expected a list of tasks of the board, got {value!r}")
     for name in value:
-        if name not in known:
-            raise unknown_name(f"task in {where}:", name, known)
+        if not isinstance(name, str) or name not in known:
+            raise unknown_name(f"task in {where}:", str(name), known)
     return value
 
 
@@ -239,6 +243,7 @@ def _rates(value: Any) -> tuple[float, ...]:
             raise ValueError(f"rates: expected 0 < low < high, got {low!r} and {high!r}")
         if not isinstance(points, int) or isinstance(points, bool) or points < 2:
             raise ValueError(f"rates.points: expected an integer of at least 2, got {points!r}")
+        check_count("rates.points", points)
         return log_grid(low, high, points)
     if not isinstance(value, list) or not value or not all(_is_number(rate) for rate in value):
         raise ValueError(f"rates: expected low, high and points, or a list of learning rates, got {value!r:.80}")
@@ -250,10 +255,12 @@ def _rates(value: Any) -> tuple[float, ...]:
 def _seeds(value: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     value = _mapping("seeds", value, ("grid", "best"), ("grid",))
     for key, seeds in value.items():
-        if not isinstance(seeds, list) or not seeds or len({*seeds}) < len(seeds):
+        if not isinstance(seeds, list) or not seeds:
             raise ValueError(f"seeds.{key}: expected a list of integers of at least 0, each once, got {seeds!r:.80}")
         if any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in seeds):
             raise ValueError(f"seeds.{key}: expected integers of at least 0, got {seeds!r:.80}")
+        if len({*seeds}) < len(seeds):
+            raise ValueError(f"seeds.{key}: expected integers of at least 0, each once, got {seeds!r:.80}")
     return tuple(value["grid"]), tuple(value.get("best", value["grid"]))
 
 

@@ -10,11 +10,12 @@ or a list of such, one after the other.
 
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from seqmix._bounded import read_text
-from seqmix.leaderboard.sweep.plan import Run, plan_run
+from seqmix.leaderboard.sweep.plan import Run, check_count, plan_run
 from seqmix.training.config.files import FOLDER, parse_value, shipped
 
 __all__ = ["find_grid", "grid_runs", "list_grids"]
@@ -48,14 +49,16 @@ def grid_runs(path: Path) -> list[Run]:
     """
     content = parse_value(read_text(path))
     try:
-        parts = [_part(part, path.parent) for part in (content if isinstance(content, list) else [content])]
-        runs = [run for part in parts for run in part]
+        parts = [_checked(part) for part in (content if isinstance(content, list) else [content])]
+        check_count("grid x seeds", sum(len(seeds) * math.prod(map(len, grid.values())) for _, _, grid, seeds in parts))
+        runs = [run for part in parts for run in _runs(*part, path.parent)]
     except ValueError as error:
         raise ValueError(f"grid {path}: {error}") from None
     return list({run.id: run for run in runs}.values())
 
 
-def _part(part: Any, folder: Path) -> list[Run]:
+def _checked(part: Any) -> tuple[str, dict[str, Any], dict[str, list[Any]], list[Any]]:
+    """Config, changes to it, values of settings, seeds."""
     if not isinstance(part, dict) or not {"config", "grid"} <= part.keys() <= {*_KEYS}:
         raise ValueError(f"expected parts with config, grid and if need be set and seeds, got {part!r:.120}")
     changes, grid, seeds = part.get("set") or {}, part["grid"], part.get("seeds", [0])
@@ -66,8 +69,14 @@ def _part(part: Any, folder: Path) -> list[Run]:
     for key, values in {**grid, "seeds": seeds}.items():
         if not isinstance(values, list) or not values:
             raise ValueError(f"{key}: expected a list of values, got {values!r:.80}")
-    beside = folder / f"{part['config']}.yaml"
-    config = str(beside) if beside.is_file() else str(part["config"])
+    return str(part["config"]), changes, grid, seeds
+
+
+def _runs(
+    config: str, changes: dict[str, Any], grid: dict[str, list[Any]], seeds: list[Any], folder: Path
+) -> list[Run]:
+    beside = folder / f"{config}.yaml"
+    config = str(beside) if beside.is_file() else config
     fixed = [_change(key, value) for key, value in changes.items()]
     # The last setting changes fastest.
     combinations = [[*fixed, *map(_change, grid, values)] for values in itertools.product(*grid.values())]

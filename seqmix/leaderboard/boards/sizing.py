@@ -25,6 +25,7 @@ from seqmix.leaderboard.cost.flops import flops_per_token, mean_iterations
 from seqmix.leaderboard.cost.footprint import state_size
 from seqmix.mixers.registry import get_mixer
 from seqmix.models import SequenceModel
+from seqmix.models._weights import ShapesAlone
 from seqmix.training.module import SequenceLearner
 
 __all__ = ["BUDGETS", "Budget", "Size", "TaskShape", "solve"]
@@ -68,7 +69,8 @@ class TaskShape:
     def build(self, mixer: Mapping[str, Any], d_model: int, device: str = "meta") -> SequenceModel:
         """The model."""
         arguments = {**self.model, "d_model": d_model}
-        return SequenceModel(dict(mixer), vocab_size=self.vocab_size, device=device, **arguments)
+        with ShapesAlone():
+            return SequenceModel(dict(mixer), vocab_size=self.vocab_size, device=device, **arguments)
 
 
 @dataclass(frozen=True)

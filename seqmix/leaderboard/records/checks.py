@@ -10,7 +10,7 @@ from seqmix import _measures
 from seqmix._markdown import printable
 from seqmix.leaderboard.records.schema import FIELDS, NEVER_NULL, SCHEMA_VERSION, TOP, Record
 
-__all__ = ["problems_of"]
+__all__ = ["problems_of", "unwritable"]
 
 _INT, _NUMBER = (int,), (int, float)
 _LARGEST = 2**63 - 1
@@ -35,19 +35,19 @@ def problems_of(record: Any, *, older: bool = False) -> list[str]:
             continue
         known = NEVER_NULL.get(section, set()) if failed else None
         found += _check_fields(f"{section}.", values, FIELDS[version][section], known)
-    return found or _check_written(record) or _check_values(record, failed)
+    return found or unwritable("", record) or _check_values(record, failed)
 
 
-def _check_written(record: Record) -> list[str]:
-    """Text that no file can hold, and numbers beyond 64 bits, wherever they stand."""
-    text = json.dumps(record, ensure_ascii=False)
+def unwritable(path: str, value: Any) -> list[str]:
+    """Text that no file can hold, and numbers beyond 64 bits, wherever they stand; `path` is that of `value`."""
     try:
+        text = json.dumps(value, ensure_ascii=False)
         text.encode()
         if not _LONG.search(text):
             return []
-    except UnicodeEncodeError:
+    except ValueError:  # half of a character, or thousands of digits
         pass
-    return list(_unwritten("", record))
+    return list(_unwritten(path, value))
 
 
 def _unwritten(path: str, value: Any) -> Iterator[str]:

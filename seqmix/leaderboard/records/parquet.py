@@ -13,10 +13,12 @@ from typing import Any
 from seqmix._extras import require
 from seqmix._files import write_whole
 from seqmix.leaderboard.records.checks import problems_of
-from seqmix.leaderboard.records.schema import FIELDS, SCHEMA_VERSION, TOP, Record
+from seqmix.leaderboard.records.schema import FIELDS, MAX_BYTES, SCHEMA_VERSION, TOP, Record
 
 __all__ = ["read_parquet", "write_parquet"]
 
+_ROWS = 64  # that are taken apart before anybody knows how large they are
+_MOST = 1 << 30  # bytes of all rows
 _COLUMNS = {(name,): types for name, types in TOP.items()} | {
     (section, name): types for section, fields in FIELDS[SCHEMA_VERSION].items() for name, types in fields.items()
 }
@@ -49,8 +51,8 @@ def read_parquet(path: str | Path) -> list[Record]:
     pa, parquet = _arrow()
     names = {".".join(where): (where, types) for where, types in _COLUMNS.items()}
     try:
-        table = parquet.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        table = _table(pa, parquet, path)
+    except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: expected a Parquet file, cannot read it: {error}") from None
     missing = [name for name in names if name not in table.column_names]
     if missing:
@@ -68,6 +70,18 @@ def read_parquet(path: str | Path) -> list[Record]:
     if problems:
         raise ValueError("expected a record in each row, got\n  " + "\n  ".join(problems[:20]))
     return records
+
+
+def _table(pa: Any, parquet: Any, path: str | Path) -> Any:
+    """The rows, some at a time: a file of a kilobyte may repeat one text a million times."""
+    file = parquet.ParquetFile(path)
+    parts, size = [], 0
+    for part in file.iter_batches(batch_size=_ROWS):
+        parts.append(part)
+        size += part.nbytes
+        if part.nbytes > _ROWS * MAX_BYTES or size > _MOST:
+            raise ValueError(f"{path}: expected rows of at most {MAX_BYTES} bytes, {_MOST} in all, got more")
+    return pa.Table.from_batches(parts, file.schema_arrow)
 
 
 def _arrow() -> tuple[Any, Any]:

@@ -2,16 +2,23 @@
 
 import hashlib
 import json
+import math
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seqmix.leaderboard.records.checks import unwritable
 from seqmix.leaderboard.records.schema import plain
 from seqmix.training.config.files import load_config, parse_value, set_by_path
 
-__all__ = ["Run", "checked_run", "plan_run", "plan_runs", "plan_settings"]
+__all__ = ["Run", "check_count", "checked_run", "plan_run", "plan_runs", "plan_settings"]
+
+
+_LEAST_0 = ("lr", "weight_decay", "warmup", "")
+_MOST_RUNS = 100_000  # tables of more records take minutes
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,12 @@ class Run:
         return ", ".join([what, *(f"learning rate {rate}" for rate in rates[-1:]), f"seed {self.seed}"])
 
 
+def check_count(where: str, *factors: int) -> None:
+    """`ValueError` for more runs than a sweep is for, from how many there are of each thing, before any is planned."""
+    if (count := math.prod(factors)) > _MOST_RUNS:
+        raise ValueError(f"{where}: expected at most {_MOST_RUNS:,} runs, got {count:,}")
+
+
 def plan_run(
     config: str,
     overrides: Sequence[str],
@@ -81,8 +94,8 @@ def plan_run(
     Raises:
         ValueError: an unknown config (with the nearest names), an override that is not KEY=VALUE, a negative seed.
     """
-    if seed < 0:
-        raise ValueError(f"--seeds: expected integers of at least 0, got {seed}")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"--seeds: expected integers of at least 0, got {seed!r:.80}")
     settings = load_config(config)
     place = {"board": board, "entry": entry, "column": column}
     for text in overrides:
@@ -103,14 +116,35 @@ def plan_settings(
     entry: str | None = None,
     column: str | None = None,
 ) -> Run:
-    """The run of `settings`, which the file `config` with the overrides has."""
-    settings = plain(set_by_path(settings, "seed_everything", seed))
+    """The run of `settings`, which the file `config` with the overrides has.
+
+    Raises:
+        ValueError: what no record can hold, so that the run would be made for nothing.
+    """
+    settings = set_by_path(settings, "seed_everything", seed)
+    _check_recorded(Path(config).name, settings, overrides)
+    settings = plain(settings)
     content = {"config": Path(config).stem, "settings": settings, "seed": seed}
     if board is not None:
         # A record has one place: what stands in two cells is two runs.
         content |= {"board": board, "entry": entry, "column": column}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return Run(config, tuple(overrides), seed, settings, digest[:16], board, entry, column)
+
+
+def _check_recorded(config: str, settings: dict[str, Any], overrides: Sequence[str]) -> None:
+    wrong = unwritable("", settings) or unwritable("overrides", [config, *overrides])
+    trainer = settings.get("trainer")
+    numbers = {name: settings.get(name) for name in ("optimizer", "schedule")}
+    numbers["trainer.gradient_clip_val"] = trainer.get("gradient_clip_val") if isinstance(trainer, dict) else None
+    for name, entry in numbers.items():
+        for key, value in entry.items() if isinstance(entry, dict) else [("", entry)]:
+            least = 0.0 if key in _LEAST_0 else -sys.float_info.max
+            if isinstance(value, int | float) and not least <= value < math.inf:
+                expected = f"a finite number{' of at least 0' if key in _LEAST_0 else ''}"
+                wrong.append(f"{'.'.join(filter(None, (name, key)))}: expected {expected}, got {value!r}")
+    if wrong:
+        raise ValueError(f"config {config}: {wrong[0]}, which no record of a run can hold")
 
 
 def checked_run(run: Run) -> Run:
@@ -130,6 +164,7 @@ def plan_runs(
     Raises:
         ValueError: see `plan_run`; also two files with one name, or a learning rate that is not positive.
     """
+    check_count("CONFIG x --lr x --seeds", len(configs), len(rates or [0]), len(seeds))
     names: dict[str, str] = {}
     for config in dict.fromkeys(configs):
         other = names.setdefault(Path(config).stem, config)

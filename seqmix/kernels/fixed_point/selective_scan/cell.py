@@ -9,11 +9,13 @@ Newton steps and adjoints are solves with I - B K, of size r for a mixing of ran
 Letters: D channels (d_inner), N states of each, R rows of W.
 """
 
+from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seqmix.kernels.checks import has_values
@@ -111,7 +113,11 @@ class Cell:
         spans = {part: slice(end - sizes[part], end) for part, end in zip(PARTS, ends, strict=True)}
         self.spans = [spans[part] for part in PARTS if part in hidden]
         self.recurrent = sum(sizes[part] for part in hidden)  # R
-        self.where = np.array([m for span in self.spans for m in range(span.start, span.stop)], np.int64)  # (R,)
+
+    @cached_property
+    def where(self) -> NDArray[np.int64]:
+        """The numbers (R,) of the rows of W among all M."""
+        return np.array([m for span in self.spans for m in range(span.start, span.stop)], np.int64)
 
     def gates(self, p: Tensor, weight: Tensor, y_prev: Tensor) -> Gates:
         """The gates for p (..., M), W (R, D) and y_{t-1} (..., D)."""
