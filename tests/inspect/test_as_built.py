@@ -1,7 +1,7 @@
 """A model that does something other than its classes say is refused by the name of the part."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -10,9 +10,11 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.nn.utils.parametrize import register_parametrization
 
-from seqmix import BDLRU, SequenceModel
+from seqmix import BDLRU, HLRU, SequenceModel
 from seqmix.inspect import certify, verify
+from seqmix.inspect.certificates.as_built import check_as_built
 from seqmix.inspect.certificates.network import Network
+from seqmix.mixers import TokenMixer
 from seqmix.tasks import WordProblemExamples
 from tests.inspect.test_certify import word_problem
 
@@ -143,6 +145,30 @@ def test_a_change_in_what_the_config_builds_is_refused() -> None:
 
     with pytest.raises(NotImplementedError, match=r"blocks\.0\.mixer\.mix is not as SequenceModel makes it"):
         Network.of(plain(build))
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "instead"),
+    [
+        (BDLRU, "mix", other),
+        (BDLRU, "logits", lambda self, x: -BDLRU.logits(self, x)),
+        (BDLRU, "gates", BDLRU.logits),
+        (BDLRU, "__call__", other),
+        (BDLRU, "d_model", property(other)),
+        (TokenMixer, "forward", HLRU.mix),
+        (SequenceModel, "features", wraps(SequenceModel.features)(other)),
+        (nn.Linear, "forward", other),
+        (nn.Module, "_call_impl", other),
+        (nn.LayerNorm, "__getattr__", other),
+    ],
+)
+def test_a_method_of_a_class_that_was_replaced_is_refused(kind: Any, method: str, instead: Any) -> None:
+    model = plain()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, method, instead, raising=False)
+        with pytest.raises(NotImplementedError, match=rf"^certify: {kind.__name__}\.{method} is not as"):
+            check_as_built(model)
+    check_as_built(model)
 
 
 @pytest.fixture

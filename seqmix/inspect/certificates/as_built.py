@@ -2,17 +2,26 @@
 
 Every module must be of exactly the class that builds it and hold exactly the attributes that its class gives it, with
 the same values: a hook, a method or a norm that was put in its place, a parametrization or an option that was set later
-is another attribute, value or class. Nothing here knows which of them would matter.
+is another attribute, value or class. Nothing here knows which of them would matter. A class has the methods that its
+own file gives it: what was put in the place of one, for all modules at once, is code of another file or another name.
 """
 
 import itertools
+import os
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from types import FunctionType
 from typing import Any, NoReturn
 
 import torch
 from torch.nn.modules import module as torch_module
 
+from seqmix._trust import OWN, beneath
 from seqmix.mixers.h_lru import HLRU
 from seqmix.models import SequenceModel
+from seqmix.models._weights import ShapesAlone
 
 __all__ = ["check_as_built", "rebuilt"]
 
@@ -26,9 +35,12 @@ _GLOBAL_HOOKS = (
 )
 
 
+_ROOTS = {name: f"{Path(sys.modules[name].__file__ or '').parent}{os.sep}" for name in (OWN, "torch")}
+
+
 def rebuilt(model: SequenceModel, **like: Any) -> SequenceModel:
     """A new model of the same shape, of the library's own layers whatever made those of `model`."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), ShapesAlone():
         return SequenceModel(**model.config | {"mixer": [_spec(mixer) for mixer in model.mixers]}, **like)
 
 
@@ -37,11 +49,47 @@ def check_as_built(model: SequenceModel) -> None:
     for name in _GLOBAL_HOOKS:
         if getattr(torch_module, name):
             raise NotImplementedError(f"certify: hooks on all modules are not treated, torch.nn has {name}")
+    for kind in {parent: None for part in model.modules() for parent in type(part).__mro__}:
+        _check_methods(kind)
     try:
         expected = rebuilt(model, device="meta")
     except (AttributeError, TypeError, ValueError) as error:
         raise NotImplementedError(f"certify: the model's own sizes do not build one: {error}") from None
     _compare("", model, expected)
+
+
+def _check_methods(kind: type) -> None:
+    """`NotImplementedError` for a method that the file of its class does not have, of classes of seqmix and torch."""
+    own = beneath(kind.__module__, OWN)
+    if not own and not beneath(kind.__module__, "torch"):
+        return
+    for name, value in vars(kind).items():
+        for function in _functions(value):
+            # A decorator of either library stands around what it decorates.
+            while hasattr(function, "__wrapped__") and _library(function) in (OWN, "torch"):
+                function = function.__wrapped__
+            code = function.__code__
+            if own and _library(function) == OWN:
+                right = code.co_qualname in (name, f"{kind.__qualname__}.{name}")
+            else:
+                right = code.co_filename == sys.modules[kind.__module__].__file__
+            if not right:
+                _refuse(f"{kind.__name__}.{name}", f"{code.co_qualname} of {code.co_filename}")
+
+
+def _functions(value: Any) -> Iterator[FunctionType]:
+    """Those that an attribute of a class calls."""
+    if isinstance(value, staticmethod | classmethod):
+        value = value.__func__
+    found = [value.fget, value.fset, value.fdel] if isinstance(value, property) else [value]
+    found = [value.func] if isinstance(value, cached_property) else found
+    yield from (function for function in found if isinstance(function, FunctionType))
+
+
+def _library(function: FunctionType) -> str | None:
+    """`seqmix` or `torch`, whichever a function's code lies in."""
+    path = function.__code__.co_filename
+    return next((name for name, root in _ROOTS.items() if path.startswith(root)), None)
 
 
 def _spec(mixer: Any) -> dict[str, Any]:
