@@ -24,6 +24,7 @@ Draw = Callable[[Any], None]
 
 # As on the pages: eight colours that colour-blind people tell apart, eight shapes.
 _COLOURS = ("#0067a8", "#c84e00", "#00805c", "#a8327f", "#6a5acd", "#8a6d00", "#1390b8", "#5a5f69")
+_KINDS = ("png", "svg")
 _MARKERS = "os^DvP*h"
 
 
@@ -64,10 +65,11 @@ def _save(stem: Path, draw: Draw, size: tuple[float, float]) -> list[Path]:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         draw(axes)
-        for kind in ("png", "svg"):
+        for kind in _KINDS:
             path, data = stem.with_name(f"{stem.name}.{kind}"), encode(figure, kind, dpi=160)
             write_whole(path, partial(_write, data))
             paths.append(path)
+            figure.set_layout_engine("none")  # everything has its place, which takes as long to find as to draw
     return paths
 
 

@@ -61,6 +61,11 @@ def missing_of(board: BoardSummary, hrefs: Hrefs, plan: Board | None, column: st
         "Best rate at an end of the grid": _ends(cells, hrefs),
         "Diverged": _broken(cells, hrefs, "diverged"),
         "Failed": _broken(cells, hrefs, "failed"),
+        "Never validated, counted as the worst where the rate was chosen": [
+            Line(_name(cell), plural(cell.unvalidated, "run"), hrefs[cell.entry, cell.column])
+            for cell in cells
+            if cell.unvalidated
+        ],
         "Several configs in one cell": [
             Line(_name(cell), f"{cell.variants} configs", hrefs[cell.entry, cell.column])
             for cell in cells

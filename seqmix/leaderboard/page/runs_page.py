@@ -57,6 +57,9 @@ def cell_page(view: CellView, shared: Shared) -> CellPage:
     commits = list(dict.fromkeys(words.commit_of(run) for run in cell.runs))
     notes = [f"{bad.count(kind)} of {words.plural(len(cell.runs), 'run')} {kind}." for kind in ("diverged", "failed")]
     notes = [note for note in notes if not note.startswith("0 ")]
+    if cell.unvalidated:
+        told = words.plural(cell.unvalidated, "run")
+        notes.append(f"Never validated, and counted as the worst where the rate was chosen: {told}.")
     if cell.variants > 1:
         notes.append(f"The runs have {cell.variants} configs that differ in more than rate and seed.")
     ok = [run for run in cell.runs if run["status"] == "ok"]

@@ -23,9 +23,6 @@ __all__ = ["aggregate"]
 def aggregate(records: Iterable[Record]) -> list[BoardSummary]:
     """Boards in the order of the records; of a run that was tried again the last attempt counts.
 
-    Raises:
-        ValueError: a cell with several learning rates and a run that was never validated.
-
     Example:
         >>> from seqmix.leaderboard import aggregate, read_runs
         >>> boards = aggregate(read_runs("docs/results/a5.jsonl"))  # doctest: +SKIP

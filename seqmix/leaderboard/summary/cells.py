@@ -15,6 +15,7 @@ from seqmix.leaderboard.summary.statistics import (
     comparable,
     learning_rate,
     normalised,
+    unvalidated,
     validation_point,
     wilson_interval,
 )
@@ -35,11 +36,7 @@ _Lengths = Sequence[tuple[int, float, tuple[float, ...]]]
 
 
 def cell_of(entry: str, column: ColumnSummary, runs: list[Record]) -> CellSummary:
-    """The summary of these runs.
-
-    Raises:
-        ValueError: several learning rates, and a run that was never validated.
-    """
+    """The summary of these runs."""
     by_rate: dict[float, list[Record]] = {}
     for run in runs:
         by_rate.setdefault(learning_rate(run), []).append(run)
@@ -96,6 +93,7 @@ def cell_of(entry: str, column: ColumnSummary, runs: list[Record]) -> CellSummar
         state=(size.get("state_size") or {}).get(column.home),
         state_bytes=(size.get("state_bytes") or {}).get(column.home),
         flops_per_token=size.get("flops_per_token"),
+        unvalidated=unvalidated(by_rate),
         variants=len({without_rate_and_seed(run["identity"]["settings"]) for run in runs}),
         seconds=_median_cost(chosen, "train_seconds"),
         cpu_seconds=_median_cost(chosen, "cpu_seconds"),

@@ -27,6 +27,7 @@ __all__ = [
     "normalised",
     "solved",
     "spread",
+    "unvalidated",
     "validation_point",
     "wilson_interval",
 ]
@@ -220,10 +221,8 @@ def best_learning_rate(rates: dict[float, list[Record]]) -> float:
     """The rate with the best median of validation accuracy over the seeds that all have; test data is not looked at.
 
     Of text it is the smallest median of bits per byte. Ties go to the smaller median of the last validation loss, then
-    to the smaller rate.
-
-    Raises:
-        ValueError: there are several rates, and a run that was never validated.
+    to the smaller rate. A run that was never validated counts as the worst there is, as one that diverged does; what
+    shows the choice has to say so, see `unvalidated`.
     """
     if len(rates) == 1:
         return next(iter(rates))
@@ -250,6 +249,12 @@ def comparable(rates: dict[float, list[Record]]) -> dict[float, list[Record]]:
     return {rate: [run for run in runs if run["identity"]["seed"] in common] for rate, runs in rates.items()}
 
 
+def unvalidated(rates: dict[float, list[Record]]) -> int:
+    """How many runs a choice among these rates had to count as the worst, since they were never validated."""
+    compared = comparable(rates).values() if len(rates) > 1 else ()
+    return sum(not broken(run) and validation_point(run) is None for runs in compared for run in runs)
+
+
 def is_text(record: Record) -> bool:
     """Whether its task is measured in bits per byte."""
     return of_text(record["result"]["metric"])
@@ -264,14 +269,9 @@ def bits_per_byte(record: Record, length: int | str) -> float | None:
 
 
 def _validation(record: Record, worst: float) -> tuple[float, float]:
-    if broken(record):
-        return worst, math.inf
     point = validation_point(record)
-    if point is None:
-        raise ValueError(
-            f"run {record['id']} ({record['identity']['config']}) was never validated, so that no learning rate can be "
-            "chosen; set trainer.val_check_interval to at most the number of steps"
-        )
+    if broken(record) or point is None:
+        return worst, math.inf
     loss, best = point["loss"], point["bpb" if is_text(record) else "accuracy"]
     assert best is not None  # only in a run that diverged
     return float(-best if is_text(record) else best), math.inf if loss is None else float(loss)

@@ -77,6 +77,7 @@ class CellSummary:
         params, params_total: parameters as budgets count them (`sizes.counted_parameters`), and all of them.
         state, state_bytes, flops_per_token: of the model, numbers and bytes at home.
         seconds, cpu_seconds, tokens_per_second, decode_ms: medians over the seeds; None where unknown.
+        unvalidated: runs that the choice of the rate had to count as the worst: they were never validated.
         variants: how many different configs its runs have, learning rate and seed aside; more than 1 is a warning.
         rank, tied: within the column, see `seqmix.leaderboard.summary.ranking.ranks`; None of what learned nothing.
     """
@@ -115,6 +116,7 @@ class CellSummary:
     cpu_seconds: float | None
     tokens_per_second: float | None
     decode_ms: float | None
+    unvalidated: int
     variants: int
     rank: int | None = None
     tied: bool = False

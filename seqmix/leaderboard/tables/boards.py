@@ -6,7 +6,7 @@ from seqmix._markdown import escaped, markdown_table
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.summary.aggregate import aggregate
 from seqmix.leaderboard.summary.summaries import SOLVED, BoardSummary, CellSummary, EntrySummary
-from seqmix.leaderboard.tables.runs import circumstances, in_accuracy, in_digits
+from seqmix.leaderboard.tables.runs import circumstances, in_accuracy, in_digits, not_validated
 
 __all__ = ["board_table"]
 
@@ -23,6 +23,7 @@ def _table(board: BoardSummary) -> str:
     header = ["rank", "entry", "mean score", *(column.name for column in board.columns)]
     rows = [[*_head(entry), *_cells(board, entry)] for entry in board.entries]
     text = any(column.text for column in board.columns)
+    cells = board.cells.values()
     title = [f"**{escaped(board.name)}**"] if board.name else []
     legend = (
         "Cells: median over the seeds on test data at the training length, at the learning rate that is best on "
@@ -31,7 +32,8 @@ def _table(board: BoardSummary) -> str:
         + ("; text in bits per byte, less is better" if text else "")
         + ". In brackets, the median over the grid of learning rates. Mean score: normalised so that guessing is 0, "
         "with its 95 % bootstrap interval; entries whose intervals overlap with that of the first of their rank share "
-        f"it (=), and one that lacks a task has none. {circumstances(board.runs)}"
+        f"it (=), and one that lacks a task has none. {not_validated(sum(cell.unvalidated for cell in cells))}"
+        f"{circumstances(board.runs)}"
     )
     return "\n\n".join([*title, markdown_table(header, rows, left=2), legend])
 

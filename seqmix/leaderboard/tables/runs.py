@@ -21,6 +21,7 @@ from seqmix.leaderboard.summary.statistics import (
     learning_rate,
     solved,
     spread,
+    unvalidated,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "group_runs",
     "in_accuracy",
     "in_digits",
+    "not_validated",
     "seeds_table",
     "summary_table",
 ]
@@ -128,7 +130,9 @@ def summary_table(groups: Sequence[Group], criteria: Sequence[Criterion], length
     table = markdown_table([*header, "training, s", "parameters"], rows, left=2)
     return (
         f"{table}\n\nSolved: {_criteria(criteria)}, runs at the best learning rate, with Wilson 95 % intervals. The "
-        f"learning rate is chosen by the median validation accuracy at training length. {LEGEND if asked else ''}"
+        f"learning rate is chosen by the median validation accuracy at training length. "
+        f"{not_validated(sum(unvalidated(group.rates) for group in groups))}"
+        f"{LEGEND if asked else ''}"
         f"{_measure(chosen)} at each length of the test data: median over the seeds (range). {_legend(columns)}"
         f"{circumstances(chosen)}"
     )
@@ -258,6 +262,12 @@ def _solved_line(runs: Sequence[Record], criteria: Sequence[Criterion]) -> str:
         f"Solved, {_criteria(criteria)}: {count} of {len(runs)} seeds (Wilson 95 % interval {low:.2f} to {high:.2f}). "
         + circumstances(runs)
     )
+
+
+def not_validated(count: int) -> str:
+    """A sentence, where learning rates were chosen without the validation of so many runs; else nothing."""
+    what = "1 run was" if count == 1 else f"{count} runs were"
+    return f"{what} never validated and counted as the worst in that choice. " if count else ""
 
 
 def circumstances(runs: Sequence[Record]) -> Markup:

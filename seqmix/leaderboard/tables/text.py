@@ -9,7 +9,7 @@ import numpy as np
 
 from seqmix._markdown import escaped, markdown_table
 from seqmix.leaderboard.records.schema import Record
-from seqmix.leaderboard.summary.statistics import best_learning_rate, bits_per_byte
+from seqmix.leaderboard.summary.statistics import best_learning_rate, bits_per_byte, unvalidated
 from seqmix.leaderboard.tables.runs import (
     Group,
     circumstances,
@@ -19,6 +19,7 @@ from seqmix.leaderboard.tables.runs import (
     in_digits,
     in_seconds,
     mixer_of,
+    not_validated,
 )
 
 __all__ = ["text_table"]
@@ -50,7 +51,8 @@ def text_table(groups: Sequence[Group], criteria: Sequence[Any], lengths: Sequen
     return (
         f"{text}\n\nBits per byte and perplexity (of tokens) on test documents, each token predicted from at most so "
         "many of its own document: median over the seeds (range). The learning rate is chosen by the median validation "
-        f"bits per byte. {_data(chosen)} {circumstances(chosen)}"
+        f"bits per byte. {not_validated(sum(unvalidated(group.rates) for group in groups))}"
+        f"{_data(chosen)} {circumstances(chosen)}"
     )
 
 

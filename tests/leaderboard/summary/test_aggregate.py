@@ -300,12 +300,12 @@ def test_steps_and_costs_are_medians_at_the_chosen_rate() -> None:
     assert (cell.seconds, cell.cpu_seconds, cell.decode_ms, cell.state_bytes) == (61.0, 61.0, None, 320)
 
 
-def test_a_rate_cannot_be_chosen_without_validation() -> None:
-    first, second = run(lr=1e-3), run(lr=1e-2)
+def test_a_rate_is_not_chosen_without_validation() -> None:
+    first, second = run(lr=1e-3, validation=0.1), run(lr=1e-2)
     second["result"] |= {"curve": [], "validation": None}
-    with pytest.raises(ValueError, match=r"was never validated"):
-        aggregate([first, second])
-    assert cell_of(second).median == 1.0
+    cell = cell_of(first, second)
+    assert (cell.best, cell.unvalidated, cell.rates[1].validation) == (1e-3, 1, None)
+    assert cell_of(second).unvalidated == 0 and cell_of(second).median == 1.0
 
 
 def test_many_records_take_little_time() -> None:

@@ -13,6 +13,7 @@ from seqmix.leaderboard.summary.statistics import (
     comparable,
     solved,
     spread,
+    unvalidated,
     wilson_interval,
 )
 from tests.leaderboard.example_records import make_record
@@ -115,5 +116,7 @@ def test_learning_rate_is_chosen_on_validation() -> None:
     apart = {1e-3: runs(1e-3, 0.6), 2e-3: runs(2e-3, 0.9, 0.1)[1:]}
     assert comparable(apart) == apart and best_learning_rate(apart) == 1e-3
     rates[1e-3][0]["result"] |= {"curve": [], "validation": None}
-    with pytest.raises(ValueError, match="was never validated, so that no learning rate can be chosen"):
-        best_learning_rate(rates)
+    assert best_learning_rate(rates) == 8e-3 and unvalidated(rates) == 1
+    # The worst there is: nobody is chosen for what was not looked at.
+    assert best_learning_rate({1e-3: rates[1e-3][:1], 2e-3: runs(2e-3, 0.1)}) == 2e-3
+    assert unvalidated({1e-3: rates[1e-3]}) == 0, "a single rate is not chosen"
