@@ -12,6 +12,7 @@ pytest.importorskip("transformers")
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from seqmix.hf import SeqmixCache, SeqmixConfig, SeqmixForCausalLM, SeqmixForSequenceClassification
+from seqmix.inspect.certificates.as_built import check_as_built
 from seqmix.mixers import list_mixers
 from seqmix.models import SequenceModel
 
@@ -167,6 +168,11 @@ def wrong() -> Iterator[Any]:
 def test_what_does_not_fit_is_named(kind: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kind(SeqmixConfig(vocab_size=17, d_model=16, **arguments))
+
+
+def test_models_can_be_certified_where_transformers_has_made_one() -> None:
+    language_model()  # puts a method on torch's Module
+    check_as_built(SequenceModel("bd-lru", vocab_size=3, d_model=8, mlp_ratio=0))
 
 
 def test_a_mask_of_another_shape_is_named() -> None:

@@ -34,6 +34,8 @@ _GLOBAL_HOOKS = (
     "_global_backward_hooks",
 )
 
+# transformers puts it on torch's Module when it makes a model; nothing of torch or seqmix calls it.
+_ADDED = ("smart_apply",)
 
 _ROOTS = {name: f"{Path(sys.modules[name].__file__ or '').parent}{os.sep}" for name in (OWN, "torch")}
 
@@ -64,6 +66,8 @@ def _check_methods(kind: type) -> None:
     if not own and not beneath(kind.__module__, "torch"):
         return
     for name, value in vars(kind).items():
+        if name in _ADDED and not own:
+            continue
         for function in _functions(value):
             # A decorator of either library stands around what it decorates.
             while hasattr(function, "__wrapped__") and _library(function) in (OWN, "torch"):
