@@ -1,5 +1,6 @@
 """One thing of a list, explained: what it takes, with defaults and meanings, its source, a line that uses it."""
 
+import itertools
 import re
 import shutil
 import textwrap
@@ -116,7 +117,7 @@ def asked_help(options: Sequence[str]) -> str | None:
     the names are. None where nothing of the kind is asked.
     """
     words = [word for option in options for word in option.split("=", 1)]
-    following = dict(zip(words, [*words[1:], "--"], strict=True))
+    following = dict(itertools.pairwise([*words, "--"]))
     asked = {f"--{prefix}{key}.help": key for key in (*_ENTRIES, *config_files.SECTIONS) for prefix in ("", "model.")}
     option = next((word for word in words if word in asked), None)
     if option is None:
