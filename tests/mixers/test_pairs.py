@@ -56,7 +56,7 @@ def test_one_decay_for_each_head_makes_kda_gated_deltanet():
 def test_presets_are_deltanet_with_options():
     torch.manual_seed(0)
     preset = create_mixer("deltaproduct", 16, dtype=torch.float64)
-    plain = DeltaNet(16, n_householder=2, eigenvalues="signed", output_gate=True, dtype=torch.float64)
+    plain = DeltaNet(16, n_householder=2, eigenvalues="signed", dtype=torch.float64)
     plain.load_state_dict(preset.state_dict())
     x = torch.randn(1, 5, 16, dtype=torch.float64)
     assert torch.equal(preset(x)[0], plain(x)[0])

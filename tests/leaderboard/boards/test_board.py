@@ -209,7 +209,7 @@ def test_sweep_that_is_cut_short_goes_on(fresh: BoardPlan, tmp_path: Path) -> No
         (("set: {", "sets: {"), "unknown key of tasks.parity: 'sets'; did you mean 'set'"),
         (("set: {", "set: {mixer.block_size: 2, "), "tasks.parity.set: mixer.block_size is what a board decides"),
         (("set: {", "set: {trainer: {max_steps: 4}, "), "expected dotted keys such as trainer.max_steps"),
-        (("grid: [0]", "grid: [0, 0]"), "seeds.grid: expected a list of integers"),
+        (("grid: [0]", "grid: [0, 0]"), "seeds.grid: expected integers of at least 0, each once"),
         (("best: [0, 1, 2]", "best: [-1]"), "seeds.best: expected integers of at least 0"),
         (("lstm: lstm", "lstm: 3"), "mixers.lstm: expected {name: bd-lru"),
         (("name: small", "name: [1"), "not YAML"),
