@@ -204,3 +204,10 @@ def test_what_classes_build_is_not_refused() -> None:
     model = plain()
     model.norm.register_full_backward_hook(other).remove()
     Network.of(model)
+
+
+def test_what_compiling_puts_on_modules_is_known() -> None:
+    from torch._dynamo.mutation_guard import install_generation_tagging_init
+
+    install_generation_tagging_init()
+    check_as_built(plain())

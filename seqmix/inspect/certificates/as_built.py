@@ -76,8 +76,8 @@ def _check_methods(kind: type) -> None:
             if own and _library(function) == OWN:
                 right = code.co_qualname in (name, f"{kind.__qualname__}.{name}")
             else:
-                # torch.compile wraps Module.__init__ to count modules.
-                counted = name == "__init__" and _library(function) == "torch"
+                # torch.compile wraps these two of Module to count modules.
+                counted = name in ("__init__", "__setstate__") and _library(function) == "torch"
                 right = counted or code.co_filename == sys.modules[kind.__module__].__file__
             if not right:
                 _refuse(f"{kind.__name__}.{name}", f"{code.co_qualname} of {code.co_filename}")
