@@ -18,17 +18,28 @@ class Schedule(torch.optim.lr_scheduler.LambdaLR):
     learning rate: a constant rate, or the stable phase of WSD.
     """
 
+    def __init__(self, optimizer: torch.optim.Optimizer, name: str, total_steps: int, **kwargs: Any) -> None:
+        self.name, self.total_steps = name, total_steps
+        super().__init__(optimizer, SCHEDULES[name](total_steps, **kwargs))
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         step = state_dict["last_epoch"]
         before = state_dict["_last_lr"]
         now = [rate * factor(step) for rate, factor in zip(state_dict["base_lrs"], self.lr_lambdas, strict=True)]
         if not all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-15) for a, b in zip(before, now, strict=True)):
+            was, would = f"{before[0]:.4g}{_of(state_dict)}", f"{now[0]:.4g}{_of(vars(self))}"
             raise ValueError(
-                f"schedule: a run continues with other total steps, or another schedule, only where both have the same "
-                f"learning rate, as in the stable phase of 'wsd'; at step {step} it was {before[0]:.4g} and would be "
-                f"{now[0]:.4g}"
+                "schedule: a run continues with other total steps, or another schedule, only where both have the same "
+                f"learning rate, as in the stable phase of 'wsd'; at step {step} it was {was} and would be {would}. "
+                "A run that was begun with --schedule wsd or constant can be made longer; without --ckpt_path a new "
+                f"one of {self.total_steps} steps begins"
             )
-        super().load_state_dict(state_dict)
+        super().load_state_dict(state_dict | {"name": self.name, "total_steps": self.total_steps})
+
+
+def _of(known: dict[str, Any]) -> str:
+    """What has the rate; older checkpoints do not say."""
+    return f" with {known['name']!r} over {known['total_steps']} steps" if "name" in known else ""
 
 
 def create_schedule(name: str, optimizer: torch.optim.Optimizer, total_steps: int, **kwargs: Any) -> Schedule:
@@ -60,4 +71,4 @@ def create_schedule(name: str, optimizer: torch.optim.Optimizer, total_steps: in
         raise ValueError(
             f"schedule: optimizer {owner} has no learning rate; without one the schedule is 'constant', without warmup"
         )
-    return Schedule(optimizer, SCHEDULES[name](total_steps, **kwargs))
+    return Schedule(optimizer, name, total_steps, **kwargs)
