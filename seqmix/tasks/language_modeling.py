@@ -13,18 +13,19 @@ from seqmix._extras import require
 from seqmix.tasks.documents import Document, corpus_documents, file_documents, find_files
 from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader, rank_of
 from seqmix.tasks.registry import register_task
+from seqmix.tasks.splits import SPLITS, as_written, split_documents
 from seqmix.tasks.text_batches import EncodedText, EvalText, Rows, Shuffled, StreamedText, TrainText
 from seqmix.tasks.tokenization import load_tokenizer
 
 require("lightning.pytorch", extra="train", owner="seqmix.tasks.language_modeling")
 from lightning.pytorch import LightningDataModule  # noqa: E402
 
-__all__ = ["LanguageModeling", "TextSet", "split_of"]
+__all__ = ["LanguageModeling", "TextSet"]
 
 _ENDLESS = 1 << 40
+_LARGER = "--data.validation_share 0.3 --data.test_share 0.3"
 _EVAL_TOKENS = 1 << 15
 _EVAL_LOGITS = 1 << 26  # numbers in the logits of one evaluation batch
-_SPLITS = ("train", "validation", "test")
 
 
 class TextSet(NamedTuple):
@@ -42,11 +43,13 @@ class TextSet(NamedTuple):
 class LanguageModeling(LightningDataModule):
     """The next token of real text: every document starts after an end-of-document token and ends with one.
 
-    Which split a document lies in follows from a hash of its text alone, so that equal texts lie in one, whatever
-    else there is. Batches are packed: tokens and targets (1, N), N = batch_size * train_length, with `cu_seqlens`. No
-    state crosses a document. In memory, documents are cut to pieces of at most `train_length` tokens, which come in a
-    new order in every pass. With `carry_state`, `batch_size` rows read whole documents, `train_length` tokens a step,
-    and the state goes on from step to step, its gradient does not (truncated backpropagation through time).
+    Which split a document lies in follows from a hash of its text alone, so that equal texts lie in one, whatever else
+    there is. A text that is the only document is cut in three instead, by bytes, without overlap: its beginning is for
+    training, what follows for validation and the end for test. Batches are packed: tokens and targets (1, N), N =
+    batch_size * train_length, with `cu_seqlens`. No state crosses a document. In memory, documents are cut to pieces
+    of at most `train_length` tokens, which come in a new order in every pass. With `carry_state`, `batch_size` rows
+    read whole documents, `train_length` tokens a step, and the state goes on from step to step, its gradient does not
+    (truncated backpropagation through time).
 
     Measured at each of `eval_lengths`: bits per byte, loss in nats * tokens / (bytes * ln 2) over all bytes of the
     split, each predicted once from at most so many tokens of its own document; and perplexity, of tokens.
@@ -56,7 +59,8 @@ class LanguageModeling(LightningDataModule):
             Python's standard library; or a set on the Hugging Face hub, `owner/name` or `owner/name:config`.
         files: files, folders or patterns to read instead: text, `.jsonl`, `.parquet`, the first two also `.gz`.
         field: column of the text in JSON lines, Parquet and on the hub.
-        separator: what stands between documents in a text file; None makes each file a document.
+        separator: what stands between documents in a text file, where `\\n` is a line break; None makes each file a
+            document.
         tokenizer: `bytes`, or a JSON file of the `tokenizers` library (`seqmix train-tokenizer` makes one).
         train_length: tokens of the longest training sequence, or of a step if the state is carried.
         batch_size: a batch has `batch_size * train_length` tokens, over all ranks.
@@ -135,14 +139,16 @@ class LanguageModeling(LightningDataModule):
 
     def documents(self, split: Literal["train", "validation", "test"] | None = None) -> Iterator[Document]:
         """The documents of a split, or all of them, read from their source again at each call."""
+        return (document for found, document in self._split_documents() if split in (None, found))
+
+    def _split_documents(self) -> Iterator[tuple[str, Document]]:
         own = self.hparams
         if self._paths is not None:
-            documents = file_documents(self._paths, own["field"], own["separator"])
+            separator = own["separator"]
+            documents = file_documents(self._paths, own["field"], None if separator is None else as_written(separator))
         else:
             documents = corpus_documents(own["corpus"], own["field"], streaming=own["streaming"])
-        for document in documents:
-            if split in (None, split_of(document, own["validation_share"], own["test_share"])):
-                yield document
+        return split_documents(documents, own["validation_share"], own["test_share"])
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the text, so that what is wrong with it is told before training starts."""
@@ -151,23 +157,24 @@ class LanguageModeling(LightningDataModule):
     @cached_property
     def _texts(self) -> dict[str, EncodedText]:
         # Documents of each split as tokens; of a stream the held-out ones only.
-        found: dict[str, list[Document]] = {split: [] for split in _SPLITS}
+        found: dict[str, list[Document]] = {split: [] for split in SPLITS}
         most, streaming = self.hparams["eval_documents"], self.hparams["streaming"]
         total, training = 0, False
-        for document in self.documents():
-            split = split_of(document, self.hparams["validation_share"], self.hparams["test_share"])
+        for split, document in self._split_documents():
             total, training = total + 1, training or split == "train"
             if not (streaming and split == "train") and not (split != "train" and len(found[split]) == most):
                 found[split].append(document)
-            if streaming and training and all(len(found[split]) == most for split in _SPLITS[1:]):
+            if streaming and training and all(len(found[split]) == most for split in SPLITS[1:]):
                 break
-        for split in _SPLITS:
+        for split in SPLITS:
             if not found[split] and not (split == "train" and training):
+                way = "--data.separator '\\n\\n'" if self._paths and not self.hparams["separator"] else _LARGER
                 raise ValueError(
                     f"LanguageModeling: expected documents in every split, got none for {split} from {total} of "
-                    f"{self.title}: more documents (a separator makes many of one file) or a larger share help"
+                    f"{self.title}: more documents (a separator makes many of one file) or a larger share help, such "
+                    f"as {way}"
                 )
-        self._digest = hashlib.sha256(b"".join(d.digest for split in _SPLITS for d in found[split])).hexdigest()[:16]
+        self._digest = hashlib.sha256(b"".join(d.digest for split in SPLITS for d in found[split])).hexdigest()[:16]
         encode = self.tokenizer.encode
         return {
             split: EncodedText.of([encode(document.text) for document in documents], self.tokenizer.eos)
@@ -282,9 +289,3 @@ class _Stream:
             document = next(self._documents)
         self._at += 1
         return document
-
-
-def split_of(document: Document, validation_share: float = 0.1, test_share: float = 0.1) -> str:
-    """`train`, `validation` or `test`, by a hash of the text."""
-    position = int.from_bytes(document.digest[:8], "big") / 2**64
-    return "test" if position < test_share else "validation" if position < test_share + validation_share else "train"

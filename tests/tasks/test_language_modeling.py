@@ -10,7 +10,8 @@ import torch
 
 from seqmix.tasks import create_task
 from seqmix.tasks.documents import Document
-from seqmix.tasks.language_modeling import LanguageModeling, split_of
+from seqmix.tasks.language_modeling import LanguageModeling
+from seqmix.tasks.splits import split_of
 
 TEXTS = [f"Document {n}: " + "word " * (n % 7) + chr(0xE4 + n % 3) for n in range(60)]
 
@@ -134,12 +135,29 @@ def test_bad_arguments(files: str, arguments: dict, message: str) -> None:
         task(**({"files": files} | arguments)).setup()
 
 
-def test_one_document_cannot_be_split(tmp_path: Path) -> None:
+def test_one_document_is_cut_in_three(tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
-    path.write_text("a\n\nb\n\n" * 9 + "\n\n".join(TEXTS))
-    with pytest.raises(ValueError, match=r"got none for train.*a separator makes many of one file"):
-        task(str(path), validation_share=0.4, test_share=0.5999999).setup()
-    task(str(path), separator="\n\n").setup()
+    path.write_text(text := "ä中😀." * 100, encoding="utf-8")
+    parts = {split: [d.text for d in task(str(path)).documents(split)] for split in ("train", "validation", "test")}
+    assert [len(part) for part in parts.values()] == [1, 1, 1] and "".join(part[0] for part in parts.values()) == text
+    sizes = [len(part[0].encode()) / len(text.encode()) for part in parts.values()]
+    assert sizes == pytest.approx([0.8, 0.1, 0.1], abs=0.005), "by bytes, at the end of a character"
+    (name,) = [document.name for document in task(str(path)).documents("train")]
+    assert name == f"{path}, bytes 0 to {len(parts['train'][0].encode())}"
+    assert task(str(path)).version() == task(str(path)).version()
+
+
+def test_separators_as_they_are_typed(tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text("\n\n".join(TEXTS))
+    typed, meant = (task(str(path), separator=text) for text in (r"\n\n", "\n\n"))
+    assert [d.text for d in typed.documents()] == [d.text for d in meant.documents()] and typed.version()
+    two = tmp_path / "two"
+    two.mkdir()
+    for name in "ab":
+        (two / f"{name}.txt").write_text(name)
+    with pytest.raises(ValueError, match=r"from 2 of .*two: .* such as --data\.separator '\\n\\n'$"):
+        task(str(two)).setup()
 
 
 def test_ranks(files: str) -> None:
