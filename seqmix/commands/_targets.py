@@ -1,5 +1,6 @@
 """What `seqmix inspect` looks at: a checkpoint, a config's model or a mixer, and sequences for it to work on."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ def find_target(what: str, options: Options) -> Target:
     """The target that a word on the command line means.
 
     A file is a checkpoint and a folder a run, whose last checkpoint is taken; a name is that of a mixer (also as
-    `module:Class`), or of a config, whose model has new weights then.
+    `module:Class`), or of a config: its newest run is taken, or, where there is none or something is to be changed, its
+    model with new weights, which is said.
 
     Raises:
         ValueError: nothing of that name, changes to a trained model, or sequences that are not to be had.
@@ -79,9 +81,9 @@ def find_target(what: str, options: Options) -> Target:
     path = Path(what)
     if path.is_file() and path.suffix not in (".yaml", ".yml", ".json"):
         return _trained(what, path, options)
-    if path.is_dir():
-        from seqmix.training.config.runs import find_checkpoint
+    from seqmix.training.config.runs import ROOT, find_checkpoint, newest_run
 
+    if path.is_dir():
         return _trained(what, find_checkpoint("last", None, what), options)
     if what in list_mixers() or ":" in what:
         return _mixer(what, options)
@@ -93,6 +95,11 @@ def find_target(what: str, options: Options) -> Target:
         if len(path.parts) > 1:
             raise ValueError(f"inspect: expected a checkpoint or a run's folder, got {what!r}") from None
         raise unknown_name("checkpoint, run, mixer or config", what, [*list_mixers(), *list_configs()]) from None
+    run = None if options.changes else newest_run(what)
+    if run is not None:
+        return _trained(str(run), find_checkpoint("last", None, str(run)), options)
+    if not options.changes:
+        print(f"seqmix inspect: {what} has no run under {ROOT}/: these are new weights", file=sys.stderr)
     return _config(what, options)
 
 

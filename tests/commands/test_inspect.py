@@ -1,6 +1,7 @@
 """`seqmix inspect`: what it draws is what the functions say, figures are the same each time, mistakes come first."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from seqmix.inspect.figures import draw_over_training, points_of
 from seqmix.inspect.records import SpectrumRecord
 from seqmix.mixers import LRU
 from seqmix.tasks import create_task
+from seqmix.training.config.files import load_config
+from seqmix.training.config.runs import checkpoint_named, find_checkpoint
 from seqmix.training.loading import load_model
 
 SMALL = ["--data.train_length", "8", "--model.d_model", "16", "--mixer.d_state", "6"]
@@ -50,6 +53,20 @@ def test_spectrum_of_a_run(run: Path, tmp_path: Path) -> None:
     inspect("spectrum", run / "checkpoints" / "last.ckpt", "--out", again)
     inspect("spectrum", run / "checkpoints" / "last.ckpt", "--out", tmp_path / "c.svg")
     assert again.read_bytes() == (tmp_path / "c.svg").read_bytes()
+
+
+def test_a_config_means_its_newest_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_target("s3", Options()).run is None
+    assert capsys.readouterr().err == "seqmix inspect: s3 has no run under runs/: these are new weights\n"
+    Path("runs").mkdir()
+    Path("runs/s3").symlink_to(run.parent)
+    assert find_target("s3", Options()).run == Path(os.path.relpath(run)) and not capsys.readouterr().err
+    assert find_target("s3", Options(changes=(("mixer.d_state", 8),))).run is None, "what is changed has new weights"
+    assert checkpoint_named("s3").samefile(find_checkpoint("s3", None, None)) and checkpoint_named(str(run)).is_file()
+    assert load_config(str(run))["data"]["name"] == "word-problem"
 
 
 def test_spectrum_over_training(run: Path, tmp_path: Path) -> None:

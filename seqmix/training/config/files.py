@@ -80,8 +80,13 @@ def shipped(folder: Path) -> dict[str, str]:
 
 
 def find_config(name: str) -> Path:
-    """The file of a config given by path or by the name of a shipped one; `ValueError` with the nearest names."""
+    """The file of a config given by path, by the folder of a run or by the name of a shipped one.
+
+    An unknown name is a `ValueError` with the nearest ones.
+    """
     path = Path(name)
+    if (path / "config.yaml").is_file():  # of a run
+        return path / "config.yaml"
     if path.suffix in (".yaml", ".yml", ".json"):
         if path.is_file():
             return path

@@ -1,10 +1,15 @@
-"""Folders of runs: `runs/CONFIG/NUMBER`, with config.yaml, checkpoints/, metrics, accuracy.csv and accuracy.png."""
+"""Folders of runs: `runs/CONFIG/NUMBER`, with config.yaml, checkpoints/, metrics, accuracy.csv and accuracy.png.
+
+A word means the same to every command. A file is a config if it ends as YAML or JSON does, else a checkpoint; a folder
+is a run, its last checkpoint or its config; `module:Class` is a class; any other word is a config that is shipped, or
+the newest run of one where trained weights are asked for.
+"""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["checkpoint_named", "find_checkpoint", "new_run", "run_of"]
+__all__ = ["checkpoint_named", "find_checkpoint", "new_run", "newest_run", "run_of"]
 
 ROOT = Path("runs")
 _VARIABLE = "SEQMIX_RUN_DIR"  # tells the other processes of a run on this machine where it writes
@@ -36,7 +41,7 @@ def is_main_process() -> bool:
 
 
 def find_checkpoint(which: str, name: str | None, run_dir: str | None, *, also: Sequence[str] = ()) -> Path:
-    """The checkpoint that `--ckpt_path` means: a path, or `last` or `best` of the newest run.
+    """The checkpoint that `--ckpt_path` means: `last` or `best` of the newest run, or what `checkpoint_named` takes.
 
     Looks in `run_dir` if given, else in the runs of the config `name`, else in all runs. A file called as one of `also`
     stands for the one that is missing in its run.
@@ -45,9 +50,9 @@ def find_checkpoint(which: str, name: str | None, run_dir: str | None, *, also: 
         ValueError: there is no such file.
     """
     if which not in ("last", "best"):
-        if not Path(which).exists():
+        if not Path(which).exists() and not newest_run(which):
             raise ValueError(f"ckpt_path: expected a checkpoint, 'last' or 'best', got {which!r}, which does not exist")
-        return Path(which)
+        return checkpoint_named(which)
     folder = Path(run_dir) if run_dir else ROOT / name if name else ROOT
     place = ("" if run_dir else "*/" if name else "*/*/") + "checkpoints"
     found = [path for file in (which, *also) for path in folder.glob(f"{place}/{file}.ckpt")]
@@ -62,6 +67,14 @@ def checkpoint_named(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     return find_checkpoint("last", None, name) if Path(name).is_dir() else find_checkpoint("last", name, None)
+
+
+def newest_run(name: str) -> Path | None:
+    """The newest run of a config under `runs/`, if there is one."""
+    try:
+        return run_of(find_checkpoint("last", name, None)) if Path(name).name == name else None
+    except ValueError:
+        return None
 
 
 def run_of(checkpoint: Path) -> Path | None:
