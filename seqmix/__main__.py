@@ -75,10 +75,10 @@ def _run(argv: list[str]) -> int:
         raise unknown_name("command", name, COMMANDS)
     command = COMMANDS[name]
     if command.needs:
-        from seqmix._extras import require
+        from seqmix._extras import installed
 
-        for module in command.needs:
-            require(module, extra="train", owner=f"seqmix {name}")
+        for package in command.needs:
+            installed(package, extra="train", owner=f"seqmix {name}")
     if command.module == "train":
         from seqmix.commands._sheets import asked_help
 

@@ -29,11 +29,14 @@ class Entry:
     source: str = ""
 
     @property
+    def path(self) -> str:
+        """What builds it, as `"module:attribute"`."""
+        return self.target if isinstance(self.target, str) else f"{self.target.__module__}:{self.target.__qualname__}"
+
+    @property
     def class_path(self) -> str:
-        """What builds it as Lightning's configs write it: `module.Class`."""
-        if isinstance(self.target, str):
-            return self.target.replace(":", ".")
-        return f"{self.target.__module__}.{self.target.__qualname__}"
+        """The same as Lightning's configs write it: `module.Class`."""
+        return self.path.replace(":", ".")
 
     def load(self) -> Callable[..., Any]:
         """What builds it, imported now."""

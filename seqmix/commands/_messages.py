@@ -17,7 +17,7 @@ from seqmix._signals import Interrupted, interruptible
 
 __all__ = ["exits", "silence", "tell", "torn_lines_told"]
 
-Main = Callable[[list[str]], int]
+Main = Callable[[Any], int]
 
 
 def exits(program: str = "seqmix") -> Callable[[Main], Main]:
@@ -29,7 +29,7 @@ def exits(program: str = "seqmix") -> Callable[[Main], Main]:
 
     def decorate(main: Main) -> Main:
         @functools.wraps(main)
-        def run(argv: list[str]) -> int:
+        def run(argv: Any) -> int:
             try:
                 try:
                     status = _told(main, argv, program)
@@ -54,7 +54,7 @@ def silence() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _told(main: Main, argv: list[str], program: str) -> int:
+def _told(main: Main, argv: Any, program: str) -> int:
     try:
         with interruptible():
             return main(argv)

@@ -7,50 +7,50 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from seqmix._constructors import Argument, read_constructor
+from seqmix._constructors import Argument
 from seqmix.training.config import files as config_files
+from seqmix.training.config.arguments import (
+    OF_MODEL,
+    Part,
+    data_part,
+    mixer_part,
+    optimizer_part,
+    schedule_part,
+    section_part,
+)
 
-__all__ = ["asked_help", "callback_sheet", "mixer_sheet", "optimizer_sheet", "schedule_sheet", "task_sheet"]
-
-_OF_MODEL = ("d_model", "device", "dtype")  # what a mixer has from the model around it
+__all__ = [
+    "argument_lines",
+    "asked_help",
+    "callback_sheet",
+    "mixer_sheet",
+    "optimizer_sheet",
+    "schedule_sheet",
+    "task_sheet",
+]
 
 
 def mixer_sheet(name: str) -> str:
     """A registered mixer, or `module:Class`."""
     from seqmix.mixers.registry import get_mixer
 
-    if ":" in name:
-        target, description, source = name, "", ""
-    else:
-        entry = get_mixer(name)
-        target, description, source = _target(entry.target), entry.description, entry.source
-    found = read_constructor(target)
-    arguments = [each for each in found.arguments if each.name not in _OF_MODEL]
+    part = mixer_part(name)
+    description, source = ("", "") if ":" in name else (get_mixer(name).description, get_mixer(name).source)
+    arguments = [each for each in part.found.arguments if each.name not in OF_MODEL]
     line = f"seqmix fit --config parity --mixer {name}{_option('mixer', arguments)}"
-    return _page(name, description or found.docstring, target, source, "mixer", arguments, [line])
+    return _page(name, description or part.found.docstring, part, source, arguments, [line])
 
 
 def task_sheet(name: str) -> str:
     """A registered task, with what all tasks take."""
-    from seqmix.tasks.loading import MEANING, Loading, merge
     from seqmix.tasks.registry import get_task
 
-    entry = get_task(name)
-    target = _target(entry.target)
-    found = read_constructor(target)
-    arguments = list(found.arguments)
-    if "Loading" in (found.rest or ""):
-        taken = {each.name for each in arguments} | set(found.attribute("withheld") or ())
-        values: dict[str, Any] = {**merge(Loading(), found.attribute("loading") or Loading())}
-        arguments += [
-            Argument(key, repr(values[key]) if key in values else None, None, meaning)
-            for key, meaning in MEANING.items()
-            if key not in taken
-        ]
+    entry, part = get_task(name), data_part(name)
+    arguments = part.arguments or part.found.arguments
     config = _config_of(name)
     lines = [f"seqmix fit --config {config}"] if config else []
     lines += [f"seqmix fit --data {name} --mixer bd-lru --trainer.max_steps 300{_option('data', arguments)}"]
-    return _page(name, entry.description, target, entry.source, "data", arguments, lines)
+    return _page(name, entry.description, part, entry.source, arguments, lines)
 
 
 def optimizer_sheet(name: str) -> str:
@@ -60,9 +60,8 @@ def optimizer_sheet(name: str) -> str:
     entry = get_optimizer(name)
     if entry.library == "none":
         return f"{name}: {entry.line}\n\nIt cannot be made by name: {entry.constructor}"
-    target = _target(entry.constructor)
-    found = read_constructor(target)
-    arguments = list(found.arguments[1:])
+    part = optimizer_part(name)
+    arguments = list(part.found.arguments[1:])
     if not arguments:  # its constructor is made when it is imported
         empty = {name for name, each in entry.arguments().items() if each.default is each.empty}
         arguments = [
@@ -80,30 +79,23 @@ def optimizer_sheet(name: str) -> str:
         arguments.append(Argument("base", "'adamw'", None, "the optimizer around which it stands, with its arguments."))
     rate = any(each.name == "lr" for each in arguments) or entry.takes == "optimizer"
     line = f"seqmix fit --config parity --optimizer {name}{' --optimizer.lr 1e-3' if rate else ''}"
-    return _page(name, entry.line, target, entry.source, "optimizer", arguments, [line])
+    return _page(name, entry.line, part, entry.source, arguments, [line])
 
 
 def schedule_sheet(name: str) -> str:
     """A schedule of the learning rate."""
-    from seqmix._suggest import unknown_name
-    from seqmix.optim.schedules import SCHEDULES
-
-    if name not in SCHEDULES:
-        raise unknown_name("schedule", name, SCHEDULES)
-    target = f"seqmix.optim.schedules:{name}"
-    found = read_constructor(target)
+    part = schedule_part(name)
     line = f"seqmix fit --config parity --schedule {name} --schedule.warmup 50"
-    return _page(name, found.docstring, target, "", "schedule", found.arguments[1:], [line])
+    return _page(name, part.found.docstring, part, "", part.arguments or (), [line])
 
 
 def callback_sheet(section: str) -> str:
     """A callback with a key of its own in configs."""
-    class_path, default = config_files.SECTIONS[section]
-    target = ":".join(class_path.rpartition(".")[::2])
-    found = read_constructor(target)
-    lines = [f"seqmix fit --config parity{_option(section, found.arguments) or f' --{section} {{}}'}"]
+    part, default = section_part(section), config_files.SECTIONS[section][1]
+    arguments = part.arguments or ()
+    lines = [f"seqmix fit --config parity{_option(section, arguments) or f' --{section} {{}}'}"]
     lines += [f"seqmix fit --config parity --{section} null      without it"] if default is not None else []
-    return _page(section, found.docstring, target, "", section, found.arguments, lines)
+    return _page(section, part.found.docstring, part, "", arguments, lines)
 
 
 _ENTRIES = {"mixer": mixer_sheet, "data": task_sheet, "optimizer": optimizer_sheet, "schedule": schedule_sheet}
@@ -135,10 +127,6 @@ def asked_help(options: Sequence[str]) -> str | None:
     return "\n\n".join(_ENTRIES[key](str(name)) for name in dict.fromkeys(names))
 
 
-def _target(what: Any) -> str:
-    return what if isinstance(what, str) else f"{what.__module__}:{what.__qualname__}"
-
-
 def _option(key: str, arguments: Sequence[Argument]) -> str:
     """The first argument that is a plain number, as an option."""
     for each in arguments:
@@ -154,15 +142,21 @@ def _config_of(task: str) -> str | None:
     return next((path.stem for path in files if path.stem == task or entry.search(path.read_text("utf-8"))), None)
 
 
-def _page(
-    name: str, text: str, target: str, source: str, key: str, arguments: Sequence[Argument], examples: list[str]
-) -> str:
-    module, _, attribute = target.partition(":")
+def _page(name: str, text: str, part: Part, source: str, arguments: Sequence[Argument], examples: list[str]) -> str:
+    key = part.path
+    module, _, attribute = part.target.partition(":")
     lines = [f"{name}: {' '.join(text.partition(chr(10) * 2)[0].split())}", "", f"made by   {module}.{attribute}"]
     papers = [re.sub(r"^(\d{4}\.\d{4,5})$", r"https://arxiv.org/abs/\1", each) for each in source.split(", ") if each]
     lines += [f"source    {', '.join(papers)}"] if papers else []
     entry = f"name: {name}, " if key in _ENTRIES else ""
     lines += ["", f"arguments, as {key}: {{{entry}ARGUMENT: VALUE}} in a config or --{key}.ARGUMENT VALUE:"]
+    lines += argument_lines(arguments)
+    return "\n".join([*lines, "", "example:", *(f"  {each}" for each in examples)])
+
+
+def argument_lines(arguments: Sequence[Argument]) -> list[str]:
+    """A line, or several, for each argument: name, default, meaning."""
+    lines: list[str] = []
     heads = [f"  {a.name}" + (f" = {a.default}" if a.default is not None else "   (must be given)") for a in arguments]
     indent = min(34, max(map(len, heads), default=0) + 2)
     width = max(60, min(120, shutil.get_terminal_size((110, 20)).columns))
@@ -175,4 +169,4 @@ def _page(
         lines += [f"{head:<{indent}}{body[0]}".rstrip(), *(" " * indent + line for line in body[1:])]
     if not arguments:
         lines.append("  none")
-    return "\n".join([*lines, "", "example:", *(f"  {each}" for each in examples)])
+    return lines

@@ -8,10 +8,10 @@ __all__ = ["COMMANDS", "Command"]
 class Command(NamedTuple):
     module: str  # of seqmix.commands
     text: str
-    needs: tuple[str, ...] = ()  # modules of the extra `train`, without which the command's own cannot be imported
+    needs: tuple[str, ...] = ()  # packages of the extra `train`, without which the command cannot run
 
 
-_TRAIN = ("lightning.pytorch", "jsonargparse", "yaml")
+_TRAIN = ("lightning", "jsonargparse", "yaml")
 COMMANDS = {
     "fit": Command("train", "train a model, then test it; --config a5 takes a shipped config by name", _TRAIN),
     "validate": Command("train", "measure a checkpoint on validation data", _TRAIN),

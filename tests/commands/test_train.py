@@ -140,7 +140,18 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("list", "--help") == 0 and "mixers" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         run("fit", "--help")
-    assert stop.value.code == 0 and "--gate_entropy" in capsys.readouterr().out
+    screen = capsys.readouterr().out
+    assert stop.value.code == 0 and "gate_entropy" in screen and screen.count("\n") <= 30
+    for part, line in {
+        "trainer": "  max_steps = -1 ",
+        "model": "  d_model = 128 ",
+        "data": "`seqmix list tasks`",
+        "mixer": "`seqmix list mixers`",
+        "callbacks": "--gate_entropy",
+    }.items():
+        with pytest.raises(SystemExit):
+            run("fit", "--help", part)
+        assert line in capsys.readouterr().out, part
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

@@ -29,8 +29,16 @@ from seqmix._extras import require
 from seqmix._files import write_text_whole
 from seqmix._suggest import unknown_name
 from seqmix.leaderboard.records.schema import Record
-from seqmix.leaderboard.sweep.outcome import FIT_OPTIONS, POOLS, Outcome, last_lines, left_in, record_of, repro_facts
-from seqmix.leaderboard.sweep.plan import Run, checked_run
+from seqmix.leaderboard.sweep.outcome import (
+    POOLS,
+    Outcome,
+    last_lines,
+    left_in,
+    record_of,
+    repro_facts,
+    settings_for,
+)
+from seqmix.leaderboard.sweep.plan import Run
 from seqmix.leaderboard.sweep.worker import die_with_parent
 
 __all__ = ["ClusterJobs", "execute"]
@@ -86,14 +94,13 @@ class ClusterJobs:
 
     def start(self, run: Run, attempt: int) -> "_ClusterJob":
         """Submit an attempt, or take over the job of a sweep that is gone."""
-        checked_run(run)
         folder = (self.folder / f"{run.id}-{attempt}").resolve()
         folder.mkdir(exist_ok=True)
         job = _ClusterJob(run, attempt, folder, self.threads)
         if not job.taken_over():
             # A sweep that is killed between these two lines has lost a job, which the lock keeps apart from the next.
             executor = self.executor(folder / "job")
-            submitted = executor.submit(execute, str(folder), run.options, self.threads)
+            submitted = executor.submit(execute, str(folder), run.name, settings_for(run), self.threads)
             about = {"cluster": executor.cluster, "id": submitted.job_id, "logs": str(submitted.paths.folder)}
             write_text_whole(folder / "job.json", json.dumps(about))
             job.submitted = submitted
@@ -167,8 +174,8 @@ class _ClusterJob:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def execute(folder: str, options: list[str], threads: int) -> None:
-    """What a job does: `seqmix fit` in a process of its own, and its outcome into the folder."""
+def execute(folder: str, name: str, settings: dict[str, Any], threads: int) -> None:
+    """What a job does: `seqmix fit` of these settings in a process of its own, and its outcome into the folder."""
     place = Path(folder)
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a job that its sweep has lost may be at it
@@ -176,7 +183,9 @@ def execute(folder: str, options: list[str], threads: int) -> None:
             return
         facts, began = repro_facts(), time.monotonic()
         environment = os.environ | dict.fromkeys(POOLS, str(threads))
-        command = [sys.executable, "-m", "seqmix", "fit", *options, *FIT_OPTIONS, f"--run_dir={place / 'run'}"]
+        config = place / f"{name}.json"
+        write_text_whole(config, json.dumps(settings))
+        command = [sys.executable, "-m", "seqmix", "fit", f"--config={config}", f"--run_dir={place / 'run'}"]
         with (
             (place / "stdout").open("wb") as out,
             (place / "stderr").open("wb") as err,

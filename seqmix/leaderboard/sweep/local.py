@@ -18,8 +18,16 @@ from typing import Any
 
 import seqmix
 from seqmix.leaderboard.records.schema import Record
-from seqmix.leaderboard.sweep.outcome import FIT_OPTIONS, POOLS, Outcome, last_lines, left_in, record_of, repro_facts
-from seqmix.leaderboard.sweep.plan import Run, checked_run
+from seqmix.leaderboard.sweep.outcome import (
+    POOLS,
+    Outcome,
+    last_lines,
+    left_in,
+    record_of,
+    repro_facts,
+    settings_for,
+)
+from seqmix.leaderboard.sweep.plan import Run
 
 __all__ = ["COMMAND", "LocalProcesses", "repro_facts"]
 
@@ -37,8 +45,8 @@ class _Server:
         self.status: dict[int, int | None] = {}  # of every run; None while it goes on
         self._rest = b""
 
-    def start(self, options: list[str], folder: Path, hold: tuple[str, str]) -> int:
-        """Fork a run; its number."""
+    def start(self, what: dict[str, Any], folder: Path, hold: tuple[str, str]) -> int:
+        """Fork a run; its number. `what` is what the worker's `fit` is told of it."""
         self._read()
         if self.process is None:
             self.facts = repro_facts()
@@ -55,7 +63,7 @@ class _Server:
             os.set_blocking(self.process.stdout.fileno(), False)
         number = len(self.status)
         self.status[number] = None
-        order = {"start": number, "options": options, "folder": str(folder), "hold": hold, "facts": self.facts}
+        order = {"start": number, "fit": what, "folder": str(folder), "hold": hold, "facts": self.facts}
         self._tell(order)
         return number
 
@@ -124,18 +132,17 @@ class LocalProcesses:
         threads: of each run.
         jobs: runs at a time, for the record.
         command: of the server.
-        options: of `seqmix fit`, which no record keeps.
+        trust: modules that a run imports before it reads its settings.
     """
 
     folder: Path
     threads: int = 1
     jobs: int = 1
     command: Sequence[str] = COMMAND
-    options: Sequence[str] = ()
+    trust: Sequence[str] = ()
 
     def start(self, run: Run, attempt: int) -> "_LocalJob":
         """Start an attempt, or find one that has ended but was not recorded."""
-        checked_run(run)
         place, name = self.place, f"{run.id}-{attempt}"
         job = _LocalJob(run, attempt, place / name, self.threads, self.jobs)
         for left in self.folder.glob(f"*/{name}"):  # of a sweep that is gone, since this one has claimed the run
@@ -145,8 +152,8 @@ class LocalProcesses:
             shutil.rmtree(left, ignore_errors=True)
         job.folder.mkdir()
         job.server = self.server
-        options = [*run.options, *self.options, *FIT_OPTIONS, f"--run_dir={job.folder / 'run'}"]
-        job.number = self.server.start(options, job.folder, (str(self.folder / "running"), run.id))
+        what = {"settings": settings_for(run), "name": run.name, "run": f"{job.folder / 'run'}", "trust": [*self.trust]}
+        job.number = self.server.start(what, job.folder, (str(self.folder / "running"), run.id))
         return job
 
     def clean(self, recorded: Iterable[tuple[str, int]]) -> None:

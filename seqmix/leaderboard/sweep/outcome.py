@@ -11,15 +11,11 @@ from typing import Any
 
 from seqmix.leaderboard.records.schema import SCHEMA_VERSION, Record, config_hash, empty_record
 from seqmix.leaderboard.sweep.plan import Run
+from seqmix.training.config.files import Config, merge
 
-__all__ = ["FIT_OPTIONS", "POOLS", "Outcome", "last_lines", "left_in", "record_of", "repro_facts"]
+__all__ = ["POOLS", "Outcome", "last_lines", "left_in", "record_of", "repro_facts", "settings_for"]
 
-# Options of `seqmix fit` that make it leave results instead of logs.
-FIT_OPTIONS = (
-    "--trainer.logger=false",
-    "--accuracy_table.figure=false",
-    "--trainer.callbacks+=seqmix.leaderboard.sweep.recorder.RunRecorder",
-)
+_RECORDER = {"class_path": "seqmix.leaderboard.sweep.recorder.RunRecorder"}
 # What thread pools read when a process starts.
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -43,6 +39,13 @@ class Outcome:
     results: dict[str, Any] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     how: str | None = None
+
+
+def settings_for(run: Run) -> Config:
+    """What `seqmix fit` is handed for a run: its settings, and that it leaves results instead of logs."""
+    quiet = merge(run.settings, {"trainer": {"logger": False}, "accuracy_table": {"figure": False}})
+    callbacks = [*(quiet["trainer"].get("callbacks") or []), _RECORDER]
+    return merge(quiet, {"trainer": {"callbacks": callbacks}})
 
 
 def left_in(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from seqmix.leaderboard.records.checks import unwritable
 from seqmix.leaderboard.records.schema import plain
 from seqmix.training.config.files import load_config, parse_value, set_by_path
 
-__all__ = ["Run", "check_count", "checked_run", "plan_run", "plan_runs", "plan_settings"]
+__all__ = ["Run", "check_count", "plan_run", "plan_runs", "plan_settings"]
 
 
 _LEAST_0 = ("lr", "weight_decay", "warmup", "")
@@ -56,14 +56,10 @@ class Run:
         return self.label or (self.name if self.board is None else f"{self.column} {self.entry}")
 
     @property
-    def options(self) -> list[str]:
-        """Options of `seqmix fit`."""
-        return ["--config", self.config, "--seed_everything", str(self.seed), *(f"--{text}" for text in self.overrides)]
-
-    @property
     def command(self) -> str:
         """The command line that runs it."""
-        return shlex.join(["seqmix", "fit", *self.options])
+        words = ["--config", self.config, "--seed_everything", str(self.seed)]
+        return shlex.join(["seqmix", "fit", *words, *(f"--{text}" for text in self.overrides)])
 
     def __str__(self) -> str:
         rates = [text.partition("=")[2] for text in self.overrides if text.startswith("optimizer.lr=")]
@@ -145,14 +141,6 @@ def _check_recorded(config: str, settings: dict[str, Any], overrides: Sequence[s
                 wrong.append(f"{'.'.join(filter(None, (name, key)))}: expected {expected}, got {value!r}")
     if wrong:
         raise ValueError(f"config {config}: {wrong[0]}, which no record of a run can hold")
-
-
-def checked_run(run: Run) -> Run:
-    """`run`, if its config is still what it was when it was planned; else a `ValueError`."""
-    place = {"board": run.board, "entry": run.entry, "column": run.column}
-    if plan_run(run.config, run.overrides, run.seed, **place).id != run.id:
-        raise ValueError(f"config {run.config}: it was changed during the sweep; start the sweep again")
-    return run
 
 
 def plan_runs(

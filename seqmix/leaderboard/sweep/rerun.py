@@ -82,10 +82,9 @@ def rerun(record: Record, *, trust: Collection[str] = ()) -> Record:
         ValueError: settings that are not those of its id, or that a record of somebody else must not have.
     """
     command = COMMAND if trust else (*COMMAND, ALONE)
-    options = [f"--trust={module}" for module in trust]
     with tempfile.TemporaryDirectory(prefix="seqmix-rerun-") as name:
         folder = Path(name)
-        runner = LocalProcesses(folder, record["cost"]["threads"] or 1, 1, command, options)
+        runner = LocalProcesses(folder, record["cost"]["threads"] or 1, 1, command, list(trust))
         with closing(runner):
             job = runner.start(planned(record, folder, trust=trust), record["attempt"])
             try:

@@ -1,6 +1,6 @@
 """The process that runs `seqmix fit` for a sweep: what starts it imports everything once, and it forks into each run.
 
-Lines of JSON come in, `{"start": n, "options": [...], "folder": path, "hold": [file, id], "facts": {...}}` and
+Lines of JSON come in, `{"start": n, "fit": {...}, "folder": path, "hold": [file, id], "facts": {...}}` and
 `{"stop": n}`, and go out, `{"ended": n, "status": s}` with the exit status, or minus the signal. The folder of a run
 then has `outcome.json`, should nobody live to read that line. When standard input closes, which it does however the
 sweep ends, the runs that go on are killed: nobody would record what came of them.
@@ -27,7 +27,7 @@ __all__ = ["ALONE", "die_with_parent", "serve"]
 
 ALONE = "--alone"  # runs import nothing from the folder that they are in
 
-Fit = Callable[[list[str]], int]  # the words of a `seqmix fit`, from `fit` on, to its exit status
+Fit = Callable[[dict[str, Any]], int]  # settings, name and folder of a run and what it trusts, to its exit status
 
 _POLL = 1.0  # seconds between looks at what has ended, should a signal be lost
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
@@ -128,7 +128,7 @@ def _become(order: dict[str, Any], server: int, fit: Fit) -> NoReturn:
             os.dup2(opened, descriptor)
             os.close(opened)
         hold(*order["hold"])
-        status = fit(["fit", *order["options"]])
+        status = fit(order["fit"])
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     except BaseException:

@@ -1,124 +1,89 @@
-"""Options of the command line: registry entries and configs are read here, the rest is left to Lightning's parser."""
+"""Options of the command line, read into one config: registry entries, sections and Lightning's own alike."""
 
-import importlib
-import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from lightning.pytorch.cli import LightningArgumentParser
+from seqmix.training.config.checks import KEYS, as_meant, check_option
+from seqmix.training.config.files import FOLDER, MODEL_ENTRIES, Config, load_config, merge, parse_value, set_by_path
 
-from seqmix._suggest import unknown_name
-from seqmix.tasks.registry import task_names
-from seqmix.training.config.files import (
-    MODEL_ENTRIES,
-    SECTIONS,
-    Config,
-    load_config,
-    merge,
-    parse_value,
-)
-
-__all__ = ["check_classes", "check_intervals", "check_keys", "read_options"]
+__all__ = ["Options", "read_options"]
 
 
-def read_options(
-    options: list[str], parser: LightningArgumentParser
-) -> tuple[Config, list[tuple[str, Any]], list[str], dict[str, Any]]:
-    """What options say: the configs named, changes to them by path, options left for Lightning's parser, and paths."""
-    config: Config = {}
-    changes: list[tuple[str, Any]] = []
-    rest: list[str] = []
-    paths: dict[str, Any] = {"config": [], "trust": [], "ckpt_path": None, "run_dir": None}
-    # The seed too: the task's stream follows it.
-    own = (*MODEL_ENTRIES, "data", "seed_everything", "pretrain", *SECTIONS)
-    position = 0
-    while position < len(options):
-        option = options[position]
-        position += 1
-        key, equals, value = option.partition("=")
+@dataclass
+class Options:
+    """What the words of a command say.
+
+    Attributes:
+        config: of the configs named, merged.
+        changes: to it, by path.
+        configs: their names.
+        trust: modules that configs of others may name.
+        ckpt_path, run_dir: as typed.
+        print_config: whether to print what they come to.
+    """
+
+    config: Config = field(default_factory=dict)
+    changes: list[tuple[str, Any]] = field(default_factory=list)
+    configs: list[str] = field(default_factory=list)
+    trust: list[str] = field(default_factory=list)
+    ckpt_path: str | None = None
+    run_dir: str | None = None
+    print_config: bool = False
+
+    def changed(self, config: Config) -> Config:
+        """`config` with the changes."""
+        for path, value in self.changes:
+            config = _changed(config, path, value)
+        return config
+
+
+def read_options(words: Sequence[str]) -> Options:
+    """The options of `seqmix fit` and its like; `ValueError` for one that does not exist, with the nearest ones."""
+    options, unread = Options(), list[tuple[str, str]]()
+    rest = list(words)
+    while rest:
+        option = rest.pop(0)
+        key, equals, text = option.partition("=")
         key = {"-c": "--config"}.get(key, key)
         if not key.startswith("--"):
-            raise ValueError(f"expected an option that starts with --, got {option!r}")
+            near = f"; did you mean --config {option}?" if (FOLDER / f"{option}.yaml").is_file() else ""
+            raise ValueError(f"expected an option that starts with --, got {option!r}{near}")
         path = key[2:]
+        if path == "print_config":
+            options.print_config = True
+            continue
+        if not equals and rest and not rest[0].startswith("--"):
+            text, equals = rest.pop(0), "="
         if path.startswith("model.") and path.split(".")[1] in MODEL_ENTRIES:
             path = path.removeprefix("model.")
-        given = bool(equals)
-        if not equals and position < len(options) and not options[position].startswith("--"):
-            value, given = options[position], True
-            position += 1
-        if path.split(".")[0] not in (*own, *paths) or path.endswith(".help"):
-            _check_option(key, parser)
-            rest += [option] if equals or not given else [option, value]
-            continue
-        if not given:
+        if not equals and path.partition(".")[0] in (*KEYS, "config", "trust", "ckpt_path", "run_dir"):
             raise ValueError(f"{key}: expected a value")
         if path == "config":
-            config = merge(config, load_config(value))
-            paths["config"].append(value)
+            options.config = merge(options.config, load_config(text))
+            options.configs.append(text)
         elif path == "trust":
-            paths["trust"].append(value)
-        elif path in paths:
-            paths[path] = value
+            options.trust.append(text)
+        elif path in ("ckpt_path", "run_dir"):
+            setattr(options, path, text)
         else:
-            changes.append((path, parse_value(value)))
-    return config, changes, rest, paths
+            unread.append((path, text))
+    for path, text in unread:
+        check_option(path, options.config)
+        options.changes.append((path, as_meant(path, parse_value(text), text)))
+    return options
 
 
-def _leaves(parser: LightningArgumentParser) -> set[str]:
-    # An option that takes a class has a second one, `--option.help`, which lists that class's arguments.
-    names = {action.dest.removesuffix(".help") for action in parser._actions}
-    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
-
-
-def _check_option(key: str, parser: LightningArgumentParser) -> None:
-    leaves = _leaves(parser)
-    path = key[2:].removesuffix("+").removesuffix(".help")
-    if path in (*leaves, "print_config") or any(path.startswith(f"{leaf}.") for leaf in leaves):
-        return
-    # Nobody reads a list of a hundred options: those of the same group are enough.
-    group = path.partition(".")[0]
-    known = {leaf for leaf in leaves if leaf.partition(".")[0] == group}
-    known = known or {leaf.partition(".")[0] for leaf in leaves} | {*MODEL_ENTRIES, *SECTIONS}
-    raise unknown_name("option", key, [f"--{name}" for name in known])
-
-
-def check_keys(config: Config, parser: LightningArgumentParser) -> None:
-    """`ValueError` with the nearest names for a key of `trainer`, `model` or the config itself that does not exist."""
-    leaves = _leaves(parser)
-    groups = {leaf.partition(".")[0] for leaf in leaves}
-    for key, value in config.items():
-        if key not in groups:
-            raise unknown_name("key of the config:", key, [*groups, *MODEL_ENTRIES, *SECTIONS])
-        if isinstance(value, dict) and key not in ("data", "pretrain"):
-            known = {leaf.split(".")[1] for leaf in leaves if leaf.startswith(f"{key}.")}
-            for argument in value:
-                if argument not in known:
-                    raise unknown_name(f"argument of {key}:", argument, known)
-
-
-def check_intervals(trainer: Config) -> None:
-    """`ValueError` for an interval of the trainer that never ends; Lightning would divide by it."""
-    for name in ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches"):
-        value = trainer.get(name)
-        if isinstance(value, int | float) and not value > 0:
-            raise ValueError(f"trainer.{name}: expected a positive number, got {value!r}")
-
-
-def check_classes(config: Config) -> None:
-    """The `ValueError` of the task or callback that cannot be built; Lightning's parser would bury it."""
-    callbacks = {class_path: section for section, (class_path, _) in SECTIONS.items()}
-    tasks = {path: f"task {name!r}" for path, name in task_names().items()}
-    for entry in (config.get("data"), *config.get("trainer", {}).get("callbacks", [])):
-        class_path = str(entry.get("class_path")) if isinstance(entry, dict) else ""
-        owner = tasks.get(class_path) or callbacks.get(class_path)
-        if owner is None:
-            continue
-        module, _, name = class_path.rpartition(".")
-        constructor = getattr(importlib.import_module(module), name)
-        arguments, known = entry.get("init_args") or {}, inspect.signature(constructor).parameters
-        for argument in arguments:
-            if argument not in known:
-                raise unknown_name(f"argument of {owner}:", argument, known)
-        try:
-            constructor(**arguments)
-        except TypeError as error:
-            raise ValueError(f"{owner}: {error}, got {arguments}") from None
+def _changed(config: Config, path: str, value: Any) -> Config:
+    """`set_by_path`, and what Lightning's options can say beside: `trainer.callbacks+` and arguments of a class."""
+    parts = path.removesuffix("+").split(".")
+    if parts[0] == "trainer" and len(parts) > 1:
+        before = (config.get("trainer") or {}).get(parts[1])
+        if path.endswith("+"):
+            entry = {"class_path": value} if isinstance(value, str) else value
+            value = [*(before if isinstance(before, list) else [] if before is None else [before]), entry]
+        elif len(parts) > 2 and parts[2] not in ("class_path", "init_args", "dict_kwargs"):
+            parts.insert(2, "init_args")
+        if len(parts) > 2 and isinstance(before, str):
+            config = set_by_path(config, f"trainer.{parts[1]}", {"class_path": before})
+    return set_by_path(config, ".".join(parts), value)

@@ -105,7 +105,7 @@ def test_runs_made_again_import_from_their_folder_only_what_is_trusted(monkeypat
     began: list[Any] = []
 
     def start(self: Any, run: Any, attempt: int) -> Any:
-        began.append((tuple(self.command), list(self.options)))
+        began.append((tuple(self.command), list(self.trust)))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(rerun.LocalProcesses, "start", start)
@@ -113,7 +113,7 @@ def test_runs_made_again_import_from_their_folder_only_what_is_trusted(monkeypat
     for trust in ((), (MODULE,)):
         with pytest.raises(KeyboardInterrupt):
             rerun.rerun(record, trust=trust)
-    assert began == [((*COMMAND, ALONE), []), (COMMAND, [f"--trust={MODULE}"])] and "-P" in COMMAND
+    assert began == [((*COMMAND, ALONE), []), (COMMAND, [MODULE])] and "-P" in COMMAND
 
 
 @pytest.mark.parametrize(

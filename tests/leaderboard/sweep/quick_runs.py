@@ -4,7 +4,6 @@ A run notes its beginning and end in `events`, and whether another process was d
 """
 
 import fcntl
-import itertools
 import json
 import os
 import random
@@ -12,15 +11,15 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 RUNS = 60
 
 
-def fit(argv: list[str]) -> int:
+def fit(what: dict[str, Any]) -> int:
     """Stands for `seqmix fit`."""
-    options = dict(itertools.pairwise(argv))
-    seed, place = options["--seed_everything"], Path(os.environ["QUICK_RUNS"])
-    folder = Path(next(text.partition("=")[2] for text in argv if text.startswith("--run_dir=")))
+    seed, place = what["settings"]["seed_everything"], Path(os.environ["QUICK_RUNS"])
+    folder = Path(what["run"])
     with (place / f"lock-{seed}").open("w") as lock, (place / "events").open("a", buffering=1) as events:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
