@@ -89,7 +89,7 @@ def test_a_config_calls_no_command(argv: list[str], theirs: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    "path", ["seqmix.leaderboard.sweep.local.LocalProcesses", "seqmix.commands.train.LightningDataModule"]
+    "path", ["seqmix.leaderboard.sweep.local.LocalProcesses", "seqmix.training.running.LightningDataModule"]
 )
 def test_what_seqmix_has_is_not_a_task_for_that(path: str) -> None:
     with pytest.raises(ValueError, match="data: expected a LightningDataModule"):

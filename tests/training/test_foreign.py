@@ -55,7 +55,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("trainer", {"callbacks": "evil.yaml"}, "callbacks: expected class_path"),
     ("trainer", {"callbacks": ["evil.Callback"]}, "callbacks: expected class_path"),
     ("trainer", {"callbacks": [POPEN]}, "--trust subprocess"),
-    ("trainer", {"callbacks": [{"class_path": "seqmix.commands.train.CSVLogger"}]}, "expected a Callback"),
+    ("trainer", {"callbacks": [{"class_path": "seqmix.training.running.CSVLogger"}]}, "expected a Callback"),
     ("trainer", {"default_root_dir": "/tmp"}, "trainer.default_root_dir: expected none"),
     ("checkpoints", {"dirpath": "/tmp"}, "checkpoints.dirpath: expected none"),
     (
