@@ -64,7 +64,7 @@ def test_a_config_means_its_newest_run(
     Path("runs").mkdir()
     Path("runs/s3").symlink_to(run.parent)
     assert find_target("s3", Options()).run == Path(os.path.relpath(run)) and not capsys.readouterr().err
-    assert find_target("s3", Options(changes=(("mixer.d_state", 8),))).run is None, "what is changed has new weights"
+    assert find_target("s3", Options(changes=(("mixer.d_state", 9),))).run is None, "what is changed has new weights"
     assert checkpoint_named("s3").samefile(find_checkpoint("s3", None, None)) and checkpoint_named(str(run)).is_file()
     assert load_config(str(run))["data"]["name"] == "word-problem"
 
