@@ -1,18 +1,21 @@
 """Figures without a display or global state: one style, and files that are the same for the same numbers."""
 
 import io
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from seqmix._extras import require
 
-__all__ = ["COLOURS", "MARKERS", "check_suffix", "encode", "grid", "new_figure", "style"]
+__all__ = ["COLOURS", "MARKERS", "adapted", "check_suffix", "encode", "grid", "label_ends", "new_figure", "style"]
 
 # Okabe and Ito 2008, without the yellow that is lost on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C564B", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# Of text and axes of an SVG, which has no ground of its own: read as well on white as on a dark page.
+_INK = "#767b84"
 # Ids of an SVG are random without a salt; text stays text.
 _SAME: dict[Any, Any] = {"svg.hashsalt": "seqmix", "svg.fonttype": "none"}
 
@@ -57,7 +60,32 @@ def encode(figure: Any, kind: str, dpi: int = 150) -> bytes:
     figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     if kind != "svg":
         return buffer.getvalue()
-    return b"".join(line.rstrip() + b"\n" for line in buffer.getvalue().splitlines())
+    return adapted(b"".join(line.rstrip() + b"\n" for line in buffer.getvalue().splitlines()))
+
+
+def adapted(svg: bytes) -> bytes:
+    """An SVG of matplotlib's for light pages and dark ones: no white ground, and what is black is `_INK`.
+
+    What was adapted before stays as it is.
+    """
+    ink = _INK.encode()
+    svg = re.sub(rb"fill: #ffffff(?=\"|; opacity: 0.8; stroke: #cccccc)", b"fill: none", svg)
+    svg = re.sub(rb"(stroke|fill): #000000", rb"\1: " + ink, svg)
+    # Text without a colour has that of the root.
+    return re.sub(rb'(<svg (?![^>]*fill=)[^>]*? version="1.1")>', rb'\1 fill="' + ink + b'">', svg, count=1)
+
+
+def label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]], room: float = 0.06) -> None:
+    """Names behind the last points of lines, (x, y, name, colour) with y from 0 to 1, none on another."""
+    order = sorted(ends, key=lambda end: end[1])
+    places: list[float] = []
+    for _, y, _, _ in order:
+        places.append(max(y, places[-1] + room) if places else y)
+    for above in range(len(places) - 1, -1, -1):  # those at the top go down again
+        places[above] = min(places[above], 1.0 if above == len(places) - 1 else places[above + 1] - room)
+    for (x, _, name, colour), y in zip(order, places, strict=True):
+        offset = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        axes.annotate(name, (x, y), color=colour, fontsize="small", **offset)
 
 
 def check_suffix(option: str, path: Path, *suffixes: str) -> None:

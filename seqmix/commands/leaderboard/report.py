@@ -2,13 +2,19 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqmix._figures import check_suffix
+from seqmix._measures import MEASURES
 from seqmix.commands._messages import tell
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 
+if TYPE_CHECKING:
+    from seqmix.leaderboard.records.schema import Record
+
 __all__ = ["add_command"]
+
+_MEASURES = tuple(measure.key for measure in MEASURES if measure.kind == "share")
 
 
 def add_command(commands: Any) -> None:
@@ -43,7 +49,18 @@ def add_command(commands: Any) -> None:
         "--figure",
         type=Path,
         metavar="FILE.svg",
-        help="draw accuracy at the training length over the state's size",
+        help="draw accuracy, at the training length over the state's size, or as --over says",
+    )
+    report.add_argument(
+        "--over",
+        choices=("state", "length"),
+        default="state",
+        help="what the figure has below: the size of the state (default), or the length of the test words",
+    )
+    report.add_argument(
+        "--measure",
+        choices=_MEASURES,
+        help="of a figure over length; default the one that decides the task",
     )
     report.set_defaults(action=_report)
 
@@ -51,7 +68,6 @@ def add_command(commands: Any) -> None:
 def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
     from seqmix.leaderboard.summary.statistics import Criterion
     from seqmix.leaderboard.tables.report import collect, render
-    from seqmix.leaderboard.tables.runs import COLUMN_MEASURES
 
     check_write_options(arguments)
     if arguments.kind == "board" and (arguments.solved or arguments.lengths):
@@ -64,15 +80,22 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
     tell(problems)
     for column in arguments.lengths or ():
         measure, colon, _ = column.rpartition(":")
-        if colon and measure not in COLUMN_MEASURES:
-            raise ValueError(
-                f"--lengths: expected one of {', '.join(COLUMN_MEASURES)} before the colon, got {column!r}"
-            )
+        if colon and measure not in _MEASURES:
+            raise ValueError(f"--lengths: expected one of {', '.join(_MEASURES)} before the colon, got {column!r}")
     if arguments.figure is not None:
-        from seqmix.studies.state_figure import draw, state_curves
-
         check_suffix("--figure", arguments.figure, ".svg")
-        draw(arguments.figure, state_curves(records))
+        _draw(arguments, records)
     text = render(records, arguments.kind, criteria=criteria, lengths=arguments.lengths)
     print_or_write(text, arguments, ["seqmix", "leaderboard", *argv])
     return 1 if problems else 0
+
+
+def _draw(arguments: argparse.Namespace, records: "list[Record]") -> None:
+    from seqmix.studies import length_figure, state_figure
+
+    if arguments.over == "length":
+        length_figure.draw(arguments.figure, length_figure.length_curves(records, arguments.measure))
+    elif arguments.measure is not None:
+        raise ValueError("--measure: it is that of a figure over length, expected --over length with it")
+    else:
+        state_figure.draw(arguments.figure, state_figure.state_curves(records))

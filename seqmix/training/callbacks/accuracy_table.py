@@ -88,7 +88,8 @@ class AccuracyTable(Callback):
 
 
 def _title(task: Any) -> str:
-    return f"{type(task).__name__} {asked_of(task).title}".strip()
+    says = asked_of(task)
+    return f"{type(task).__name__} {says.title or (says.hparams or {}).get('group', '')}".strip()
 
 
 def _mixers(spec: Any) -> str:
