@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
-LANGUAGES = ("python", "bash", "yaml", "text")
+LANGUAGES = ("python", "bash", "yaml", "text", "math")
 PROGRAMS = ("seqmix", "make", "pytest", "pip", "python", "git", "cd")
 
 _BLOCK = re.compile(

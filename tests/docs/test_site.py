@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,46 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
             assert not re.match(r"(https?:)?//", address), f"{page.name} loads {address}"
             if page.name != "404.html":
                 assert (page.parent / address.partition("?")[0]).is_file(), f"{page.name} has no {address}"
+
+
+def test_formulas_are_drawn_without_a_script(site: Path) -> None:
+    html = (site / "algebra.html").read_text()
+    assert html.count("<math ") >= 20 and "\\begin" not in html and "<mtable" in html
+    assert "```math" not in html and "katex" not in html.lower()
+
+
+def test_the_search_works_from_disk(site: Path) -> None:
+    assert (site / "search" / "search_index.js").read_text().startswith("var __index = {")
+    for page in ("index.html", "reference/mixers.html"):
+        assert "assets/iframe-worker.js" in (site / page).read_text(), "workers cannot be started from disk"
+
+
+def test_examples_are_on_their_page(site: Path) -> None:
+    html = (site / "examples.html").read_text()
+    assert "class Model" in re.sub(r"<[^>]+>", "", html) and "# %%" not in html and "example:" not in html
+
+
+@pytest.mark.slow
+def test_a_word_is_found_in_a_browser_that_opens_files(site: Path) -> None:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    wait = pytest.importorskip("selenium.webdriver.support.wait")
+    browser, service = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or service is None:
+        pytest.skip("no chromium or chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1400,1000"):
+        options.add_argument(f"--{argument}")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(service))
+    try:
+        driver.get(f"file://{site}/index.html")
+        driver.find_element("css selector", ".md-search__input").send_keys("householder")
+        found = wait.WebDriverWait(driver, 60).until(
+            lambda it: it.find_elements("css selector", ".md-search-result__item a")
+        )
+        assert found[0].get_attribute("href").startswith("file://")
+    finally:
+        driver.quit()
 
 
 def test_public_packages_have_a_page() -> None:
