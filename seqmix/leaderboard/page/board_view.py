@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from seqmix.leaderboard.boards.board import Board
 from seqmix.leaderboard.boards.submissions import META, Submission
@@ -100,7 +100,8 @@ class BoardView:
             badge=badge,
             badge_text=badge_text,
             meta=meta,
-            detail="" if layer == entry.name else layer,
+            # A long list of arguments is broken between them, not within a name.
+            detail=Markup("") if layer == entry.name else escape(layer).replace("(", Markup("(<wbr>")),
             about=", ".join(mixers[:6]) + ("…" if len(mixers) > 6 else ""),
             words=" ".join([entry.name, *mixers])[:300],
             others=(_span([cell.params for cell in found]), _span([cell.state for cell in found])),
@@ -199,7 +200,7 @@ def _task(folder: str, column: ColumnSummary, slug: str) -> TaskView:
 
 def _solved(cell: CellSummary) -> str:
     if not cell.learned:
-        return words.NOT_LEARNED
+        return f"{words.NONE} chance" if cell.solved is not None else words.NONE
     return f"n={cell.n}" if cell.solved is None else f"{cell.solved}/{cell.n}"
 
 

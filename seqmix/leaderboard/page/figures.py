@@ -12,7 +12,7 @@ from seqmix._figures import encode, new_figure, style
 from seqmix._files import write_whole
 from seqmix.leaderboard.page.board_view import BoardView
 from seqmix.leaderboard.page.pages import Names
-from seqmix.leaderboard.page.plots import Measure, Series
+from seqmix.leaderboard.page.plots import NAMED, Measure, Series
 from seqmix.leaderboard.page.svg import shape_of
 from seqmix.leaderboard.page.task_page import series_of
 from seqmix.leaderboard.records.schema import Record
@@ -97,9 +97,13 @@ def _scores(view: BoardView) -> Draw:
     return draw
 
 
-def _style(one: Series, **more: Any) -> dict[str, Any]:
-    colour = _COLOURS[one.number % len(_COLOURS)]
-    return {"color": colour, "marker": _MARKERS[shape_of(one.number)], "markersize": 5, "linewidth": 1.3} | more
+def _style(one: Series, place: int, of: int, **more: Any) -> dict[str, Any]:
+    """The first entries have colours and names; those behind them are grey, under one name."""
+    colour, name = _COLOURS[one.number % len(_COLOURS)], one.name
+    if place >= NAMED:
+        colour, name = "0.75", f"{of - NAMED} others" if place == NAMED else "_"
+    marker = {"marker": _MARKERS[shape_of(one.number)], "markersize": 5}
+    return {"color": colour, "label": name, "linewidth": 1.3, **marker} | more
 
 
 def _finish(axes: Any, measure: Measure, legend: bool = True) -> None:
@@ -109,7 +113,10 @@ def _finish(axes: Any, measure: Measure, legend: bool = True) -> None:
         if measure.chance:
             axes.axhline(measure.chance, color="0.4", linestyle=":", linewidth=1)
     if legend:
-        axes.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(
+            handles[::-1], labels[::-1], fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
 
 
 def _lengths(series: Sequence[Series], measure: Measure) -> Draw | None:
@@ -118,9 +125,9 @@ def _lengths(series: Sequence[Series], measure: Measure) -> Draw | None:
         return None
 
     def draw(axes: Any) -> None:
-        for one in series:
+        for place, one in reversed(list(enumerate(series))):
             medians = [median for _, median, _ in one.lengths]
-            axes.plot([length for length, _, _ in one.lengths], medians, label=one.name, **_style(one))
+            axes.plot([length for length, _, _ in one.lengths], medians, **_style(one, place, len(series)))
         axes.set(xscale="log", xlabel="test length")
         axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
         axes.minorticks_off()
@@ -135,10 +142,10 @@ def _states(series: Sequence[Series], measure: Measure) -> Draw | None:
         return None
 
     def draw(axes: Any) -> None:
-        for one, state, median, seeds in found:
-            style = _style(one, linestyle="none")
+        for place, (one, state, median, seeds) in reversed(list(enumerate(found))):
+            style = _style(one, place, len(found), linestyle="none")
             axes.plot([state, state], [min(seeds), max(seeds)], color=style["color"], linewidth=1, alpha=0.6)
-            axes.plot([state], [median], label=one.name, **style)
+            axes.plot([state], [median], **style)
         axes.set(xscale="log", xlabel="numbers in the state, at the training length")
         _finish(axes, measure)
 
@@ -150,9 +157,9 @@ def _rates(series: Sequence[Series], measure: Measure) -> Draw | None:
         return None
 
     def draw(axes: Any) -> None:
-        for one in series:
+        for place, one in reversed(list(enumerate(series))):
             known = [(rate.lr, rate.median) for rate in one.rates if rate.median is not None and rate.lr > 0]
-            axes.plot([rate for rate, _ in known], [median for _, median in known], label=one.name, **_style(one))
+            axes.plot([rate for rate, _ in known], [median for _, median in known], **_style(one, place, len(series)))
             broken = [rate.lr for rate in one.rates if rate.broken and rate.lr > 0]
             floor = 0.0 if not measure.text else max((median for _, median in known), default=8.0)
             axes.plot(broken, [floor] * len(broken), "x", color="#b3261e", markersize=7)

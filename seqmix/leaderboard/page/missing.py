@@ -24,16 +24,16 @@ class Line:
 
 @dataclass(frozen=True)
 class MissingList:
-    """A list with its title, and how many lines more there are."""
+    """A list with its title; `more` are the lines that are shown when they are asked for."""
 
     title: str
     lines: list[Line]
-    more: int
+    more: list[Line]
 
 
 Lines = list[Line]
 
-# Lines of one list; more say so.
+# Lines of one list; more are folded away.
 _LISTED = 12
 
 
@@ -75,9 +75,7 @@ def missing_of(board: BoardSummary, hrefs: Hrefs, plan: Board | None, column: st
             Line(item.name, ", ".join(item.versions)) for item in here if len(item.versions) > 1
         ],
     }
-    return [
-        MissingList(title, lines[:_LISTED], max(0, len(lines) - _LISTED)) for title, lines in lists.items() if lines
-    ]
+    return [MissingList(title, lines[:_LISTED], lines[_LISTED:]) for title, lines in lists.items() if lines]
 
 
 def _name(cell: CellSummary) -> str:

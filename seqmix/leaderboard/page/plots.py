@@ -9,9 +9,11 @@ from markupsafe import Markup
 
 from seqmix.leaderboard.page.svg import Axis, Plot, accuracy_axis, linear_axis, log_axis
 
-__all__ = ["Measure", "Rate", "Series", "curve_plot", "length_plot", "rate_plot", "rates_plot", "state_plot"]
+__all__ = ["NAMED", "Measure", "Rate", "Series", "curve_plot", "length_plot", "rate_plot", "rates_plot", "state_plot"]
 
 T = TypeVar("T")
+# Entries that have a colour and a name of their own in a plot; the others are grey until they are picked out.
+NAMED = 8
 # Points that one plot draws of one series; the rest would lie on top of them.
 _DRAWN = 60
 
@@ -85,8 +87,10 @@ def length_plot(series: Sequence[Series], measure: Measure) -> Markup | None:
     x = log_axis("test length", lengths)
     plot = Plot(x, measure.axis(values), f"{measure.name} over test length")
     _frame(plot, measure)
-    for one in series:
-        plot.begin(series=one.number, classes="solo" if len(series) == 1 else "")
+    for place, one in _back_to_front(series):
+        plot.begin(series=one.number, classes="solo" if len(series) == 1 else _rest(place))
+        if one.lengths and place < NAMED and len(series) > 1:
+            plot.call(one.lengths[-1][1], one.name, one.number)
         plot.begin("more")
         plot.band([(length, min(seeds), max(seeds)) for length, _, seeds in one.lengths if seeds])
         plot.dots((length, value) for length, _, seeds in one.lengths for value in _some(seeds))
@@ -106,10 +110,11 @@ def state_plot(series: Sequence[Series], measure: Measure) -> Markup | None:
         return None
     sizes = [state for _, state, _, _ in found]
     x = log_axis("numbers in the state, at the training length", sizes, _powers(min(sizes), max(sizes)))
-    plot = Plot(x, measure.axis([v for _, _, _, seeds in found for v in seeds]), f"{measure.name} over state size")
+    values = [value for _, _, _, seeds in found for value in seeds]
+    plot = Plot(x, measure.axis(values), f"{measure.name} over state size")
     _frame(plot, measure)
-    for one, state, median, seeds in found:
-        plot.begin(series=one.number)
+    for place, (one, state, median, seeds) in _back_to_front(found):
+        plot.begin(series=one.number, classes=_rest(place))
         plot.begin("more")
         plot.line([(state, min(seeds)), (state, max(seeds))], "thin")
         plot.dots((state, value) for value in _some(seeds))
@@ -127,10 +132,14 @@ def rates_plot(series: Sequence[Series], measure: Measure) -> Markup | None:
     values = [value for one in series for rate in one.rates for value, _ in rate.values]
     if not values:
         return None
-    plot = Plot(log_axis("learning rate", rates), measure.axis(values), f"{measure.name} over learning rate")
+    x = log_axis("learning rate", rates)
+    plot = Plot(x, measure.axis(values), f"{measure.name} over learning rate")
     _frame(plot, measure)
-    for one in series:
-        plot.begin(series=one.number)
+    for place, one in _back_to_front(series):
+        plot.begin(series=one.number, classes=_rest(place))
+        ends = [rate.median for rate in one.rates if rate.median is not None and rate.lr > 0]
+        if ends and place < NAMED and len(series) > 1:
+            plot.call(ends[-1], one.name, one.number)
         _grid(plot, one, measure, one.number, one.name + "\n")
         plot.end()
     return plot.render()
@@ -186,6 +195,15 @@ def _grid(plot: Plot, one: Series, measure: Measure, shape: int, name: str, dots
             plot.mark(rate.lr, rate.median, shape, told)
         if rate.lr == one.chosen and dots:
             plot.mark(rate.lr, rate.median, 0, "" if plot.small else told + ", chosen", "pick")
+
+
+def _back_to_front(series: Sequence[T]) -> list[tuple[int, T]]:
+    """With their places, the first one last, so that it lies above the others."""
+    return list(enumerate(series))[::-1]
+
+
+def _rest(place: int) -> str:
+    return "" if place < NAMED else "rest"
 
 
 def _frame(plot: Plot, measure: Measure, name: str = "chance") -> None:

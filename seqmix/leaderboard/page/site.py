@@ -15,6 +15,7 @@ from seqmix.leaderboard.boards.submissions import Submission
 from seqmix.leaderboard.page.board_view import BoardView
 from seqmix.leaderboard.page.data import write_cells, write_records, write_runs
 from seqmix.leaderboard.page.pages import Context, Names, Pages
+from seqmix.leaderboard.page.plots import NAMED
 from seqmix.leaderboard.page.runs_page import CellPage, cell_page, runs_part
 from seqmix.leaderboard.page.svg import strip, symbols
 from seqmix.leaderboard.page.task_page import Shared, TaskPage, series_of, task_page, task_part
@@ -126,7 +127,7 @@ def _overview(board: BoardView, sample: Any, entries: Sequence[EntryView]) -> Co
 
 def _task(board: BoardView, page: TaskPage, views: Sequence[CellView]) -> Context:
     part = task_part(page, views)
-    return {"board": board, "symbols": symbols(), "task": page.task, "whole": page, "part": part}
+    return {"board": board, "symbols": symbols(), "task": page.task, "whole": page, "part": part, "named": NAMED}
 
 
 def _runs(board: BoardView, cell: CellPage, runs: Sequence[Record]) -> Context:

@@ -99,6 +99,7 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
+_NAME, _LINE = 18, 14  # letters of a name beside a plot, and the height of its line
 _LEAST, _GREATEST = 1e-150, 1e150  # what has a ratio
 _NONE = Axis("", 0.0, 1.0, ())
 
@@ -109,7 +110,7 @@ class Plot:
 
     Args:
         name: what it shows, for those who do not see it.
-        small: one of many on a page.
+        small: one of many on a page; the others have room at the right for names of lines (`call`).
     """
 
     x: Axis
@@ -117,10 +118,11 @@ class Plot:
     name: str
     small: bool = False
     _parts: list[str] = field(default_factory=list)
+    _names: list[tuple[int, str, int | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.width, self.height = (200, 110) if self.small else (480, 300)
-        self._left, self._right, self._top, self._bottom = (26, 8, 6, 18) if self.small else (44, 12, 10, 40)
+        self._left, self._right, self._top, self._bottom = (26, 8, 6, 18) if self.small else (44, 124, 10, 40)
 
     def point(self, x: float, y: float) -> tuple[str, str]:
         """Coordinates in the picture, whole ones."""
@@ -162,11 +164,33 @@ class Plot:
         if path:
             self._parts.append(f'<path class=dots d="{path}"/>')
 
+    def call(self, y: float, text: str, series: int | None = None) -> None:
+        """The name of what ends at y, beside the plot, in the colour of its series."""
+        short = text if len(text) <= _NAME else text[: _NAME - 1] + "…"
+        self._names.append((int(self.point(self.x.high, y)[1]), short, series))
+
     def level(self, y: float, text: str) -> None:
-        """A dashed line across, with its name at the right end."""
+        """A dashed line across, with its name beside the plot."""
         (left, down), (right, _) = self.point(self.x.low, y), self.point(self.x.high, y)
-        words = f"<text x={right} y={int(down) - 5} class=e>{escape(text)}</text>" if text else ""
-        self._parts.append(f'<path class=lv d="M{left} {down}H{right}"/>{words}')
+        self._parts.append(f'<path class=lv d="M{left} {down}H{right}"/>')
+        if text:
+            self.call(y, text)
+
+    def _called(self) -> str:
+        """The names, moved apart where they would lie on one another."""
+        order = sorted(self._names, key=lambda name: name[0])
+        places: list[int] = []
+        for down, _, _ in order:
+            places.append(max(down, places[-1] + _LINE) if places else down)
+        lowest = self.height - self._bottom
+        for index in range(len(places) - 1, -1, -1):  # the last ones back into the plot
+            places[index] = min(places[index], lowest if index == len(places) - 1 else places[index + 1] - _LINE)
+        left = self.width - self._right + 8
+        parts = []
+        for place, (_, text, series) in zip(places, order, strict=True):
+            classes = "lf" if series is None else f"lf nm c{series % SHAPES}"
+            parts.append(f"<text{_class(classes)} x={left} y={place + 4}>{escape(text)}</text>")
+        return "".join(parts)
 
     def render(self) -> Markup:
         """The picture."""
@@ -187,7 +211,7 @@ class Plot:
         return Markup(
             f'<svg class="plot{" sm" if self.small else ""}" viewBox="0 0 {self.width} {self.height}" role=img '
             f'aria-label="{escape(self.name)}">{across}<path class=gr d="{"".join(grid)}"/>'
-            f"{''.join(texts)}{''.join(self._parts)}</svg>"
+            f"{''.join(texts)}{''.join(self._parts)}{self._called()}</svg>"
         )
 
     def _across(self, name: str = "") -> str:

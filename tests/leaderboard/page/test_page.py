@@ -2,6 +2,7 @@
 
 import csv
 import html
+import itertools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from seqmix.leaderboard.boards.board import Board, Column
 from seqmix.leaderboard.boards.sizing import Budget
 from seqmix.leaderboard.page import site, words, write_site
 from seqmix.leaderboard.page.plots import Measure
-from seqmix.leaderboard.page.svg import Axis, Plot, linear_axis, log_axis, strip
+from seqmix.leaderboard.page.svg import Axis, Plot, accuracy_axis, linear_axis, log_axis, strip
 from seqmix.leaderboard.records.store import read_runs
 from seqmix.leaderboard.summary.aggregate import aggregate
 from tests.leaderboard.example_records import make_record
@@ -187,7 +188,7 @@ def test_an_entry_is_described_by_what_all_its_runs_have(tmp_path: Path) -> None
         solved = 1.0 if record["identity"]["column"] == "a5" else 0.71
         record["identity"]["mixer_kwargs"] = {"expand_k": solved, "n_heads": 2}
     write_site(records, tmp_path / "site")
-    assert "<small>gla(n_heads=2)</small>" in (tmp_path / "site/index.html").read_text()
+    assert "<small>gla(<wbr>n_heads=2)</small>" in (tmp_path / "site/index.html").read_text()
     page = (tmp_path / "site/equal-parameters/gla/index.html").read_text()
     assert "gla(expand_k=1.0, n_heads=2), gla(expand_k=0.71, n_heads=2)" in page, "the page of the entry has all"
     assert words.layer_of(records[:1]) == "gla(expand_k=1.0, n_heads=2)"
@@ -305,6 +306,42 @@ def test_axes_and_marks() -> None:
     marks = strip([(1.0, "k"), (1.0, "k"), (0.0, "x"), (float("nan"), "u")], None, "seeds")
     assert marks.count("<circle") == 2 and marks.count("class=x") == 1 and "class=md" not in marks
     assert len(set(re.findall(r"cy=(\d+)", marks))) == 2, "equal values stand above each other"
+
+
+def test_names_stand_beside_a_plot_and_not_on_one_another() -> None:
+    plot = Plot(log_axis("length", (16, 64)), accuracy_axis("accuracy"), "x")
+    plot.level(0.5, "chance")
+    for number, value in enumerate((1.0, 0.99, 0.51, 0.5, 0.0, 0.0)):
+        plot.call(value, f"entry {number}", number)
+    svg = str(plot.render())
+    names = re.findall(r'<text class="?lf(?: nm c\d)?"? x=(\d+) y=(\d+)>', svg)
+    assert len(names) == 7 and {int(x) for x, _ in names} == {480 - 124 + 8}
+    heights = sorted(int(y) for _, y in names)
+    assert min(below - above for above, below in itertools.pairwise(heights)) >= 14 and heights[-1] <= 300 - 40 + 4
+
+
+def test_more_than_eight_entries_are_named_and_grouped(tmp_path: Path) -> None:
+    write_site(list(make_records(ENTRIES, TASKS[:1], seeds=2)), tmp_path / "site")
+    page = (tmp_path / "site" / "equal-parameters" / f"{TASKS[0]}.html").read_text()
+    over_length = page[page.index("Over the test length") : page.index("Over the size of the state")]
+    assert over_length.count(" rest") == len(ENTRIES) - 8
+    assert len(re.findall(r"<text class=.lf nm", over_length)) == 8
+    assert "The first 8 by rank are in colour and named, the others grey." in page
+
+
+def test_what_is_left_over_can_be_opened(tmp_path: Path) -> None:
+    records = [*make_records(ENTRIES[:1], TASKS[:1], seeds=2), *make_records(ENTRIES, TASKS[1:2], seeds=2)]
+    write_site(records, tmp_path / "site")
+    page = (tmp_path / "site" / "index.html").read_text()
+    absent = len(ENTRIES) - 1
+    assert f"and {absent - 12} more</summary>" in page and page.count(f" on {TASKS[0]}</li>") == absent
+
+
+def test_ranks_are_of_those_that_are_ranked(tmp_path: Path) -> None:
+    records = [*make_records(ENTRIES[:3], TASKS[:2], seeds=2), *make_records(ENTRIES[3:5], TASKS[:1], seeds=2)]
+    write_site(records, tmp_path / "site")
+    pages = [path.read_text() for path in (tmp_path / "site").glob("equal-parameters/*/index.html")]
+    assert len(pages) == 5 and all("rank of 3 ranked" in page for page in pages)
 
 
 def test_numbers_are_cut_off_below_one() -> None:

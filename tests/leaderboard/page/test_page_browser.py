@@ -223,3 +223,13 @@ def test_what_records_bring_is_text(driver: Any, site: Path) -> None:
     assert HOSTILE in texts(driver, ".board td.name a")
     assert driver.title.startswith("Mixers <b>compared</b>")
     assert driver.execute_script("return document.querySelectorAll('h1 b, td img').length") == 0
+
+
+def test_every_column_of_a_wide_board_is_seen(driver: Any, tmp_path: Path) -> None:
+    write_site(list(make_records(seeds=2)), tmp_path / "site")
+    driver.set_window_size(1360, 1000)
+    driver.get((tmp_path / "site" / "index.html").as_uri())
+    frame, table = driver.execute_script(
+        "const f = document.querySelector('.frame'); return [f.clientWidth, f.scrollWidth]"
+    )
+    assert table <= frame, "State is the last column"
