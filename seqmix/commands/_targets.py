@@ -73,7 +73,7 @@ def find_target(what: str, options: Options) -> Target:
 
     A file is a checkpoint and a folder a run, whose last checkpoint is taken; a name is that of a mixer (also as
     `module:Class`), or of a config: its newest run is taken, or, where there is none or something is to be changed, its
-    model with new weights, which is said.
+    model with new weights, which is said. The file of a config always has new weights.
 
     Raises:
         ValueError: nothing of that name, changes to a trained model, or sequences that are not to be had.
@@ -137,7 +137,7 @@ def _config(name: str, options: Options) -> Target:
     torch.manual_seed(options.seed)
     model = build_model(config, trust=None).eval()
     task = build_task(config, trust=None) if "data" in config else None
-    return Target(f"{name} (untrained)", model, *_words(model, task, options), task=task)
+    return Target(f"{Path(name).stem} (untrained)", model, *_words(model, task, options), task=task)
 
 
 def _words(model: SequenceModel, task: Any, options: Options) -> tuple[Tensor, dict[int, str]]:
