@@ -26,6 +26,7 @@ from seqmix.training.average import average_checkpoints
 from seqmix.training.checkpoint_files import WholeCheckpoints, read_checkpoint
 from seqmix.training.loading import build_model, build_task, load_model, task_of
 from tests.leaderboard.example_records import make_record
+from tests.pace import pace
 
 BILLION = 10**9
 
@@ -35,7 +36,7 @@ def at_once() -> Iterator[None]:
     """None of these takes time, on however busy a machine."""
     began = time.process_time()
     yield
-    assert time.process_time() - began < 5
+    assert (took := time.process_time() - began) < 5 or took < 5 * pace()
 
 
 def refused(action: Callable[[], Any], says: str) -> None:
@@ -124,6 +125,24 @@ def test_tensors_that_repeat_one_number(tmp_path: Path) -> None:
     refused(lambda: load_model(path), "numbers that the file holds, got")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state_dict": 0.5},
+        {"state_dict": {"w": 3}},
+        {"state_dict": {1: torch.ones(2)}},
+        {"state_dict": {"w": torch.ones(2).to_sparse()}},
+        {"current_model_state": [torch.ones(2)]},
+        {"global_step": "1"},
+        {"global_step": [1]},
+    ],
+)
+def test_a_checkpoint_that_has_no_mean(changes: dict[str, Any], tmp_path: Path) -> None:
+    good, path = checkpoint(tmp_path / "good.ckpt"), tmp_path / "a.ckpt"
+    torch.save(torch.load(good) | {"global_step": 2} | changes, path)
+    refused(lambda: average_checkpoints([good, path]), "a.ckpt is damaged")
+
+
 @pytest.mark.parametrize("data", [b"", b"\xff" * 8, b"\x08" + bytes(7) + b"no JSON ", (1 << 40).to_bytes(8, "little")])
 def test_damaged_safetensors_are_told(data: bytes, tmp_path: Path) -> None:
     SequenceModel("lstm", 3, 8).save_pretrained(tmp_path)
@@ -163,7 +182,7 @@ def test_configs_of_what_no_machine_has() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"eval_lengths": 3}, {"no_such": 1}, {"seed": []}, {"train_length": "4"}, {1: 2}]
+    "arguments", [{"eval_lengths": 3}, {"bos": 10**6}, {"no_such": 1}, {"seed": []}, {"train_length": "4"}, {1: 2}]
 )
 def test_tasks_that_cannot_be_built_are_told(arguments: dict[Any, Any], tmp_path: Path) -> None:
     refused(lambda: build_task({"data": {"name": "parity"} | arguments}), "")

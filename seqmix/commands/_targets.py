@@ -19,6 +19,7 @@ from seqmix.models import SequenceModel
 __all__ = ["Options", "Target", "find_target", "token_names"]
 
 T = TypeVar("T")
+_LONGEST = 1 << 12  # tokens of a sequence, however long those of a task are, unless somebody asks for more
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Options:
     """How inputs are made, and what is changed in a config or a mixer that is not trained."""
 
     sequences: int = 4
-    length: int | None = None  # the task's own; 64 without a task
+    length: int | None = None  # the task's own, at most 4,096; 64 without a task
     d_model: int = 64  # of a mixer
     seed: int = 0  # of untrained weights and random inputs
     changes: tuple[tuple[str, Any], ...] = ()  # ("mixer.block_size", 5)
@@ -155,7 +156,7 @@ def _words(model: SequenceModel, task: Any, options: Options) -> tuple[Tensor, d
             tokens = tokens[:, : int(batch["cu_seqlens"][1])]
         longest = max(longest, tokens.shape[1])
         if tokens.shape[1] >= (options.length or 1):
-            tokens = tokens[: options.sequences, : options.length]
+            tokens = tokens[: options.sequences, : options.length or _LONGEST]
             return tokens, token_names(tokens, task)
     raise ValueError(f"--length: expected at most {longest}, the longest sequences of the task, got {options.length}")
 

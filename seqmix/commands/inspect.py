@@ -96,7 +96,8 @@ def _parse(kind: str, argv: list[str]) -> tuple[argparse.Namespace, tuple[tuple[
     parser.add_argument("what", nargs="+", metavar="WHAT", help="a checkpoint, a run's folder, a config or a mixer")
     parser.add_argument("--out", type=Path, required=True, metavar="FIGURE", help="where it goes, .svg or .png")
     parser.add_argument("--data", type=Path, metavar="FILE", help="the numbers as well, .npz or .json")
-    parser.add_argument("--length", type=int, metavar="T", help="tokens of each sequence; default the task's, else 64")
+    text = "tokens of each sequence; default the task's, at most 4096, else 64"
+    parser.add_argument("--length", type=int, metavar="T", help=text)
     parser.add_argument("--sequences", type=int, default=4, metavar="B", help="how many are looked at, default 4")
     parser.add_argument("--layer", type=int, metavar="N", help="one layer of the model, from 0; default all")
     parser.add_argument("--d-model", type=int, default=64, metavar="D", help="width of a mixer, default 64")

@@ -29,7 +29,7 @@ class WordProblemExamples:
         bos: start every sequence with a token of its own.
 
     Raises:
-        ValueError: an unknown group, or generators that are none.
+        ValueError: an unknown group, generators that are none, or a `bos` that is neither true nor false.
 
     Example:
         >>> from seqmix.tasks.word_problem import WordProblemExamples
@@ -41,6 +41,8 @@ class WordProblemExamples:
     prefixes = True
 
     def __init__(self, group: str, generators: int | Sequence[int] | None = None, bos: bool = True) -> None:
+        if not isinstance(bos, bool):
+            raise ValueError(f"word problem: bos must be true or false, got {bos!r}")
         self.group = group_of(group)
         self.inputs = _inputs(self.group, generators)
         self.bos = bos

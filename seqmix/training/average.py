@@ -39,11 +39,25 @@ def average_checkpoints(paths: list[Path], *, last: int | None = None, decay: fl
         if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= set(checkpoint):
             raise ValueError(f"CKPT: expected a checkpoint of seqmix fit, got {path}")
         step = checkpoint["global_step"]
+        if not isinstance(step, int) or not all(map(_is_state, (checkpoint["state_dict"], _current(checkpoint)))):
+            raise ValueError(f"CKPT: {path} is damaged: its step is no number, or its weights are no tensors")
         if step in checkpoints:
             raise ValueError(f"CKPT: expected checkpoints of different steps, got two of step {step}")
         checkpoints[step] = checkpoint
     steps = sorted(checkpoints)[-last if last else 0 :]
-    states = [checkpoints[s].get("current_model_state", checkpoints[s]["state_dict"]) for s in steps]
+    states = [_current(checkpoints[s]) for s in steps]
     weights = None if decay is None else [decay**age for age in reversed(range(len(steps)))]
     result = {key: value for key, value in checkpoints[steps[-1]].items() if key not in _DROPPED}
     return result | {"state_dict": average_state_dicts(states, weights), "averaged_steps": steps}
+
+
+def _current(checkpoint: dict[str, Any]) -> Any:
+    return checkpoint.get("current_model_state", checkpoint["state_dict"])
+
+
+def _is_state(state: Any) -> bool:
+    # A sparse or a meta tensor, or one of another kind, has no values to add.
+    return isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(it, torch.Tensor) and it.layout == torch.strided and not it.is_meta
+        for name, it in state.items()
+    )

@@ -121,6 +121,13 @@ def test_a_config_has_new_weights_and_its_own_data(tmp_path: Path) -> None:
     assert "layer 1, head 0" in (tmp_path / "a.svg").read_text()
 
 
+def test_sequences_of_a_task_are_not_looked_at_without_end() -> None:
+    changes = (("data.train_length", 5000), ("data.eval_lengths", [5000]))
+    for length, seen in ((None, 4096), (5000, 5000)):
+        target = find_target("parity", Options(sequences=1, length=length, changes=changes))
+        assert target.inputs.shape == (1, seen)
+
+
 def test_names_of_tokens() -> None:
     assert token_names(torch.tensor([[0, 1, 2]]), create_task("parity")) == {0: "0", 1: "1", 2: "BOS"}
     assert token_names(torch.tensor([[3, 5]]), None) == {3: "3", 5: "5"}

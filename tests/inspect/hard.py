@@ -92,9 +92,12 @@ def all_words(automaton: Automaton, length: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def hard_logits(model: SequenceModel, words: Sequence[Sequence[int]]) -> Tensor:
-    """Logits (B, T, V) in float64 of a model whose rows of gates are one-hot, by a loop over time with matrices."""
-    model = _double(model)
+def hard_logits(model: SequenceModel, words: Sequence[Sequence[int]], *, double: bool = True) -> Tensor:
+    """Logits (B, T, V) of a model whose rows of gates are one-hot, by a loop over time with matrices.
+
+    In float64, or with gates that are decided in the model's own type.
+    """
+    model = _double(model) if double else model
     tokens = torch.tensor(words)
     x = model.embedding(tokens)
     for block in model.blocks:

@@ -1,8 +1,8 @@
 """Networks that keep a value for a very long time, with gates that round up: what safe lengths are held to.
 
-One letter is read again and again, so that a long word is the scan of equal steps, in chunks. A letter that keeps what
-is there spreads its gates over all entries of a block that hold the same value; in exact arithmetic nothing then moves,
-and in the model's own it does, by (1 + delta)^n.
+One letter, or a few in turn, are read again and again, so that a long word is a scan in chunks. A letter that keeps
+what is there spreads its gates over all entries of a block that hold the same value; in exact arithmetic nothing then
+moves, and in the model's own it does, by (1 + delta)^n.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from seqmix.models.sequence_model import SequenceModelState
 from seqmix.tasks import Automaton
 
 CHUNK = 1 << 16
-BOS, KEEP, RIGHT, WRONG = 0, 1, 1, 0
+BOS, RIGHT, WRONG = 0, 1, 0
 
 
 class Case(NamedTuple):
@@ -32,78 +32,88 @@ class Case(NamedTuple):
     seed: int
     signed: bool = False
     decided: float = 1.5  # the logit of the gate that is chosen; others are between -2 and 1
+    silent: int = 0  # gates that are zero: sums of few terms round less
+    letters: int = 1  # read in turn: where digits round down under one they may not under the next
 
 
-def keeping() -> Automaton:
+def keeping(letters: int = 1) -> Automaton:
     """BOS, then letters that are all answered alike."""
-    step = np.array([[1, -1], [-1, 1]])
+    step = np.array([[1, *[-1] * letters], [-1, *[1] * letters]])
     return Automaton("keeping", 0, step, np.where(step >= 0, RIGHT, -100), bos=BOS)
 
 
 @torch.no_grad()
 def network(case: Case) -> SequenceModel:
-    """BOS writes 1 everywhere; the letter spreads its gates over the entries of the block, and never writes.
+    """BOS writes 1 everywhere; letters spread their gates over the entries of the block, and never write.
 
-    Of some thousands of random gates it has those whose state is largest after a while. The first two dimensions of the
-    stream name the token, two more are 1 and 0, and the state stands in the rest, whose largest entry speaks against
-    the right answer.
+    Of some thousands of random gates they have those under which the state is largest after a while. A token is named
+    by 1 and -1 in two dimensions of the stream: its mean is then zero, all others are zero behind the norm, too, and a
+    gate is one product, rounded once in whatever order a matrix is multiplied. Behind these stand a zero and the state,
+    whose largest entry speaks against the right answer.
     """
     options = {"name": case.mixer, "order": case.m, "d_state": 1}
     if case.mixer == "bd-lru":
         normalization = "l1" if case.signed else "softmax"
         options = {"name": case.mixer, "block_size": case.m, "d_state": case.m, "normalization": normalization}
-    model = SequenceModel(options, 2, 4 + case.m, mlp_ratio=0)
+    tokens = 1 + case.letters
+    model = SequenceModel(options, tokens, 2 * tokens + 1 + case.m, mlp_ratio=0)
     layer = model.blocks[0].mixer
-    for weight in (model.embedding.weight, layer.proj_out.weight, model.head.weight, layer.proj_gates.weight):
+    for weight in (model.embedding.weight, layer.proj_v.weight, layer.proj_out.weight, model.head.weight):
         weight.zero_()
-    model.embedding.weight[:, :2] = torch.eye(2)
-    model.embedding.weight[:, 2] = 1
-    inverse = torch.linalg.pinv(model.blocks[0].mixer_norm(model.embedding.weight))
-    # Gates among entries are the bias and nothing else, so that they are what was chosen to the last bit.
-    slots = torch.arange(len(layer.proj_gates.bias)) % (case.m + 1)
-    layer.proj_gates.weight[slots == case.m] = inverse @ torch.tensor([300.0, 0.0 if case.signed else -300.0])
-    layer.proj_gates.bias.copy_(_gates(case).repeat(len(slots) // (case.m + 1)))
-    layer.proj_v.weight[:] = inverse.sum(1)
-    layer.proj_out.weight[4:] = torch.eye(case.m)
-    model.head.weight[RIGHT, 2] = case.room
-    model.head.weight[WRONG, 4 + int(kept(model, 1 << 14).flatten().argmax())] = 1
-    model.head.weight[:, 3] = -model.head.weight.sum(1)
+    names, zero = torch.arange(0, 2 * tokens, 2), 2 * tokens
+    for sign, dimensions in ((1, names), (-1, names + 1)):
+        model.embedding.weight[torch.arange(tokens), dimensions] = sign
+    size = float(model.blocks[0].mixer_norm(model.embedding.weight)[0, 0])
+    gates = layer.proj_gates.weight.view(-1, case.m + 1, model.d_model)
+    gates.zero_()
+    gates[:, case.m, BOS] = 300 / size
+    gates[:, :, names[1:]] = _gates(case, size).T
+    layer.proj_gates.bias.zero_()
+    layer.proj_v.weight[:, names] = 1 / size
+    layer.proj_out.weight[zero + 1 :] = torch.eye(case.m)
+    model.head.weight[RIGHT, names] = case.room
+    model.head.weight[WRONG, zero + 1 + int(kept(model, 1 << 14).flatten().argmax())] = 1
+    model.head.weight[:, zero] = -model.head.weight.sum(1)
     return model
 
 
-def _gates(case: Case) -> Tensor:
-    """Logits (m + 1,) of a row: of many random ones, those that sum to most when they have become gates."""
-    logits = 3 * torch.rand(400_000, case.m + 1, generator=torch.Generator().manual_seed(case.seed)) - 2
+def _gates(case: Case, size: float) -> Tensor:
+    """Weights (letters, m + 1) for a row: of many random ones, those that sum to most when they have become gates."""
+    rows = 3 * torch.rand(400_000, case.m + 1, generator=torch.Generator().manual_seed(case.seed)) - 2
     # Equal gates are rounded alike, which adds up.
-    logits[::2, 1:] = logits[::2, 1:2]
-    logits[:, 0] = case.decided
-    logits = logits.abs() if case.signed else logits
-    logits[:, -1] = 0 if case.signed else -300
-    weights = logits if case.signed else (logits - case.decided).exp()
+    rows[::2, 1:] = rows[::2, 1:2]
+    rows[:, 0] = case.decided
+    rows = (rows.abs() if case.signed else rows) / size
+    rows[:, -1] = 0 if case.signed else -300 / size
+    rows[:, case.m - case.silent : case.m] = rows[:, -1:]
+    logits = rows * size
+    weights = logits if case.signed else (logits - logits[:, :1]).exp()
     total = weights[:, 0].clone()
     for k in range(1, case.m):
         total += weights[:, k]
     gates = weights / total[:, None] if case.signed else weights * (1 / total)[:, None]
-    best = logits[gates.double().sum(1).topk(64).indices]
-    # A state may stick where its digits round down: those are best that grow from wherever they begin.
-    starts = 1 + torch.arange(32) / 32
+    best = gates.double().sum(1).topk(64).indices
+    # A state may stick where its digits round down: those are best that grow from most beginnings.
+    starts = 1 + torch.arange(512) / 512 + torch.rand(512, generator=torch.Generator().manual_seed(0)) / 512
     count = len(best) * len(starts)
     states = starts.repeat(len(best))[:, None, None].expand(count, 1, case.m)
     # One sequence each: a kernel may round channels that it takes together otherwise than a single one.
-    steps, v = best.repeat_interleave(len(starts), 0)[:, None, None], torch.zeros(count, 1, 1)
+    steps, v = logits[best].repeat_interleave(len(starts), 0)[:, None, None], torch.zeros(count, 1, 1)
     if case.mixer == "bd-lru":
         steps, v = steps.unsqueeze(3).expand(-1, -1, -1, case.m, -1), torch.zeros(count, 1, 1, case.m)
-    grown = (_scan(steps, v, states, case, 2000) / states).amax((1, 2)).view(len(best), len(starts))
-    row = best[int(grown.amin(1).argmax())]
-    row[-1] = 0
-    return row
+    grown = _scan(steps, v, states, case, 64).amax((1, 2)).view(len(best), len(starts)) / starts - 1
+    # Among those that never stick, the fastest.
+    order = ((grown > 0).double().mean(1) + grown.mean(1)).topk(case.letters).indices
+    return rows[best[order]]
 
 
 def _scan(logits: Tensor, v: Tensor, state: Tensor, case: Case, letters: int) -> Tensor:
-    """The state after so many equal steps, by the kernels that the mixers run."""
+    """The state after so many letters, in turn, by the kernels that the mixers run."""
+    in_turn = logits.shape[1]
     while letters > 0:
-        count = min(letters, max(1, CHUNK // v.numel()))
-        steps, values = (x.expand(-1, count, *x.shape[2:]).contiguous() for x in (logits, v))
+        count = min(letters, max(in_turn, CHUNK // v[:, :1].numel() // in_turn * in_turn))
+        order = torch.arange(count) % in_turn
+        steps, values = logits[:, order].contiguous(), v[:, order].contiguous()
         if case.mixer == "h-lru":
             _, state = gated_higher_order_scan(steps, values, initial_state=state)
         elif case.signed:
@@ -117,7 +127,7 @@ def _scan(logits: Tensor, v: Tensor, state: Tensor, case: Case, letters: int) ->
 
 @torch.no_grad()
 def kept(model: SequenceModel, letters: int, state: Tensor | None = None) -> Tensor:
-    """The mixer's state so many letters after BOS, or after a state."""
+    """The mixer's state so many letters after BOS, or after a state; the first letter comes first, then the second."""
     block = model.blocks[0]
     x, layer = block.mixer_norm(model.embedding.weight), block.mixer
     if state is None:
@@ -130,15 +140,16 @@ def kept(model: SequenceModel, letters: int, state: Tensor | None = None) -> Ten
 
 @torch.no_grad()
 def right_after(model: SequenceModel, state: Tensor) -> bool:
-    """Whether the model still answers rightly to one letter more."""
-    layers = (type(model.mixers[0].init_state(1))(state),)
-    logits, _ = model.step(torch.tensor([KEEP]), SequenceModelState(layers))
-    return int(logits.argmax()) == RIGHT
+    """Whether the model still answers rightly to one letter more, whichever it is."""
+    letters = torch.arange(1, model.vocab_size)
+    layers = (type(model.mixers[0].init_state(1))(state.expand(len(letters), *state.shape[1:])),)
+    logits, _ = model.step(letters, SequenceModelState(layers))
+    return bool((logits.argmax(-1) == RIGHT).all())
 
 
 def check(case: Case, most: int) -> int:
     """The safe length of a case; it must hold at its end, or after `most` letters if those are fewer."""
-    model, task = network(case), keeping()
+    model, task = network(case), keeping(case.letters)
     found = certify(model, task)
     if not found.certified:
         return 0

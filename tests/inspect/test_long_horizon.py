@@ -11,7 +11,7 @@ from seqmix.inspect.certificates.bounds import Rounding
 from seqmix.inspect.certificates.network import Network
 from seqmix.inspect.certificates.soft import Drift
 from seqmix.kernels import gated_higher_order_scan
-from tests.inspect.long_horizon import Case, cases, check, keeping, network
+from tests.inspect.long_horizon import Case, cases, check, keeping, kept, network, right_after
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 50, 3000])
@@ -51,6 +51,25 @@ def test_what_rounding_adds_is_not_taken_for_linear() -> None:
     assert 600_000 < found.safe_length <= np.log1p(1500) / np.log1p(gamma)
     with pytest.raises(ValueError, match="soft gates are not proved up to 125698847"):
         verify(replace(found, safe_length=125_698_847), model, task)
+
+
+@pytest.mark.slow
+def test_an_order_8_model_errs_long_before_what_is_linear() -> None:
+    """Where rounding is n gamma, 196,291,036 letters are safe; the model errs after some forty million."""
+    case = Case("h-lru", 8, 1500.0, 0, decided=2.0, silent=3, letters=4)
+    model, task = network(case), keeping(case.letters)
+    found = certify(model, task)
+    verify(found, model, task)
+    linear = found.margin / Network.of(model).rounding.gamma(16)
+    assert linear > 196_291_036 > found.safe_length > 900_000
+    with pytest.raises(ValueError, match="soft gates are not proved up to 196291036"):
+        verify(replace(found, safe_length=196_291_036), model, task)
+    state, letters = kept(model, found.safe_length - 1), found.safe_length - 1
+    assert right_after(model, state)
+    state, letters, step = kept(model, 1 << 20), 1 << 20, 1 << 20
+    while right_after(model, state) and letters < 100_000_000:
+        state, letters = kept(model, step, state), letters + step
+    assert letters < 100_000_000, "it goes on being right"
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Attempts at a wrong certificate: random networks on the tasks that they solve by definition, then on others."""
 
+import json
 from collections import deque
 
 import hypothesis.strategies as st
@@ -9,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 
 from seqmix import SequenceModel
-from seqmix.inspect import certify, verify
+from seqmix.inspect import Certificate, certify, verify
 from seqmix.tasks import Automaton
 from tests.inspect.hard import all_words, hard_logits, random_words, wrong_at
 
@@ -143,6 +144,22 @@ def test_some_of_them_are_certified() -> None:
             if certified:
                 break
         assert certified, mixer
+
+
+@pytest.mark.slow
+def test_what_is_certified_is_verified() -> None:
+    """200 certificates of random networks in float32 and float64, through JSON; `--verify` accepts each."""
+    from tests.inspect.random_networks import network
+
+    accepted = seed = 0
+    while accepted < 200:
+        model = network(np.random.default_rng(seed))
+        task = own_task(model, 12)
+        held = None if task is None else certify(model, task, max_states=500)
+        if held is not None and held.certified:
+            verify(Certificate.from_dict(json.loads(json.dumps(held.to_dict()))), model, task)
+            accepted += 1
+        seed += 1
 
 
 @pytest.mark.slow

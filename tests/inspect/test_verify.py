@@ -1,5 +1,7 @@
 """`verify` and `seqmix certify`: certificates that hold, forged ones, and those of other models."""
 
+import copy
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -14,7 +16,7 @@ from seqmix.commands import certify as cli
 from seqmix.inspect import Certificate, certify, verify
 from seqmix.tasks import create_task
 from seqmix.tasks.word_problem import WordProblemExamples
-from tests.inspect.hard import by_hand
+from tests.inspect.hard import by_hand, hard_logits
 from tests.inspect.test_certify import last_two, permutations, word_problem
 
 
@@ -178,6 +180,58 @@ def test_gates_are_decided_in_the_models_own_type() -> None:
     held = certify(close, task)
     assert held.certified
     verify(again(held), close, task)
+
+
+def _flips(seed: int) -> SequenceModel:
+    """Parity, and a second layer that turns the answer around if it writes instead of keeping an empty entry.
+
+    The logits of the two gates are sums of other terms with the same value, but for as little as 1e-9 in float64, so
+    that in float32 rounding decides.
+    """
+    model = _deeper(word_problem("Z2")[0], 2, 0)
+    inputs: list[torch.Tensor] = []
+    wide = copy.deepcopy(model).double()
+    wide.blocks[1].mixer.register_forward_pre_hook(lambda mixer, args: inputs.append(args[0]))
+    with torch.no_grad():
+        wide(torch.tensor(WORDS)[:, :4])
+    seen = inputs[0].flatten(0, 1).unique(dim=0)
+    generator = torch.Generator().manual_seed(seed)
+    first, apart = (10 * torch.randn(model.d_model, dtype=torch.float64, generator=generator) for _ in range(2))
+    apart -= torch.linalg.pinv(seen) @ (seen @ apart)
+    first, second = first.float(), (first + apart).float()
+    layer = model.blocks[1].mixer
+    with torch.no_grad():
+        gates = layer.proj_gates.weight.view(-1, layer.block_size + 1, model.d_model)
+        bias = layer.proj_gates.bias.view(-1, layer.block_size + 1)
+        gates.zero_(), bias.fill_(-1000)
+        gates[:, 0], gates[:, -1], bias[:, -1] = first, second, 0
+        bias[:, 0] = float((seen @ (second.double() - first.double())).max()) + 1e-9
+        layer.proj_v.weight[:] = torch.linalg.pinv(seen).float().sum(1)
+        layer.proj_out.weight[:] = 100 * (model.head.weight[1] - model.head.weight[0])[:, None]
+    return model
+
+
+# BOS and 11 letters.
+WORDS = [[2, *letters] for letters in itertools.product(range(2), repeat=11)]
+
+
+def test_what_float64_decides_otherwise_is_no_certificate() -> None:
+    """Of the answers to the 2,048 words of 11 letters hundreds are wrong with gates that float32 decides."""
+    task = WordProblemExamples("Z2").automaton()
+    answers = torch.tensor([task.answers(word)[-1] for word in WORDS])
+    for seed in range(20):
+        model = _flips(seed)
+        said = [hard_logits(model, WORDS, double=double)[:, -1].argmax(-1) for double in (True, False)]
+        assert torch.equal(said[0], answers)
+        if (said[1] != answers).sum() > 500:
+            break
+    else:
+        raise AssertionError("float32 decides nothing otherwise")
+    held, refused = certify(copy.deepcopy(model).double(), task), certify(model, task)
+    assert held.certified and "two gates are equal within rounding error" in str(refused.reason)
+    forged = replace(held, weights_fingerprint=refused.weights_fingerprint)
+    with pytest.raises(ValueError, match="two gates are equal within rounding error"):
+        verify(again(forged), model, task)
 
 
 def test_a_tie_in_the_first_layer_is_told_in_one_line(held: tuple[Certificate, SequenceModel]) -> None:
