@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.sampling import sample
+
 # Triton's kernels are interpreted where there is no GPU. Triton reads this when it is imported: later is too late.
 INTERPRETED = not torch.cuda.is_available()
 if INTERPRETED:
@@ -50,6 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.triton)
         if not INTERPRETED and item.get_closest_marker("triton"):
             item.add_marker(pytest.mark.gpu)
+    sample(items)
 
 
 @pytest.fixture(autouse=True)

@@ -98,6 +98,7 @@ def test_kernel_clock_is_the_wall_clock_without_a_gpu() -> None:
     assert len(calls) == 3
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_a_sweep_is_recorded(sweep: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "sweep.json"

@@ -72,6 +72,7 @@ class TestSizesTriton:
 
     backend = "triton"
 
+    @pytest.mark.sample
     @pytest.mark.parametrize("m", [3, 5, 8, 16, 33])
     @pytest.mark.parametrize("make", [plain_case, gated_case])
     def test_error_rule(self, make, m: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ def random_state(layer, sequences):
     return layer.init_state(sequences)._replace(ssm=ssm.requires_grad_(), y=y.requires_grad_())
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("solver", ["sequential", "sweeps"])
 @pytest.mark.parametrize("hidden", [(), ("b", "gate"), ALL], ids=str)
 @pytest.mark.parametrize("mixing, rank, options", FORMS, ids=str)
@@ -113,6 +114,7 @@ def test_sweeps_agree_with_the_sequential_mode(mixing, rank, dtype, tolerance):
         assert relative(leaf_a, leaf_b) < tolerance
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mixing, rank", MIXINGS)
 @pytest.mark.parametrize("alpha", [0.0, 3.0])
 def test_full_strength(mixing, rank, alpha):

@@ -56,6 +56,7 @@ def relative(a, b):
 FORMS = [((), "b*v", True), (("b",), "b", True), (ALL, "b*v", True), (ALL, "b", False), (("mixing",), "b*v", False)]
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("hidden, write, normed", FORMS, ids=str)
 @pytest.mark.parametrize("mixing, rank", MIXINGS)
@@ -273,6 +274,7 @@ def test_without_output_gate_the_read_out_is_linear_in_the_direction_of_h():
     assert layer.proj_in.weight.shape == (layer.cell.size, 8)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("normed", [True, False])
 @pytest.mark.parametrize("write", ["b*v", "b"])
 @pytest.mark.parametrize("mixing, strength", [("householder", 1.0), ("householder", 2.0), ("dplr", 1.0)])

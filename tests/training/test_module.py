@@ -209,6 +209,7 @@ def parity(mixer: dict, path: Path, *, train_length: int = 12, steps: int = 400,
     return {length: run.callback_metrics[f"test/last_accuracy/{length}"].item() for length in lengths}
 
 
+@pytest.mark.slow
 def test_blocks_of_two_solve_parity_and_blocks_of_one_do_not(tmp_path: Path) -> None:
     assert parity({"name": "bd-lru", "block_size": 2, "d_state": 32}, tmp_path)[24] >= 0.95
     assert parity({"name": "bd-lru", "block_size": 1, "d_state": 32}, tmp_path)[24] <= 0.65

@@ -83,6 +83,7 @@ MIXINGS = [("householder", 3, ALL, LONG, OLD), ("householder", 2, (), ALIKE, {})
 
 
 @pytest.mark.triton
+@pytest.mark.sample
 @pytest.mark.parametrize("mixing, rank, hidden, bounds, options", MIXINGS, ids=str)
 def test_a_fused_sweep_is_a_sweep(mixing, rank, hidden, bounds, options, walked):
     plain, fused = (problem(mixing, rank, hidden, bounds, **options) for _ in range(2))
@@ -104,6 +105,7 @@ MAMBA_MIXINGS = [("householder", 3, "b c mixing", LONG), ("dplr", 2, "c", ALIKE)
 
 
 @pytest.mark.triton
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("mixing, rank, hidden, bounds", MAMBA_MIXINGS, ids=str)
 def test_a_fused_sweep_of_mamba_is_a_sweep(mixing, rank, hidden, bounds):
     plain, fused = (mamba_problem(mixing, rank, hidden, bounds) for _ in range(2))

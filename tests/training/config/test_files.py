@@ -23,7 +23,7 @@ from seqmix.training.config.files import (
 
 # `lm-paper` needs a corpus and a tokenizer: tests/training/test_language_model.py gives it some.
 CONFIGS = [name for name in list_configs() if name != "lm-paper"]
-PAPER = [name for name in CONFIGS if name.endswith("-paper")]
+PAPER = [name for name in CONFIGS if name.endswith(("-paper", "-mad"))]
 
 
 @pytest.mark.parametrize(
