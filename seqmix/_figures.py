@@ -4,12 +4,11 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 from seqmix._extras import require
 
-__all__ = ["COLOURS", "MARKERS", "adapted", "check_suffix", "encode", "grid", "label_ends", "new_figure", "style"]
+__all__ = ["COLOURS", "MARKERS", "adapted", "encode", "grid", "label_ends", "new_figure", "style"]
 
 # Okabe and Ito 2008, without the yellow that is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C564B", "#7F7F7F")
@@ -86,10 +85,3 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]], room: f
     for (x, _, name, colour), y in zip(order, places, strict=True):
         offset = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
         axes.annotate(name, (x, y), color=colour, fontsize="small", **offset)
-
-
-def check_suffix(option: str, path: Path, *suffixes: str) -> None:
-    """A `ValueError` unless the file's suffix is one of these, .svg or .png where none are given."""
-    suffixes = suffixes or (".svg", ".png")
-    if path.suffix not in suffixes:
-        raise ValueError(f"{option}: expected a file that ends in {' or '.join(suffixes)}, got {str(path)!r}")

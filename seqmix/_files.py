@@ -9,7 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replace_whole", "write_folder_whole", "write_text_whole", "write_together", "write_whole"]
+__all__ = ["check_output", "replace_whole", "write_folder_whole", "write_text_whole", "write_together", "write_whole"]
+
+
+def check_output(option: str, path: Path, *suffixes: str) -> None:
+    """`ValueError` unless `path` can be a file, and ends in one of the suffixes where there are some."""
+    if not path.parent.is_dir() or path.is_dir() or (suffixes and path.suffix not in suffixes):
+        ends = f" that ends in {' or '.join(suffixes)}," if suffixes else ""
+        raise ValueError(f"{option}: expected a file{ends} in a folder that exists, got {str(path)!r}")
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from seqmix._files import write_whole
+from seqmix._files import check_output, write_whole
 from seqmix.commands._messages import exits
 from seqmix.training.average import average_checkpoints
 
@@ -36,8 +36,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--last: expected 1 to {len(arguments.checkpoints)} checkpoints, got {arguments.last}")
     if arguments.decay is not None and not 0 < arguments.decay <= 1:
         raise ValueError(f"--decay: expected a number in (0, 1], got {arguments.decay!r}")
-    if not arguments.out.parent.is_dir() or arguments.out.is_dir():
-        raise ValueError(f"--out: expected a file in a folder that exists, got {str(arguments.out)!r}")
+    check_output("--out", arguments.out)
     averaged = average_checkpoints(arguments.checkpoints, last=arguments.last, decay=arguments.decay)
     write_whole(arguments.out, lambda part: torch.save(averaged, part))
     print(f"{arguments.out}: average of steps {', '.join(map(str, averaged['averaged_steps']))}")

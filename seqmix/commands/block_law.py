@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from seqmix._figures import check_suffix
+from seqmix._files import check_output
 from seqmix.commands._messages import exits, tell, torn_lines_told
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 from seqmix.commands.leaderboard.run import add_sweep_options, make_records
@@ -77,7 +77,7 @@ def _figure(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     check_write_options(arguments)
     for path in arguments.figure:
-        check_suffix("--figure", path)
+        check_output("--figure", path, ".svg", ".png")
     records, problems = collect(arguments.files)
     tell(problems)
     cells = cells_of(records)

@@ -7,7 +7,7 @@ from typing import Any
 
 from seqmix._bounded import read_json
 from seqmix._extras import require
-from seqmix._files import write_text_whole
+from seqmix._files import check_output, write_text_whole
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
 from seqmix.commands._options import add_trust_option
@@ -68,8 +68,8 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"--{name.replace('_', '-')}: expected a positive integer, got {getattr(options, name)}")
     if options.verify is not None and options.out is not None:
         raise ValueError("--out: a certificate that is checked is not written; leave one of --out and --verify away")
-    if options.out is not None and (not options.out.parent.is_dir() or options.out.is_dir()):
-        raise ValueError(f"--out: expected a file in a folder that exists, got {str(options.out)!r}")
+    if options.out is not None:
+        check_output("--out", options.out)
     file = None if options.verify is None else Path(options.verify)
     if is_shipped(options.verify):
         options.checkpoint, file = options.checkpoint or options.verify, certificate_of(options.verify)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from seqmix._figures import encode, style
-from seqmix._files import write_text_whole, write_whole
+from seqmix._files import check_output, write_text_whole, write_whole
 from seqmix._suggest import unknown_name
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
@@ -118,9 +118,8 @@ def _parse(kind: str, argv: list[str]) -> tuple[argparse.Namespace, tuple[tuple[
         ("--out", arguments.out, (".svg", ".png")),
         ("--data", arguments.data, (".npz", ".json")),
     ):
-        if path is not None and (path.suffix not in suffixes or not path.parent.is_dir() or path.is_dir()):
-            expected = f"a file {' or '.join(suffixes)} in a folder that exists"
-            raise ValueError(f"{option}: expected {expected}, got {str(path)!r}")
+        if path is not None:
+            check_output(option, path, *suffixes)
     if kind == "mixing" and arguments.sequence >= arguments.sequences:
         raise ValueError(f"--sequence: expected less than --sequences {arguments.sequences}, got {arguments.sequence}")
     if getattr(arguments, "over_training", False) and len(arguments.what) > 1:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqmix._figures import check_suffix
+from seqmix._files import check_output
 from seqmix.commands._messages import exits, tell, torn_lines_told
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 from seqmix.commands.leaderboard.run import add_sweep_options, make_records
@@ -74,7 +74,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     check_write_options(arguments)
     if arguments.figure is not None:
-        check_suffix("--figure", arguments.figure)
+        check_output("--figure", arguments.figure, ".svg", ".png")
     if arguments.ceiling is not None and not 0 < arguments.ceiling < float("inf"):
         raise ValueError(f"--ceiling: expected a positive loss, got {arguments.ceiling!r}")
     every = contenders(

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from seqmix._files import write_text_whole
+from seqmix._files import check_output, write_text_whole
 from seqmix.commands._messages import exits
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 from seqmix.studies.shift_k import Search, figure, fits, table
@@ -17,8 +17,8 @@ def main(argv: list[str]) -> int:
     """Run `seqmix shift-k` with these arguments; returns the exit status."""
     arguments = _parser().parse_args(argv)
     check_write_options(arguments)
-    if arguments.store is not None and (not arguments.store.parent.is_dir() or arguments.store.is_dir()):
-        raise ValueError(f"--store: expected a file in a folder that exists, got {str(arguments.store)!r}")
+    if arguments.store is not None:
+        check_output("--store", arguments.store)
     search = Search(arguments.order, arguments.starts, arguments.steps, arguments.lr, arguments.seed)
     records = fits(arguments.mixer, arguments.states, arguments.shifts, search, arguments.store)
     text = table(records)

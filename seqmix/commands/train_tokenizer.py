@@ -4,7 +4,7 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
-from seqmix._files import write_text_whole
+from seqmix._files import check_output, write_text_whole
 from seqmix.commands._messages import exits
 from seqmix.tasks.language_modeling import LanguageModeling
 from seqmix.tasks.tokenization import JsonTokenizer, train_bpe
@@ -35,8 +35,7 @@ def main(argv: list[str]) -> int:
         parser.add_argument(f"--{split}-share", type=float, default=0.1, metavar="X", help=help_text)
     options = vars(parser.parse_args(argv))
     output, vocab_size, limit = (options.pop(name) for name in ("output", "vocab_size", "documents"))
-    if not output.parent.is_dir() or output.is_dir():
-        raise ValueError(f"output: expected a file in a folder that exists, got {str(output)!r}")
+    check_output("output", output)
     if limit is not None and limit < 1:
         raise ValueError(f"--documents: expected a positive number, got {limit}")
     streaming = {} if limit is None else {"streaming": True, "eval_documents": limit}

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba import types
+from numba.extending import intrinsic
 
 
 def jit(*flags: str) -> Callable[[Callable[..., Any]], Any]:
@@ -20,3 +22,15 @@ def jit(*flags: str) -> Callable[[Callable[..., Any]], Any]:
             return numba.njit(**options)(function)
 
     return compile_lazily
+
+
+@intrinsic
+def use_wide_vectors(typing_context: Any) -> Any:
+    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, at a third of the speed."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
+            set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), generate

@@ -24,6 +24,11 @@ def rows(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().flatten(0, 1).numpy()
 
 
+def array(x: Tensor) -> np.ndarray:
+    """`x` as a contiguous array, without a copy where it already is one."""
+    return x.detach().contiguous().numpy()
+
+
 def over_sequences(
     op: str,
     recurrence: Callable[..., tuple[Tensor, Tensor]],

@@ -127,7 +127,7 @@ def _rerun(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _convert(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from seqmix._files import write_text_whole
+    from seqmix._files import check_output, write_text_whole
     from seqmix.leaderboard.records.parquet import read_parquet, write_parquet
     from seqmix.leaderboard.records.store import read_runs
 
@@ -136,8 +136,7 @@ def _convert(arguments: argparse.Namespace, argv: list[str]) -> int:
         raise ValueError(f"convert: expected FILE.jsonl OUT.parquet or FILE.parquet OUT.jsonl, got {' '.join(kinds)}")
     if arguments.target.exists():
         raise ValueError(f"OUT: expected a new file, {arguments.target} exists")
-    if not arguments.target.parent.is_dir():
-        raise ValueError(f"OUT: expected a file in a folder that exists, got {str(arguments.target)!r}")
+    check_output("OUT", arguments.target)
     if kinds[0] == ".jsonl":
         records = read_runs(arguments.source)
         write_parquet(records, arguments.target)

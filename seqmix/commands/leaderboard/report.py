@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqmix._figures import check_suffix
+from seqmix._files import check_output
 from seqmix._measures import MEASURES
 from seqmix.commands._messages import tell
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
@@ -83,7 +83,7 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
         if colon and measure not in _MEASURES:
             raise ValueError(f"--lengths: expected one of {', '.join(_MEASURES)} before the colon, got {column!r}")
     if arguments.figure is not None:
-        check_suffix("--figure", arguments.figure, ".svg")
+        check_output("--figure", arguments.figure, ".svg")
         _draw(arguments, records)
     text = render(records, arguments.kind, criteria=criteria, lengths=arguments.lengths)
     print_or_write(text, arguments, ["seqmix", "leaderboard", *argv])

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seqmix._files import check_output
 from seqmix._signals import Interrupted
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import silence, tell
@@ -136,8 +137,7 @@ def make_records(plan: "Sequence[Run] | Plan", arguments: argparse.Namespace, pr
     if arguments.dry_run:
         print("\n".join(run.command for run in (plan if isinstance(plan, Sequence) else plan.runs({}))))
         return 0
-    if not arguments.store.parent.is_dir() or arguments.store.is_dir():
-        raise ValueError(f"--store: expected a file in a folder that exists, got {str(arguments.store)!r}")
+    check_output("--store", arguments.store)
     store = RunStore(arguments.store)
     store.refresh()
     tell(store.problems)

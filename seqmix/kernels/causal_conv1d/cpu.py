@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seqmix.kernels._memory import empty_like
 from seqmix.kernels._numba import jit
-from seqmix.kernels._sequences import offsets, rows
+from seqmix.kernels._sequences import array, offsets, rows
 from seqmix.kernels._threads import channel_chunks, run
 
 OP = "causal_conv1d"
@@ -166,10 +166,6 @@ def _backward(
                 part[:] = 0
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
-
-
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, silu: bool
 ) -> tuple[Tensor, Tensor]:
@@ -187,9 +183,9 @@ def forward(
         bounds,
         silu,
         rows(x),
-        _array(weight.T),
-        _array(bias),
-        _array(initial_state),
+        array(weight.T),
+        array(bias),
+        array(initial_state),
         y.flatten(0, 1).numpy(),
         final.numpy(),
     )
@@ -222,11 +218,11 @@ def backward(
         bounds,
         silu,
         rows(x),
-        _array(weight.T),
-        _array(bias),
-        _array(initial_state),
+        array(weight.T),
+        array(bias),
+        array(initial_state),
         rows(dy),
-        _array(dfinal),
+        array(dfinal),
         dx.flatten(0, 1).numpy(),
         dtaps.numpy(),
         dbias.numpy(),

@@ -7,30 +7,16 @@ lose digits. The forward pass walks the state (K, V) four keys at a time and kee
 Letters: L rows of all sequences, S sequences, H heads, K and V widths, G = 1 or 0 decays for each head.
 """
 
+from functools import partial
+
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 from torch import Tensor
 
-from seqmix.kernels._memory import empty_like
-from seqmix.kernels._numba import jit
-from seqmix.kernels._sequences import offsets, rows
-from seqmix.kernels._threads import run
+from seqmix.kernels import _borders
+from seqmix.kernels._numba import jit, use_wide_vectors
 
 OP = "delta_rule"
 CHUNK = 32
-
-
-@intrinsic
-def _use_wide_vectors(typing_context):
-    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, which costs speed."""
-
-    def generate(context, builder, signature, arguments):
-        if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
-            set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return types.void(), generate
 
 
 @jit()
@@ -42,7 +28,7 @@ def _copy(source, target):
 
 @jit()
 def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o, final, borders):
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     keys, values = initial.shape[2:]
     padded = (keys + 3) // 4 * 4
     state = np.zeros((padded, values), q.dtype)
@@ -92,7 +78,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o
 @jit("reassoc")
 def _recompute(a, b, k, v_t, do_t, before, here, read, write, dq):
     """One step of the transposed state (V, K), what was read and written, and dq = S do."""
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     for c in range(len(dq)):
         dq[c] = 0
     zero = a - a
@@ -117,7 +103,7 @@ def _adjoint(a, b, k, q, v_t, do_t, before, read, write, Z, dk, dv, dpart):
     With P = a S_{t-1}: dwrite = Z^T k, dP = Z - beta k dwrite^T, dk = Z write - beta P dwrite. Returns the gradient
     of beta; `dpart` (K,) receives the parts of that of log a, the sum of dP P.
     """
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     for c in range(len(k)):
         dk[c] = 0
         dpart[c] = 0
@@ -182,80 +168,22 @@ def _backward(
         dinitial[s, h] = Z.T
 
 
-def border_slots(batch: int, length: int, sequences: int) -> int:
-    """How many borders there is room for, packed sequences included.
-
-    Two are never used: `torch.compile` makes a graph of its own for every size that can be zero or one.
-    """
-    return batch * (length // CHUNK) + 2
-
-
-def _first_slots(bounds: np.ndarray) -> np.ndarray:
-    counts = np.maximum(np.diff(bounds) - 1, 0) // CHUNK
-    return np.cumsum(counts) - counts
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
+border_slots = partial(_borders.border_slots, CHUNK)
 
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_g: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """o (B, T, H, V), the final state (S, H, K, V) and the borders (slots, H, K, V); all of one type."""
-    bounds = offsets(OP, q, cu_seqlens)
-    heads = q.shape[2]
-    o = empty_like(v)
-    final = empty_like(initial_state)
-    first_slots = _first_slots(bounds)
-    borders = q.new_empty(border_slots(q.shape[0], q.shape[1], initial_state.shape[0]), *initial_state.shape[1:])
-    borders[int(first_slots[-1] + max(bounds[-1] - bounds[-2] - 1, 0) // CHUNK) :] = 0
-    run(
-        _forward,
-        (len(bounds) - 1) * heads,
-        8 * q.numel() * v.shape[3],
-        heads,
-        bounds,
-        first_slots,
-        *(rows(t) for t in (q, k, v, beta, log_g.exp())),
-        _array(initial_state),
-        o.flatten(0, 1).numpy(),
-        final.numpy(),
-        borders.numpy(),
-    )
-    return o, final, borders
+    inputs = (q, k, v, beta, log_g.exp())
+    return _borders.walk_heads(_forward, OP, CHUNK, 8, inputs, initial_state, cu_seqlens)
 
 
 def backward(
-    do: Tensor,
-    dfinal: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    log_g: Tensor,
-    initial_state: Tensor,
-    borders: Tensor,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, ...]:
+    do: Tensor, dfinal: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_g: Tensor,
+    initial_state: Tensor, borders: Tensor, cu_seqlens: Tensor | None,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of q, k, v, beta, log_g and the initial state; the adjoint of the recurrence, step by step."""
-    bounds = offsets(OP, q, cu_seqlens)
-    heads = q.shape[2]
-    inputs = (q, k, v, beta, log_g, initial_state)
-    *gradients, dinitial = (empty_like(t) for t in inputs)
-    run(
-        _backward,
-        (len(bounds) - 1) * heads,
-        24 * q.numel() * v.shape[3],
-        heads,
-        bounds,
-        _first_slots(bounds),
-        *(rows(t) for t in (q, k, v, beta, log_g.exp())),
-        _array(initial_state),
-        _array(borders),
-        rows(do),
-        _array(dfinal),
-        *(t.flatten(0, 1).numpy() for t in gradients),
-        dinitial.numpy(),
-    )
-    return *gradients, dinitial
+    inputs = (q, k, v, beta, log_g.exp())
+    found = _borders.walk_heads_back(_backward, OP, CHUNK, 24, (do, dfinal), inputs, initial_state, borders, cu_seqlens)
+    return *found[0], found[1]

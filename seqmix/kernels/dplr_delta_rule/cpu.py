@@ -6,31 +6,17 @@ every `CHUNK`-th step (the borders); the backward pass recomputes the others fro
 Letters: L rows of all sequences, S sequences, H heads, K and V widths.
 """
 
+from functools import partial
+
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 from torch import Tensor
 
-from seqmix.kernels._memory import empty_like
-from seqmix.kernels._numba import jit
-from seqmix.kernels._sequences import offsets, rows
-from seqmix.kernels._threads import run
+from seqmix.kernels import _borders
+from seqmix.kernels._numba import jit, use_wide_vectors
 
 OP = "dplr_delta_rule"
 CHUNK = 32
 Q, K, A, B, W = range(5)  # rows of `column`: what one step has for every key
-
-
-@intrinsic
-def _use_wide_vectors(typing_context):
-    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, which costs speed."""
-
-    def generate(context, builder, signature, arguments):
-        if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
-            set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return types.void(), generate
 
 
 @jit()
@@ -46,7 +32,7 @@ def _load(q, k, a, b, w, t, h, column):
 
 @jit()
 def _forward(first, last, heads, bounds, slots, q, k, v, a, b, w, initial, o, final, borders):
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     keys, values = initial.shape[2:]
     padded = (keys + 3) // 4 * 4
     state = np.zeros((padded, values), q.dtype)
@@ -97,7 +83,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, a, b, w, initial, o, fi
 @jit("reassoc")
 def _recompute(column, v_t, do_t, before, here, read, dq):
     """One step of the transposed state (V, K), what was read, and dq = S do."""
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     k, a, b, w = column[K], column[A], column[B], column[W]
     for c in range(len(dq)):
         dq[c] = 0
@@ -121,7 +107,7 @@ def _adjoint(column, v_t, do_t, before, read, Z, dv, grads):
     `grads`, rows as in `column`: dk = Z v, da = Z r, db = S_{t-1} dr with dr = Z^T a, and the sum over values of
     Z S_{t-1}, which is the gradient of the decay. What goes out is w Z + b dr^T.
     """
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     q, k, a, b, w = column[Q], column[K], column[A], column[B], column[W]
     dk, da, db, dw = grads[K], grads[A], grads[B], grads[W]
     for c in range(len(k)):
@@ -187,49 +173,22 @@ def _backward(
         dinitial[s, h] = Z.T
 
 
-def border_slots(batch: int, length: int, sequences: int) -> int:
-    """How many borders there is room for, packed sequences included.
-
-    Two are never used: `torch.compile` makes a graph of its own for every size that can be zero or one.
-    """
-    return batch * (length // CHUNK) + 2
-
-
-def _first_slots(bounds: np.ndarray) -> np.ndarray:
-    counts = np.maximum(np.diff(bounds) - 1, 0) // CHUNK
-    return np.cumsum(counts) - counts
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
+border_slots = partial(_borders.border_slots, CHUNK)
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, log_w: Tensor, initial_state: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    log_w: Tensor,
+    initial_state: Tensor,
     cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:
     """o (B, T, H, V), the final state (S, H, K, V) and the borders (slots, H, K, V); all of one type."""
-    bounds = offsets(OP, q, cu_seqlens)
-    heads = q.shape[2]
-    o = empty_like(v)
-    final = empty_like(initial_state)
-    first_slots = _first_slots(bounds)
-    borders = q.new_empty(border_slots(q.shape[0], q.shape[1], initial_state.shape[0]), *initial_state.shape[1:])
-    borders[int(first_slots[-1] + max(bounds[-1] - bounds[-2] - 1, 0) // CHUNK) :] = 0
-    run(
-        _forward,
-        (len(bounds) - 1) * heads,
-        10 * q.numel() * v.shape[3],
-        heads,
-        bounds,
-        first_slots,
-        *(rows(t) for t in (q, k, v, a, b, log_w.exp())),
-        _array(initial_state),
-        o.flatten(0, 1).numpy(),
-        final.numpy(),
-        borders.numpy(),
-    )
-    return o, final, borders
+    inputs = (q, k, v, a, b, log_w.exp())
+    return _borders.walk_heads(_forward, OP, CHUNK, 10, inputs, initial_state, cu_seqlens)
 
 
 def backward(
@@ -237,24 +196,7 @@ def backward(
     initial_state: Tensor, borders: Tensor, cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of q, k, v, a, b, log_w and the initial state; the adjoint of the recurrence, step by step."""
-    bounds = offsets(OP, q, cu_seqlens)
-    heads, decay = q.shape[2], log_w.exp()
-    inputs = (q, k, v, a, b, log_w, initial_state)
-    *gradients, dinitial = (empty_like(t) for t in inputs)
-    run(
-        _backward,
-        (len(bounds) - 1) * heads,
-        30 * q.numel() * v.shape[3],
-        heads,
-        bounds,
-        _first_slots(bounds),
-        *(rows(t) for t in (q, k, v, a, b, decay)),
-        _array(initial_state),
-        _array(borders),
-        rows(do),
-        _array(dfinal),
-        *(t.flatten(0, 1).numpy() for t in gradients),
-        dinitial.numpy(),
-    )
-    gradients[-1].mul_(decay)
-    return *gradients, dinitial
+    inputs = (q, k, v, a, b, log_w.exp())
+    found = _borders.walk_heads_back(_backward, OP, CHUNK, 30, (do, dfinal), inputs, initial_state, borders, cu_seqlens)
+    (*gradients, ddecay), dinitial = found
+    return *gradients, ddecay.mul_(inputs[-1]), dinitial

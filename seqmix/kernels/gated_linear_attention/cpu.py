@@ -7,30 +7,16 @@ backward pass recomputes the others from there, transposed to (V, K), so that su
 Letters: L rows of all sequences, S sequences, H heads, K and V widths, G = K, 1 or 0 decays for each head.
 """
 
+from functools import partial
+
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 from torch import Tensor
 
-from seqmix.kernels._memory import empty_like
-from seqmix.kernels._numba import jit
-from seqmix.kernels._sequences import offsets, rows
-from seqmix.kernels._threads import run
+from seqmix.kernels import _borders
+from seqmix.kernels._numba import jit, use_wide_vectors
 
 OP = "gated_linear_attention"
 CHUNK = 32
-
-
-@intrinsic
-def _use_wide_vectors(typing_context):
-    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, which costs speed."""
-
-    def generate(context, builder, signature, arguments):
-        if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
-            set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return types.void(), generate
 
 
 @jit()
@@ -54,7 +40,7 @@ def _load(decay, t, h, out):
 
 @jit()
 def _forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final, borders):
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     keys, values = initial.shape[2:]
     padded = (keys + 3) // 4 * 4
     state = np.zeros((padded, values), q.dtype)
@@ -92,7 +78,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, fina
 @jit()
 def _recompute(v_t, column, before, here):
     """One step of the transposed state (V, K). column: decay, k."""
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     a, k = column[0], column[1]
     for d in range(len(v_t)):
         x, p, s = v_t[d], before[d], here[d]
@@ -106,7 +92,7 @@ def _adjoint(v_t, do_t, column, before, Z, dv, grads):
 
     grads: dk = Z v; the sum over values of Z S_{t-1}, which is the gradient of the decay; dq = S_t do.
     """
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     a, k, q = column[0], column[1], column[2]
     dk, da, dq = grads[0], grads[1], grads[2]
     for c in range(len(a)):
@@ -173,84 +159,27 @@ def _backward(
         dinitial[s, h] = Z.T
 
 
-def border_slots(batch: int, length: int, sequences: int) -> int:
-    """How many borders there is room for, packed sequences included.
-
-    Two are never used: `torch.compile` makes a graph of its own for every size that can be zero or one.
-    """
-    return batch * (length // CHUNK) + 2
-
-
-def _first_slots(bounds: np.ndarray) -> np.ndarray:
-    counts = np.maximum(np.diff(bounds) - 1, 0) // CHUNK
-    return np.cumsum(counts) - counts
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
+border_slots = partial(_borders.border_slots, CHUNK)
 
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """o (B, T, H, V), the final state (S, H, K, V) and the borders (slots, H, K, V); all of one type."""
-    bounds = offsets(OP, q, cu_seqlens)
-    heads = q.shape[2]
-    o = empty_like(v)
-    final = empty_like(initial_state)
-    first_slots = _first_slots(bounds)
-    borders = q.new_empty(border_slots(q.shape[0], q.shape[1], initial_state.shape[0]), *initial_state.shape[1:])
-    borders[int(first_slots[-1] + max(bounds[-1] - bounds[-2] - 1, 0) // CHUNK) :] = 0
-    run(
-        _forward,
-        (len(bounds) - 1) * heads,
-        5 * q.numel() * v.shape[3],
-        heads,
-        bounds,
-        first_slots,
-        *(rows(t) for t in (q, k, v, log_g.exp())),
-        _array(initial_state),
-        o.flatten(0, 1).numpy(),
-        final.numpy(),
-        borders.numpy(),
-    )
-    return o, final, borders
+    inputs = (q, k, v, log_g.exp())
+    return _borders.walk_heads(_forward, OP, CHUNK, 5, inputs, initial_state, cu_seqlens)
 
 
 def backward(
-    do: Tensor,
-    dfinal: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_g: Tensor,
-    initial_state: Tensor,
-    borders: Tensor,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, ...]:
+    do: Tensor, dfinal: Tensor, q: Tensor, k: Tensor, v: Tensor, log_g: Tensor,
+    initial_state: Tensor, borders: Tensor, cu_seqlens: Tensor | None,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of q, k, v, log_g and the initial state.
 
     With Z_t = q_t do_t^T + e^{g_{t+1}} Z_{t+1}: dq_t = S_t do_t, dk_t = Z_t v_t, dv_t = Z_t^T k_t, and
     dg_t = e^{g_t} times the row sums of Z_t S_{t-1}. The shorter q dq - k dk, summed back over time, cancels.
     """
-    bounds = offsets(OP, q, cu_seqlens)
-    heads = q.shape[2]
-    decay = log_g.exp()
-    inputs = (q, k, v, log_g, initial_state)
-    dq, dk, dv, ddecay, dinitial = (empty_like(t) for t in inputs)
-    run(
-        _backward,
-        (len(bounds) - 1) * heads,
-        16 * q.numel() * v.shape[3],
-        heads,
-        bounds,
-        _first_slots(bounds),
-        *(rows(t) for t in (q, k, v, decay)),
-        _array(initial_state),
-        _array(borders),
-        rows(do),
-        _array(dfinal),
-        *(t.flatten(0, 1).numpy() for t in (dq, dk, dv, ddecay)),
-        dinitial.numpy(),
-    )
-    return dq, dk, dv, ddecay.mul_(decay), dinitial
+    inputs = (q, k, v, log_g.exp())
+    found = _borders.walk_heads_back(_backward, OP, CHUNK, 16, (do, dfinal), inputs, initial_state, borders, cu_seqlens)
+    (*gradients, ddecay), dinitial = found
+    return *gradients, ddecay.mul_(inputs[-1]), dinitial

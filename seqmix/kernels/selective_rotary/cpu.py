@@ -11,12 +11,12 @@ import math
 import numpy as np
 import torch
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 from torch import Tensor
 
 from seqmix.kernels._memory import empty_like
-from seqmix.kernels._numba import jit
-from seqmix.kernels._sequences import offsets, rows
+from seqmix.kernels._numba import jit, use_wide_vectors
+from seqmix.kernels._sequences import array, offsets, rows
 from seqmix.kernels._threads import channel_chunks, run
 
 OP = "selective_rotary"
@@ -61,22 +61,10 @@ def _cos_quarter_for(x):
     return lambda x: np.cos(x)
 
 
-@intrinsic
-def _use_wide_vectors(typing_context):
-    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, which costs speed."""
-
-    def generate(context, builder, signature, arguments):
-        if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
-            set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
 @jit()
 def _advance(theta, omega, sign):
     """theta += sign omega, modulo one turn; all in double precision."""
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     for c in range(len(theta)):
         x = theta[c] + sign * np.float64(omega[c])
         turns = (x * (1 / _TURN) + _ROUND) - _ROUND
@@ -86,7 +74,7 @@ def _advance(theta, omega, sign):
 @jit()
 def _turn(theta, cos, sin):
     """cos theta and sin theta, in the type of the two that receive them."""
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     one, two = cos.dtype.type(1), cos.dtype.type(2)
     for c in range(len(theta)):
         quarters = (theta[c] * (1 / _QUARTER) + _ROUND) - _ROUND
@@ -101,7 +89,7 @@ def _turn(theta, cos, sin):
 @jit()
 def _rotate(x, cos, sin, y):
     """y = x turned by the angles, for some heads: x and y (h, K), cos and sin (h K/2,)."""
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     half = x.shape[1] // 2
     for h in range(len(x)):
         x_h, y_h, j = x[h], y[h], h * half
@@ -114,7 +102,7 @@ def _rotate(x, cos, sin, y):
 @jit()
 def _rotate_back(x, dy, cos, sin, dx, dtheta):
     """dx = dy turned back, and dtheta += dx1 x0 - dx0 x1."""
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     half = x.shape[1] // 2
     for h in range(len(x)):
         x_h, u_h, d_h, j = x[h], dy[h], dx[h], h * half
@@ -184,10 +172,6 @@ def _backward(
             dinitial[s, c0 + c] = summed[c]
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
-
-
 def forward(
     q: Tensor, k: Tensor, increment: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -205,7 +189,7 @@ def forward(
         width,
         bounds,
         *(rows(t) for t in (q, k, increment.flatten(2))),
-        _array(initial_state.flatten(1)),
+        array(initial_state.flatten(1)),
         turned_q.flatten(0, 1).numpy(),
         turned_k.flatten(0, 1).numpy(),
         final.flatten(1).numpy(),
@@ -241,9 +225,9 @@ def backward(
         bounds,
         rows(dq_out),
         rows(dk_out),
-        _array(dfinal.flatten(1)),
+        array(dfinal.flatten(1)),
         *(rows(t) for t in (q, k, increment.flatten(2))),
-        _array(end_angle.flatten(1)),
+        array(end_angle.flatten(1)),
         dq.flatten(0, 1).numpy(),
         dk.flatten(0, 1).numpy(),
         domega.flatten(2).flatten(0, 1).numpy(),

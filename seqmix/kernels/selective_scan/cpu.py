@@ -1,11 +1,14 @@
 """The selective scan on a CPU: arrays for the Numba kernels in `cpu_kernels`, and parts for threads."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from seqmix.kernels import _borders
 from seqmix.kernels._memory import empty_like
-from seqmix.kernels._sequences import offsets, rows
+from seqmix.kernels._sequences import array, offsets, rows
 from seqmix.kernels._threads import run
 from seqmix.kernels.selective_scan import cpu_kernels as kernels
 from seqmix.kernels.selective_scan.cpu_kernels import CHUNK, WIDTH
@@ -13,30 +16,16 @@ from seqmix.kernels.selective_scan.cpu_kernels import CHUNK, WIDTH
 OP = "selective_scan"
 
 
-def border_slots(batch: int, length: int, sequences: int) -> int:
-    """How many borders there is room for, packed sequences included.
-
-    Two are never used: `torch.compile` makes a graph of its own for every size that can be zero or one.
-    """
-    return batch * (length // CHUNK) + 2
-
-
-def _first_slots(bounds: np.ndarray) -> np.ndarray:
-    counts = np.maximum(np.diff(bounds) - 1, 0) // CHUNK
-    return np.cumsum(counts) - counts
+border_slots = partial(_borders.border_slots, CHUNK)
 
 
 def _split(items: int, parts: int) -> np.ndarray:
     return np.arange(parts + 1) * items // parts
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
-
-
 def _inputs(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, signed: bool):
-    scale, shift = np.array([2, -1] if signed else [1, 0], dtype=_array(D).dtype)
-    return rows(x), rows(dt), _array(A), rows(B), rows(C), _array(D), (scale, shift), _array(state)
+    scale, shift = np.array([2, -1] if signed else [1, 0], dtype=array(D).dtype)
+    return rows(x), rows(dt), array(A), rows(B), rows(C), array(D), (scale, shift), array(state)
 
 
 def forward(
@@ -63,7 +52,7 @@ def forward(
         8 * x.numel() * states,
         blocks,
         bounds,
-        _first_slots(bounds),
+        _borders.first_slots(CHUNK, bounds),
         *_inputs(x, dt, A, B, C, D, initial_state, signed),
         y.flatten(0, 1).numpy(),
         final.numpy(),
@@ -111,11 +100,11 @@ def backward(
         _split(blocks, groups),
         _split(sequences, sequence_groups),
         bounds,
-        _first_slots(bounds),
+        _borders.first_slots(CHUNK, bounds),
         *_inputs(x, dt, A, B, C, D, initial_state, signed),
-        _array(borders),
+        array(borders),
         rows(dy),
-        _array(dfinal),
+        array(dfinal),
         dx.flatten(0, 1).numpy(),
         ddt.flatten(0, 1).numpy(),
         *(part.numpy() for part in (dA, dB, dC, dD)),

@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload
 
-from seqmix.kernels._numba import jit
+from seqmix.kernels._numba import jit, use_wide_vectors
 
 WIDTH = 64
 CHUNK = 32
@@ -34,18 +34,6 @@ def _as_int32(typing_context, number):
         return builder.bitcast(arguments[0], context.get_value_type(types.int32))
 
     return types.int32(types.float32), generate
-
-
-@intrinsic
-def _use_wide_vectors(typing_context):
-    """Let LLVM use 512-bit registers in the function that calls this: it avoids them, at a third of the speed."""
-
-    def generate(context, builder, signature, arguments):
-        if isinstance(builder.function.attributes, set):  # llvmlite's own `add` knows no attributes with values
-            set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return types.void(), generate
 
 
 def _exp(x):
@@ -80,7 +68,7 @@ def _exp_for(x):
 @jit()
 def forward(first, last, blocks, bounds, slots, x, dt, A, B, C, D, decay, initial, y, final, borders):
     # decay = (scale, shift): a = scale * e^{dt A} + shift.
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     channels, states = A.shape
     scale, shift = decay
     lanes = np.zeros((states, 2, WIDTH), x.dtype)  # A, s
@@ -123,7 +111,7 @@ def forward(first, last, blocks, bounds, slots, x, dt, A, B, C, D, decay, initia
 @jit()
 def _recompute(count, lane, steps, b, scale, shift, path):
     # path[k + 1] = (e_k, s_k) for one state index and the steps of a chunk; path[0] holds the state before it.
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     # Constants for LLVM, which otherwise sees possible overlaps and does not vectorise (ten times slower).
     assert lane.shape == (3, WIDTH) and steps.shape == (CHUNK, 6, WIDTH) and path.shape == (CHUNK + 1, 2, WIDTH)
     for k in range(count):
@@ -140,7 +128,7 @@ def backward(
     first, last, groups, block_bounds, sequence_bounds, bounds, slots,
     x, dt, A, B, C, D, decay, initial, borders, dy, dfinal, dx, ddt, dA, dB, dC, dD, dinitial,
 ):  # fmt: skip
-    _use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()  # type: ignore[call-arg]
     channels, states = A.shape
     scale, shift = decay
     lanes = np.zeros((states, 3, WIDTH), x.dtype)  # A, carry, dA

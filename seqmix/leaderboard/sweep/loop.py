@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from seqmix._live_line import clock
 from seqmix._measures import named
 from seqmix._signals import handled_signals
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.records.store import RunStore
 from seqmix.leaderboard.sweep.claims import Claims
 from seqmix.leaderboard.sweep.plan import Run
-from seqmix.leaderboard.sweep.progress import Progress, clock
+from seqmix.leaderboard.sweep.progress import Progress
 from seqmix.leaderboard.sweep.results import Results
 
 __all__ = ["Job", "Plan", "Runner", "sweep"]

@@ -1,9 +1,9 @@
 """How far a sweep is: one line, redrawn on a terminal."""
 
-import shutil
 import sys
-import time
 from collections.abc import Iterable
+
+from seqmix._live_line import LiveLine, clock
 
 __all__ = ["Progress"]
 
@@ -19,11 +19,10 @@ class Progress:
     """
 
     def __init__(self, total: int, jobs: int, refresh: float = 0.5, lines_every: float = 60.0) -> None:
-        self.total, self.jobs, self.refresh = total, jobs, refresh
-        self.lines_every = lines_every
+        self.total, self.jobs = total, jobs
         self.done = self.failed = 0
         self._seconds: dict[str, list[float]] = {}
-        self._next, self._width = 0.0 if sys.stdout.isatty() else time.monotonic() + lines_every, 0
+        self._line = LiveLine(refresh, lines_every, at_once=False)
 
     def learn(self, name: str, seconds: float) -> None:
         """Note how long a run of the config `name` took."""
@@ -45,26 +44,18 @@ class Progress:
 
     def show(self, waiting: Iterable[str], running: list[tuple[str, str, float]]) -> None:
         """Draw the line; `running` has config, description and seconds so far of each run."""
-        if time.monotonic() < self._next:
+        if not self._line.due:
             return
         line = self.text(self.left(waiting, [(name, seconds) for name, _, seconds in running]))
         line += "".join(f"; {description} ({clock(seconds)})" for _, description, seconds in running)
-        if sys.stdout.isatty():
-            line = line[: shutil.get_terminal_size().columns - 1]
-            sys.stdout.write("\r" + line.ljust(self._width))
-            self._width = len(line)
-            self._next = time.monotonic() + self.refresh
-        else:
-            sys.stdout.write(line + "\n")
-            self._next = time.monotonic() + self.lines_every
-        sys.stdout.flush()
+        self._line.show(line)
 
     def tell(self, line: str) -> None:
         """Print a line above the progress."""
         self.clear()
         print(line, flush=True)
         if sys.stdout.isatty():
-            self._next = 0.0
+            self._line.hurry()
 
     def text(self, left: float | None) -> str:
         """`12/60 done, 1 failed, 0:03:20 left`."""
@@ -73,13 +64,4 @@ class Progress:
 
     def clear(self) -> None:
         """Remove the line from the terminal."""
-        if self._width:
-            sys.stdout.write("\r" + " " * self._width + "\r")
-            sys.stdout.flush()
-            self._width = 0
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03`, or `2:03` below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+        self._line.clear()

@@ -17,6 +17,7 @@ from seqmix._measures import MEASURES, keys, of_text
 from seqmix.leaderboard.cost.flops import flops_per_token
 from seqmix.leaderboard.cost.footprint import decode_milliseconds, state_bytes, state_size
 from seqmix.leaderboard.records.schema import plain
+from seqmix.tasks.asked import asked_of
 from seqmix.training.callbacks.curriculum import LengthCurriculum
 from seqmix.training.callbacks.non_finite import NonFiniteLossError
 
@@ -64,7 +65,7 @@ class RunRecorder(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        sets = getattr(trainer.datamodule, "test_sets", None)  # type: ignore[attr-defined]
+        sets = asked_of(trainer.datamodule).test_sets  # type: ignore[attr-defined]
         if sets:
             self._count_solves(sets[dataloader_idx].name, pl_module)
 
@@ -129,7 +130,7 @@ class RunRecorder(Callback):
         return self._cpu_before + time.process_time()
 
     def _flops(self, model: Any, task: Any, sets: list[Any]) -> float | None:
-        length = getattr(task, "train_length", None) or max((each.length for each in sets), default=0)
+        length = asked_of(task).train_length or max((each.length for each in sets), default=0)
         train = self._solves.get("train")
         # A direct solve says 0 iterations, and is one application.
         iterations = 1.0 if train is None else max(1.0, float(train[0] / train[1]))
@@ -140,8 +141,8 @@ class RunRecorder(Callback):
 
     def _write(self, trainer: Trainer, learner: Any, reason: str | None = None, tested: bool = False) -> None:
         task: Any = trainer.datamodule  # type: ignore[attr-defined]
-        model = learner.model
-        sets = list(getattr(task, "test_sets", []))
+        model, says = learner.model, asked_of(task)
+        sets = list(says.test_sets or ())
         text = of_text(getattr(task, "metric", None))
         metrics = _metrics(trainer, sets, text)
         diverged = reason is not None or any(
@@ -161,8 +162,8 @@ class RunRecorder(Callback):
             "training": _training(trainer, learner, task) | {"tokens": self.tokens},
             "result": {
                 "metric": getattr(task, "metric", None),
-                "chance": getattr(task, "chance", None),
-                "train_length": getattr(task, "train_length", None),
+                "chance": says.chance,
+                "train_length": says.train_length,
                 "metrics": metrics,
                 "curve": self.curve,
                 **_reached(self.curve, text),

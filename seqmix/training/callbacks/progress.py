@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from seqmix._live_line import LiveLine, clock
 from seqmix.tasks.asked import asked_of
 
 __all__ = ["StepProgress"]
@@ -25,11 +26,10 @@ class StepProgress(ProgressBar):
 
     def __init__(self, refresh: float = 0.25, lines_every: float = 10.0) -> None:
         super().__init__()
-        self.refresh, self.lines_every = refresh, lines_every
+        self._live = LiveLine(refresh, lines_every)
         self._enabled = True
-        self._next = self._begin = self._after_first = 0.0
+        self._begin = self._after_first = 0.0
         self._first_step = 0
-        self._width = 0
 
     def disable(self) -> None:
         self._enabled = False
@@ -43,11 +43,12 @@ class StepProgress(ProgressBar):
         return self._enabled
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        self._clear()
+        self._live.clear()
         print(*args, **kwargs)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin, self._first_step, self._next = time.monotonic(), trainer.global_step, 0.0
+        self._begin, self._first_step = time.monotonic(), trainer.global_step
+        self._live.hurry()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -55,27 +56,27 @@ class StepProgress(ProgressBar):
         # The first step loads and compiles; the speed is that of the others.
         if trainer.global_step == self._first_step + 1:
             self._after_first = time.monotonic()
-        if self._enabled and time.monotonic() >= self._next:
-            self._show(self._line(trainer, pl_module, outputs))
+        if self._enabled and self._live.due:
+            self._live.show(self._line(trainer, pl_module, outputs))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clear()
+        self._live.clear()
         if self._enabled:
             seconds = time.monotonic() - self._begin
             steps = trainer.global_step - self._first_step
             print(
-                f"trained {steps} steps in {_clock(seconds)}, {1e3 * seconds / max(1, steps):.1f} ms a step", flush=True
+                f"trained {steps} steps in {clock(seconds)}, {1e3 * seconds / max(1, steps):.1f} ms a step", flush=True
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._clear()
+        self._live.clear()
 
     def on_test_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if self._enabled and sys.stdout.isatty() and time.monotonic() >= self._next:
-            self._show("testing")
+        if self._enabled and sys.stdout.isatty() and self._live.due:
+            self._live.show("testing")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clear()
+        self._live.clear()
 
     def _line(self, trainer: Trainer, pl_module: LightningModule, outputs: Any) -> str:
         total, step, now = trainer.max_steps, trainer.global_step, time.monotonic()
@@ -100,26 +101,5 @@ class StepProgress(ProgressBar):
         if step > self._first_step + 1:
             parts.append(f"{rate:.1f} steps/s")
         if total > 0 and step > self._first_step + 1:
-            parts.append(f"{_clock((total - step) / max(1e-9, rate))} left")
+            parts.append(f"{clock((total - step) / max(1e-9, rate))} left")
         return "  ".join(parts)
-
-    def _show(self, line: str) -> None:
-        if sys.stdout.isatty():
-            sys.stdout.write("\r" + line.ljust(self._width))
-            self._width = len(line)
-            self._next = time.monotonic() + self.refresh
-        else:
-            sys.stdout.write(line + "\n")
-            self._next = time.monotonic() + self.lines_every
-        sys.stdout.flush()
-
-    def _clear(self) -> None:
-        if self._width:
-            sys.stdout.write("\r" + " " * self._width + "\r")
-            sys.stdout.flush()
-            self._width = 0
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"

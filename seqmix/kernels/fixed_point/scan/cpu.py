@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels._numba import jit
+from seqmix.kernels._sequences import array
 from seqmix.kernels._threads import run
 
 EPS_RMS = 0.0625
@@ -214,10 +215,6 @@ def _backward(
                     carry[n] += inverse * (du[n] - s[n] * mean)
 
 
-def _array(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy()
-
-
 class Problem(NamedTuple):
     """One recurrence: p (L, M), W^T (N, R) of the numbers from `seen` on, h_0 (S, N) and the cell's constants."""
 
@@ -233,9 +230,9 @@ class Problem(NamedTuple):
     normed: bool
 
     def _inputs(self) -> tuple[Any, ...]:
-        p = _array(self.p)
+        p = array(self.p)
         constants = (self.seen, p.dtype.type(self.strength), self.product, self.gated, self.normed, self.rank)
-        return self.bounds.numpy(), p, _array(self.weight), *constants, _array(self.initial)
+        return self.bounds.numpy(), p, array(self.weight), *constants, array(self.initial)
 
     def _work(self) -> int:
         return len(self.p) * (8 * self.p.shape[1] + self.weight.numel())
@@ -250,6 +247,6 @@ class Problem(NamedTuple):
     def backward(self, h: Tensor, dh: Tensor, dfinal: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of p (L, M) and of the initial states (S, N)."""
         dp, dinitial = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (self.p, self.initial))
-        given = (_array(x) for x in (h, dh, dfinal))
+        given = (array(x) for x in (h, dh, dfinal))
         run(_backward, len(dinitial), 2 * self._work(), *self._inputs(), *given, dp.numpy(), dinitial.numpy())
         return dp, dinitial

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels._numba import jit
+from seqmix.kernels._sequences import array
 from seqmix.kernels._threads import run
 from seqmix.kernels.fixed_point.selective_scan.tokens import Recurrence
 
@@ -252,21 +253,17 @@ def _forward(
         report[q, 0], report[q, 1], report[q, 2] = most, change, size
 
 
-def _array(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy()
-
-
 def forward(r: Recurrence, tolerance: float, cap: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y (L, D), the final states (S, D, N), the most steps of a token (S,), and the residual (S,)."""
     i, s0 = r.inputs, r.s0.mT.contiguous()
     y, final, report = s0.new_empty(i.u.shape), torch.empty_like(s0), s0.new_empty(len(s0), 3)
-    norm = _array(i.norm)
+    norm = array(i.norm)
     run(
         _forward,
         len(s0),
         len(i.u) * (i.weight.numel() + 8 * i.A.numel()),
         r.bounds.numpy(),
-        *(_array(t) for t in (i.u, i.dt, i.p, i.A.mT, i.D, i.weight)),
+        *(array(t) for t in (i.u, i.dt, i.p, i.A.mT, i.D, i.weight)),
         r.where,
         norm,
         norm.dtype.type(r.strength),
@@ -274,7 +271,7 @@ def forward(r: Recurrence, tolerance: float, cap: int) -> tuple[Tensor, Tensor, 
         r.rank,
         tolerance,
         cap,
-        *(_array(t) for t in (s0, r.y0, y, final, report)),
+        *(array(t) for t in (s0, r.y0, y, final, report)),
     )
     steps, change, size = report.unbind(1)
     residual = (change / size.clamp_min(1e-30)).nan_to_num(nan=torch.inf, posinf=torch.inf)
