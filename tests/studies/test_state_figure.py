@@ -49,4 +49,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     figure = tmp_path / "states.svg"
     assert main(["report", str(store.path), "--figure", str(figure)]) == 0 and figure.stat().st_size > 1000
     assert main(["report", str(store.path), "--figure", "states.png"]) == 2
-    assert "--figure: expected a file that ends in .svg, got 'states.png'" in capsys.readouterr().err
+    assert (
+        "--figure: expected a file that ends in .svg, in a folder that exists, got 'states.png'"
+        in capsys.readouterr().err
+    )
