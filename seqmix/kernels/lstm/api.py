@@ -5,9 +5,9 @@ from torch import Tensor
 
 from seqmix.kernels import diagonal_scan
 from seqmix.kernels._backend import preferred
+from seqmix.kernels._loops import aligned, lengths_of, shifted, torch_loop
 from seqmix.kernels._recurrent_op import recurrent_op, same
 from seqmix.kernels._sequences import over_sequences
-from seqmix.kernels.checks import check_offsets
 
 __all__ = ["lstm"]
 
@@ -44,25 +44,9 @@ def _forward(
     x: Tensor, h0: Tensor, c0: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     weights = [weight_ih, weight_hh, bias, torch.zeros_like(bias)]
-    options = (True, 1, 0.0, False, False)  # biases, layers, dropout, training, bidirectional
     with torch.autocast(x.device.type, enabled=False):
-        if cu_seqlens is None:
-            hx = (h0.unsqueeze(0), c0.unsqueeze(0))
-            h, last_h, last_c = torch._VF.lstm(x.contiguous(), hx, weights, *options, True)
-            return h.clone(memory_format=torch.contiguous_format), last_h[0].clone(), last_c[0].clone()
-        lengths = _lengths(cu_seqlens, x.shape[1])
-        # torch wants time-major rows of the sequences by falling length, without the empty ones.
-        order = torch.argsort(lengths, descending=True, stable=True)
-        order = order[: int((lengths > 0).sum())]
-        lengths = lengths[order]
-        running = lengths > torch.arange(int(lengths[0])).unsqueeze(1)
-        starts = cu_seqlens.cpu().long()[order]
-        packed = (starts + torch.arange(len(running)).unsqueeze(1))[running].to(x.device)
-        order = order.to(x.device)
-        hx = (h0[order].unsqueeze(0), c0[order].unsqueeze(0))
-        rows, last_h, last_c = torch._VF.lstm(x[0, packed], running.sum(1), hx, weights, *options)
-        h = torch.empty_like(rows).index_copy_(0, packed, rows)
-        return h.unsqueeze(0), h0.index_copy(0, order, last_h[0]), c0.index_copy(0, order, last_c[0])
+        h, last_h, last_c = torch_loop(OP, torch._VF.lstm, x, (h0, c0), weights, cu_seqlens)
+    return h, last_h, last_c
 
 
 def _backward(
@@ -80,22 +64,22 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     # Gates and cells come back for all steps at once; only the adjoint of h needs the loop.
     with torch.autocast(x.device.type, enabled=False):
-        previous_h = _shift(h, h0, cu_seqlens)
+        previous_h = shifted(h, h0, cu_seqlens)
         gates = torch.addmm(bias, x.flatten(0, 1), weight_ih.mT) + previous_h.flatten(0, 1) @ weight_hh.mT
         i, f, g, o = gates.unflatten(0, x.shape[:2]).chunk(4, dim=-1)
         i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
         c, _ = diagonal_scan(f, i * g, initial_state=c0, cu_seqlens=cu_seqlens)
         tanh_c = c.tanh()
-        from_c = torch.stack((g * i * (1 - i), _shift(c, c0, cu_seqlens) * f * (1 - f), i * (1 - g * g)), dim=2)
+        from_c = torch.stack((g * i * (1 - i), shifted(c, c0, cu_seqlens) * f * (1 - f), i * (1 - g * g)), dim=2)
         from_h = tanh_c * o * (1 - o)
         into_c = o * (1 - tanh_c * tanh_c)
         steps = [dh, from_c, from_h, into_c, f]
         if cu_seqlens is not None:
-            lengths = _lengths(cu_seqlens, x.shape[1]).to(x.device)
+            lengths = lengths_of(OP, cu_seqlens, x.shape[1]).to(x.device)
             longest = int(lengths.max())
             # Sequences are aligned at their ends; in the padding before them c passes through (f = 1).
             inside = torch.arange(longest, device=x.device) >= (longest - lengths).unsqueeze(1)
-            steps = [_align(step, inside, float(step is f)) for step in steps]
+            steps = [aligned(step, inside, float(step is f)) for step in steps]
         adjoint_h, adjoint_c, dgates = dlast_h, dlast_c, []
         for dh_t, from_c_t, from_h_t, into_c_t, f_t in zip(*(reversed(s.unbind(1)) for s in steps), strict=True):
             adjoint_h = adjoint_h + dh_t
@@ -111,27 +95,6 @@ def _backward(
         rows = dgate.flatten(0, 1)
         dweight_ih, dweight_hh = rows.mT @ x.flatten(0, 1), rows.mT @ previous_h.flatten(0, 1)
         return dgate @ weight_ih, adjoint_h, adjoint_c.clone(), dweight_ih, dweight_hh, rows.sum(0)
-
-
-def _lengths(cu_seqlens: Tensor, total: int) -> Tensor:
-    check_offsets(OP, cu_seqlens, total)
-    return cu_seqlens.cpu().long().diff()
-
-
-def _shift(rows: Tensor, first: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    # What the recurrence saw: the previous row, and at the start of a sequence its initial state.
-    if cu_seqlens is None:
-        return torch.cat((first.unsqueeze(1), rows[:, :-1]), dim=1)
-    filled = cu_seqlens.diff() > 0
-    shifted = rows.roll(1, dims=1)
-    shifted[0, cu_seqlens[:-1][filled].long()] = first[filled]
-    return shifted
-
-
-def _align(rows: Tensor, inside: Tensor, padding: float) -> Tensor:
-    batch = rows.new_full((*inside.shape, *rows.shape[2:]), padding)
-    batch[inside] = rows[0]
-    return batch
 
 
 _lstm = recurrent_op(

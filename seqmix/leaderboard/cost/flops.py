@@ -6,16 +6,18 @@ one of our kernels; here stands what that one does, by the recurrence as written
 chunked one does more). Per token, in the letters of the kernels (N blocks of m; H heads of K keys and V values):
 
     op                             operations                      mixers
-    diagonal_scan                  2 D, complex 8 D                lru, rg-lru, min-gru, min-lstm
+    diagonal_scan                  2 D, complex 8 D                lru, rg-lru, min-gru, min-lstm, s4d, s5
     block_scan                     2 N m^2, gated 2 N m (m + 1)    bd-lru, dense
     higher_order_scan              2 N m, gated 2 N (m + 1)        h-lru
     selective_scan                 6 D N + 2 D                     mamba
-    gated_linear_attention         5 H K V                         gla, hgrn-2, mamba-2, mamba-3
+    gated_linear_attention         5 H K V                         gla, hgrn-2, mamba-2, mamba-3, retnet,
+                                                                   linear-attention, gateloop
     delta_rule                     7 H K V for each reflection     deltanet
     dplr_delta_rule                9 H K V                         kda, gated-deltanet-2, rwkv-7
     causal_conv1d                  2 W D                           mamba, mamba-2, rg-lru, deltanet; others by option
-    selective_rotary               13 for each pair of channels    gla, attention and deltanet by option
+    selective_rotary               13 for each pair of channels    retnet, gateloop; gla, attention, deltanet by option
     lstm                           8 N (D + N) + 4 N               lstm
+    gru                            6 N (D + N) + 6 N               gru
     fixed_point_scan               I (2 R N + mixing + 3 N)        fp-rnn
     fixed_point_selective_scan     I (2 R D + mixing + 6 D N)      fp-mamba
 
@@ -126,6 +128,7 @@ def _mapping(iterations: float) -> dict[Any, Callable[..., int]]:
         "causal_conv1d": lambda x, weight, *_, **__: 2 * math.prod(x) * weight[-1],
         "selective_rotary": lambda q, k, increment, *_, **__: 13 * math.prod(increment),
         "lstm": lambda x, h0, *_, **__: math.prod(x[:-1]) * h0[-1] * (8 * (x[-1] + h0[-1]) + 4),
+        "gru": lambda x, h0, *_, **__: math.prod(x[:-1]) * h0[-1] * (6 * (x[-1] + h0[-1]) + 6),
         "fixed_point_scan": fixed_point_scan,
         "fixed_point_selective_scan": fixed_point_selective_scan,
     }

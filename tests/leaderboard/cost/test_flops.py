@@ -23,6 +23,7 @@ HEAD = 2 * D * V
         # B and C are complex and real matrices meet real vectors; the state is complex.
         ({"name": "lru"}, 4 * 2 * D * D + 8 * D),
         ({"name": "lstm"}, 8 * D * (D + D) + 4 * D + 2 * D * D),
+        ({"name": "gru"}, 6 * D * (D + D) + 6 * D + 2 * D * D),
         # q, k, v and output; scores and their sums over T keys.
         ({"name": "attention"}, 4 * 2 * D * D + 2 * 2 * T * D),
         # The transition, x and out; four squarings that bound its norm; the scan.
