@@ -1,0 +1,110 @@
+"""Models whose sequences are cut over gloo processes, beside one process that has them whole.
+
+    python -m tests.distributed.ranks 4                every mixer of the registry
+    python -m tests.distributed.ranks 2 mamba bd-lru   some of them
+
+Each rank computes both and prints the largest differences, over the ranks, for each mixer.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from seqmix import SequenceModel, list_mixers
+from seqmix.distributed import sequence_parallel, split_sequences
+
+LENGTH = 23
+# A sequence over several ranks, one without tokens, and one that ends where a rank of two does.
+OFFSETS = [0, 11, 11, 20, 23]
+
+
+def far(found: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest value."""
+    if expected.numel() == 0:
+        return 0.0
+    found, expected = found.detach(), expected.detach()
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+
+
+def gradients(model: nn.Module, logits: Tensor, weight: Tensor) -> list[Tensor]:
+    (logits * weight).sum().backward()
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+
+
+def compare(mixer: Any, packed: bool) -> dict[str, float]:
+    """Outputs and gradients of all ranks, and the last rank's state, beside those of one process."""
+    torch.manual_seed(0)
+    whole = SequenceModel(mixer, vocab_size=7, d_model=16, n_layers=2, dtype=torch.float64)
+    cut = sequence_parallel(copy.deepcopy(whole))
+    tokens = torch.randint(7, (1 if packed else 2, LENGTH))
+    cu_seqlens = torch.tensor(OFFSETS, dtype=torch.int32) if packed else None
+    weight = torch.randn(*tokens.shape, 7, dtype=torch.float64)
+
+    expected, state = whole(tokens, cu_seqlens=cu_seqlens)
+    part, offsets = split_sequences(tokens, cu_seqlens=cu_seqlens)
+    found, end = cut(part, cu_seqlens=offsets)
+    differences = {"outputs": far(found, split_sequences(expected)[0])}
+    if dist.get_rank() == dist.get_world_size() - 1:
+        pairs = zip(pytree.tree_leaves(end), pytree.tree_leaves(state), strict=True)
+        differences["state"] = max((far(*_last(a, b, packed)) for a, b in pairs), default=0.0)
+    ours, theirs = gradients(cut, found, split_sequences(weight)[0]), gradients(whole, expected, weight)
+    for gradient in ours:
+        dist.all_reduce(gradient)
+    scale = max(float(b.abs().max()) for b in theirs)
+    differences["gradients"] = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True)) / scale
+    return differences
+
+
+def _last(found: Tensor, expected: Tensor, packed: bool) -> tuple[Tensor, Tensor]:
+    # Rows for keys of longer sequences stand before those of the last one.
+    expected = expected[-1:] if packed else expected
+    if found.ndim > 1 and found.shape != expected.shape:
+        expected = expected[:, expected.shape[1] - found.shape[1] :]
+    return found, expected
+
+
+def work(rank: int, ranks: int, file: str, names: list[str], out: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ranks)
+    torch.set_num_threads(1)
+    found = {}
+    for name in names:
+        for kind in ("batch", "packed"):
+            differences = compare(name, kind == "packed")
+            gathered: list[Any] = [None] * ranks
+            dist.all_gather_object(gathered, differences)
+            found[f"{name} {kind}"] = {
+                key: max(each.get(key, 0.0) for each in gathered) for key in ("outputs", "state", "gradients")
+            }
+    if rank == 0:
+        Path(out).write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def run(ranks: int, names: list[str]) -> dict[str, dict[str, float]]:
+    """Differences by mixer and kind of batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "found.json")
+        torch.multiprocessing.spawn(work, (ranks, str(Path(folder) / "store"), names, out), nprocs=ranks)
+        found: dict[str, dict[str, float]] = json.loads(Path(out).read_text())
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Sequences over ranks beside one process.")
+    parser.add_argument("ranks", type=int)
+    parser.add_argument("mixers", nargs="*")
+    options = parser.parse_args()
+    failed = False
+    for name, differences in run(options.ranks, options.mixers or list_mixers()).items():
+        print(f"{name:<28}", *(f"{key} {value:.1e}" for key, value in differences.items()))
+        failed |= max(differences.values()) > 1e-9
+    sys.exit(failed)
