@@ -12,7 +12,7 @@ chunked one does more). Per token, in the letters of the kernels (N blocks of m;
     higher_order_scan              2 N m, gated 2 N (m + 1)        h-lru
     selective_scan                 6 D N + 2 D                     mamba
     gated_linear_attention         5 H K V                         gla, hgrn-2, mamba-2, mamba-3, retnet,
-                                                                   linear-attention, gateloop
+                                                                   linear-attention, gateloop, mlstm
     delta_rule                     7 H K V for each reflection     deltanet
     dplr_delta_rule                9 H K V                         kda, gated-deltanet-2, rwkv-7
     causal_conv1d                  2 W D                           mamba, mamba-2, rg-lru, deltanet; others by option
