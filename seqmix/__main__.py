@@ -37,7 +37,7 @@ commands:
   seqmix fit --config a5 --ckpt_path last       continue the newest run as if it had never stopped
   seqmix test --ckpt_path runs/a5/1/checkpoints/best.ckpt
   seqmix generate lm --prompt "The import statement" --temperature 0.7
-  seqmix fit --help                             every option of trainer, model and data
+  seqmix fit --help                             its options; --help trainer, --help model and so on have the rest
   seqmix list mixers                            also: tasks, configs, optimizers; of one, its arguments:
   seqmix list mixers bd-lru
 

@@ -6,19 +6,22 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import seqmix
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["commit", "machine", "versions"]
 
 _PACKAGES = ("torch", "numba", "numpy", "triton", "mambapy", "accelerated-scan")
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def machine(device: "torch.device") -> dict[str, Any]:
     """Processor, cores this process may use, memory, load, operating system, and the accelerator if one is used."""
+    import torch
+
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts: dict[str, Any] = {
         "processor": _processor(),

@@ -1,8 +1,37 @@
-"""Options and kinds of values that several commands have."""
+"""What the parsers of commands have in common: mistakes of one line, options and kinds of values."""
 
 import argparse
+import difflib
+import re
+from typing import Any, NoReturn
 
-__all__ = ["add_trust_option", "positive"]
+__all__ = ["Parser", "add_trust_option", "positive"]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, which tells a mistake in one line, with the nearest options or choices; none is abbreviated."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"(?:unrecognized arguments: |invalid choice: ')([^\s=']+)", message)
+        known = [str(name) for each in self._actions for name in (*each.option_strings, *(each.choices or ()))]
+        near = difflib.get_close_matches(wrong[1], known, n=3) if wrong else []
+        hint = f"did you mean {' or '.join(near)}?" if near else f"{self.prog} --help says what there is"
+        self.exit(2, f"{self.prog}: error: {message}; {hint}\n")
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        return super().add_subparsers(**{"parser_class": _Subcommand} | kwargs)
+
+
+class _Subcommand(Parser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+        # What is not known is told here: the parser above has other options.
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:

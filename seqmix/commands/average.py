@@ -3,11 +3,9 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from seqmix._files import check_output, write_whole
 from seqmix.commands._messages import exits
-from seqmix.training.average import average_checkpoints
+from seqmix.commands._options import Parser
 
 __all__ = ["main"]
 
@@ -20,12 +18,11 @@ _EPILOG = """examples:
 @exits()
 def main(argv: list[str]) -> int:
     """Run `seqmix average`; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "seqmix average",
         description="Average the weights of checkpoints of one run.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CKPT")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.ckpt", help="where the average goes")
@@ -37,6 +34,10 @@ def main(argv: list[str]) -> int:
     if arguments.decay is not None and not 0 < arguments.decay <= 1:
         raise ValueError(f"--decay: expected a number in (0, 1], got {arguments.decay!r}")
     check_output("--out", arguments.out)
+    import torch
+
+    from seqmix.training.average import average_checkpoints
+
     averaged = average_checkpoints(arguments.checkpoints, last=arguments.last, decay=arguments.decay)
     write_whole(arguments.out, lambda part: torch.save(averaged, part))
     print(f"{arguments.out}: average of steps {', '.join(map(str, averaged['averaged_steps']))}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from seqmix._files import check_output
 from seqmix.commands._messages import exits, tell, torn_lines_told
+from seqmix.commands._options import Parser
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 from seqmix.commands.leaderboard.run import add_sweep_options, make_records
 
@@ -31,16 +32,15 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     from seqmix.studies.block_law import BLOCK_SIZES, CONFIG, GATES, GROUPS, READ_OUTS
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "seqmix block-law",
         description="Which groups BD-LRU learns with which block sizes, beside what the groups themselves say.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     text = "do every (group, gates, block size, seed) that a file has no record of yet"
-    run = commands.add_parser("run", help=text, description=text, allow_abbrev=False)
+    run = commands.add_parser("run", help=text, description=text)
     run.add_argument("--config", default=CONFIG, metavar="CONFIG", help=f"what is run, default {CONFIG}")
     run.add_argument("--groups", nargs="+", default=GROUPS, metavar="NAME", help=f"default {' '.join(GROUPS)}")
     sizes = " ".join(map(str, BLOCK_SIZES))
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(action=_run)
 
     text = "a figure and a table of the records"
-    figure = commands.add_parser("figure", help=text, description=text, allow_abbrev=False)
+    figure = commands.add_parser("figure", help=text, description=text)
     figure.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
     figure.add_argument("--figure", nargs="+", type=Path, default=[], metavar="FILE", help="heat maps, .svg or .png")
     add_write_options(figure)

@@ -3,19 +3,20 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqmix._bounded import read_json
 from seqmix._extras import require
 from seqmix._files import check_output, write_text_whole
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
-from seqmix.commands._options import add_trust_option
-from seqmix.inspect.certificates.prove import certify
-from seqmix.inspect.certificates.record import Certificate
-from seqmix.inspect.certificates.verify import verify
-from seqmix.models import SequenceModel
+from seqmix.commands._options import Parser, add_trust_option
 from seqmix.models.shipped import about_shipped, certificate_of, is_shipped
+from seqmix.training.config.runs import checkpoint_named
+
+if TYPE_CHECKING:
+    from seqmix.inspect.certificates.record import Certificate
+    from seqmix.models import SequenceModel
 
 __all__ = ["describe", "main"]
 
@@ -33,14 +34,13 @@ Exit status: 0 certified, or the file holds; 1 not; 2 a mistake in the arguments
 @exits()
 def main(argv: list[str]) -> int:
     """Run `seqmix certify`; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "seqmix certify",
         description="Replace the gates of a BD-LRU or H-LRU by their largest, and prove the finite automaton that the "
         "model then is right on words of every length, or name a shortest word that it gets wrong. Also: up to which "
         "length the model with its own gates is proved right, and which blocks carry a representation of the group.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "checkpoint",
@@ -76,6 +76,11 @@ def main(argv: list[str]) -> int:
     if options.checkpoint is None:
         raise ValueError("checkpoint: expected a .ckpt file, a run or seqmix:NAME, got nothing")
     held = None if file is None else _read(file)
+    if not is_shipped(options.checkpoint):
+        options.checkpoint = checkpoint_named(options.checkpoint)
+    from seqmix.inspect.certificates.prove import certify
+    from seqmix.inspect.certificates.verify import verify
+
     path, model, task = _load(options)
     try:
         if held is not None and file is not None:
@@ -95,7 +100,7 @@ def main(argv: list[str]) -> int:
     return 0 if found.certified else 1
 
 
-def describe(found: Certificate) -> list[str]:
+def describe(found: "Certificate") -> list[str]:
     """What was found, a line for each thing; first of the network as it was trained, then with hard gates."""
     lines = [found.headline]
     if found.certified:
@@ -114,7 +119,9 @@ def describe(found: Certificate) -> list[str]:
     return lines
 
 
-def _read(path: Path) -> Certificate:
+def _read(path: Path) -> "Certificate":
+    from seqmix.inspect.certificates.record import Certificate
+
     try:
         content = read_json(path)
     except OSError as error:
@@ -124,8 +131,9 @@ def _read(path: Path) -> Certificate:
     return Certificate.from_dict(content)
 
 
-def _load(options: argparse.Namespace) -> tuple[Path | str, SequenceModel, Any]:
+def _load(options: argparse.Namespace) -> "tuple[Path | str, SequenceModel, Any]":
     if is_shipped(options.checkpoint) and options.task is None and options.config is None:
+        from seqmix.models import SequenceModel
         from seqmix.tasks import create_task
 
         spec = dict(about_shipped(options.checkpoint)["task"])
@@ -135,10 +143,9 @@ def _load(options: argparse.Namespace) -> tuple[Path | str, SequenceModel, Any]:
         require(module, extra="train", owner="seqmix certify")
     from seqmix.tasks import create_task
     from seqmix.training.config.files import load_config, parse_value
-    from seqmix.training.config.runs import checkpoint_named
     from seqmix.training.loading import build_task, load_model, task_of
 
-    path = checkpoint_named(options.checkpoint)
+    path = options.checkpoint if isinstance(options.checkpoint, Path) else checkpoint_named(options.checkpoint)
     model = load_model(path, trust=options.trust)
     if options.config is not None:
         return path, model, build_task(load_config(options.config), trust=options.trust)
@@ -158,7 +165,9 @@ def _load(options: argparse.Namespace) -> tuple[Path | str, SequenceModel, Any]:
     return path, model, create_task(name, **arguments)
 
 
-def _check(held: Certificate, file: Path, path: Path | str, model: SequenceModel, task: Any) -> int:
+def _check(held: "Certificate", file: Path, path: Path | str, model: "SequenceModel", task: Any) -> int:
+    from seqmix.inspect.certificates.verify import verify
+
     try:
         verify(held, model, task)
     except ValueError as error:

@@ -1,6 +1,5 @@
 """`seqmix eval`."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from seqmix._extras import require
 from seqmix._files import write_whole
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
-from seqmix.commands._options import add_trust_option, positive
+from seqmix.commands._options import Parser, add_trust_option, positive
 
 __all__ = ["main"]
 
@@ -18,7 +17,7 @@ __all__ = ["main"]
 def main(argv: list[str]) -> int:
     """Score a language model with lm-evaluation-harness and print its table; returns the exit status."""
     text = "score a language model with lm-evaluation-harness"
-    parser = argparse.ArgumentParser("seqmix eval", description=text, allow_abbrev=False)
+    parser = Parser("seqmix eval", description=text)
     parser.add_argument("model", help="a folder of `seqmix export` or save_pretrained, a .ckpt file, or a run")
     parser.add_argument("--tasks", required=True, metavar="A,B", help="names of tasks, see lm_eval ls tasks")
     parser.add_argument("--include_path", metavar="FOLDER", help="look for tasks in the YAML files here alone")

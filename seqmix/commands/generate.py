@@ -1,22 +1,21 @@
 """`seqmix generate`."""
 
-import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from seqmix._signals import Interrupted
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
-from seqmix.commands._options import add_trust_option
-from seqmix.models import SequenceModel
-from seqmix.tasks.language_modeling import LanguageModeling
-from seqmix.tasks.tokenization import Tokenizer, restore_tokenizer
-from seqmix.training.checkpoint_files import read_checkpoint
+from seqmix.commands._options import Parser, add_trust_option
 from seqmix.training.config.runs import checkpoint_named
-from seqmix.training.loading import load_model
+
+if TYPE_CHECKING:
+    import torch
+
+    from seqmix.models import SequenceModel
+    from seqmix.tasks.tokenization import Tokenizer
 
 __all__ = ["load_language_model", "main"]
 
@@ -30,7 +29,7 @@ def main(argv: list[str]) -> int:
             out of its range.
     """
     text = "continue a prompt with a language model that was trained by seqmix fit"
-    parser = argparse.ArgumentParser("seqmix generate", description=text, allow_abbrev=False)
+    parser = Parser("seqmix generate", description=text)
     parser.add_argument("checkpoint", help="a .ckpt file, the folder of a run, or the config of runs under runs/")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="how the document begins; default nothing")
     parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="default 512")
@@ -42,6 +41,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     import_trusted(options.trust)
     path = checkpoint_named(options.checkpoint)
+    import torch
+
     model, tokenizer = load_language_model(path, device=options.device, trust=options.trust)
     prompt = [tokenizer.eos, *tokenizer.encode(options.prompt)[0].tolist()]
     drawn = model.sample(
@@ -66,14 +67,19 @@ def main(argv: list[str]) -> int:
 
 
 def load_language_model(
-    checkpoint: Path, *, device: torch.device | str = "cpu", trust: Iterable[str] = ()
-) -> tuple[SequenceModel, Tokenizer]:
+    checkpoint: Path, *, device: "torch.device | str" = "cpu", trust: Iterable[str] = ()
+) -> "tuple[SequenceModel, Tokenizer]":
     """The model of a checkpoint, in eval mode, and the tokenizer it was trained with; `trust` as in `load_model`.
 
     Raises:
         ValueError: a file that is no checkpoint of `seqmix fit` on the task `language-modeling`, or whose tokenizer
             is not the one that its model was trained with.
     """
+    from seqmix.tasks.language_modeling import LanguageModeling
+    from seqmix.tasks.tokenization import restore_tokenizer
+    from seqmix.training.checkpoint_files import read_checkpoint
+    from seqmix.training.loading import load_model
+
     content = read_checkpoint(checkpoint)
     text = content.get(LanguageModeling.__qualname__)
     if text is None:

@@ -13,7 +13,7 @@ from seqmix._files import check_output, write_text_whole, write_whole
 from seqmix._suggest import unknown_name
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
-from seqmix.commands._options import add_trust_option
+from seqmix.commands._options import Parser, add_trust_option
 from seqmix.commands._targets import Options, Target, find_target, layer_name, token_names
 from seqmix.inspect import figures
 from seqmix.inspect.gradients import gradient_norms
@@ -46,7 +46,8 @@ _KINDS = tuple(_DESCRIPTION)
 _MOST_PANELS = 16
 _HELP = f"""usage: seqmix inspect {{{"|".join(_KINDS)}}} WHAT [WHAT ...] --out FIGURE.svg
 
-Figures of what is inside a layer. WHAT is a checkpoint, the folder of a run, a config (with new weights) or a mixer.
+Figures of what is inside a layer. WHAT is a checkpoint, the folder of a run, a config, of which the
+newest run is taken, or a mixer, with new weights.
 
   seqmix inspect spectrum   eigenvalues of the transitions, by token, also over training
   seqmix inspect mixing     mixing matrices: what each token takes from those before it
@@ -85,13 +86,12 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(kind: str, argv: list[str]) -> tuple[argparse.Namespace, tuple[tuple[str, Any], ...]]:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         f"seqmix inspect {kind}",
         description=_DESCRIPTION[kind],
         epilog=f"examples:\n{_EXAMPLES[kind]}\n\n--mixer.ARGUMENT VALUE, and --model. and --data. likewise, change a "
         "config or a mixer\nthat is not trained, as in seqmix fit.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("what", nargs="+", metavar="WHAT", help="a checkpoint, a run's folder, a config or a mixer")
     parser.add_argument("--out", type=Path, required=True, metavar="FIGURE", help="where it goes, .svg or .png")

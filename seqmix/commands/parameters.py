@@ -1,15 +1,11 @@
 """`seqmix list parameters`: which optimizer takes each parameter of a model, why, and whether it decays."""
 
-import argparse
-
 from seqmix._suggest import unknown_name
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
-from seqmix.commands._options import add_trust_option
-from seqmix.optim import describe_parameters
+from seqmix.commands._options import Parser, add_trust_option
 from seqmix.optim.registry import check_optimizer, get_optimizer
 from seqmix.training.config.files import Config, load_config, merge_entry, parse_value, set_by_path
-from seqmix.training.loading import build_model, check_config
 
 __all__ = ["list_parameters", "main"]
 
@@ -55,6 +51,9 @@ def list_parameters(arguments: list[str]) -> list[tuple[str, ...]]:
     split = {key: optimizer[key] for key in ("matrices", "rest", "fused") if key in optimizer}
     matrices = entry.takes == "matrices"
     rows: list[tuple[str, ...]] = [("parameter", "shape", "optimizer", "decays", "reason")]
+    from seqmix.optim import describe_parameters
+    from seqmix.training.loading import build_model
+
     for fact in describe_parameters(build_model(config, trust=None), **(split if matrices else {})):
         taker = "adamw" if matrices and fact.kind == "rest" else name
         notes = [fact.reason] if matrices or not fact.decays else []
@@ -79,6 +78,8 @@ def _read(arguments: list[str]) -> Config:
                 raise ValueError(f"{key}: expected a value")
             value = options.pop(0)
         if path == "config":
+            from seqmix.training.loading import check_config
+
             config = load_config(value)
             check_config(config, trust)
         else:
@@ -90,7 +91,7 @@ def _read(arguments: list[str]) -> Config:
 
 def _trusted(options: list[str]) -> list[str]:
     """What `--trust` says, taken out of the options and imported."""
-    parser = argparse.ArgumentParser("seqmix list parameters", add_help=False, allow_abbrev=False)
+    parser = Parser("seqmix list parameters", add_help=False)
     add_trust_option(parser)
     known, options[:] = parser.parse_known_args(options)
     import_trusted(known.trust)

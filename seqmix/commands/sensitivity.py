@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqmix._files import check_output
 from seqmix.commands._messages import exits, tell, torn_lines_told
+from seqmix.commands._options import Parser
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 from seqmix.commands.leaderboard.run import add_sweep_options, make_records
 
@@ -34,12 +35,11 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "seqmix sensitivity",
         description="Loss against learning rate for several optimizers or mixers: best, median, mean excess loss.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_sweep_options(parser)
     entries = "names, or entries such as '{name: lion, betas: [0.9, 0.98], label: slow}'"

@@ -6,8 +6,8 @@ from typing import Any
 
 from seqmix._files import check_output, write_text_whole
 from seqmix.commands._messages import exits
+from seqmix.commands._options import Parser
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
-from seqmix.studies.shift_k import Search, figure, fits, table
 
 __all__ = ["main"]
 
@@ -19,6 +19,8 @@ def main(argv: list[str]) -> int:
     check_write_options(arguments)
     if arguments.store is not None:
         check_output("--store", arguments.store)
+    from seqmix.studies.shift_k import Search, figure, fits, table
+
     search = Search(arguments.order, arguments.starts, arguments.steps, arguments.lr, arguments.seed)
     records = fits(arguments.mixer, arguments.states, arguments.shifts, search, arguments.store)
     text = table(records)
@@ -34,12 +36,11 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "seqmix shift-k",
         description="Fit poles to the task of saying the input of K steps ago, by the exact error, and hold it against "
         "the lower bound 1 - S / (K + 1) for S poles. Poles are those of layers whose gates are constant.",
         epilog="example: seqmix shift-k --mixer lru h-lru bd-lru --states 4 8 16 --shifts 32 64 128",
-        allow_abbrev=False,
     )
     numbers: dict[str, Any] = {"nargs": "+", "type": int, "metavar": "N"}
     parser.add_argument("--mixer", nargs="+", default=["lru", "h-lru", "bd-lru"], help="default: all three")

@@ -1,13 +1,11 @@
 """`seqmix train-tokenizer`."""
 
-import argparse
 from itertools import islice
 from pathlib import Path
 
 from seqmix._files import check_output, write_text_whole
 from seqmix.commands._messages import exits
-from seqmix.tasks.language_modeling import LanguageModeling
-from seqmix.tasks.tokenization import JsonTokenizer, train_bpe
+from seqmix.commands._options import Parser
 
 __all__ = ["main"]
 
@@ -20,7 +18,7 @@ def main(argv: list[str]) -> int:
         ValueError: a vocabulary of at most 256, or text that cannot be read.
     """
     text = "learn a byte-level BPE from the training documents of a corpus; --data.tokenizer takes the file"
-    parser = argparse.ArgumentParser("seqmix train-tokenizer", description=text, allow_abbrev=False)
+    parser = Parser("seqmix train-tokenizer", description=text)
     parser.add_argument("output", type=Path, help="the JSON file to write")
     parser.add_argument("--vocab-size", type=int, default=2048, metavar="N", help="tokens at most; default 2048")
     parser.add_argument("--corpus", default="pydoc", help="as data.corpus; default pydoc")
@@ -38,6 +36,9 @@ def main(argv: list[str]) -> int:
     check_output("output", output)
     if limit is not None and limit < 1:
         raise ValueError(f"--documents: expected a positive number, got {limit}")
+    from seqmix.tasks.language_modeling import LanguageModeling
+    from seqmix.tasks.tokenization import JsonTokenizer, train_bpe
+
     streaming = {} if limit is None else {"streaming": True, "eval_documents": limit}
     task = LanguageModeling(**options, **streaming)
     texts = (document.text for document in islice(task.documents("train"), limit))

@@ -1,14 +1,19 @@
 """Models around mixers: embedding, residual blocks, head."""
 
-from seqmix.models.autoencoder import AutoencoderHead
-from seqmix.models.bidirectional import Bidirectional
-from seqmix.models.block import Block, SwiGLU
-from seqmix.models.classification import ClassificationHead
-from seqmix.models.generation import generate
-from seqmix.models.intensity import IntensityEmbedding
-from seqmix.models.sequence_model import SequenceModel, SequenceModelState
+from typing import TYPE_CHECKING
 
-__all__ = [
+from seqmix._lazy import lazy
+
+if TYPE_CHECKING:
+    from seqmix.models.autoencoder import AutoencoderHead
+    from seqmix.models.bidirectional import Bidirectional
+    from seqmix.models.block import Block, SwiGLU
+    from seqmix.models.classification import ClassificationHead
+    from seqmix.models.generation import generate
+    from seqmix.models.intensity import IntensityEmbedding
+    from seqmix.models.sequence_model import SequenceModel, SequenceModelState
+
+__all__ = [  # the reference reads it, too
     "AutoencoderHead",
     "Bidirectional",
     "Block",
@@ -19,3 +24,5 @@ __all__ = [
     "SwiGLU",
     "generate",
 ]
+
+__getattr__, __dir__ = lazy(__name__)

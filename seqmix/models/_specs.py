@@ -1,18 +1,18 @@
 """What a model's `mixer` argument may be, and the layers it makes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from seqmix._trust import OWN, beneath, load_class, require_trust
-from seqmix.mixers import TokenMixer, create_mixer
-from seqmix.models.bidirectional import Bidirectional
+from seqmix.mixers.registry import create_mixer
+
+if TYPE_CHECKING:  # configs are checked without torch
+    from seqmix.mixers import TokenMixer
 
 __all__ = ["MixerSpec", "check_mixers", "mixer_of", "named", "specs_of"]
 
 _MOST_LAYERS = 10_000
-MixerSpec = str | Mapping[str, Any] | Callable[[int], TokenMixer]
+MixerSpec = str | Mapping[str, Any] | Callable[[int], "TokenMixer"]
 
 
 def specs_of(mixer: Any, n_layers: int) -> list[Any]:
@@ -28,13 +28,17 @@ def specs_of(mixer: Any, n_layers: int) -> list[Any]:
     return [_spec_of(spec) for spec in specs]
 
 
-def mixer_of(spec: Any, d_model: int, bidirectional: bool, **like: Any) -> TokenMixer:
+def mixer_of(spec: Any, d_model: int, bidirectional: bool, **like: Any) -> "TokenMixer":
     """The mixer of one entry of `specs_of`, in both directions if asked for."""
+    from seqmix.models.bidirectional import Bidirectional
+
     mixer = _build(spec, d_model, **like)
     return Bidirectional(mixer, _build(spec, d_model, **like)) if bidirectional else mixer
 
 
 def _spec_of(spec: Any) -> Any:
+    from torch.nn import Module
+
     if isinstance(spec, str):
         return {"name": spec}
     if isinstance(spec, Mapping):
@@ -42,11 +46,11 @@ def _spec_of(spec: Any) -> Any:
         if not isinstance(spec.get("name"), str):
             raise ValueError(f"SequenceModel: mixer must have a 'name' beside its arguments, got {dict(spec)!r}")
         return dict(spec)
-    if callable(spec) and not isinstance(spec, nn.Module):
+    if callable(spec) and not isinstance(spec, Module):
         return spec
     raise ValueError(
         "SequenceModel: mixer must be a name, a dict with a name, a function of d_model, or a list of those, "
-        f"got {spec!r}" + ("; layers are built one by one, so give its class" if isinstance(spec, nn.Module) else "")
+        f"got {spec!r}" + ("; layers are built one by one, so give its class" if isinstance(spec, Module) else "")
     )
 
 
@@ -70,12 +74,16 @@ def check_mixers(mixer: Any, trust: Iterable[str] | None, where: str) -> None:
             continue
         module, _, attribute = name.partition(":")
         if beneath(module, OWN):
-            load_class(f"{module}.{attribute}", nn.Module, trust, where)
+            from torch.nn import Module
+
+            load_class(f"{module}.{attribute}", Module, trust, where)
         else:
             require_trust(module, trust, where)
 
 
-def _build(spec: Any, d_model: int, **like: Any) -> TokenMixer:
+def _build(spec: Any, d_model: int, **like: Any) -> "TokenMixer":
+    from seqmix.mixers.base import TokenMixer
+
     if isinstance(spec, dict):
         arguments = {key: value for key, value in spec.items() if key != "name"}
         if "d_model" in arguments:

@@ -1,5 +1,6 @@
 """What the command line adds to a trainer: the config in the run's folder, and whether anything has begun."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,15 @@ _KEPT = ("seed_everything", "trainer", "model", "data")
 
 
 class FirstBatch(Callback):
-    """Notes that a batch was taken: mistakes in a configuration show before."""
+    """Notes that a batch was taken: mistakes in a configuration show before. `begin` is called when training begins."""
 
     taken = False
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self.begin = begin
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.begin()
 
     def _take(self, *args: Any, **kwargs: Any) -> None:
         self.taken = True

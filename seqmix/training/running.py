@@ -43,6 +43,7 @@ class CommandLine(LightningCLI):
     def __init__(self, request: Request) -> None:
         self.request = request
         self.run_dir: Path | None = None
+        self.said = False
         self.pretraining = None if request.pretrain is None else Pretraining.parse(request.pretrain)
         config = expand(request.config)
         ours = {class_path for class_path, _ in SECTIONS.values()}
@@ -88,7 +89,9 @@ class CommandLine(LightningCLI):
             config = SaveConfig.content(self.config, self.sections, {"pretrain": self.request.pretrain})
             print(yaml.safe_dump(config, sort_keys=False), end="")
             raise SystemExit(0)
-        check_loggers(self.config["trainer"].get("logger"))
+        trainer = self.config["trainer"]
+        check_loggers(trainer.get("logger"))
+        strategies.check_devices(trainer.get("accelerator"), trainer.get("devices"))
         self.trainer_defaults["callbacks"] = [_made(entry) for entry in self.sections]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -101,7 +104,7 @@ class CommandLine(LightningCLI):
             ]
         trainer = super().instantiate_trainer(**kwargs)
         write_checkpoints_whole(trainer)
-        trainer.callbacks.insert(0, FirstBatch())  # type: ignore[attr-defined]
+        trainer.callbacks.insert(0, FirstBatch(self._say))  # type: ignore[attr-defined]
         return trainer
 
     def execute(self) -> None:
@@ -136,16 +139,7 @@ class CommandLine(LightningCLI):
             shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def _begin(self, stage: Path | None) -> None:
-        """Say what is trained, and go through the first stage, or on with it from its checkpoint."""
-        if runs.is_main_process():
-            model = self.model.model
-            count = sum(p.numel() for p in model.parameters())
-            mixers = ", ".join(sorted({type(block.mixer).__name__ for block in model.blocks}))
-            print(
-                f"{self.request.name}: {type(self.datamodule).__name__}, {mixers} x {model.n_layers}, d_model "
-                f"{model.d_model}, {count:,} parameters, in {self.run_dir}",
-                flush=True,
-            )
+        """Go through the first stage, or on with it from its checkpoint."""
         if self.pretraining is None and stage is not None:
             raise ValueError(
                 f"ckpt_path: {stage} was written by pretraining, expected a config with a section pretrain"
@@ -153,7 +147,22 @@ class CommandLine(LightningCLI):
         # A run that is continued has been through it.
         if self.pretraining is not None and self.request.checkpoint == stage:
             options = vars(self.config_init["trainer"])
+            self._say()
             pretrain(self.model, self.datamodule, self.pretraining, options, str(self.run_dir), stage)
+
+    def _say(self) -> None:
+        """Say once what is trained: when the trainer has made everything, since mistakes stand alone."""
+        if self.said or not runs.is_main_process():
+            return
+        self.said = True
+        model = self.model.model
+        count = sum(p.numel() for p in model.parameters())
+        mixers = ", ".join(sorted({type(block.mixer).__name__ for block in model.blocks}))
+        print(
+            f"{self.request.name}: {type(self.datamodule).__name__}, {mixers} x {model.n_layers}, d_model "
+            f"{model.d_model}, {count:,} parameters, in {self.run_dir}",
+            flush=True,
+        )
 
     def _test_after_fit(self) -> None:
         callback: Any = self.trainer.checkpoint_callback

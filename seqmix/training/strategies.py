@@ -1,10 +1,14 @@
-"""`--trainer.strategy fully_shard`: parameters, gradients and optimizer state split over all processes, by block."""
+"""Several processes: how many a machine takes, and `--trainer.strategy fully_shard`, which splits parameters, gradients
+and optimizer state over all of them, by block.
+"""
 
+import os
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 
-__all__ = ["FullyShard", "register"]
+__all__ = ["FullyShard", "check_devices", "register"]
 
 
 class FullyShard(ModelParallelStrategy):
@@ -26,3 +30,11 @@ def register() -> None:
     """Make the strategy known to Lightning as `fully_shard`."""
     if "fully_shard" not in StrategyRegistry:
         StrategyRegistry.register("fully_shard", FullyShard, description="FSDP2 at every block")
+
+
+def check_devices(accelerator: Any, devices: Any) -> None:
+    """`ValueError` for more processes on a CPU than it has cores (or two): each has all of the library in memory."""
+    cores = max(2, os.cpu_count() or 1)
+    on_cpu = accelerator == "cpu" or (accelerator in (None, "auto") and not torch.accelerator.is_available())
+    if on_cpu and str(devices).isdecimal() and int(devices) > cores:
+        raise ValueError(f"trainer.devices: expected at most {cores} processes on this CPU, got {devices}")

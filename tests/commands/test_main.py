@@ -22,7 +22,53 @@ def test_every_command_is_told_what_it_cannot_do(name: str, capsys: pytest.Captu
         status = main([name, "--nothing-of-the-kind", "x"])
     except SystemExit as end:  # argparse's own, with its usage
         status = int(end.code or 0)
-    assert status == 2 and "Traceback" not in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert status == 2 and error.startswith("seqmix") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            "generate",
+            "seqmix generate: error: the following arguments are required: checkpoint; seqmix generate --help ",
+        ),
+        ("generate lm --promt x", "unrecognized arguments: --promt x; did you mean --prompt?"),
+        (
+            "leaderboard run a5 --store x --seed 1",
+            "seqmix leaderboard run: error: unrecognized arguments: --seed 1; did ",
+        ),
+        ("bench kernelz", "; did you mean kernels"),
+        (
+            "certify a55",
+            "a checkpoint, a run or the config of one, got 'a55', which does not exist; did you mean 'a5'?",
+        ),
+        ("generate parity", "got 'parity', of which runs/ has no run; seqmix fit --config parity makes one"),
+        ("export runs/a5/1 there", "got 'runs/a5/1', which does not exist\n"),
+    ],
+)
+def test_mistakes_name_the_nearest(words: str, line: str, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert main(words.split()) == 2
+    except SystemExit as end:
+        assert end.code == 2
+    error = capsys.readouterr().err
+    assert line in error and error.count("\n") == 1
+
+
+def test_help_and_lists_import_no_torch() -> None:
+    code = """import sys; from seqmix.__main__ import main
+for words in WORDS:
+    try:
+        main([*words.split(), "--help"] if "list" not in words else words.split())
+    except SystemExit:
+        pass
+    print(words, [name for name in ("torch", "lightning") if name in sys.modules], file=sys.stderr)"""
+    words = ["fit", "generate", "export", "eval", "average", "certify", "train-tokenizer", "shift-k", "sensitivity"]
+    words += ["block-law run", "leaderboard", "leaderboard run", "list models", "list models a5", "list mixers bd-lru"]
+    result = subprocess.run([sys.executable, "-c", code.replace("WORDS", repr(words))], capture_output=True, text=True)
+    assert result.stderr.splitlines() == [f"{each} []" for each in words]
 
 
 @pytest.mark.parametrize(

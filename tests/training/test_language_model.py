@@ -208,7 +208,7 @@ def test_what_is_no_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, message in (
         ("broken.ckpt", "broken.ckpt is not one of seqmix fit"),
         ("parity.ckpt", "parity.ckpt was not trained on text"),
-        ("lm", "no last.ckpt found"),
+        ("lm", "has no run; seqmix fit --config lm makes one"),
     ):
         assert main(["generate", name]) == 2
         assert message in capsys.readouterr().err

@@ -4,6 +4,7 @@ import argparse
 
 from seqmix._signals import Interrupted
 from seqmix.commands._messages import exits
+from seqmix.commands._options import Parser
 from seqmix.commands.bench import fixed_point, kernels, layers, optimizers, report, sweep, tasks, training
 
 __all__ = ["main"]
@@ -38,9 +39,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "seqmix bench", description=__doc__, epilog=_EPILOG, formatter_class=raw, allow_abbrev=False
-    )
+    parser = Parser("seqmix bench", description=__doc__, epilog=_EPILOG, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         kernels.add,

@@ -34,7 +34,7 @@ _QUICK = Plan(repeats=2, sample_s=0.0, budget_s=1.0)
 
 def measuring(commands: Any, name: str, run: Callable[..., int], text: str, epilog: str) -> argparse.ArgumentParser:
     """The parser of a subcommand that measures, with the options that all of those have."""
-    parser = commands.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False)
+    parser = commands.add_parser(name, help=text, description=text, epilog=epilog)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or another torch device; default cpu")
     parser.add_argument("--dtype", default="float32", choices=_DTYPES, help="default float32")
     parser.add_argument("--threads", type=numbers, help="torch threads, default 1,2 where there are two cores")

@@ -3,6 +3,7 @@
 import argparse
 
 from seqmix.commands._messages import exits, torn_lines_told
+from seqmix.commands._options import Parser
 from seqmix.commands.leaderboard import page as cli_page
 from seqmix.commands.leaderboard import records as cli_records
 from seqmix.commands.leaderboard import report as cli_report
@@ -36,12 +37,11 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "seqmix leaderboard",
         description="Run configs with many seeds and learning rates, record every run, and make tables of them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     cli_sweep.add_command(commands)

@@ -23,7 +23,6 @@ def add_commands(commands: Any) -> None:
         help=text,
         description=f"{text}: every problem by file and line; exit status 1 if there is any. Of the folder of a "
         "submission one run is made again, if nothing is wrong with it; its code is imported if --trust names it.",
-        allow_abbrev=False,
     )
     validate.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="FILE.jsonl, or the folder of a submission"
@@ -43,7 +42,6 @@ def add_commands(commands: Any) -> None:
         help=text,
         description=f"{text}: number by number on the same machine, torch and commit, else within a tolerance. "
         "Prints what differs; exit status 1 if anything does.",
-        allow_abbrev=False,
     )
     rerun.add_argument("id", metavar="ID", help="of the record, or its first digits")
     rerun.add_argument("--store", type=Path, required=True, metavar="FILE.jsonl", help="where the record is")
@@ -59,13 +57,13 @@ def add_commands(commands: Any) -> None:
     rerun.set_defaults(action=_rerun)
 
     text = "write records as a Parquet file with flat columns, or a Parquet file as records again"
-    convert = commands.add_parser("convert", help=text, description=text, allow_abbrev=False)
+    convert = commands.add_parser("convert", help=text, description=text)
     convert.add_argument("source", type=Path, metavar="FILE", help="FILE.jsonl or FILE.parquet")
     convert.add_argument("target", type=Path, metavar="OUT", help="OUT.parquet or OUT.jsonl")
     convert.set_defaults(action=_convert)
 
     text = "the fields of a record as a Markdown table"
-    schema = commands.add_parser("schema", help=text, description=text, allow_abbrev=False)
+    schema = commands.add_parser("schema", help=text, description=text)
     add_write_options(schema)
     schema.set_defaults(action=_schema)
 

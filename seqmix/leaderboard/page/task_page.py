@@ -98,7 +98,7 @@ def task_part(page: TaskPage, views: Sequence[CellView]) -> TaskPart:
     rates, curves = [], []
     for one, view in zip(drawn, views, strict=False):
         cell, near = view.summary, view.summary.robustness
-        none = "one rate" if cell.learned else words.NOT_LEARNED
+        none = "one rate" if len(cell.rates) < 2 else words.NOT_LEARNED
         text = none if near is None else f"{words.percent(near)} of the grid near the best{words.end(cell)}"
         rates.append(Mini(view, one.number, rate_plot(one, validation, shared.rates, shared.values, True), text))
         if (svg := curve_plot(one, validation, shared.steps, shared.curve_values, True)) is not None:

@@ -21,6 +21,7 @@ from seqmix.leaderboard.summary.statistics import (
 )
 from seqmix.leaderboard.summary.summaries import (
     FAR,
+    LEARNED,
     MULTIPLES,
     NEAR_BEST,
     SOLVED,
@@ -100,7 +101,7 @@ def cell_of(entry: str, column: ColumnSummary, runs: list[Record]) -> CellSummar
         tokens_per_second=_median_cost(chosen, "tokens_per_second"),
         decode_ms=_median_cost(chosen, "decode_ms"),
     )
-    if not cell.learned:  # at chance every rate is as good as the best
+    if not cell.learned:
         cell.robustness = None
     return cell
 
@@ -135,12 +136,15 @@ def _robustness(rates: Sequence[RateSummary], column: ColumnSummary) -> float | 
     found = [math.nan if rate.validation is None else rate.validation for rate in rates]
     if len(found) < 2 or all(map(math.isnan, found)):
         return None
+    best = (min if column.text else max)(value for value in found if not math.isnan(value))
+    if normalised(best, column.chance, text=column.text) < LEARNED:  # at chance every rate is as good as the best
+        return None
     if column.text:
-        limit = min(value for value in found if not math.isnan(value)) * (1 + NEAR_BEST)
+        limit = best * (1 + NEAR_BEST)
         near = [value <= limit and math.isfinite(value) for value in found]
     else:
         # 0.95 and 0.9 are 5 points apart, whatever their binary digits say.
-        limit = max(value for value in found if not math.isnan(value)) - NEAR_BEST
+        limit = best - NEAR_BEST
         near = [value >= limit - 1e-9 for value in found]
     return sum(near) / len(near)
 

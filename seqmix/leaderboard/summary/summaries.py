@@ -68,7 +68,7 @@ class CellSummary:
         mean, normalised, normalised_interval: mean of the seeds, as it is and normalised; the last decides ranks.
         middle, middle_normalised: median over the grid of `RateSummary.test`: what a rate picked blindly gives.
         robustness: share of the grid whose validation is within 5 points (5 % on text) of the best, by the seeds that
-            all rates have in common; None of one rate, and of what learned nothing.
+            all rates have in common; None of one rate, and where these seeds or the cell learned nothing.
         by_length: (length, median, values of the seeds) at each length that was tested.
         score, score_lengths: mean normalised result over 1, 2, 4 and 8 times the training length, and those of them
             that were tested; None for the first alone.

@@ -1,5 +1,6 @@
 """Runs as processes of this machine, forked from one that has imported everything."""
 
+import fcntl
 import json
 import os
 import select
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import seqmix
-from seqmix._posix import fcntl
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.sweep.outcome import (
     POOLS,

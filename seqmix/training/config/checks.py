@@ -31,10 +31,18 @@ _SYNONYMS = {
     "heads": "n_heads",
     "num_heads": "n_heads",
     "gpus": "devices",
+    "gpu": "accelerator",
+    "cpu": "accelerator",
+    "device": "accelerator",
     "length": "train_length",
     "clip": "gradient_clip_val",
 }
+_AT_LEAST_0 = ("lr", "weight_decay")
 _POSITIVE = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")
+_PRECISIONS = (
+    *("64", "32", "16", "bf16", "64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"),
+    *("transformer-engine", "transformer-engine-float16"),
+)
 _TESTED = ("last", "best", "none")
 
 
@@ -64,6 +72,8 @@ def check_config(config: Config) -> None:
                 meant = _meant(key, known, (each for each, _ in parts if each is not part))
                 raise unknown_name(f"argument of {part.owner}:", key, {*known, *part.also}, meant)
             expected = misfit(known[key].annotation, value) if _ours(part) else None
+            if part.path == "optimizer" and key in _AT_LEAST_0 and isinstance(value, int | float) and value < 0:
+                expected = "at least 0"
             if expected is not None:
                 where = f"{part.owner}." if part.owner == part.path else f"{part.owner}: "
                 raise ValueError(f"{where}{key} must be {expected}, got {value!r}")
@@ -126,5 +136,7 @@ def _check_trainer(trainer: Any) -> None:
         value = trainer.get(name)
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"trainer.{name}: expected a positive number, got {value!r}")
+    if str(trainer.get("precision") or "32") not in _PRECISIONS:
+        raise ValueError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {trainer['precision']!r}")
     if trainer.get("default_root_dir"):
         raise ValueError("trainer.default_root_dir: a run has its folder from --run_dir, or runs/CONFIG/NUMBER")

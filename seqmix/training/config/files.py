@@ -94,6 +94,8 @@ def find_config(name: str) -> Path:
     shipped = FOLDER / f"{name}.yaml"
     if path.name in (name, shipped.name) and shipped.is_file():
         return shipped
+    if not name:
+        raise ValueError("config: expected a name (seqmix list configs) or a file, got ''")
     raise unknown_name("config", str(path), list_configs())
 
 

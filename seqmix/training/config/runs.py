@@ -5,9 +5,12 @@ is a run, its last checkpoint or its config; `module:Class` is a class; any othe
 the newest run of one where trained weights are asked for.
 """
 
+import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from seqmix.training.config.files import list_configs
 
 __all__ = ["checkpoint_named", "find_checkpoint", "new_run", "newest_run", "run_of"]
 
@@ -50,9 +53,7 @@ def find_checkpoint(which: str, name: str | None, run_dir: str | None, *, also: 
         ValueError: there is no such file.
     """
     if which not in ("last", "best"):
-        if not Path(which).exists() and not newest_run(which):
-            raise ValueError(f"ckpt_path: expected a checkpoint, 'last' or 'best', got {which!r}, which does not exist")
-        return checkpoint_named(which)
+        return checkpoint_named(which, "ckpt_path: expected a checkpoint, 'last' or 'best'")
     folder = Path(run_dir) if run_dir else ROOT / name if name else ROOT
     place = ("" if run_dir else "*/" if name else "*/*/") + "checkpoints"
     found = [path for file in (which, *also) for path in folder.glob(f"{place}/{file}.ckpt")]
@@ -62,11 +63,24 @@ def find_checkpoint(which: str, name: str | None, run_dir: str | None, *, also: 
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
-def checkpoint_named(name: str) -> Path:
-    """A checkpoint by its file, by the folder of its run (the last one there), or by a config (its newest run)."""
+def checkpoint_named(name: str, expected: str = "expected a checkpoint, a run or the config of one") -> Path:
+    """A checkpoint by its file, by the folder of its run (the last one there), or by a config (its newest run).
+
+    Raises:
+        ValueError: nothing of that name, said as what was `expected`, with the nearest names or what makes a run of it.
+    """
     if Path(name).is_file():
         return Path(name)
-    return find_checkpoint("last", None, name) if Path(name).is_dir() else find_checkpoint("last", name, None)
+    if Path(name).is_dir():
+        return find_checkpoint("last", None, name)
+    if (run := newest_run(name)) is not None:
+        return find_checkpoint("last", None, str(run))
+    if name in list_configs():
+        raise ValueError(f"{expected}, got {name!r}, of which {ROOT}/ has no run; seqmix fit --config {name} makes one")
+    made = {path.parents[2].name for path in ROOT.glob("*/*/checkpoints/last.ckpt")}
+    near = [] if Path(name).name != name else difflib.get_close_matches(name, [*made, *list_configs()], n=3)
+    hint = f"; did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?" if near else ""
+    raise ValueError(f"{expected}, got {name!r}, which does not exist{hint}")
 
 
 def newest_run(name: str) -> Path | None:

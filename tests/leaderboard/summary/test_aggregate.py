@@ -138,6 +138,10 @@ def test_what_learned_nothing_has_no_rank_and_is_not_robust() -> None:
     # One seed of five that solves it has learned it.
     seeds = [run(seed=s, test=float(s == 0)) for s in range(5)]
     assert cell_of(*seeds).learned and cell_of(*seeds).solved == 1
+    # The seed that every rate had did not: that all rates failed it alike is not robust.
+    more = [run(lr=1e-3, seed=s, validation=0.9, test=0.9) for s in (1, 2)]
+    cell = cell_of(*(run(lr=lr, validation=0.02, test=0.02) for lr in (1e-3, 1e-2)), *more)
+    assert cell.learned and cell.robustness is None
 
 
 def test_nothing_unsolved_shares_a_rank_with_what_is_solved() -> None:

@@ -26,6 +26,9 @@ CASES = {
     "--config a5 --curriculum.start one": "curriculum.start must be an integer, got 'one'",
     "--config a5 --test_after_fit never": "test_after_fit must be one of last, best, none, got 'never'",
     "--config a5 --trainer fast": "trainer: expected arguments, got 'fast'",
+    "--config a5 --optimizer.lr -1": "optimizer 'adamw': lr must be at least 0, got -1",
+    "--config a5 --trainer.precision bf17": "trainer.precision must be one of 64, 32, 16, bf16,",
+    "--config=": "config: expected a name (seqmix list configs) or a file, got ''",
     # Across sections, and by other names.
     "--config a5 --lr 1e-3": "unknown option '--lr'; did you mean '--optimizer.lr'?",
     "--lr 1e-3": "did you mean '--optimizer.lr'?",
@@ -34,6 +37,8 @@ CASES = {
     "--config a5 --trainer.d_model 32": "did you mean '--model.d_model'?",
     "--config a5 --model.lr 1": "did you mean '--optimizer.lr'?",
     "--config a5 --optimizer.learning_rate 1": "argument of optimizer 'adamw': 'learning_rate'; did you mean 'lr'?",
+    "--config a5 --gpu": "unknown option '--gpu'; did you mean '--trainer.accelerator'?",
+    "--config a5 --device cpu": "did you mean '--trainer.accelerator'?",
     "--config a5 --seed 3": "did you mean '--seed_everything'?",
     "--config a5 --model.layers 3": "did you mean '--model.n_layers'?",
     "--group S4 --config a5": "did you mean '--data.group'?",
@@ -65,7 +70,14 @@ print(status, [name for name in ("torch", "lightning", "jsonargparse", "numpy") 
     words = [
         f"fit {each}" for each in ("--config a55", "--config a5 --mixer mambo", "--config a5 --trainer.max_steps x")
     ]
-    words += ["fit --data parity", "test --config a5"]
+    words += [
+        "fit --data parity",
+        "test --config a5",
+        "certify a55",
+        "certify parity",
+        "generate lm",
+        "export lm there",
+    ]
     result = subprocess.run([sys.executable, "-c", code.replace("WORDS", repr(words))], capture_output=True, text=True)
     assert result.stdout == f"{[2] * len(words)} []\n" and result.stderr.count("\n") == len(words)
     assert "seqmix fit --data parity --mixer bd-lru has both" in result.stderr
