@@ -3,6 +3,7 @@
 #              as other processors run them, or with MATRIX="tests/kernels -k scan --row avx2" a part of that)
 # make lint    ruff, mypy, and which way imports run
 # make bench   time the kernels and layers on this machine
+# make wheel   build dist/*.whl, and import it in an environment with nothing but torch
 # make docs    build the documentation into site/ (make docs-serve: show it, and follow changes)
 #
 # PYTHON       the interpreter the environment is made with, 3.11 or newer
@@ -20,7 +21,7 @@ MATRIX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: train test test-slow test-matrix lint bench docs docs-serve clean
+.PHONY: train test test-slow test-matrix lint bench wheel docs docs-serve clean
 
 train: $(VENV)/.train
 	$(BIN)/seqmix fit --config a5
@@ -45,6 +46,14 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/seqmix bench kernels --device cpu
 	$(BIN)/seqmix bench layers
+
+wheel: $(VENV)/.torch
+	rm -rf dist build
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv --clear dist/.bare
+	dist/.bare/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) dist/*.whl
+	cd dist && .bare/bin/python -c 'import torch, seqmix; y, _ = seqmix.BDLRU(16)(torch.randn(1, 3, 16)); print(seqmix.__file__, tuple(y.shape))'
+	rm -rf dist/.bare
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -41,20 +41,22 @@ class Case:
     outputs: int = 1
 
     def inputs(self, sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Inputs:
-        """The same numbers in every run: leaves that require gradients, in `dtype` on `device`."""
+        """The same numbers in every run: leaves that require gradients, in `dtype` on `device`, and places."""
         made = self.make(sizes, torch.Generator().manual_seed(0))
         wide = torch.complex128 if dtype == torch.float64 else torch.complex64
         return {
             name: x.to(device=device, dtype=wide if x.is_complex() else dtype).requires_grad_()
+            if x.is_floating_point() or x.is_complex()
+            else x.to(device)
             for name, x in made.items()
         }
 
     def moved_bytes(self, inputs: Inputs, output: Tensor, backward: bool) -> int:
         """Bytes that any implementation moves: inputs and output once; for the backward pass the upstream gradient
-        and what it needs of inputs and output are read, and one gradient is written for every input."""
+        and what it needs of inputs and output are read, and a gradient is written for each input that has one."""
         tensors = [*inputs.values(), *[output] * self.outputs]
         if backward:
-            tensors += [*[output] * self.outputs, *inputs.values()]
+            tensors += [*[output] * self.outputs, *(x for x in inputs.values() if x.requires_grad)]
             tensors += [output if name == "output" else inputs[name] for name in self.saved]
         return sum(x.numel() * x.element_size() for x in tensors)
 
@@ -78,6 +80,12 @@ def _diagonal_complex(s: Sizes, g: torch.Generator) -> Inputs:
         "a": torch.polar(_decay(shape, g), 6.28 * torch.rand(shape, generator=g)),
         "x": torch.complex(_normal(shape, g), _normal(shape, g)),
     }
+
+
+def _gather(s: Sizes, g: torch.Generator) -> Inputs:
+    made = _diagonal_complex(s, g)
+    x = made["x"]
+    return {"d": made["a"], "x": x, "index": torch.randint(x.shape[2], x.shape, generator=g, dtype=torch.int32)}
 
 
 def _diagonal_constant(s: Sizes, g: torch.Generator) -> Inputs:
@@ -178,6 +186,7 @@ CASES = (
         is_complex=True,
     ),
     Case("diagonal_scan_constant", "diagonal_scan", _ROWS, _FEW, _diagonal_constant, ("a", "output"), ("a",)),
+    Case("gather_scan", "gather_scan", _ROWS | {"D": 128}, _FEW, _gather, ("index", "d", "output"), is_complex=True),
     Case("block_scan", "block_scan", _BLOCKS, _FEW_BLOCKS, _block, ("a", "output")),
     Case(
         "gated_block_scan",

@@ -185,7 +185,13 @@ def contestants_for(case: Case, device: torch.device = _CPU, *, compiled: bool =
     if case.op == "higher_order_scan":
         first = seqmix.kernels.diagonal_scan
         found.append(Contestant("diagonal_scan", first, role="yardstick", enter=_first_lag))
+    if case.op == "gather_scan":
+        found.append(Contestant("diagonal_scan", _where_it_is, role="yardstick"))
     return found
+
+
+def _where_it_is(index: Tensor, d: Tensor, x: Tensor) -> Any:
+    return seqmix.kernels.diagonal_scan(d, x)
 
 
 def _first_lag(x: Tensor) -> Tensor:

@@ -90,10 +90,12 @@ class Gate:
         wide = {}
         for name, x in self.inputs.items():
             part = x.detach() if name in unbatched else x.detach()[self.rows]
-            wide[name] = part.to(torch.complex128 if x.is_complex() else torch.float64).requires_grad_()
+            if x.requires_grad:  # all but places
+                part = part.to(torch.complex128 if x.is_complex() else torch.float64).requires_grad_()
+            wide[name] = part
         upstream = self.upstream[self.rows].to(next(iter(wide.values())).dtype)
         first, *rest = reference_of(self.case)(**wide)
-        gradients = torch.autograd.grad(first, list(wide.values()), upstreams(first, upstream))
+        gradients = torch.autograd.grad(first, list(leaves_of(wide).values()), upstreams(first, upstream))
         return _named(wide, (together(first), *rest), gradients)
 
     def check(self, contestant: Contestant) -> Verdict:
@@ -136,7 +138,7 @@ class Gate:
         for output in first if isinstance(first, tuple) else (first,):
             if output.shape != upstream.shape:
                 raise _WrongShape(f"output has shape {tuple(output.shape)} in place of {tuple(upstream.shape)}")
-        gradients = torch.autograd.grad(first, list(inputs.values()), upstreams(first, upstream))
+        gradients = torch.autograd.grad(first, list(leaves_of(inputs).values()), upstreams(first, upstream))
         synchronize(upstream.device)
         costs: dict[str, Any] = {"first_ms": 1e3 * (time.perf_counter() - began)}
         costs["peak_bytes"] = memory.peak_since(before, upstream.device)
@@ -162,8 +164,13 @@ def enter(case: Case, contestant: Contestant, inputs: Inputs) -> Inputs:
     for name, x in inputs.items():
         turned = x if name in case.unbatched else contestant.enter(x.detach())
         same = turned.data_ptr() == x.data_ptr() and turned.shape == x.shape
-        own[name] = x if same else turned.requires_grad_()
+        own[name] = x if same else turned.requires_grad_(x.requires_grad)
     return own
+
+
+def leaves_of(inputs: Inputs) -> Inputs:
+    """Those that have a gradient: all but places."""
+    return {name: x for name, x in inputs.items() if x.requires_grad}
 
 
 def upstreams(first: Tensor | tuple[Tensor, ...], upstream: Tensor) -> Tensor | list[Tensor]:
@@ -178,7 +185,7 @@ def together(first: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 def _named(inputs: Inputs, outputs: tuple[Any, ...], gradients: tuple[Tensor, ...]) -> dict[str, Tensor]:
     named = dict(zip(("output", "final state"), (x.detach() for x in outputs), strict=False))
-    return named | {f"gradient of {name}": x for name, x in zip(inputs, gradients, strict=True)}
+    return named | {f"gradient of {name}": x for name, x in zip(leaves_of(inputs), gradients, strict=True)}
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:

@@ -50,7 +50,12 @@ GOALS = (
     *(Goal("diagonal_scan", BOTH, n, "plain loop", 5, faster=True) for n in (1, 2)),
     *(Goal("gated_block_scan", BOTH, n, "plain loop", 4, faster=True) for n in (1, 2)),
     *(Goal("selective_scan", kind, n, "mambapy", 5, faster=True) for kind in (FORWARD, BOTH) for n in (1, 2)),
-    *(Goal("higher_order_scan", kind, n, "diagonal_scan", 3) for kind in (FORWARD, BOTH) for n in (1, 2)),
+    *(
+        Goal(op, kind, n, "diagonal_scan", 3)
+        for op in ("higher_order_scan", "gather_scan")
+        for kind in (FORWARD, BOTH)
+        for n in (1, 2)
+    ),
     *(
         Goal(op, kind, n, "plain loop", 5, faster=True)
         for op in ("gated_linear_attention", "delta_rule", "dplr_delta_rule")

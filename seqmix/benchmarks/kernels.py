@@ -11,7 +11,7 @@ from torch import Tensor
 import seqmix.kernels
 from seqmix.benchmarks.cases import Case, Inputs, Sizes
 from seqmix.benchmarks.contestants import Contestant, contestants_for
-from seqmix.benchmarks.gate import Gate, Verdict, enter, upstreams
+from seqmix.benchmarks.gate import Gate, Verdict, enter, leaves_of, upstreams
 from seqmix.benchmarks.sweeps import standard_sizes
 from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, kernel_clock, take_turns, threads
 
@@ -119,7 +119,7 @@ def _call(case: Case, contestant: Contestant, inputs: Inputs, kind: str) -> Call
             return contestant.call(**own)
 
         return forward
-    leaves = list(own.values())
+    leaves = list(leaves_of(own).values())
     upstream: Tensor | None = None
 
     def both() -> object:

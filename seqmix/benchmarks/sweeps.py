@@ -22,6 +22,7 @@ _ON_GPU: dict[str, Sizes] = {
     "diagonal_scan": {"B": 8, "T": 16384, "D": 1536},
     "diagonal_scan_complex": {"B": 8, "T": 16384, "D": 768},
     "diagonal_scan_constant": {"B": 8, "T": 16384, "D": 1536},
+    "gather_scan": {"B": 64, "T": 4096, "D": 128},
     "block_scan": {"B": 4, "T": 16384, "N": 128, "m": 4},
     "gated_block_scan": {"B": 4, "T": 16384, "N": 128, "m": 4},
     "higher_order_scan": {"B": 8, "T": 16384, "D": 512, "m": 4},

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from seqmix._posix import NotHereError
 from seqmix._signals import Interrupted, interruptible
 
 __all__ = ["exits", "silence", "tell", "torn_lines_told"]
@@ -63,7 +64,7 @@ def _told(main: Main, argv: Any, program: str) -> int:
         return 130
     except BrokenPipeError:
         raise
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, NotHereError) as error:
         if isinstance(error, ImportError) and "pip install" not in str(error):
             raise
         if isinstance(error, OSError) and error.errno is None:

@@ -14,6 +14,7 @@ from seqmix.kernels.delta_rule import delta_rule
 from seqmix.kernels.diagonal_scan import diagonal_scan
 from seqmix.kernels.dplr_delta_rule import dplr_delta_rule
 from seqmix.kernels.gated_linear_attention import gated_linear_attention
+from seqmix.kernels.gather_scan import gather_scan
 from seqmix.kernels.higher_order_scan import gated_higher_order_scan, higher_order_scan
 from seqmix.kernels.selective_rotary import selective_rotary
 from seqmix.kernels.selective_scan import selective_scan
@@ -28,6 +29,7 @@ __all__ = [
     "gated_block_scan",
     "gated_higher_order_scan",
     "gated_linear_attention",
+    "gather_scan",
     "higher_order_scan",
     "selective_rotary",
     "selective_scan",

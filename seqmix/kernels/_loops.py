@@ -53,10 +53,11 @@ def shifted(rows: Tensor, first: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """What the recurrence saw: the previous row, and at the start of a sequence its initial state."""
     if cu_seqlens is None:
         return torch.cat((first.unsqueeze(1), rows[:, :-1]), dim=1)
-    filled = cu_seqlens.diff() > 0
-    moved = rows.roll(1, dims=1)
-    moved[0, cu_seqlens[:-1][filled].long()] = first[filled]
-    return moved
+    # Of sequences that begin at the same row all but the last are empty.
+    row = torch.arange(rows.shape[1], dtype=cu_seqlens.dtype, device=rows.device)
+    owner = torch.searchsorted(cu_seqlens, row, right=True) - 1
+    begins = (cu_seqlens[owner] == row).view(-1, *(1,) * (rows.ndim - 2))
+    return torch.where(begins, first[owner], rows.roll(1, dims=1))
 
 
 def aligned(rows: Tensor, inside: Tensor, padding: float) -> Tensor:

@@ -43,6 +43,7 @@ def recurrent_op(
     outputs: str,
     fakes: Callable[[dict[str, Any]], list[Tensor]],
     extra: str = "",
+    fixed: str = "",
     kept: str,
     gradients: str | None = None,
     options: str = "",
@@ -58,12 +59,14 @@ def recurrent_op(
         inputs, outputs: names of tensors, separated by spaces.
         fakes: from all arguments by name to tensors like outputs and extra.
         extra: names of what comes behind the outputs and has no gradient.
+        fixed: inputs of whole numbers, which have no gradient; the backward pass returns none for them.
         kept: names of what the backward pass needs, among inputs, outputs and extra.
         gradients: which of the backward pass's arguments have the shapes of the inputs, in their order; the inputs.
         options: as in torch's schemas, `"bool gated, str backend"`.
         values: which input is (B, T, ...).
     """
     tensors, results, more, keeps = (names.split() for names in (inputs, outputs, extra, kept))
+    differentiable = [tensor for tensor in tensors if tensor not in fixed.split()]
     upstream = [f"d{result}" for result in results]
     chosen = [option.split()[1] for option in options.split(", ") if option]
     tail = ["Tensor? cu_seqlens", *filter(None, options.split(", "))]
@@ -73,10 +76,10 @@ def recurrent_op(
         return f"({typed}) -> ({', '.join(['Tensor'] * returned)})"
 
     op = Operator(name, owner, forward, values, schema(tensors, len(results + more)))
-    back = Operator(f"{name}_backward", owner, backward, 0, schema(upstream + keeps, len(tensors)))
+    back = Operator(f"{name}_backward", owner, backward, 0, schema(upstream + keeps, len(differentiable)))
     names = [*tensors, "cu_seqlens", *chosen]
     names_back = [*upstream, *keeps, "cu_seqlens", *chosen]
-    fake_gradients = same(*(tensors if gradients is None else gradients.split()))
+    fake_gradients = same(*(differentiable if gradients is None else gradients.split()))
 
     op.register_fake(lambda *args: tuple(fakes(dict(zip(names, args, strict=True)))))
     back.register_fake(lambda *args: tuple(fake_gradients(dict(zip(names_back, args, strict=True)))))
@@ -93,7 +96,8 @@ def recurrent_op(
 
     def run_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         found = back(*grads[: len(results)], *ctx.saved_tensors, *ctx.options)
-        return *found, *[None] * (1 + len(ctx.options))
+        by_name = dict(zip(differentiable, found, strict=True))
+        return *(by_name.get(tensor) for tensor in tensors), *[None] * (1 + len(ctx.options))
 
     op.register_autograd(run_backward, setup_context=setup_context)
     back.once()

@@ -177,7 +177,9 @@ def main(wanted: str) -> None:
     def run(op: str, inputs: Named, **options: Any) -> None:
         output, _ = getattr(seqmix.kernels, op)(**inputs, **options, backend="triton")
         outputs = output if isinstance(output, tuple) else (output,)
-        torch.autograd.grad(outputs, list(inputs.values()), [torch.ones_like(each) for each in outputs])
+        torch.autograd.grad(
+            outputs, [x for x in inputs.values() if x.requires_grad], [torch.ones_like(each) for each in outputs]
+        )
 
     if wanted in SWEEPS:
         for length in LENGTHS:

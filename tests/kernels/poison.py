@@ -18,7 +18,8 @@ class Poisoned:
         self.case, self.packed, self.lengths = case, packed, lengths
         bounds = torch.tensor([0, *lengths]).cumsum(0).int()
         inputs = case.make(1, sum(lengths)) if packed else case.make(len(lengths), lengths[0])
-        self.fixed = {name: inputs[name].to(self._type(inputs[name])) for name in case.untimed if name in inputs}
+        whole = [name for name, x in inputs.items() if not (x.is_floating_point() or x.is_complex())]
+        self.fixed = {n: inputs[n].to(self._type(inputs[n])) for n in inputs if n in (*case.untimed, *whole)}
         self.sources = {name: x.to(self._type(x)) for name, x in inputs.items() if name not in self.fixed}
         state = case.state(len(lengths))
         self.sources["initial_state"] = state.to(self._type(state))
@@ -27,6 +28,8 @@ class Poisoned:
 
     @staticmethod
     def _type(x: Tensor) -> torch.dtype:
+        if not (x.is_floating_point() or x.is_complex()):
+            return x.dtype
         return torch.complex64 if x.is_complex() else torch.float32
 
     def _outputs(self, sources: dict[str, Tensor]) -> list[Tensor]:

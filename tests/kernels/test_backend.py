@@ -16,6 +16,7 @@ from seqmix.kernels import _backend, _threads, backend, diagonal_scan
 # The shapes of a batch of B, T = 3.
 SHAPES = {
     "diagonal_scan": [(3, 2), (3, 2)],
+    "gather_scan": [(3, 2), (3, 2)],
     "block_scan": [(3, 2, 2, 2), (3, 2, 2)],
     "gated_block_scan": [(3, 2, 2, 3), (3, 2, 2)],
     "higher_order_scan": [(3, 2, 2), (3, 2)],
@@ -49,8 +50,9 @@ def test_empty_batch(op: str, chosen: str) -> None:
     tensors = [torch.zeros(0, *shape, requires_grad=True) for shape in SHAPES[op]]
     for position, shape in SHARED.get(op, {}).items():
         tensors.insert(position, torch.ones(shape, requires_grad=True))
+    places = [torch.zeros(0, 3, 2, dtype=torch.int32)] if op == "gather_scan" else []
     with torch.enable_grad():
-        output, final = getattr(kernels, op)(*tensors, backend=chosen)
+        output, final = getattr(kernels, op)(*places, *tensors, backend=chosen)
     outputs = output if isinstance(output, tuple) else (output,)
     like = (
         tensors[2]

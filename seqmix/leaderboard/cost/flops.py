@@ -7,11 +7,12 @@ chunked one does more). Per token, in the letters of the kernels (N blocks of m;
 
     op                             operations                      mixers
     diagonal_scan                  2 D, complex 8 D                lru, rg-lru, min-gru, min-lstm, s4d, s5
+    selected_gather_scan           2 K N^2 + 8 N                   pd-ssm, of K matrices in its dictionary
     block_scan                     2 N m^2, gated 2 N m (m + 1)    bd-lru, dense
     higher_order_scan              2 N m, gated 2 N (m + 1)        h-lru
     selective_scan                 6 D N + 2 D                     mamba
     gated_linear_attention         5 H K V                         gla, hgrn-2, mamba-2, mamba-3, retnet,
-                                                                   linear-attention, gateloop
+                                                                   linear-attention, gateloop, mlstm
     delta_rule                     7 H K V for each reflection     deltanet
     dplr_delta_rule                9 H K V                         kda, gated-deltanet-2, rwkv-7
     causal_conv1d                  2 W D                           mamba, mamba-2, rg-lru, deltanet; others by option
@@ -119,6 +120,9 @@ def _mapping(iterations: float) -> dict[Any, Callable[..., int]]:
 
     counts: dict[str, Callable[..., int]] = {
         "diagonal_scan": _diagonal_scan,
+        "selected_gather_scan": lambda weights, dictionary, d, *_, **__: (
+            2 * math.prod(weights) * math.prod(dictionary[1:]) + 8 * math.prod(d)
+        ),
         "block_scan": lambda a, *_, **__: 2 * math.prod(a),
         "higher_order_scan": lambda a, *_, **__: 2 * math.prod(a),
         "selective_scan": lambda x, dt, A, *_, **__: math.prod(x) * (6 * A[-1] + 2),

@@ -7,7 +7,6 @@ with a warning, and the next writer removes it.
 """
 
 import errno
-import fcntl
 import gc
 import json
 import os
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from seqmix._posix import fcntl
 from seqmix.leaderboard.records.checks import problems_of
 from seqmix.leaderboard.records.schema import MAX_BYTES, Record, plain, upgraded
 

@@ -1,8 +1,9 @@
 """Which process does which run: two sweeps on one file share the work, and no run is done twice at once."""
 
-import fcntl
 import os
 from pathlib import Path
+
+from seqmix._posix import fcntl
 
 __all__ = ["Claims", "hold"]
 

@@ -11,7 +11,6 @@ or run, and records those that are over.
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from typing import Any
 
 from seqmix._extras import require
 from seqmix._files import write_text_whole
+from seqmix._posix import fcntl
 from seqmix._suggest import unknown_name
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.sweep.outcome import (

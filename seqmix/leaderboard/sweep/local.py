@@ -1,6 +1,5 @@
 """Runs as processes of this machine, forked from one that has imported everything."""
 
-import fcntl
 import json
 import os
 import select
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import seqmix
+from seqmix._posix import fcntl
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.sweep.outcome import (
     POOLS,

@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from seqmix._files import write_whole
 from seqmix._measures import MEASURES, keys, of_text
+from seqmix._posix import resource
 from seqmix.leaderboard.cost.flops import flops_per_token
 from seqmix.leaderboard.cost.footprint import decode_milliseconds, state_bytes, state_size
 from seqmix.leaderboard.records.schema import plain

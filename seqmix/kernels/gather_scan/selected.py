@@ -1,0 +1,144 @@
+"""The gather recurrence with transitions that a token selects, and the straight-through gradient of what it selects.
+
+    M_t = sum over k of weights_t[k] dictionary[k]            (N, N), real
+    index_t[j] = argmax over i of M_t[i, j]                   h_t as in `gather_scan`
+
+The derivative of an index is zero wherever it exists. The published gradient, with `straight_through`, is the one that
+softmax(M_t) over columns would have in its place: with s_t = dL/dh_t,
+
+    dP_t[i, j] = Re(s_t[i] conj(d_t[j] h_{t-1}[j])),    dM_t = P (dP_t - sum over i of P dP_t),    P = softmax(M_t)
+
+N^2 numbers for each token, which are formed for a few tokens at a time and never kept.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from seqmix.kernels._backend import load_kernels
+from seqmix.kernels._loops import shifted
+from seqmix.kernels._prepare import prepare
+from seqmix.kernels._recurrent_op import recurrent_op, same
+from seqmix.kernels._sequences import over_sequences
+from seqmix.kernels.gather_scan.reference import gather_scan as reference
+
+OP = "selected_gather_scan"
+_AT_ONCE = 1 << 20  # entries of M for all tokens that are treated together
+
+
+def selected_gather_scan(
+    weights: Tensor,
+    dictionary: Tensor,
+    d: Tensor,
+    x: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    straight_through: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """h (B, T, N) and the final state (S, N) for weights (B, T, K), dictionary (K, N, N), both real, d and x (B, T, N).
+
+    All in one precision. Weights and dictionary get the straight-through gradient, or none.
+    """
+    package, states = __package__, x.shape[-1]
+    backend, (d, x), h0 = prepare(
+        OP, package, {"d": d, "x": x}, "x", "S N", (states,), initial_state, cu_seqlens, None, complex_ok=True
+    )
+    if backend != "reference":
+        h, final, _ = _selected_gather_scan(weights, dictionary, d, x, h0, cu_seqlens, straight_through, backend)
+        return h, final
+    places = select(weights, dictionary)
+    if not straight_through:
+        return over_sequences(OP, reference, (places, d, x), h0, cu_seqlens)
+    soft = torch.cat([M.softmax(-2) for M in _matrices(weights, dictionary)]).view(*x.shape, states)
+    hard = one_hot(places, states).mT.to(soft.dtype)
+
+    def recurrence(P: Tensor, d: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        rows = []
+        for P_t, d_t, x_t in zip(P.unbind(1), d.unbind(1), x.unbind(1), strict=True):
+            h = (P_t @ (d_t * h).unsqueeze(-1)).squeeze(-1) + x_t
+            rows.append(h)
+        return torch.stack(rows, 1), h
+
+    return over_sequences(OP, recurrence, ((hard + soft - soft.detach()).to(x.dtype), d, x), h0, cu_seqlens)
+
+
+def select(weights: Tensor, dictionary: Tensor) -> Tensor:
+    """index (B, T, N), int64, for weights (B, T, K) and dictionary (K, N, N)."""
+    places = [M.argmax(-2) for M in _matrices(weights, dictionary)]
+    return torch.cat(places).view(*weights.shape[:2], dictionary.shape[-1])
+
+
+def _matrices(weights: Tensor, dictionary: Tensor) -> Iterator[Tensor]:
+    """M (tokens, N, N), for a few tokens at a time."""
+    flat = dictionary.flatten(1)
+    for rows in weights.flatten(0, 1).split(max(1, _AT_ONCE // flat.shape[1])):
+        yield (rows @ flat).view(-1, *dictionary.shape[1:])
+
+
+def _forward(
+    weights: Tensor,
+    dictionary: Tensor,
+    d: Tensor,
+    x: Tensor,
+    h0: Tensor,
+    cu_seqlens: Tensor | None,
+    straight_through: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.autocast(x.device.type, enabled=False):
+        index = select(weights, dictionary).int()
+    return *load_kernels(__package__, backend).forward(index, d, x, h0, cu_seqlens), index
+
+
+def _backward(
+    dh: Tensor,
+    dfinal: Tensor,
+    weights: Tensor,
+    dictionary: Tensor,
+    d: Tensor,
+    h: Tensor,
+    h0: Tensor,
+    index: Tensor,
+    cu_seqlens: Tensor | None,
+    straight_through: bool,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    dd, dx, dh0 = load_kernels(__package__, backend).backward(dh, dfinal, index, d, h, h0, cu_seqlens)
+    ddictionary = torch.zeros_like(dictionary, memory_format=torch.contiguous_format)
+    if not straight_through:
+        return torch.zeros_like(weights, memory_format=torch.contiguous_format), ddictionary, dd, dx, dh0
+    with torch.autocast(h.device.type, enabled=False):
+        moved = (d * shifted(h, h0, cu_seqlens)).flatten(0, 1)
+        flat, sums, first = dictionary.flatten(1), [], 0
+        for M in _matrices(weights, dictionary):
+            rows = slice(first, first + len(M))
+            first += len(M)
+            outer = dx.flatten(0, 1)[rows, :, None] * moved[rows, None, :].conj()
+            P = M.softmax(-2)
+            g = P * (outer.real if outer.is_complex() else outer)
+            g = (g - P * g.sum(-2, keepdim=True)).flatten(1)  # (tokens, N^2)
+            sums.append(g @ flat.mT)
+            ddictionary += (weights.flatten(0, 1)[rows].mT @ g).view_as(dictionary)
+        return torch.cat(sums).view(weights.shape), ddictionary, dd, dx, dh0
+
+
+_selected_gather_scan = recurrent_op(
+    OP,
+    "PD-SSM",
+    _forward,
+    _backward,
+    inputs="weights dictionary d x initial_state",
+    outputs="h final",
+    extra="index",
+    fakes=lambda given: [
+        *same("x", "initial_state")(given),
+        given["x"].new_empty(given["x"].shape, dtype=torch.int32),
+    ],
+    kept="weights dictionary d h initial_state index",
+    gradients="weights dictionary d h initial_state",
+    options="bool straight_through, str backend",
+    values=3,
+)

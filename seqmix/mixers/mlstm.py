@@ -1,0 +1,157 @@
+"""mLSTM: an LSTM whose cell is a matrix and whose gates do not see the state (Beck et al. 2024, 2405.04517).
+
+For each head, with K = expand_k d_model / H and V = d_model / H, and cap(u) = c tanh(u / c), c = 15:
+
+    q_t, k_t, v_t = W x_t
+    i_t, f_t = exp(cap(W_i x_t + b_i)), sigmoid(cap(W_f x_t + b_f))       one number each
+    C_t = f_t C_{t-1} + i_t (k_t / sqrt(K)) v_t^T    (K, V)
+    n_t = f_t n_{t-1} + i_t k_t / sqrt(K)            (K,)
+    h_t = C_t^T q_t / max(|n_t . q_t|, 1)
+    y_t = W_o (sigmoid(W_z x_t) * layernorm(h_t))
+
+n is one more column of C whose value is always one. The paper divides C and n by e^{m_t}, m_t a running maximum of the
+gates' logarithms, which h does not depend on; with gates that are capped, as in xLSTM-7B whose layer this is, e^15
+needs no m in float32. Eigenvalues f_t are in (0, 1): no parity. Parallel form: masked matrix products in chunks, on a
+CPU the recurrence itself. State: C with n as its last column. Gates start at their biases as in the first release: f
+open over heads from sigmoid(3) to sigmoid(6), i near one.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, logsigmoid, pad
+
+from seqmix._checks import positive
+from seqmix.kernels import gated_linear_attention
+from seqmix.mixers._heads import head_width
+from seqmix.mixers._projections import WideLinear
+from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.forms import Recurrence
+from seqmix.mixers.registry import register_mixer
+from seqmix.mixers.state import mixer_state
+
+
+@mixer_state
+class MLSTMState(NamedTuple):
+    C: Tensor  # (S, H, K, V + 1), float32 or float64
+
+
+@register_mixer("mlstm", description="Matrix LSTM with exponential gates (xLSTM).", source="2405.04517")
+class MLSTM(TokenMixer):
+    """mLSTM.
+
+    Args:
+        d_model: width of input and output.
+        n_heads: H, a divisor of `d_model`.
+        gate_cap: c, the largest logarithm of an input gate, at most 60.
+        expand_k: width of all keys over `d_model`; 1/2 in xLSTM-7B.
+
+    Shapes: x (B, T, d_model), y (B, T, d_model), state C (S, H, K, V + 1).
+
+    Raises:
+        ValueError: `n_heads` that does not divide a width, a cap out of range, or a size below one.
+
+    Example:
+        >>> import torch
+        >>> from seqmix import MLSTM
+        >>> y, state = MLSTM(d_model=64)(torch.randn(2, 10, 64))
+        >>> y.shape, state.C.shape
+        (torch.Size([2, 10, 64]), torch.Size([2, 4, 16, 17]))
+    """
+
+    State = MLSTMState
+    _no_weight_decay = ("norm_weight",)
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int = 4,
+        gate_cap: float = 15.0,
+        *,
+        expand_k: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(d_model)
+        self.n_heads = positive("MLSTM", "n_heads", n_heads)
+        self.d_key = head_width("MLSTM", "expand_k", d_model, n_heads, expand_k)
+        self.d_value = d_model // n_heads
+        if not 0 < gate_cap <= 60:
+            raise ValueError(f"MLSTM: gate_cap must be in (0, 60], got {gate_cap!r}")
+        self.gate_cap = float(gate_cap)
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(d_model, 2 * n_heads * self.d_key + 2 * d_model, bias=False, **where)
+        self.gate_proj = WideLinear(d_model, 2 * n_heads, **where)  # i, f
+        self.norm_weight = nn.Parameter(torch.empty(d_model, **where))
+        self.out_proj = nn.Linear(d_model, d_model, bias=False, **where)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Gates see nothing at first: biases of f evenly in [3, 6], those of i normal with deviation 0.1."""
+        self.in_proj.reset_parameters()
+        self.out_proj.reset_parameters()
+        nn.init.zeros_(self.gate_proj.weight)
+        nn.init.normal_(self.gate_proj.bias, std=0.1)
+        self.gate_proj.bias[self.n_heads :] = torch.linspace(3, 6, self.n_heads)
+        nn.init.ones_(self.norm_weight)
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log i and log f, both (B, T, H) in at least float32, for x (B, T, d_model)."""
+        i, f = (self.gate_cap * (self.gate_proj(x) / self.gate_cap).tanh()).chunk(2, -1)
+        return i, logsigmoid(f)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """q, k (B, T, H, K), gated and scaled, v with a one behind it (B, T, H, V + 1), log f (B, T, H) and z.
+
+        All but z (B, T, d_model) in at least float32: half precision does not hold e^15.
+        """
+        keys, real = self.n_heads * self.d_key, recurrent_dtype(x.dtype)
+        *qkv, z = self.in_proj(x).split((keys, keys, self.d_model, self.d_model), dim=-1)
+        q, k, v = (part.to(real).unflatten(-1, (self.n_heads, -1)) for part in qkv)
+        log_i, log_f = self.gates(x)
+        return q, k * (log_i.exp() * self.d_key**-0.5)[..., None], pad(v, (0, 1), value=1.0), log_f, z
+
+    def _output(self, o: Tensor, z: Tensor) -> Tensor:
+        """y (B, T, d_model) of sums and what they are divided by, o (B, T, H, V + 1)."""
+        h = o[..., :-1] / o[..., -1:].abs().clamp_min(1)
+        with torch.autocast(z.device.type, enabled=False):
+            normed = layer_norm(h, h.shape[-1:], eps=1e-6).flatten(2) * self.norm_weight.to(h.dtype)
+        return self.out_proj(z.sigmoid() * normed.to(z.dtype))
+
+    def mix(self, x: Tensor, state: MLSTMState, cu_seqlens: Tensor | None) -> tuple[Tensor, MLSTMState]:
+        q, k, v, log_f, z = self._project(x)
+        o, C = gated_linear_attention(q, k, v, log_f, initial_state=state.C, cu_seqlens=cu_seqlens)
+        return self._output(o, z), MLSTMState(C)
+
+    def init_state(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MLSTMState:
+        """Zeros."""
+        device, dtype = self._like(device, dtype)
+        C = (batch_size, self.n_heads, self.d_key, self.d_value + 1)
+        return MLSTMState(torch.zeros(C, device=device, dtype=recurrent_dtype(dtype)))
+
+    def state_size(self, sequence_length: int = 1) -> int:
+        """H K (V + 1)."""
+        return self.n_heads * self.d_key * (self.d_value + 1)
+
+    def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
+        """`eigenvalues` f_t (B, T, H), real, of all K V numbers of a head, and `input_gates` (B, T, H), logarithms."""
+        log_i, log_f = self.gates(x)
+        return {"eigenvalues": log_f.exp(), "input_gates": log_i}
+
+    def linear_form(self, x: Tensor) -> Recurrence:
+        """Values v_t with a one behind them; M[t, s] = q_t . f_t ... f_{s+1} i_s k_s / sqrt(K), before the division."""
+        q, k, v, log_f, z = self._project(x)
+        return Recurrence(
+            v.unsqueeze(-2),
+            lambda o: self._output(o.squeeze(-2), z),
+            log_f.exp()[..., None].expand_as(k),
+            k.unsqueeze(-1),
+            q.unsqueeze(-2),
+        )
+
+    def extra_repr(self) -> str:
+        return f"n_heads={self.n_heads}, gate_cap={self.gate_cap:g}"
