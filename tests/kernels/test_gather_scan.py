@@ -45,11 +45,16 @@ class TestGatherScan(KernelContract):
 
 
 class TestGatherScanTriton(TritonContract):
-    cases = [case("real"), case("complex")]
+    cases = [case("complex")]
     # The interpreter takes seconds for a loop over time; what these find is in the public function.
     test_no_state_is_a_zero_state = None  # type: ignore[assignment]
     test_packed_equals_one_by_one = None  # type: ignore[assignment]
     test_second_derivatives_and_forward_mode_raise_by_name = None  # type: ignore[assignment]
+
+
+@pytest.mark.slow
+class TestRealGatherScanTriton(TestGatherScanTriton):
+    cases = [case("real")]
 
 
 def test_published_example() -> None:
