@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,11 @@ def environment(row: Row) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in taken} | settings
 
 
+def log_of(row: Row) -> Path:
+    """Where a row's output stands, while it runs, too."""
+    return Path(tempfile.gettempdir()) / f"seqmix-matrix-{row.name}.log"
+
+
 def pytest_arguments(row: Row, chosen: argparse.Namespace) -> list[str]:
     jobs = max(1, chosen.jobs // row.threads)
     arguments = ["-q", "--tb=short", "-rfE", *chosen.paths]
@@ -68,13 +74,16 @@ def run(row: Row, chosen: argparse.Namespace) -> tuple[dict[str, int], list[str]
     """Outcomes by name, one line for each failed test, seconds."""
     started = time.monotonic()
     command = [sys.executable, "-m", "pytest", *pytest_arguments(row, chosen)]
-    result = subprocess.run(command, cwd=ROOT, env=environment(row), capture_output=True, text=True)
-    lines = result.stdout.splitlines()
+    log = log_of(row)
+    with log.open("w") as file:
+        result = subprocess.run(command, cwd=ROOT, env=environment(row), stdout=file, stderr=subprocess.STDOUT)
+    text = log.read_text()
+    lines = text.splitlines()
     counts = re.findall(r"(\d+) (passed|failed|error|skipped)", lines[-1] if lines else "")
     outcomes = {what: int(number) for number, what in counts}
     red = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     if result.returncode and not red:
-        red = [f"pytest ended with {result.returncode}: {(result.stderr or result.stdout)[-500:]}"]
+        red = [f"pytest ended with {result.returncode}: {text[-500:]}"]
     return outcomes, red, time.monotonic() - started
 
 
@@ -92,6 +101,7 @@ def main() -> int:
     print(f"{'vectors':>8} {'threads':>8} {'numba':>8} {'passed':>8} {'failed':>8} {'skipped':>8} {'seconds':>8}")
     every: list[str] = []
     for row in rows:
+        print(f"{row.name}: the output stands in {log_of(row)}", file=sys.stderr)
         outcomes, red, seconds = run(row, chosen)
         passed, skipped = outcomes.get("passed", 0), outcomes.get("skipped", 0)
         failed = max(len(red), outcomes.get("failed", 0) + outcomes.get("error", 0))

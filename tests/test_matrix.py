@@ -17,13 +17,15 @@ def test_any_two_settings_meet_in_a_row():
 
 
 @pytest.mark.parametrize("red", [True, False])
-def test_a_red_test_is_counted_and_named(red, monkeypatch, capsys):
+def test_a_red_test_is_counted_and_named(red, monkeypatch, capsys, tmp_path):
     seen = []
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
 
-    def pytest_run(command, env, **_):
+    def pytest_run(command, env, stdout, **_):
         seen.append((command, env))
         text = "FAILED tests/a.py::b - x\n1 failed, 7 passed, 2 skipped in 3.1s\n" if red else "8 passed in 3.1s\n"
-        return subprocess.CompletedProcess(command, int(red), text, "")
+        stdout.write(text)
+        return subprocess.CompletedProcess(command, int(red))
 
     monkeypatch.setattr(subprocess, "run", pytest_run)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx512")
