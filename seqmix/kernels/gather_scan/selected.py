@@ -15,7 +15,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from seqmix.kernels._backend import load_kernels
 from seqmix.kernels._loops import shifted
@@ -53,7 +52,8 @@ def selected_gather_scan(
     if not straight_through:
         return over_sequences(OP, reference, (places, d, x), h0, cu_seqlens)
     soft = torch.cat([M.softmax(-2) for M in _matrices(weights, dictionary)]).view(*x.shape, states)
-    hard = one_hot(places, states).mT.to(soft.dtype)
+    # Not `one_hot`, which looks at values and so cannot be vmapped.
+    hard = (places.unsqueeze(-2) == torch.arange(states, device=places.device)[:, None]).to(soft.dtype)
 
     def recurrence(P: Tensor, d: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         rows = []
