@@ -110,6 +110,8 @@ class S5(TokenMixer):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """HiPPO's spectrum, B and C in its eigenvectors, steps log-uniform, D normal."""
+        if self.Lambda_re.is_meta:
+            return  # no numbers to be set, which would take N^3 operations
         spectrum, vectors = hippo_spectrum(self.d_state)
         self.Lambda_re.copy_(spectrum.real)
         self.Lambda_im.copy_(spectrum.imag)
