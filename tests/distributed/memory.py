@@ -15,10 +15,11 @@ import torch.distributed as dist
 
 from seqmix import SequenceModel
 from seqmix.distributed import sequence_parallel, split_sequences
+from tests.distributed.ranks import join
 
 
 def work(rank: int, ranks: int, folder: str, mixer: str, length: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store{ranks}", rank=rank, world_size=ranks)
+    join(rank, ranks, f"{folder}/store{ranks}")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = sequence_parallel(SequenceModel(mixer, vocab_size=256, d_model=64, n_layers=2))

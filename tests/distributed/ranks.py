@@ -9,6 +9,7 @@ Each rank computes both and prints the largest differences, over the ranks, for 
 import argparse
 import copy
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -72,8 +73,15 @@ def _last(found: Tensor, expected: Tensor, packed: bool) -> tuple[Tensor, Tensor
     return found, expected
 
 
-def work(rank: int, ranks: int, file: str, names: list[str], out: str) -> None:
+def join(rank: int, ranks: int, file: str) -> None:
+    """Make a group of processes that meet in a file, over the loopback, whatever the machine is called."""
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ranks)
+
+
+def work(rank: int, ranks: int, file: str, names: list[str], out: str) -> None:
+    join(rank, ranks, file)
     torch.set_num_threads(1)
     found = {}
     for name in names:

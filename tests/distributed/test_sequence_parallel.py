@@ -12,13 +12,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from seqmix import SequenceModel, list_mixers
 from seqmix.distributed import sequence_parallel, split_sequences
 from seqmix.distributed.split import part_of
-from tests.distributed.ranks import run
+from tests.distributed.ranks import join, run
 
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
     """A group of one process."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    join(0, 1, f"{tmp_path}/store")
     yield
     dist.destroy_process_group()
 
