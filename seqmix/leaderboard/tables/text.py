@@ -39,14 +39,21 @@ def text_table(groups: Sequence[Group], criteria: Sequence[Any], lengths: Sequen
         chosen += runs
         bits = [[bits_per_byte(run, length) for run in runs] for length in columns]
         good = [run for run in runs if run["status"] == "ok"]
-        perplexity = [run["result"]["metrics"].get(columns[0], {}).get("ppl") for run in good]
+        # There is no length where every run has failed.
+        perplexity = [[run["result"]["metrics"].get(name, {}).get("ppl") for run in good] for name in columns[:1]]
         row = [mixer_of(runs[0]), ", ".join(f"{rate:g}" for rate in rates), f"{best:g}", *map(_range, bits)]
-        row += [_range(perplexity), *(counted(_median(good, *field)) for field in _FIELDS)]
+        row += [*map(_range, perplexity), *(counted(_median(good, *field)) for field in _FIELDS)]
         row += [in_seconds(_median(good, "cost", "train_seconds"))]
-        rows.append((_first(bits[0]), row))
+        rows.append((_first(bits[0]) if bits else math.inf, row))
     rows.sort(key=lambda pair: pair[0])
     header = ["mixer", "learning rates", "best", *(f"bits per byte, {heading(name)}" for name in columns)]
-    header += [f"perplexity, {heading(columns[0])}", "steps", "tokens", "parameters", "training, s"]
+    header += [
+        *(f"perplexity, {heading(name)}" for name in columns[:1]),
+        "steps",
+        "tokens",
+        "parameters",
+        "training, s",
+    ]
     text = markdown_table(header, [row for _, row in rows])
     return (
         f"{text}\n\nBits per byte and perplexity (of tokens) on test documents, each token predicted from at most so "

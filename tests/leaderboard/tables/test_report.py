@@ -222,6 +222,14 @@ def text_record(mixer: str, bits: float, *, lr: float = 1e-3, seed: int = 0, val
     return record
 
 
+def test_text_of_which_every_run_has_failed_in_the_end() -> None:
+    record = text_record("lstm", 2.5)
+    again = make_record(failed=True) | {key: record[key] for key in ("id", "identity")} | {"attempt": 2}
+    header, _, row, *_ = render([record, again], "text").splitlines()
+    assert header == "| mixer | learning rates | best | steps | tokens | parameters | training, s |"
+    assert row.startswith("| lstm |") and row.count("|") == header.count("|")
+
+
 def test_text_table_ranks_by_bits_and_chooses_on_validation() -> None:
     records = [
         text_record("lstm", 2.5),
