@@ -185,6 +185,7 @@ def test_layers_and_decode(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert out.count("bd-lru (block_size=4)") == 2
 
 
+@pytest.mark.slow
 def test_fixed_points_show_error_beside_time(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "fixed.json"
     only = "fp-rnn linear T=64 radius<.9,fp-mamba*"

@@ -22,6 +22,8 @@ KNOWN = {
     # With gradient="exact" it is the derivative, and nothing learns where states go: test_pd_ssm.py.
     ("pd-ssm", "gradients-agree-with-finite-differences"): "published: the straight-through gradient is no derivative",
 }
+# Compiling takes ten seconds: one layer of each op by default, the others among the slow tests.
+COMPILED = ("lru", "bd-lru", "h-lru", "mamba", "gla", "deltanet", "kda", "pd-ssm", "fp-rnn", "fp-mamba", "attention")
 
 
 def cases() -> Iterator[Any]:
@@ -29,6 +31,7 @@ def cases() -> Iterator[Any]:
         for check in MIXER_CHECKS:
             reason = KNOWN.get((name, str(check).partition("[")[0]))
             marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+            marks += [pytest.mark.slow] if str(check).startswith("compiles") and name not in COMPILED else []
             yield pytest.param(name, check, id=f"{name}-{check}", marks=marks)
 
 

@@ -86,6 +86,7 @@ def test_intensities_enter_on_a_line() -> None:
     assert model(tokens())[0].isfinite().all()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("head", ["classification", "autoencoder"])
 def test_compiles(head: str) -> None:
     model, lengths = (
