@@ -19,16 +19,11 @@ class Neighbours:
     """The ranks before and after this one in a group, and what is on its way to them."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
-        self.group, self.rank, self.ranks = group, group.rank(), group.size()
+        rank = group.rank()
+        self.group = group
+        self.before, self.after = rank - 1, rank + 1
+        self.first, self.last = rank == 0, rank + 1 == group.size()
         self._going: dict[int, list[tuple[Any, Tensor]]] = {}
-
-    @property
-    def before(self) -> int | None:
-        return self.rank - 1 if self.rank else None
-
-    @property
-    def after(self) -> int | None:
-        return self.rank + 1 if self.rank + 1 < self.ranks else None
 
     def send(self, leaves: Sequence[Tensor], to: int) -> None:
         for work, _ in self._going.pop(to, ()):
@@ -75,7 +70,7 @@ class _Receive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, always: Tensor, x: Tensor, neighbours: Neighbours, *like: Tensor) -> Any:
         ctx.neighbours = neighbours
-        leaves = neighbours.receive_shaped(like, neighbours.rank - 1)
+        leaves = neighbours.receive_shaped(like, neighbours.before)
         ctx.moving = _differentiable(leaves)
         ctx.mark_non_differentiable(*(leaf for n, leaf in enumerate(leaves) if n not in ctx.moving))
         return (x.view_as(x), *leaves)
@@ -83,7 +78,7 @@ class _Receive(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dx: Tensor, *gradients: Tensor) -> Any:
-        ctx.neighbours.send([gradients[n] for n in ctx.moving], ctx.neighbours.rank - 1)
+        ctx.neighbours.send([gradients[n] for n in ctx.moving], ctx.neighbours.before)
         return (None, dx if ctx.needs_input_grad[1] else None, None, *(None for _ in gradients))
 
 
@@ -93,14 +88,14 @@ class _Send(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, neighbours: Neighbours, *leaves: Tensor) -> Tensor:
         ctx.neighbours, ctx.moving, ctx.count = neighbours, _differentiable(leaves), len(leaves)
-        neighbours.send_shaped(leaves, neighbours.rank + 1)
+        neighbours.send_shaped(leaves, neighbours.after)
         ctx.save_for_backward(*(leaves[n] for n in ctx.moving))
         return y.view_as(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
-        found = ctx.neighbours.receive(ctx.saved_tensors, ctx.neighbours.rank + 1)
+        found = ctx.neighbours.receive(ctx.saved_tensors, ctx.neighbours.after)
         gradients: list[Tensor | None] = [None] * ctx.count
         for n, gradient in zip(ctx.moving, found, strict=True):
             gradients[n] = gradient

@@ -105,13 +105,13 @@ class _Handing:
 
     def _before(self, x: Tensor, sequences: int) -> tuple[Tensor, Any]:
         state = self.init_state(sequences, device=x.device, dtype=x.dtype)
-        if self.neighbours.before is None:
+        if self.neighbours.first:
             return x, state
         like, structure = pytree.tree_flatten(state)
         x, leaves = receive(x, like, self.neighbours)
         return x, pytree.tree_unflatten(leaves, structure)
 
     def _after(self, y: Tensor, state: Any) -> Tensor:
-        if self.neighbours.after is None:
+        if self.neighbours.last:
             return y
         return send(y, pytree.tree_leaves(state), self.neighbours)

@@ -153,3 +153,15 @@ def one_of(owner: str, name: str, value: Any, choices: tuple[Any, ...]) -> Any:
 def recurrent_dtype(dtype: torch.dtype) -> torch.dtype:
     """The real type of a recurrent state beside activations of `dtype`: float32, or float64 for double."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def complex_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The complex type of a recurrent state beside activations of `dtype`: complex64, or complex128 for double."""
+    # Not `.to_complex()`, which torch.compile cannot trace.
+    return torch.complex128 if recurrent_dtype(dtype) == torch.float64 else torch.complex64
+
+
+def check_steps(owner: str, dt_min: float, dt_max: float) -> None:
+    """`ValueError` unless 0 < `dt_min` <= `dt_max`, the range of a continuous system's steps at initialisation."""
+    if not 0 < dt_min <= dt_max:
+        raise ValueError(f"{owner}: dt_min and dt_max must obey 0 < dt_min <= dt_max, got {dt_min} and {dt_max}")

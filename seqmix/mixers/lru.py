@@ -25,7 +25,7 @@ from torch.nn.functional import linear
 
 from seqmix._checks import positive
 from seqmix.kernels import diagonal_scan
-from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, complex_dtype, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -133,9 +133,7 @@ class LRU(TokenMixer):
     ) -> LRUState:
         """h = 0."""
         device, dtype = self._like(device, dtype)
-        # Not `.to_complex()`, which torch.compile cannot trace.
-        complex_dtype = torch.complex128 if recurrent_dtype(dtype) == torch.float64 else torch.complex64
-        return LRUState(torch.zeros(batch_size, self.d_state, device=device, dtype=complex_dtype))
+        return LRUState(torch.zeros(batch_size, self.d_state, device=device, dtype=complex_dtype(dtype)))
 
     def state_size(self, sequence_length: int = 1) -> int:
         """2 N: a complex number counts two."""

@@ -23,7 +23,7 @@ from torch.nn.functional import silu, softplus
 from seqmix._checks import positive
 from seqmix.kernels import selective_scan
 from seqmix.mixers._projections import CausalConv1d, WideLinear
-from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, check_steps, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -85,8 +85,7 @@ class Mamba(TokenMixer):
         self.expand = positive("Mamba", "expand", expand)
         self.dt_rank = positive("Mamba", "dt_rank", math.ceil(d_model / 16) if dt_rank is None else dt_rank)
         self.eigenvalues = one_of("Mamba", "eigenvalues", eigenvalues, ("positive", "signed"))
-        if not 0 < dt_min <= dt_max:
-            raise ValueError(f"Mamba: dt_min and dt_max must obey 0 < dt_min <= dt_max, got {dt_min} and {dt_max}")
+        check_steps("Mamba", dt_min, dt_max)
         self.dt_min, self.dt_max = dt_min, dt_max
         self.d_inner = expand * d_model
 

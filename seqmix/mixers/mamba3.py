@@ -24,7 +24,7 @@ from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, gated_linear_attention, selective_rotary
 from seqmix.mixers._heads import rms_norm
 from seqmix.mixers._positions import turn_back
-from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, check_steps, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -86,8 +86,7 @@ class Mamba3(TokenMixer):
         self.n_heads = positive("Mamba3", "n_heads", default if n_heads is None else n_heads)
         if self.d_inner % self.n_heads:
             raise ValueError(f"Mamba3: n_heads must divide d_inner = {self.d_inner}, got {n_heads}")
-        if not 0 < dt_min <= dt_max:
-            raise ValueError(f"Mamba3: dt_min and dt_max must obey 0 < dt_min <= dt_max, got {dt_min} and {dt_max}")
+        check_steps("Mamba3", dt_min, dt_max)
         self.dt_min, self.dt_max = dt_min, dt_max
         H, N = self.n_heads, d_state
         where: dict[str, Any] = {"device": device, "dtype": dtype}

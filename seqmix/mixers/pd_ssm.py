@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from seqmix._checks import positive
 from seqmix.kernels.gather_scan.selected import select, selected_gather_scan
 from seqmix.mixers._projections import WideLinear
-from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, complex_dtype, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -129,9 +129,7 @@ class PDSSM(TokenMixer):
     ) -> PDSSMState:
         """The first unit vector, where an automaton begins."""
         device, dtype = self._like(device, dtype)
-        # Not `.to_complex()`, which torch.compile cannot trace.
-        wide = torch.complex128 if recurrent_dtype(dtype) == torch.float64 else torch.complex64
-        h = torch.zeros(batch_size, self.d_state, device=device, dtype=wide)
+        h = torch.zeros(batch_size, self.d_state, device=device, dtype=complex_dtype(dtype))
         return PDSSMState(h.index_fill(1, torch.zeros(1, dtype=torch.int64, device=device), 1))
 
     def state_size(self, sequence_length: int = 1) -> int:

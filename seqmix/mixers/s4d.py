@@ -22,7 +22,7 @@ from torch.nn.functional import gelu, glu
 from seqmix._checks import positive
 from seqmix.kernels import diagonal_scan
 from seqmix.mixers._hold import zero_order_hold
-from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, check_steps, complex_dtype, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -73,8 +73,7 @@ class S4D(TokenMixer):
         super().__init__(d_model)
         if positive("S4D", "d_state", d_state) % 2:
             raise ValueError(f"S4D: d_state must be even, its numbers are conjugate pairs, got {d_state}")
-        if not 0 < dt_min <= dt_max:
-            raise ValueError(f"S4D: dt_min and dt_max must obey 0 < dt_min <= dt_max, got {dt_min} and {dt_max}")
+        check_steps("S4D", dt_min, dt_max)
         if not lr_factor > 0:
             raise ValueError(f"S4D: lr_factor must be positive, got {lr_factor}")
         self.d_state, self.dt_min, self.dt_max = d_state, dt_min, dt_max
@@ -124,9 +123,9 @@ class S4D(TokenMixer):
     ) -> S4DState:
         """h = 0."""
         device, dtype = self._like(device, dtype)
-        # Not `.to_complex()`, which torch.compile cannot trace.
-        wide = torch.complex128 if recurrent_dtype(dtype) == torch.float64 else torch.complex64
-        return S4DState(torch.zeros(batch_size, self.d_model, self.d_state // 2, device=device, dtype=wide))
+        return S4DState(
+            torch.zeros(batch_size, self.d_model, self.d_state // 2, device=device, dtype=complex_dtype(dtype))
+        )
 
     def state_size(self, sequence_length: int = 1) -> int:
         """d_model N: a complex number counts two."""

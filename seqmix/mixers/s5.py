@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 from seqmix._checks import positive
 from seqmix.kernels import diagonal_scan
 from seqmix.mixers._hold import zero_order_hold
-from seqmix.mixers.base import TokenMixer, recurrent_dtype
+from seqmix.mixers.base import TokenMixer, check_steps, complex_dtype, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
 from seqmix.mixers.state import mixer_state
@@ -90,8 +90,7 @@ class S5(TokenMixer):
         self.d_state = positive("S5", "d_state", d_model if d_state is None else d_state)
         if self.d_state % 2:
             raise ValueError(f"S5: d_state must be even, its numbers are conjugate pairs, got {self.d_state}")
-        if not 0 < dt_min <= dt_max:
-            raise ValueError(f"S5: dt_min and dt_max must obey 0 < dt_min <= dt_max, got {dt_min} and {dt_max}")
+        check_steps("S5", dt_min, dt_max)
         if not lr_factor > 0:
             raise ValueError(f"S5: lr_factor must be positive, got {lr_factor}")
         self.dt_min, self.dt_max = dt_min, dt_max
@@ -148,9 +147,7 @@ class S5(TokenMixer):
     ) -> S5State:
         """h = 0."""
         device, dtype = self._like(device, dtype)
-        # Not `.to_complex()`, which torch.compile cannot trace.
-        wide = torch.complex128 if recurrent_dtype(dtype) == torch.float64 else torch.complex64
-        return S5State(torch.zeros(batch_size, self.d_state // 2, device=device, dtype=wide))
+        return S5State(torch.zeros(batch_size, self.d_state // 2, device=device, dtype=complex_dtype(dtype)))
 
     def state_size(self, sequence_length: int = 1) -> int:
         """N: a complex number counts two."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seqmix.kernels._memory import empty_like
 from seqmix.kernels._numba import jit
-from seqmix.kernels._sequences import offsets, rows
+from seqmix.kernels._sequences import array, offsets, rows
 from seqmix.kernels._threads import channel_chunks, run
 
 OP = "diagonal_scan"
@@ -80,7 +80,7 @@ def forward(a: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | No
         gates.reshape(-1, x.shape[2]).numpy(),
         int(a.ndim == 3),
         rows(x),
-        initial_state.detach().contiguous().numpy(),
+        array(initial_state),
         h.flatten(0, 1).numpy(),
         final.numpy(),
     )
@@ -108,9 +108,9 @@ def backward(
         a.detach().contiguous().reshape(-1, channels).numpy(),
         int(varying),
         rows(h),
-        initial_state.detach().contiguous().numpy(),
+        array(initial_state),
         rows(dh),
-        dfinal.detach().contiguous().numpy(),
+        array(dfinal),
         da.reshape(-1, channels).numpy(),
         dx.flatten(0, 1).numpy(),
         dinitial.numpy(),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels._numba import jit
+from seqmix.kernels._sequences import array
 from seqmix.kernels._threads import run
 from seqmix.kernels.fixed_point.selective_scan.tokens import Known, Recurrence
 
@@ -216,7 +217,7 @@ class ExactGradients(NamedTuple):
 
 
 def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
-    return tuple(t.detach().contiguous().numpy() for t in tensors)
+    return tuple(map(array, tensors))
 
 
 def backward(r: Recurrence, known: Known, dy: Tensor, ds: Tensor, dlast: Tensor) -> ExactGradients:
