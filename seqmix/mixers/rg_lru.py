@@ -29,6 +29,7 @@ from torch.nn.functional import gelu, softplus
 
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, diagonal_scan
+from seqmix.mixers._starts import first_tokens
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
@@ -152,15 +153,6 @@ class RGLRU(TokenMixer):
                 scale = scale.masked_fill(first.unsqueeze(-1), 1.0)
             return log_a.exp(), scale * i
 
-    def _begin(self, length: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Which tokens (B, T) are the first of their sequences, and the lengths (S,) after them."""
-        t = torch.arange(u.shape[1], device=u.device)
-        if cu_seqlens is None:
-            return (t == 0) & (length == 0)[:, None], length + u.shape[1]
-        sequence = torch.bucketize(t, cu_seqlens[1:], right=True)
-        first = (t == cu_seqlens[sequence]) & (length == 0)[sequence]
-        return first.unsqueeze(0), length + cu_seqlens.diff()
-
     def _convolve(self, x: Tensor, window: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u, window = causal_conv1d(u, self.conv_weight, self.conv_bias, initial_state=window, cu_seqlens=cu_seqlens)
@@ -168,7 +160,7 @@ class RGLRU(TokenMixer):
 
     def mix(self, x: Tensor, state: RGLRUState, cu_seqlens: Tensor | None) -> tuple[Tensor, RGLRUState]:
         u, z, window = self._convolve(x, state.conv, cu_seqlens)
-        first, length = self._begin(state.length, u, cu_seqlens)
+        first, length = first_tokens(state.length, u.shape[1], cu_seqlens)
         a, gain = self.coefficients(u, first)
         h, final = diagonal_scan(a, gain * u, initial_state=state.h, cu_seqlens=cu_seqlens)
         return self.out_proj(gelu(z) * h.to(z.dtype)), RGLRUState(final, window, length)

@@ -224,7 +224,7 @@ def test_a_mixer_of_ones_own():
 
 
 def test_what_does_not_fit_is_told():
-    assert {"gru", "lstm"} == NOT_LINEAR
+    assert {"gru", "lstm", "m2rnn", "slstm"} == NOT_LINEAR
     with pytest.raises(ValueError, match="LSTM has no mixing matrix: it is not linear in its values"):
         mixing_matrix(LSTM(D), inputs(3).float())
     with pytest.raises(ValueError, match=r"x must have shape \(B, T, d_model = 8\) and hold a token"):

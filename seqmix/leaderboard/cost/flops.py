@@ -6,26 +6,30 @@ one of our kernels; here stands what that one does, by the recurrence as written
 chunked one does more). Per token, in the letters of the kernels (N blocks of m; H heads of K keys and V values):
 
     op                             operations                      mixers
-    diagonal_scan                  2 D, complex 8 D                lru, rg-lru, min-gru, min-lstm, s4d, s5
+    diagonal_scan                  2 D, complex 8 D                lru, rg-lru, min-gru, min-lstm, s4d, s5, aussm,
+                                                                   mesa (of K^2 numbers for each head)
     selected_gather_scan           2 K N^2 + 8 N                   pd-ssm, of K matrices in its dictionary
-    block_scan                     2 N m^2, gated 2 N m (m + 1)    bd-lru, dense
+    block_scan                     2 N m^2, gated 2 N m (m + 1)    bd-lru, dense, slice
     higher_order_scan              2 N m, gated 2 N (m + 1)        h-lru
     selective_scan                 6 D N + 2 D                     mamba
     gated_linear_attention         5 H K V                         gla, hgrn-2, mamba-2, mamba-3, retnet,
-                                                                   linear-attention, gateloop, mlstm
+                                                                   linear-attention, gateloop, mlstm, mesa
     delta_rule                     7 H K V for each reflection     deltanet
     dplr_delta_rule                9 H K V                         kda, gated-deltanet-2, rwkv-7
     causal_conv1d                  2 W D                           mamba, mamba-2, rg-lru, deltanet; others by option
     selective_rotary               13 for each pair of channels    retnet, gateloop; gla, attention, deltanet by option
     lstm                           8 N (D + N) + 4 N               lstm
     gru                            6 N (D + N) + 6 N               gru
+    slstm                          H N (8 N + 7)                   slstm, of N units in a head
+    m2rnn                          H K V (2 V + 7)                 m2rnn
     fixed_point_scan               I (2 R N + mixing + 3 N)        fp-rnn
     fixed_point_selective_scan     I (2 R D + mixing + 6 D N)      fp-mamba
 
 Of each number of a matrix state a decay is one operation, an outer product with its sum two, a read-out two, and a
 discretised decay one more. I counts applications of the fixed-point map (one where it is solved directly), R gates
 that see the state, and `mixing` is 4 rank D for low-rank and 2 D (n1 + n2), n1 n2 = D, for Kronecker mixing.
-Attention is counted as torch does on a GPU, and does not on a CPU: all T x T scores, masked or not.
+Attention is counted as torch does on a GPU, and does not on a CPU: all T x T scores, masked or not; path and log-linear
+are, too. A system of n equations takes 2/3 n^3 + 2 n^2 (mesa), a triangular one n^2 for each right-hand side (path).
 """
 
 import math
@@ -133,12 +137,19 @@ def _mapping(iterations: float) -> dict[Any, Callable[..., int]]:
         "selective_rotary": lambda q, k, increment, *_, **__: 13 * math.prod(increment),
         "lstm": lambda x, h0, *_, **__: math.prod(x[:-1]) * h0[-1] * (8 * (x[-1] + h0[-1]) + 4),
         "gru": lambda x, h0, *_, **__: math.prod(x[:-1]) * h0[-1] * (6 * (x[-1] + h0[-1]) + 6),
+        "slstm": lambda p, R, *_, **__: math.prod(p[:-2]) * p[-1] * (8 * p[-1] + 7),
+        "m2rnn": lambda q, k, v, *_, **__: math.prod(k) * v[-1] * (2 * v[-1] + 7),
         "fixed_point_scan": fixed_point_scan,
         "fixed_point_selective_scan": fixed_point_selective_scan,
     }
     # Ops are registered when a layer that calls them is built.
     found = {getattr(ops, name): count for name, count in counts.items() if hasattr(ops, name)}
-    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention, **found}
+    aten = torch.ops.aten
+    solves = {
+        aten._linalg_solve_ex: lambda a, b, *_, **__: math.prod(a[:-1]) * (2 * a[-1] ** 2 // 3 + 2 * b[-1] * a[-1]),
+        aten.linalg_solve_triangular: lambda a, b, *_, **__: math.prod(b) * a[-1],
+    }
+    return {aten._scaled_dot_product_flash_attention_for_cpu: _attention, **solves, **found}
 
 
 def _diagonal_scan(a: Any, x: Any, *_: Any, out_val: Any = None, **__: Any) -> int:

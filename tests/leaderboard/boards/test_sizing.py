@@ -16,7 +16,7 @@ def test_equal_parameters(mixer: str, shape: TaskShape) -> None:
     size = solve(mixer, {"name": mixer}, shape, Budget("parameters", 60_000))
     model = SequenceModel(size.mixer, 16, **{**shape.model, "d_model": size.d_model})
     parameters = model.num_parameters() - 2 * 16 * size.d_model  # embedding and head
-    assert parameters == size.parameters == pytest.approx(60_000, rel=0.04)
+    assert parameters == size.parameters == pytest.approx(60_000, rel=0.05)
 
 
 @pytest.mark.parametrize("mixer", list_mixers())
@@ -25,7 +25,8 @@ def test_equal_state(mixer: str, shape: TaskShape) -> None:
     size = solve(mixer, {"name": mixer}, shape, Budget("state_size", 2048))
     model = SequenceModel(size.mixer, 16, device="meta", **{**shape.model, "d_model": size.d_model})
     assert model.state_size(shape.length) == size.state_size == pytest.approx(2048, rel=0.07)
-    if mixer != "attention":  # which has no knob of its own
+    # Attention has no knob of its own, and 15 levels are more than that at any.
+    if mixer not in ("attention", "path", "log-linear"):
         assert size.d_model == pytest.approx(shape.model["d_model"], rel=0.1)
 
 

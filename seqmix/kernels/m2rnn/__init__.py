@@ -1,0 +1,1 @@
+"""The loop of M2RNN over time."""

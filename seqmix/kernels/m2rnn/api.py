@@ -1,0 +1,62 @@
+"""`m2rnn`: the loop of M2RNN, a matrix state with a non-linear transition from the right."""
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from seqmix.kernels._backend import choose_backend
+from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
+from seqmix.kernels._sequences import over_sequences
+from seqmix.kernels.m2rnn import reference
+
+__all__ = ["m2rnn"]
+
+OP = "M2RNN"
+
+
+def m2rnn(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    f: Tensor,
+    W: Tensor,
+    state: Tensor,
+    cu_seqlens: Tensor | None,
+    clip: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """o (B, T, H, V) and the last state (S, H, K, V) of H_t = f H_{t-1} + (1 - f) tanh(H_{t-1} W + k v^T), in one type.
+
+    Shapes: q, k (B, T, H, K), v (B, T, H, V), f (B, T, H), W (H, V, V), state (S, H, K, V). With `clip` every number of
+    the gradient of each H_t is cut to [-clip, clip]. `NotImplementedError` for second derivatives and forward-mode AD,
+    but under the reference.
+    """
+    backend = choose_backend(OP, __package__, None, q)
+    if backend == "reference":
+        recurrence = partial(reference.m2rnn, W=W, clip=clip)
+        return over_sequences(OP, recurrence, (q, k, v, f), state, cu_seqlens)
+    o, final, _ = _m2rnn(q, k, v, f, W, state, cu_seqlens, float("inf") if clip is None else clip, backend)
+    return o, final
+
+
+def _fakes(given: dict[str, Any]) -> list[Tensor]:
+    from seqmix.kernels.m2rnn.cpu import border_slots
+
+    (batch, length, *_), state = given["q"].shape, given["state"]
+    slots = border_slots(batch, length, state.shape[0])
+    return [*same("v", "state")(given), state.new_empty(slots, *state.shape[1:])]
+
+
+# The last output holds states before every 32nd step, from where the backward pass computes the others again.
+_m2rnn = recurrent_op_of_kernels(
+    "m2rnn",
+    __package__,
+    owner=OP,
+    inputs="q k v f W state",
+    outputs="o final",
+    extra="borders",
+    fakes=_fakes,
+    kept="q k v f W state borders",
+    gradients="q k v f W state",
+    options="float clip",
+)

@@ -1,0 +1,46 @@
+"""`slstm`: the loop of the sLSTM, whose gates see the state of their own head."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from seqmix.kernels._backend import choose_backend
+from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
+from seqmix.kernels._sequences import over_sequences
+from seqmix.kernels.slstm import reference
+
+__all__ = ["slstm"]
+
+OP = "sLSTM"
+
+
+def slstm(p: Tensor, R: Tensor, state: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+    """h (B, T, H, N) and the last state (S, 4, H, N) for p (B, T, H, 4, N), R (H, N, 4, N) and the state, of one type.
+
+    Rows of a state are h, c, n, m; gates are i, f, z, o. `NotImplementedError` for second derivatives and forward-mode
+    AD, but under the reference.
+    """
+    backend = choose_backend(OP, __package__, None, p)
+    if backend == "reference":
+        return over_sequences(OP, partial(reference.slstm, R=R), (p,), state, cu_seqlens)
+    h, final, _ = _slstm(p, R, state, cu_seqlens, backend)
+    return h, final
+
+
+# The last output holds c, n and m after every step, which the backward pass needs.
+_slstm = recurrent_op_of_kernels(
+    "slstm",
+    __package__,
+    owner=OP,
+    inputs="p R state",
+    outputs="h final",
+    extra="cells",
+    fakes=lambda given: [
+        torch.empty_like(given["p"][..., 0, :], memory_format=torch.contiguous_format),
+        *same("state")(given),
+        given["p"].new_empty(*given["p"].shape[:3], 3, given["p"].shape[-1]),
+    ],
+    kept="p R state h cells",
+    gradients="p R state",
+)
