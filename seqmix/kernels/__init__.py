@@ -16,6 +16,7 @@ from seqmix.kernels.dplr_delta_rule import dplr_delta_rule
 from seqmix.kernels.gated_linear_attention import gated_linear_attention
 from seqmix.kernels.gather_scan import gather_scan
 from seqmix.kernels.higher_order_scan import gated_higher_order_scan, higher_order_scan
+from seqmix.kernels.newton_scan import newton_scan
 from seqmix.kernels.selective_rotary import selective_rotary
 from seqmix.kernels.selective_scan import selective_scan
 
@@ -31,6 +32,7 @@ __all__ = [
     "gated_linear_attention",
     "gather_scan",
     "higher_order_scan",
+    "newton_scan",
     "selective_rotary",
     "selective_scan",
 ]

@@ -13,7 +13,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def test_they_are_named_where_they_are_looked_for() -> None:
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
     for page in ("examples/README.md", "docs/examples.md"):
         text = (ROOT / page).read_text()
         assert all(path.name in text for path in EXAMPLES), page
