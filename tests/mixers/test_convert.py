@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import conv1d, logsigmoid, pad, silu, softplus
 
-from seqmix.mixers import LSTM, DeltaNet, GatedLinearAttention, Mamba, Mamba2
+from seqmix.mixers import LSTM, SLSTM, DeltaNet, GatedLinearAttention, Mamba, Mamba2, MinGRU
 from seqmix.mixers.convert import load_published
 
 D, T = 8, 12
@@ -70,25 +70,38 @@ def test_gla(conv, norm):
     check(layer, w, torch.stack(outputs, 1))
 
 
-@pytest.mark.parametrize("options", [{}, {"d_conv": 1}, {"output_gate": True, "eigenvalues": "signed"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"d_conv": 1}, {"output_gate": True, "eigenvalues": "signed"}, {"gated": True, "n_householder": 3}],
+    ids=str,
+)
 def test_deltanet(options):
-    shapes = {f"{name}_proj__weight": (D, D) for name in "qkvo"} | {"b_proj__weight": (2, D), "o_norm__weight": (4,)}
+    """Steps lie in rows of k_proj, v_proj and b_proj as (n, h); the state decays once, on the first."""
+    n = options.get("n_householder", 1)
+    shapes = {f"{name}_proj__weight": (D, D) for name in "qo"} | {"b_proj__weight": (2 * n, D), "o_norm__weight": (4,)}
+    shapes |= {f"{name}_proj__weight": (n * D, D) for name in "kv"}
     if "d_conv" not in options:
-        shapes |= {f"{name}_conv1d__weight": (D, 1, 4) for name in "qkv"}
+        shapes |= {f"{name}_conv1d__weight": (D if name == "q" else n * D, 1, 4) for name in "qkv"}
     if "output_gate" in options:
         shapes["g_proj__weight"] = (D, D)
+    if "gated" in options:
+        shapes |= {"a_proj__weight": (2, D), "A_log": (2,), "dt_bias": (2,)}
     w, x = weights(**shapes), tokens()
     parts = []
     for name in "qkv":
         part = x @ w[f"{name}_proj.weight"].T
         part = silu(part) if "d_conv" in options else shift(part, w[f"{name}_conv1d.weight"])
-        parts.append(part.unflatten(-1, (2, 4)))
-    q, k, v = normalize(parts[0]) / 2, normalize(parts[1]), parts[2]
-    beta = (x @ w["b_proj.weight"].T).sigmoid() * (2 if "eigenvalues" in options else 1)
+        parts.append(part.unflatten(-1, (-1, 2, 4)))
+    q, k, v = normalize(parts[0])[:, :, 0] / 2, normalize(parts[1]), parts[2]
+    beta = (x @ w["b_proj.weight"].T).sigmoid().unflatten(-1, (n, 2)) * (2 if "eigenvalues" in options else 1)
     S, outputs = torch.zeros(2, 2, 4, 4, dtype=torch.float64), []
     for t in range(T):
-        read = torch.einsum("bhkv,bhk->bhv", S, k[:, t])
-        S = S + k[:, t, :, :, None] * (beta[:, t, :, None] * (v[:, t] - read))[:, :, None]
+        if "gated" in options:
+            decay = -w["A_log"].exp() * softplus(x[:, t] @ w["a_proj.weight"].T + w["dt_bias"])
+            S = S * decay.exp()[:, :, None, None]
+        for i in range(n):
+            read = torch.einsum("bhkv,bhk->bhv", S, k[:, t, i])
+            S = S + k[:, t, i, :, :, None] * (beta[:, t, i, :, None] * (v[:, t, i] - read))[:, :, None]
         o = rms(torch.einsum("bhkv,bhk->bhv", S, q[:, t]), w["o_norm.weight"])
         if "output_gate" in options:
             o = o * silu(x[:, t] @ w["g_proj.weight"].T).unflatten(-1, (2, 4))
@@ -142,10 +155,12 @@ def test_what_does_not_fit_is_named():
         (Mamba(D, 3), {n: t for n, t in w.items() if n != "D"}, "", "Mamba needs D under prefix ''"),
         (Mamba(D, 3), w, "layer.", r"Mamba needs A_log, .* under prefix 'layer.', found nothing"),
         (Mamba(D, 3), w | {"norm.weight": torch.ones(D)}, "", "no place for norm.weight"),
-        (Mamba(D, 4), w, "", r"Mamba.A_log has shape \(16, 4\), but A_log has \(16, 3\)"),
+        (Mamba(D, 4), w, "", r"Mamba.A_log has shape \(16, 4\), but it came as A_log \(16, 3\)"),
         (LSTM(D), w, "", "layer must be one of Mamba, .*, got LSTM"),
         (GatedLinearAttention(D, 2, "rope"), {}, "", "published GatedLinearAttention has no positions, tie_decay"),
-        (DeltaNet(D, 2, 2, gated=True), {}, "", "published DeltaNet has no gated, n_householder"),
+        (DeltaNet(D, 2, position="rope"), {}, "", "published DeltaNet has no positions"),
+        (SLSTM(D, 4, n_heads=2), {}, "", "published SLSTM has no d_state"),
+        (MinGRU(D, 4), {}, "", "published MinGRU has no d_state"),
     ):
         with pytest.raises(ValueError, match=match):
             load_published(layer, published, prefix)
