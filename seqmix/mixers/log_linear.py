@@ -23,6 +23,7 @@ from torch.nn.functional import one_hot, silu, softplus
 
 from seqmix._checks import positive
 from seqmix.kernels.checks import check_offsets
+from seqmix.mixers._padding import padded_offsets
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import recurrent_dtype
 from seqmix.mixers.forms import Direct
@@ -56,24 +57,35 @@ def weights(q: Tensor, k: Tensor, log_g: Tensor, level: Tensor, start: Tensor) -
 
 
 def scan(
-    q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, level: Tensor, S: Tensor, start: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_g: Tensor,
+    level: Tensor,
+    S: Tensor,
+    start: Tensor,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """o (B, T, H, P) and the last S (B, levels, H, N, P), for v (B, T, H, P), the S before, others as in `weights`."""
-    levels, length = level.shape[-1], q.shape[1]
+    """o (B, T, H, P) and the last S (B, levels, H, N, P), for v (B, T, H, P), the S before, others as in `weights`.
+
+    The last token is that after `lengths` (B,) ones, if not T.
+    """
+    levels, time = level.shape[-1], torch.arange(q.shape[1], device=q.device)
+    place, count = start[:, None] + time, torch.full_like(start, q.shape[1]) if lengths is None else lengths
     o = torch.einsum("bhts,bshp->bthp", weights(q, k, log_g, level, start), v)
     # What was in level l before lies in the larger one of l and the bits of t XOR the last token that was read.
-    time = torch.arange(length, device=q.device)
-    since = bits((start[:, None] + time) ^ (start[:, None] - 1).clamp_min(0), levels - 1)  # (B, T)
+    since = bits(place ^ (start[:, None] - 1).clamp_min(0), levels - 1)  # (B, T)
     moved = torch.maximum(since[..., None], torch.arange(levels, device=q.device))  # (B, T, levels)
     sums = log_g.cumsum(1)  # (B, T, H)
     old = level.gather(3, moved[:, :, None].expand_as(level)) * sums.exp()[..., None]  # (B, T, H, levels)
     o = o + torch.einsum("bthln,blhnp->bthp", old[..., None] * q[..., None, :], S)
-    last = start + (length - 1)
-    ends = one_hot(bits((start[:, None] + time) ^ last[:, None], levels - 1), levels).to(q.dtype)  # (B, T, levels)
-    kept = k * (sums[:, -1:] - sums).exp()[..., None]
-    new = torch.einsum("bthln,bthp->blhnp", ends[:, :, None, :, None] * kept[..., None, :], v)
-    S = S * sums[:, -1].exp()[:, None, :, None, None]
-    here, into = (t[..., None, None, None] for t in (torch.arange(levels, device=q.device), since[:, -1:]))
+    end = (count - 1)[:, None]
+    total = sums.gather(1, end[..., None].expand(-1, 1, sums.shape[2]))  # (B, 1, H)
+    left = (total - sums).masked_fill((time > end)[..., None], -torch.inf).exp()
+    ends = one_hot(bits(place ^ (start[:, None] + end), levels - 1), levels).to(q.dtype)  # (B, T, levels)
+    new = torch.einsum("bthln,bthp->blhnp", ends[:, :, None, :, None] * (k * left[..., None])[..., None, :], v)
+    S = S * total.exp()[..., None, None]
+    here, into = (t[..., None, None, None] for t in (torch.arange(levels, device=q.device), since.gather(1, end)))
     merged = S.masked_fill(here > into, 0).sum(1, keepdim=True)
     return o, new + S.masked_fill(here <= into, 0) + merged.masked_fill(here != into, 0)
 
@@ -157,6 +169,18 @@ class LogLinear(Mamba2):
             o, S = self._scan(parts, S, length, cu_seqlens)
         length = length + (x.shape[1] if cu_seqlens is None else cu_seqlens.diff())
         return self._output(o, u, z), LogLinearState(window, S, length)
+
+    def mix_padded(  # type: ignore[override]
+        self, x: Tensor, state: LogLinearState, lengths: Tensor
+    ) -> tuple[Tensor, LogLinearState]:
+        """`mix` of a padded batch: the convolution is packed, the rest goes on as one."""
+        twice = torch.arange(2 * len(x), device=x.device) // 2
+        row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
+        parts, u, z, window = self._parts(row, state.conv[twice], offsets)
+        parts, u, z = ([t.view(*x.shape[:2], *t.shape[2:]) for t in ts] for ts in (parts, (u,), (z,)))
+        with torch.autocast(x.device.type, enabled=False):
+            o, S = scan(*parts, state.S.to(u[0].dtype), state.length, lengths)  # type: ignore[call-arg]
+        return self._output(o, u[0], z[0]), LogLinearState(window[::2].clone(), S, state.length + lengths)
 
     def _scan(
         self, parts: tuple[Tensor, ...], S: Tensor, length: Tensor, cu_seqlens: Tensor | None

@@ -29,7 +29,8 @@ from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d
 from seqmix.kernels.checks import check_offsets
 from seqmix.mixers._heads import init_taps, unit
-from seqmix.mixers._key_rows import right_aligned
+from seqmix.mixers._key_rows import moved_to_the_end, right_aligned
+from seqmix.mixers._padding import padded_offsets
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Direct
@@ -163,9 +164,10 @@ class PaTH(TokenMixer):
                 outputs.append(weights @ v)
         o = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
         k, v = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
-        empty = torch.cat((state.forget, k.new_zeros(len(k), length, 0)), 1)
-        kept = forget.mT.contiguous() if self.forget_gate else empty
-        return o.transpose(1, 2).flatten(2), PaTHState(k, v, kept, state.length + length, state.conv)
+        forget = forget.mT.contiguous()  # (B, M + T, H)
+        if not self.forget_gate:
+            forget = torch.cat((state.forget, forget[:, :length, :0]), 1)
+        return o.transpose(1, 2).flatten(2), PaTHState(k, v, forget, state.length + length, state.conv)
 
     def mix(self, x: Tensor, state: PaTHState, cu_seqlens: Tensor | None) -> tuple[Tensor, PaTHState]:
         tokens, conv = self._tokens(x, state.conv, cu_seqlens)
@@ -174,6 +176,20 @@ class PaTH(TokenMixer):
         else:
             o, state = self._attend_packed(tokens, state, cu_seqlens)
         return self.out_proj(o.to(x.dtype)), state._replace(conv=conv)
+
+    def mix_padded(self, x: Tensor, state: PaTHState, lengths: Tensor) -> tuple[Tensor, PaTHState]:
+        """`mix` of a padded batch: the convolution is packed, the batch is attended to as one."""
+        twice = torch.arange(2 * len(x), device=x.device) // 2
+        row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
+        tokens, conv = self._tokens(row, state.conv[twice], offsets)
+        tokens = Tokens(*(t.view(*x.shape[:2], *t.shape[2:]) for t in tokens))
+        padding = (torch.arange(x.shape[1], device=x.device) >= lengths[:, None])[..., None]  # (B, T, 1)
+        # Padding changes no key, and leaves the state.
+        beta, log_f = tokens.beta.masked_fill(padding[..., None], 0), tokens.log_f.masked_fill(padding, 0)
+        o, after = self._attend(tokens._replace(beta=beta, log_f=log_f), state)
+        k, v, forget = (moved_to_the_end(rows, x.shape[1] - lengths) for rows in after[:3])
+        state = PaTHState(k, v, forget, state.length + lengths, conv[::2].clone())
+        return self.out_proj(o.to(x.dtype)), state
 
     def _attend_packed(self, tokens: Tokens, state: PaTHState, cu_seqlens: Tensor) -> tuple[Tensor, PaTHState]:
         check_offsets("PaTH", cu_seqlens, tokens.q.shape[1])
