@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy(
     __name__,
     (
+        "atlas",
         "benchmarks",
         "inspect",
         "kernels",

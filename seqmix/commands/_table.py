@@ -35,6 +35,9 @@ COMMANDS = {
     "block-law": Command(
         "block_law", "learn groups with blocks of every size, with a table and a figure beside the theory"
     ),
+    "atlas": Command(
+        "atlas", "what layers cannot and can follow, by theorems and written weights, as table and figure"
+    ),
     "leaderboard": Command(
         "leaderboard.cli", "run configs with many seeds and learning rates, and make tables of the records"
     ),

@@ -1,0 +1,110 @@
+"""The cells of the atlas: which mixers and automata it has, and `cell`, what is known of one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seqmix._suggest import unknown_name
+from seqmix.atlas.prediction import Prediction, predict
+
+__all__ = ["AUTOMATA", "GROUPS", "MIXERS", "cell", "names_of"]
+
+_SIGNED: dict[str, Any] = {"eigenvalues": "signed", "d_conv": 1}
+_ROPE: dict[str, Any] = {"rope_options": {"d_conv": 1, "bias": False}}
+
+# By the algebra of the layer: fixed clocks; positive, signed and complex diagonals; matrices; rows; means; loops.
+MIXERS: dict[str, dict[str, Any]] = {
+    "lru": {"name": "lru"},
+    "s5": {"name": "s5"},
+    "retnet": {"name": "retnet"},
+    "mamba": {"name": "mamba", "d_conv": 1},
+    "mamba, conv": {"name": "mamba"},
+    "mamba-2": {"name": "mamba-2", "d_conv": 1},
+    "rg-lru": {"name": "rg-lru", "d_conv": 1},
+    "min-gru": {"name": "min-gru"},
+    "hgrn-2": {"name": "hgrn-2"},
+    "gla": {"name": "gla"},
+    "mamba, signed": {"name": "mamba", **_SIGNED},
+    "gla, selective-rope": {"name": "gla", "position": "selective-rope", **_ROPE},
+    "gateloop": {"name": "gateloop"},
+    "mamba-3": {"name": "mamba-3"},
+    "deltanet": {"name": "deltanet", "d_conv": 1},
+    "kda": {"name": "kda", "d_conv": 1},
+    "deltanet, signed": {"name": "deltanet", **_SIGNED},
+    "deltanet, signed, 2 steps": {"name": "deltanet", "n_householder": 2, **_SIGNED},
+    "deltanet, signed, 4 steps": {"name": "deltanet", "n_householder": 4, **_SIGNED},
+    "rwkv-7": {"name": "rwkv-7"},
+    "dense": {"name": "dense"},
+    "bd-lru, m = 2": {"name": "bd-lru", "block_size": 2},
+    "bd-lru, m = 4": {"name": "bd-lru", "block_size": 4},
+    "bd-lru, any m": {"name": "bd-lru"},
+    "bd-lru, l1, m = 1": {"name": "bd-lru", "normalization": "l1", "block_size": 1},
+    "bd-lru, l1, any m": {"name": "bd-lru", "normalization": "l1"},
+    "h-lru": {"name": "h-lru"},
+    "pd-ssm": {"name": "pd-ssm"},
+    "attention": {"name": "attention"},
+    "attention, forget gate": {"name": "attention", "forget_gate": True},
+    "lstm": {"name": "lstm"},
+    "fp-rnn, b sees h": {
+        "name": "fp-rnn", "hidden_dependence": ["b"], "write": "b", "output_gate": False, "rank": 0,
+    },
+}  # fmt: skip
+
+AUTOMATA: dict[str, str] = {
+    "flip-flop": "flip-flop",
+    "registers": "registers-2",
+    "delay": "delay",
+    "first": "first",
+    "subsequence": "subsequence-3",
+    "newest before": "newest-before",
+    "(ab)*": "alternating",
+    "factor": "factor-2",
+    "clip 2": "clip-2",
+    "clip 3": "clip-3",
+    "dyck 3": "dyck-1-3-sink",
+    "Z2": "Z2",
+    "Z2 reset": "counter-2-reset",
+    "Z3": "Z3",
+    "Z3 reset": "counter-3-reset",
+    "Z6": "Z6",
+    "D4": "D4",
+    "Q8": "Q8",
+    "S3": "S3",
+    "A4": "A4",
+    "S4": "S4",
+    "A5": "A5",
+    "S5": "S5",
+    "T3": "maps-3",
+    "random": "random-5-2-0",
+}
+
+# Registers, star-free, counters, solvable groups, others.
+GROUPS = [
+    ["flip-flop", "registers", "delay"],
+    ["first", "subsequence", "newest before", "(ab)*", "factor", "clip 2", "clip 3", "dyck 3"],
+    ["Z2", "Z2 reset", "Z3", "Z3 reset", "Z6"],
+    ["D4", "Q8", "S3", "A4", "S4"],
+    ["A5", "S5", "T3", "random"],
+]
+
+
+def cell(mixer: str | Mapping[str, Any], automaton: str, n_layers: int = 1) -> Prediction:
+    """What is known of a mixer and an automaton, by their names in the atlas, or as `predict` takes them.
+
+    Raises:
+        ValueError: unknown names.
+
+    Example:
+        >>> from seqmix.atlas import cell
+        >>> cell("deltanet, signed, 2 steps", "S3").verdict
+        'can'
+    """
+    chosen = MIXERS.get(mixer, mixer) if isinstance(mixer, str) else mixer
+    return predict(chosen, AUTOMATA.get(automaton, automaton), n_layers)
+
+
+def names_of(kind: str, names: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    """Names of rows or columns; all of them for none, `ValueError` for an unknown one."""
+    for name in names:
+        if name not in known:
+            raise unknown_name(f"{kind} of the atlas:", name, known)
+    return list(names) or list(known)

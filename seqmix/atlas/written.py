@@ -1,0 +1,104 @@
+"""`construct`: a model whose weights are written, not learned, and what checks it."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seqmix.atlas.constructions import Plan, plan
+from seqmix.atlas.prediction import automaton_of
+from seqmix.atlas.traits import mixer_of
+from seqmix.models import SequenceModel
+from seqmix.tasks.automata import IGNORE, Automaton
+
+__all__ = ["Check", "Construction", "check", "construct"]
+
+_MOST_WORDS = 60_000
+
+
+class Construction(NamedTuple):
+    """A model of one layer, the automaton that it follows, with a BOS, and how."""
+
+    model: SequenceModel
+    automaton: Automaton
+    plan: Plan
+
+
+class Check(NamedTuple):
+    """words: how many were tried; wrong: the first that is answered wrongly; margin: the smallest lead of a right
+    logit over another, over the root mean square of the head's inputs."""
+
+    words: int
+    wrong: list[int] | None
+    margin: float
+
+
+def construct(mixer: str | Mapping[str, Any], automaton: Any) -> Construction:
+    """One layer with written weights that follows an automaton at every length, or as far as its plan says.
+
+    Args:
+        mixer: a registered name, or `{"name": ..., arguments}`; sizes that it does not say are as small as they can be.
+        automaton: a name, an `Automaton`, or a task; words begin with a BOS, which is added where there is none.
+
+    Raises:
+        ValueError: there is no construction, or it would be too large; unknown names.
+
+    Example:
+        >>> from seqmix.atlas import check, construct
+        >>> made = construct({"name": "bd-lru", "normalization": "l1"}, "counter-2-reset")
+        >>> check(made.model, made.automaton, longest=4).wrong is None
+        True
+    """
+    chosen, task = mixer_of(mixer), automaton_of(automaton)
+    found = plan(chosen, task)
+    if found is None:
+        raise ValueError(f"construct: there is no construction of {task.name} for {chosen.title}")
+    return Construction(found.build(), task, found)
+
+
+@torch.no_grad()
+def check(
+    model: SequenceModel, automaton: Automaton, *, longest: int = 6, words: int = 64, length: int = 1000, seed: int = 0
+) -> Check:
+    """Answers of a model to all short words, as far as they are no more than 60,000, and to long random ones.
+
+    Args:
+        model: a `SequenceModel` that knows the automaton's tokens.
+        automaton: complete, with a BOS or not.
+        longest: letters of the longest short words.
+        words, length, seed: of the random words; half of them repeat a random period.
+    """
+    tried, margin = 0, float("inf")
+    for batch in _batches(automaton, longest, words, length, seed):
+        tokens = torch.from_numpy(batch)
+        logits = model.eval()(tokens)[0].double()
+        answers = torch.tensor([automaton.answers(word) for word in batch.tolist()])
+        asked = answers != IGNORE
+        right = logits.gather(2, answers.clamp_min(0)[..., None]).squeeze(2)
+        others = logits.scatter(2, answers.clamp_min(0)[..., None], -torch.inf).amax(2)
+        lead = torch.where(asked, right - others, torch.inf)
+        tried += len(batch)
+        margin = min(margin, float(lead.min()))
+        if not (lead > 0).all():
+            row, place = (int(i) for i in (~(lead > 0)).nonzero()[0])
+            return Check(tried, batch[row, : place + 1].tolist(), margin)
+    return Check(tried, None, margin)
+
+
+def _batches(automaton: Automaton, longest: int, words: int, length: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    letters = np.flatnonzero((automaton.step >= 0).any(0))
+    letters = letters[letters != automaton.bos]
+    head = [] if automaton.bos is None else [automaton.bos]
+    n = min(longest, int(np.log(_MOST_WORDS) / np.log(max(2, len(letters)))))
+    short = np.array([[*head, *word] for word in itertools.product(letters.tolist(), repeat=max(1, n))])
+    yield from np.array_split(short, -(-len(short) // 4096))
+    if words:
+        draw = np.random.default_rng(seed)
+        drawn = draw.choice(letters, (words, length))
+        for row in drawn[words // 2 :]:
+            period = int(draw.integers(1, 5))
+            row[:] = np.resize(row[:period], length)
+        yield np.concatenate([np.tile(np.array(head, dtype=np.int64), (words, 1)), drawn], 1)

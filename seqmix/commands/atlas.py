@@ -1,0 +1,88 @@
+"""The command line of `seqmix atlas`."""
+
+import argparse
+from pathlib import Path
+
+from seqmix._files import check_output
+from seqmix.commands._messages import exits
+from seqmix.commands._options import Parser
+from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
+
+__all__ = ["main"]
+
+_EPILOG = """examples:
+  seqmix atlas --figure docs/atlas.svg --write docs/atlas.md --section atlas
+  seqmix atlas --mixer mamba 'mamba, signed' --automaton Z2 S3
+  seqmix atlas --mixer deltanet --automaton first --why
+  seqmix atlas --mixer 'bd-lru, any m' --automaton S3 --check
+
+Nothing is trained: cells follow from theorems and from weights that are written."""
+
+
+@exits("seqmix atlas")
+def main(argv: list[str]) -> int:
+    """Run `seqmix atlas`; the exit status is 1 if `--check` finds written weights that err."""
+    from seqmix.atlas.cells import AUTOMATA, MIXERS, names_of
+    from seqmix.atlas.page import cells_of, draw, sheet, table
+
+    arguments = _parser().parse_args(argv)
+    check_write_options(arguments)
+    for path in arguments.figure:
+        check_output("--figure", path, ".svg", ".png")
+    mixers = names_of("mixer", arguments.mixer, MIXERS)
+    automata = names_of("automaton", arguments.automaton, AUTOMATA)
+    cells = cells_of(mixers, automata, arguments.layers)
+    if arguments.check:
+        return _check([key for key, found in cells.items() if found.verdict == "can"])
+    if arguments.why:
+        print("\n\n".join(sheet(*key, found, MIXERS[key[0]]) for key, found in cells.items()))
+        return 0
+    for path in arguments.figure:
+        _draw(path, draw(cells, mixers, automata, path.suffix[1:]))
+    print_or_write(table(cells, mixers, automata, arguments.layers), arguments, ["seqmix", "atlas", *argv])
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        "seqmix atlas",
+        description="Which layers can follow which finite automata: theorems and written weights, cell by cell.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--mixer", nargs="+", default=[], metavar="NAME", help="rows, default all")
+    parser.add_argument("--automaton", nargs="+", default=[], metavar="NAME", help="columns, default all")
+    parser.add_argument("--layers", type=int, default=1, metavar="N", help="layers of the model, default 1")
+    parser.add_argument("--why", action="store_true", help="say of each cell what it follows from")
+    parser.add_argument(
+        "--check", action="store_true", help="make the weights of cells that can, and try words on them"
+    )
+    parser.add_argument(
+        "--figure", nargs="+", type=Path, default=[], metavar="FILE", help="the table drawn, .svg or .png"
+    )
+    add_write_options(parser)
+    return parser
+
+
+def _draw(path: Path, data: bytes) -> None:
+    from seqmix._files import write_whole
+
+    write_whole(path, lambda part: part.write_bytes(data))
+
+
+def _check(keys: list[tuple[str, str]]) -> int:
+    from seqmix.atlas.cells import AUTOMATA, MIXERS
+    from seqmix.atlas.written import check, construct
+
+    status = 0
+    for mixer, automaton in keys:
+        try:
+            made = construct(MIXERS[mixer], AUTOMATA[automaton])
+        except ValueError as error:  # too large to be made here
+            print(f"{mixer}, {automaton}: not tried, {error}")
+            continue
+        found = check(made.model, made.automaton)
+        status |= found.wrong is not None
+        told = "right" if found.wrong is None else f"wrong after {found.wrong}"
+        print(f"{mixer}, {automaton}: {told} on {found.words:,} words, margin {found.margin:.3f}")
+    return status
