@@ -48,6 +48,7 @@ MIXERS: dict[str, dict[str, Any]] = {
         "name": "fp-rnn", "hidden_dependence": ["b"], "write": "b", "output_gate": False, "rank": 0,
     },
 }  # fmt: skip
+"""The rows: mixers' entries by the names that they have in the atlas."""
 
 AUTOMATA: dict[str, str] = {
     "flip-flop": "flip-flop",
@@ -76,6 +77,7 @@ AUTOMATA: dict[str, str] = {
     "T3": "maps-3",
     "random": "random-5-2-0",
 }
+"""The columns: what automata are called in the atlas, and their names as tasks."""
 
 # Registers, star-free, counters, solvable groups, others.
 GROUPS = [

@@ -70,8 +70,8 @@ def idempotents(monoid: Monoid) -> Rows:
 def contents(monoid: Monoid, most: int) -> Iterator[tuple[int, frozenset[int]]]:
     """Idempotents with the letters of the words that make them: every pair (e, X), X not empty, X exactly those.
 
-    Of a group only the identity with all letters, which is the pair that asks most. Raises `TooLargeError` beyond `most`
-    pairs of an element and a set.
+    Of a group only the identity with all letters, the pair that asks most. Raises `TooLargeError` beyond `most` pairs
+    of an element and a set.
     """
     count = monoid.right.shape[1]
     if (np.sort(monoid.letters, 1) == np.arange(monoid.maps.shape[1])).all():
