@@ -177,10 +177,10 @@ class LogLinear(Mamba2):
         twice = torch.arange(2 * len(x), device=x.device) // 2
         row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
         parts, u, z, window = self._parts(row, state.conv[twice], offsets)
-        parts, u, z = ([t.view(*x.shape[:2], *t.shape[2:]) for t in ts] for ts in (parts, (u,), (z,)))
+        *parts, u, z = (t.view(*x.shape[:2], *t.shape[2:]) for t in (*parts, u, z))  # type: ignore[assignment]
         with torch.autocast(x.device.type, enabled=False):
-            o, S = scan(*parts, state.S.to(u[0].dtype), state.length, lengths)  # type: ignore[call-arg]
-        return self._output(o, u[0], z[0]), LogLinearState(window[::2].clone(), S, state.length + lengths)
+            o, S = scan(*parts, state.S.to(u.dtype), state.length, lengths)  # type: ignore[call-arg]
+        return self._output(o, u, z), LogLinearState(window[::2].clone(), S, state.length + lengths)
 
     def _scan(
         self, parts: tuple[Tensor, ...], S: Tensor, length: Tensor, cu_seqlens: Tensor | None
