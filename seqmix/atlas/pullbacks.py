@@ -6,6 +6,7 @@ for each closed part. Families of functions to {0, 1} are enough (level sets), a
 """
 
 from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,9 @@ __all__ = ["Family", "chains", "closed_families", "family", "group_table"]
 Function = NDArray[np.int64]
 _MOST = {2: 10, 3: 7}  # states of which all functions with so many values are looked at
 _MOST_SUBGROUPS = 120  # order of a group
+_KNOWN: dict[
+    tuple[bytes, int, bool], tuple[list[tuple[int, list[Function]]], Iterator[tuple[int, list[Function]]]]
+] = {}
 
 
 class Family(NamedTuple):
@@ -38,13 +42,24 @@ class Family(NamedTuple):
 def family(core: Core, most: int | None = None, *, signed: bool = False) -> Family | None:
     """Closed families of at most `most` functions each that tell the answers apart, small ones first; None without."""
     chosen: list[Function] = []
-    for size, blocks in closed_families(core, signed):
+    for size, blocks in _kept(core, signed):
         if most is not None and size > most:
             break
         chosen += blocks
         if (found := _told(core, chosen)) is not None:
             return _pruned(core, Family(chosen, found))
     return None
+
+
+def _kept(core: Core, signed: bool) -> Iterator[tuple[int, list[Function]]]:
+    """`closed_families`, each found once for all who ask."""
+    known, more = _KNOWN.setdefault((core.step.tobytes(), core.n_states, signed), ([], closed_families(core, signed)))
+    for place in count():
+        if place == len(known):
+            if (found := next(more, None)) is None:
+                return
+            known.append(found)
+        yield known[place]
 
 
 def _told(core: Core, blocks: list[Function]) -> ReadOut | None:

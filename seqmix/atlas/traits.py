@@ -72,7 +72,9 @@ def mixer_of(spec: str | Mapping[str, Any]) -> Mixer:
             raise ValueError(f"atlas: mixer {name!r} has no argument {key!r}")
     defaults = {key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty}
     options = {key: value for key, value in (defaults | entry).items() if key not in SIZES}
-    return Mixer(name, options, {key: value for key, value in entry.items() if key in SIZES}, entry)
+    return Mixer(
+        name, options, {key: value for key, value in entry.items() if key in SIZES and value is not None}, entry
+    )
 
 
 def traits_of(mixer: Mixer) -> Traits:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from seqmix._files import check_output
-from seqmix.commands._messages import exits
+from seqmix.commands._messages import exits, tell
 from seqmix.commands._options import Parser
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
 
@@ -15,13 +15,15 @@ _EPILOG = """examples:
   seqmix atlas --mixer mamba 'mamba, signed' --automaton Z2 S3
   seqmix atlas --mixer deltanet --automaton first --why
   seqmix atlas --mixer 'bd-lru, any m' --automaton S3 --check
+  seqmix atlas --records docs/results/*.jsonl
+  seqmix leaderboard run atlas --store runs.jsonl
 
-Nothing is trained: cells follow from theorems and from weights that are written."""
+Nothing is trained here: cells follow from theorems and from weights that are written."""
 
 
 @exits("seqmix atlas")
 def main(argv: list[str]) -> int:
-    """Run `seqmix atlas`; the exit status is 1 if `--check` finds written weights that err."""
+    """Run `seqmix atlas`; the exit status is 1 for written weights that err, and for runs that a theorem forbids."""
     from seqmix.atlas.cells import AUTOMATA, MIXERS, names_of
     from seqmix.atlas.page import cells_of, draw, sheet, table
 
@@ -29,6 +31,8 @@ def main(argv: list[str]) -> int:
     check_write_options(arguments)
     for path in arguments.figure:
         check_output("--figure", path, ".svg", ".png")
+    if arguments.records:
+        return _records(arguments, argv)
     mixers = names_of("mixer", arguments.mixer, MIXERS)
     automata = names_of("automaton", arguments.automaton, AUTOMATA)
     cells = cells_of(mixers, automata, arguments.layers)
@@ -60,8 +64,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--figure", nargs="+", type=Path, default=[], metavar="FILE", help="the table drawn, .svg or .png"
     )
+    parser.add_argument(
+        "--records", nargs="+", type=Path, default=[], metavar="FILE.jsonl",
+        help="count the runs that solved what the atlas says they can or cannot, and print contradictions",
+    )  # fmt: skip
     add_write_options(parser)
     return parser
+
+
+def _records(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.leaderboard.tables.report import collect
+    from seqmix.studies.atlas_records import contradictions, learned, table
+
+    records, problems = collect(arguments.records)
+    tell(problems)
+    cells = learned(records)
+    wrong = contradictions(cells)
+    tell(wrong)
+    print_or_write(table(cells), arguments, ["seqmix", "atlas", *argv])
+    return 1 if problems or wrong else 0
 
 
 def _draw(path: Path, data: bytes) -> None:
