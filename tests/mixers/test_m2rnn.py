@@ -7,6 +7,7 @@ from torch.nn.functional import silu, softplus
 from seqmix import M2RNN
 from seqmix.kernels import backend
 from seqmix.kernels.m2rnn.api import _m2rnn, m2rnn
+from tests.kernels.harness import assert_rule
 
 
 def loop(q, k, v, f, W, H):
@@ -73,6 +74,17 @@ def test_over_borders_as_the_plain_loop_with_the_gradient_whole_or_cut(clip):
             o, H = m2rnn(*given, bounds, clip)
             found.append((o, H, *torch.autograd.grad(o.sin().sum() + H.sum(), given)))
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
+
+
+def test_error_rule_float32():
+    found = []
+    for dtype, name in ((torch.float32, None), (torch.float32, "reference"), (torch.float64, "reference")):
+        given = [t.detach().float().to(dtype).requires_grad_() for t in operands(3, 100, 3)]
+        with backend(name):
+            o, final = m2rnn(*given, None)
+        gradients = torch.autograd.grad(o.sin().sum() + final.sum(), given)
+        found.append(dict(zip(("o", "final", *"qkvfWH"), (o, final, *gradients), strict=True)))
+    assert_rule(*found, torch.float32)
 
 
 def test_a_cut_gradient_is_not_the_true_one():

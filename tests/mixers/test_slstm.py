@@ -9,6 +9,7 @@ from torch.nn.functional import layer_norm
 from seqmix import SLSTM
 from seqmix.kernels import backend
 from seqmix.kernels.slstm.api import _slstm, slstm
+from tests.kernels.harness import assert_rule
 
 
 def cell(p, R, h, c, n, m, first):
@@ -75,6 +76,18 @@ def test_op(lengths):
     torch.testing.assert_close(slstm(*operands, cu_seqlens), expected, rtol=1e-10, atol=1e-12)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(_slstm.op, (*operands, cu_seqlens, "cpu"), test_utils=tests)
+
+
+def test_error_rule_float32():
+    torch.manual_seed(2)
+    operands, found = (2 * torch.randn(3, 100, 2, 4, 5), torch.randn(2, 5, 4, 5) / 2, torch.zeros(3, 4, 2, 5)), []
+    for dtype, name in ((torch.float32, None), (torch.float32, "reference"), (torch.float64, "reference")):
+        given = [t.to(dtype).requires_grad_() for t in operands]
+        with backend(name):
+            h, final = slstm(*given, None)
+        gradients = torch.autograd.grad(h.sin().sum() + final.sum(), given)
+        found.append(dict(zip(("h", "final", "p", "R", "state"), (h, final, *gradients), strict=True)))
+    assert_rule(*found, torch.float32)
 
 
 def test_a_sequence_begins_by_itself():

@@ -24,23 +24,24 @@ def slstm(p: Tensor, R: Tensor, state: Tensor, cu_seqlens: Tensor | None) -> tup
     backend = choose_backend(OP, __package__, None, p)
     if backend == "reference":
         return over_sequences(OP, partial(reference.slstm, R=R), (p,), state, cu_seqlens)
-    h, final, _ = _slstm(p, R, state, cu_seqlens, backend)
+    h, final, *_ = _slstm(p, R, state, cu_seqlens, backend)
     return h, final
 
 
-# The last output holds c, n and m after every step, which the backward pass needs.
+# What the backward pass needs: c, n and m after every step, and the gates of all steps.
 _slstm = recurrent_op_of_kernels(
     "slstm",
     __package__,
     owner=OP,
     inputs="p R state",
     outputs="h final",
-    extra="cells",
+    extra="cells gates",
     fakes=lambda given: [
         torch.empty_like(given["p"][..., 0, :], memory_format=torch.contiguous_format),
         *same("state")(given),
         given["p"].new_empty(*given["p"].shape[:3], 3, given["p"].shape[-1]),
+        *same("p")(given),
     ],
-    kept="p R state h cells",
-    gradients="p R state",
+    kept="R state h cells gates",
+    gradients="gates R state",
 )
