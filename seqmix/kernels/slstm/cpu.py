@@ -210,7 +210,7 @@ def _backward(first, last, heads, bounds, gates, Rt, initial, cells, dh, dfinal,
 
 
 def forward(p: Tensor, R: Tensor, state: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """h (B, T, H, N), the final state (S, 4, H, N), and of all steps c, n, m (B, T, H, 3, N) and gates, of the shape of p."""
+    """h (B, T, H, N), the final state (S, 4, H, N), and of all steps c, n, m (B, T, H, 3, N) and gates (like p)."""
     bounds, heads = offsets(OP, p, cu_seqlens), p.shape[2]
     h, final = p.new_empty(*p.shape[:3], p.shape[-1]), empty_like(state)
     cells, gates = p.new_empty(*h.shape[:3], 3, h.shape[-1]), empty_like(p)
