@@ -8,10 +8,25 @@ from typing import TYPE_CHECKING
 from seqmix._lazy import lazy
 
 if TYPE_CHECKING:
+    from seqmix.atlas.brackets import Bracket, horizon
+    from seqmix.atlas.brackets_check import verify_bracket
     from seqmix.atlas.cells import AUTOMATA, MIXERS, cell
     from seqmix.atlas.prediction import Prediction, predict
     from seqmix.atlas.written import Check, Construction, check, construct
 
-__all__ = ["AUTOMATA", "MIXERS", "Check", "Construction", "Prediction", "cell", "check", "construct", "predict"]
+__all__ = [
+    "AUTOMATA",
+    "MIXERS",
+    "Bracket",
+    "Check",
+    "Construction",
+    "Prediction",
+    "cell",
+    "check",
+    "construct",
+    "horizon",
+    "predict",
+    "verify_bracket",
+]
 
 __getattr__, __dir__ = lazy(__name__)

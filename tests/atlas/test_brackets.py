@@ -1,0 +1,114 @@
+"""Horizon brackets: the shortest wrong word is that of all words, and forged ones are refused."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from seqmix import SequenceModel
+from seqmix.atlas import MIXERS, construct, horizon, verify_bracket
+from seqmix.atlas.brackets import _by_counts, affine_of
+from seqmix.tasks.automata import named_automaton
+from seqmix.tasks.automata.core import core_of
+from seqmix.tasks.automata.sampling import AutomatonExamples
+
+PLAIN = {
+    "mamba": {"name": "mamba", "d_conv": 1, "d_state": 2, "eigenvalues": "signed"},
+    "min-gru": {"name": "min-gru", "d_state": 6},
+    "rg-lru": {"name": "rg-lru", "d_conv": 1, "d_state": 8},
+}
+
+
+def leads(model: SequenceModel, automaton, n: int) -> np.ndarray:
+    """Least lead over all words of n letters at their end, in float64 and without the last norm's division."""
+    letters = core_of(automaton).tokens.tolist()
+    words = torch.tensor([[automaton.bos, *word] for word in itertools.product(letters, repeat=n)])
+    logits = model.double().eval()(words)[0][:, -1]
+    right = torch.tensor([automaton.answers(word)[-1] for word in words.tolist()])
+    others = logits.scatter(1, right[:, None], -torch.inf).amax(1)
+    return (logits.gather(1, right[:, None])[:, 0] - others).detach().numpy()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mixer", PLAIN)
+def test_counts_find_the_least_lead_of_all_words(mixer: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    automaton = named_automaton("clip-2")
+    model = SequenceModel(PLAIN[mixer], automaton.vocab_size, 8, mlp_ratio=0)
+    core = core_of(automaton)
+    affine = affine_of(model, automaton, core)
+    smallest = [leads(model, automaton, n) for n in range(1, 8)]
+    assert any(each.min() < 0 for each in smallest)
+    first = next(n for n, each in enumerate(smallest, 1) if each.min() < 0)
+    safe, word = _by_counts(affine, core, 7)
+    assert word is not None and safe == first - 1 == len(word) - 1
+    tokens = torch.tensor([[automaton.bos, *core.tokens[word].tolist()]])
+    says = int(model(tokens)[0][0, -1].argmax())
+    assert says != automaton.answers(tokens[0].tolist())[-1]
+
+
+def trained(mixer: dict, automaton, steps: int, length: int, seed: int) -> SequenceModel:
+    torch.manual_seed(seed)
+    model = SequenceModel(mixer, automaton.vocab_size, 32, mlp_ratio=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0)
+    examples = AutomatonExamples(automaton)
+    for step in range(steps):
+        batch = examples(seed=seed, split="train", start=64 * step, count=64, length=3 + min(step // 8, length - 3))
+        logits = model(batch["tokens"])[0].flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, batch["targets"].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_trained_layer_has_a_shortest_wrong_word(seed: int) -> None:
+    automaton = named_automaton("Z2")
+    mixer = {"name": "mamba", "d_conv": 1, "d_state": 4, "eigenvalues": "signed"}
+    model = trained(mixer, automaton, 500, 20, seed)
+    bracket = horizon(model, automaton, 400)
+    assert bracket.method == "counts" and bracket.safe >= 20
+    # Nothing lies between, but where rounding decides.
+    assert bracket.fails is None or bracket.safe >= 0.8 * bracket.fails
+    assert verify_bracket(bracket, model, automaton) == 12
+
+
+def test_written_weights_never_fail() -> None:
+    made = construct(MIXERS["mamba, signed"], "Z2")
+    bracket = horizon(made.model, made.automaton, 60)
+    assert (bracket.safe, bracket.method, bracket.word) == (60, "counts", None)
+    assert verify_bracket(bracket, made.model, made.automaton) == 12
+
+
+def test_other_layers_are_run() -> None:
+    made = construct(MIXERS["deltanet, signed"], "Z2")
+    bracket = horizon(made.model, made.automaton, 40)
+    assert (bracket.safe, bracket.method, bracket.word) == (15, "all words", None)
+    torch.manual_seed(0)
+    model = SequenceModel("lstm", 3, 8)
+    bracket = horizon(model, named_automaton("Z2"), 10)
+    assert bracket.fails is not None and bracket.safe == bracket.fails - 1
+    assert verify_bracket(bracket, model, named_automaton("Z2")) == bracket.safe
+
+
+def test_forged_brackets_are_refused() -> None:
+    torch.manual_seed(0)
+    automaton = named_automaton("Z2")
+    model = SequenceModel(PLAIN["mamba"], 3, 8, mlp_ratio=0)
+    bracket = horizon(model, automaton, 20)
+    assert bracket.word is not None and bracket.fails is not None
+    with pytest.raises(ValueError, match=r"bracket: .* answered wrongly"):
+        verify_bracket(bracket._replace(safe=8, word=None, fails=None), model, automaton)
+    right = next(
+        word
+        for n in range(1, 6)
+        for word in itertools.product(range(2), repeat=n)
+        if int(model(torch.tensor([[2, *word]]))[0][0, -1].argmax()) == automaton.answers([2, *word])[-1]
+    )
+    with pytest.raises(ValueError, match="to its word, which is right"):
+        verify_bracket(bracket._replace(word=[2, *right], fails=len(right)), model, automaton)
+    with pytest.raises(ValueError, match="automaton must have a BOS and letters that may always come"):
+        horizon(model, named_automaton("dyck-1-3"))
