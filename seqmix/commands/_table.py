@@ -38,6 +38,7 @@ COMMANDS = {
     "atlas": Command(
         "atlas", "what layers cannot and can follow, by theorems and written weights, as table and figure"
     ),
+    "study": Command("study", "what papers claim, held against runs and computations: records, figures, verdicts"),
     "leaderboard": Command(
         "leaderboard.cli", "run configs with many seeds and learning rates, and make tables of the records"
     ),

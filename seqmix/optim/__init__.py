@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from seqmix.optim.fractional_pgd import FractionalPGD
     from seqmix.optim.fused_adamw import adamw
     from seqmix.optim.groups import describe_parameters, parameter_groups
+    from seqmix.optim.layer_noise import LayerNoise
     from seqmix.optim.lmo import LMO
     from seqmix.optim.muown import Muown
     from seqmix.optim.ngn import NGN, NGNM
@@ -35,6 +36,7 @@ __all__ = [  # the reference reads it, too
     "Combined",
     "FractionalPGD",
     "LatestAverage",
+    "LayerNoise",
     "Muown",
     "NGNMDv1",
     "Signum",

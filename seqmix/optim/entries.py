@@ -48,6 +48,13 @@ _OURS: tuple[tuple[str, str, str, str, dict[str, Any]], ...] = (
         "2209.09162",
         {"takes": "optimizer"},
     ),
+    (
+        "layer-noise",
+        "layer_noise:LayerNoise",
+        "Noise in one layer at a time, in turn: flat minima of wide nets.",
+        "2206.04613",
+        {"takes": "optimizer"},
+    ),
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from seqmix.optim import LMO, NGN, NGND, NGNM, AngularMuown, AntiPGD, FractionalPGD, Muown, NGNMDv1, Signum, TiedAdam
+from seqmix.optim import LMO, NGN, NGND, NGNM, AngularMuown, AntiPGD, FractionalPGD, LayerNoise, Muown, NGNMDv1, Signum, TiedAdam
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ OURS = [
     Ours("muown", Muown, {"lr": 0.02}, matrices=True),
     Ours("angular-muown", AngularMuown, {"lr": 0.02}, matrices=True),
     Ours("anti-pgd", AntiPGD, {"sigma": 1e-3}, wraps=True),
+    Ours("layer-noise", LayerNoise, {"sigma": 1e-3}, wraps=True),
     Ours("fractional-pgd", FractionalPGD, {"sigma": 1e-3, "memory": 3}, wraps=True),
 ]
 

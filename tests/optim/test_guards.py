@@ -101,7 +101,7 @@ def test_objects_of_a_state_are_those_of_the_library():
         optimizer.load_state_dict(saved)
 
 
-@pytest.mark.parametrize("name", ["anti-pgd", "fractional-pgd"])
+@pytest.mark.parametrize("name", ["anti-pgd", "fractional-pgd", "layer-noise"])
 def test_a_checkpoint_has_a_place_for_noise(name):
     """At rate 0 a new optimizer makes all the state that a checkpoint is loaded into."""
     layer = nn.Linear(3, 2)
@@ -111,5 +111,5 @@ def test_a_checkpoint_has_a_place_for_noise(name):
     before = [p.detach().clone() for p in layer.parameters()]
     optimizer.step()
     assert unmoved(layer, before)
-    key = "noise" if name == "anti-pgd" else "increments"
+    key = "increments" if name == "fractional-pgd" else "noise"
     assert all(not optimizer.state[p][key].any() for p in layer.parameters())

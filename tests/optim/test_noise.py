@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from seqmix.optim import NGN, AntiPGD, FractionalPGD, create_optimizer
+from seqmix.optim import NGN, AntiPGD, FractionalPGD, LayerNoise, create_optimizer
 from seqmix.optim.fractional_pgd import fractional_covariance, predictors
 
 F64 = torch.float64
@@ -78,7 +78,7 @@ def test_limits_of_hurst():
     assert "increments" not in optimizer.state[p] and (path.diff(dim=0) != 0).all()
 
 
-@pytest.mark.parametrize("make", [AntiPGD, FractionalPGD])
+@pytest.mark.parametrize("make", [AntiPGD, FractionalPGD, LayerNoise])
 def test_without_noise_it_is_the_base(make):
     found = []
     for wrapped in (False, True):
@@ -93,7 +93,7 @@ def test_without_noise_it_is_the_base(make):
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("make", [AntiPGD, FractionalPGD])
+@pytest.mark.parametrize("make", [AntiPGD, FractionalPGD, LayerNoise])
 def test_noise_is_not_filtered_by_momentum(make):
     first = []
     for momentum in (0.0, 0.9):
@@ -106,7 +106,7 @@ def test_noise_is_not_filtered_by_momentum(make):
     assert torch.equal(*first)
 
 
-@pytest.mark.parametrize("name", ["anti-pgd", "fractional-pgd"])
+@pytest.mark.parametrize("name", ["anti-pgd", "fractional-pgd", "layer-noise"])
 @pytest.mark.parametrize("base", ["adamw", {"name": "muown"}, {"name": "ngn-m", "lr": 1.0}, {"name": "lion"}])
 def test_around_any_optimizer(name, base):
     torch.manual_seed(0)
@@ -172,3 +172,20 @@ def test_a_bad_loss_adds_no_noise():
     with pytest.raises(ValueError, match="finite and at least"):
         optimizer.step(loss=-1.0)
     assert p.tolist() == [1, 1] and optimizer.param_groups[0]["noise_step"] == 0
+
+
+def test_layer_noise_is_in_one_layer_at_a_time():
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4, bias=False), nn.Linear(4, 1))
+    before = [p.detach().clone() for p in net.parameters()]
+    optimizer = LayerNoise(torch.optim.SGD(net.parameters(), lr=1.0), sigma=0.5, seed=3)
+    layers = [{0, 1}, {2}, {3, 4}]  # a matrix and the bias behind it
+    for turn in range(7):
+        for p in net.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        moved = {
+            index
+            for index, (p, start) in enumerate(zip(net.parameters(), before, strict=True))
+            if (p.detach() - start).abs().max() > 1e-3  # rounding stays of what was taken back
+        }
+        assert moved == layers[turn % 3]

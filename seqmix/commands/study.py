@@ -1,0 +1,151 @@
+"""The command line of `seqmix study`."""
+
+import argparse
+from pathlib import Path
+
+from seqmix._files import check_output, write_whole
+from seqmix.commands._messages import exits
+from seqmix.commands._options import Parser, positive
+from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
+
+__all__ = ["main"]
+
+_EPILOG = """examples:
+  seqmix study list
+  seqmix study run reconstruction --jobs 2
+  seqmix study run my-study.yaml --smoke
+  seqmix study report reconstruction --figure reconstruction.svg
+  seqmix study papers --records docs/results --write docs/papers.md --section papers --figures docs/papers
+
+A study is a YAML file: what a paper claims, what is computed or trained, and the rule for the verdict, written before
+the runs. `run` continues where it was stopped."""
+_FOLDER = Path("runs")
+
+
+@exits("seqmix study")
+def main(argv: list[str]) -> int:
+    """Run `seqmix study`; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    return arguments.action(arguments, argv)  # type: ignore[no-any-return]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        "seqmix study",
+        description="What papers claim, held against runs and computations of this library.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    text = "the studies that are shipped"
+    shown = commands.add_parser("list", help=text, description=text)
+    shown.set_defaults(action=_list)
+
+    text = "compute or train what a file has no record of yet"
+    run = commands.add_parser("run", help=text, description=text)
+    run.add_argument("name", metavar="STUDY", help="a shipped study, or a file")
+    run.add_argument("--store", type=Path, metavar="FILE.jsonl", help="where records go, default in runs/studies")
+    run.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes, default 1")
+    run.add_argument("--smoke", action="store_true", help="the small form of seconds, kept nowhere")
+    run.set_defaults(action=_run)
+
+    text = "claims with their verdicts, a table, a figure"
+    report = commands.add_parser("report", help=text, description=text)
+    report.add_argument("name", metavar="STUDY", help="a shipped study, or a file")
+    report.add_argument("--store", type=Path, metavar="FILE.jsonl", help="its records, default in runs/studies")
+    report.add_argument("--figure", type=Path, metavar="FILE.svg", help="draw it, too")
+    add_write_options(report)
+    report.set_defaults(action=_report)
+
+    text = "the index of all papers, from a folder of records"
+    papers = commands.add_parser("papers", help=text, description=text)
+    papers.add_argument("--records", type=Path, default=_FOLDER, metavar="FOLDER", help=f"default {_FOLDER}")
+    papers.add_argument("--figures", type=Path, metavar="FOLDER", help="draw every study into this folder")
+    add_write_options(papers)
+    papers.set_defaults(action=_papers)
+    return parser
+
+
+def _list(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.studies.study import list_studies
+
+    studies = list_studies()
+    width = max(map(len, studies))
+    for name, text in studies.items():
+        print(f"{name:<{width}}  {text}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.studies.fits import compute
+    from seqmix.studies.report import render
+    from seqmix.studies.study import load_study
+
+    study = load_study(arguments.name)
+    if study.runs:
+        return _train(arguments, study.runs, study.records)
+    if arguments.smoke:
+        import tempfile
+
+        from seqmix.studies.fits import rows_of
+
+        small = study.small()
+        with tempfile.TemporaryDirectory() as folder:
+            compute(small, store := Path(folder) / "smoke.jsonl", arguments.jobs)
+            print(render(small, rows_of(small, store)))
+        return 0
+    store = arguments.store or _FOLDER / study.records
+    store.parent.mkdir(parents=True, exist_ok=True)
+    check_output("--store", store)
+    added = compute(study, store, arguments.jobs)
+    print(f"{store}: {added} computed, {len(study.cells()) - added} were there; seqmix study report {arguments.name}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace, runs: str, records: str) -> int:
+    from seqmix.commands.leaderboard.cli import main as leaderboard
+
+    if arguments.smoke:
+        raise ValueError("--smoke: this study is of training runs, which have no small form; --dry-run of their grid is")
+    store = arguments.store or _FOLDER / records
+    store.parent.mkdir(parents=True, exist_ok=True)
+    return leaderboard(["run", runs, "--store", str(store), "--jobs", str(arguments.jobs)])
+
+
+def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.studies.fits import rows_of
+    from seqmix.studies.report import draw, render
+    from seqmix.studies.study import load_study
+
+    check_write_options(arguments)
+    study = load_study(arguments.name)
+    store = arguments.store or _FOLDER / study.records
+    if not store.exists():
+        raise ValueError(f"--store: no records in {store}; seqmix study run {arguments.name} makes them")
+    rows = rows_of(study, store)
+    if arguments.figure is not None:
+        check_output("--figure", arguments.figure, ".svg")
+        data = draw(study, rows)
+        write_whole(arguments.figure, lambda part: part.write_bytes(data))
+    print_or_write(render(study, rows), arguments, ["seqmix", "study", *argv])
+    return 0
+
+
+def _papers(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.studies.fits import rows_of
+    from seqmix.studies.papers import index
+    from seqmix.studies.report import draw
+    from seqmix.studies.study import list_studies, load_study
+
+    check_write_options(arguments)
+    names = list(list_studies())
+    if arguments.figures is not None:
+        arguments.figures.mkdir(parents=True, exist_ok=True)
+        for study in map(load_study, names):
+            rows = rows_of(study, arguments.records / study.records)
+            if rows and study.figure:
+                data = draw(study, rows)
+                write_whole(arguments.figures / f"{study.name}.svg", lambda part, data=data: part.write_bytes(data))  # type: ignore[misc]
+    figures = f"{arguments.figures.name}/" if arguments.figures is not None else ""
+    print_or_write(index(names, arguments.records, figures), arguments, ["seqmix", "study", *argv])
+    return 0

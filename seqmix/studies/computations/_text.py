@@ -1,0 +1,90 @@
+"""A small language model by bytes, trained in seconds: what studies of optimizers compare on.
+
+The text is Python's own reference (`corpus: pydoc`), topic after topic; the last tenth is kept for validation. Two
+layers of any mixer, d_model 48, sequences of 64 bytes; AdamW unless told, gradients clipped at 1, losses in nats.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqmix.models import SequenceModel
+from seqmix.optim import schedules
+from seqmix.tasks.documents import corpus_documents
+
+__all__ = ["LENGTH", "evaluate", "loss_of", "small_model", "train", "validation_batch"]
+
+LENGTH = 64
+Watch = Callable[[int, nn.Module], None]
+
+
+@cache
+def _text() -> tuple[Tensor, Tensor]:
+    text = "\n\n".join(document.text for document in corpus_documents("pydoc")).encode()
+    data = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
+    cut = len(data) * 9 // 10
+    return data[:cut], data[cut:]
+
+
+def small_model(seed: int, mixer: str | Mapping[str, Any] = "attention", **arguments: Any) -> SequenceModel:
+    """A model whose weights are those of the seed."""
+    torch.manual_seed(seed)
+    spec = {"name": "attention", "n_heads": 4} if mixer == "attention" else mixer
+    return SequenceModel(spec, **({"vocab_size": 256, "d_model": 48, "n_layers": 2} | arguments))
+
+
+def loss_of(model: nn.Module, rows: Tensor) -> Tensor:
+    """Mean loss of the next byte, nats; rows (B, LENGTH + 1)."""
+    logits = model(rows[:, :-1])
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    return F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    seed: int,
+    schedule: str = "constant",
+    batch: int = 16,
+    clip: float = 1.0,
+    watch: Watch | None = None,
+    **arguments: Any,
+) -> None:
+    """Steps on random pieces of the text; `schedule` by its name in `seqmix.optim.schedules` with its arguments.
+
+    `watch(step, model)` is called after each step.
+    """
+    data = _text()[0]
+    generator = torch.Generator().manual_seed(seed)
+    factor = schedules.SCHEDULES[schedule](steps, **arguments)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for step in range(steps):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor(step)
+        starts = torch.randint(len(data) - LENGTH, (batch, 1), generator=generator)
+        optimizer.zero_grad()
+        loss_of(model, data[starts + torch.arange(LENGTH + 1)]).backward()
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        if watch is not None:
+            watch(step, model)
+
+
+def validation_batch(count: int = 256) -> Tensor:
+    """The same rows of the validation text at every call, (count, LENGTH + 1)."""
+    data = _text()[1]
+    starts = torch.linspace(0, len(data) - LENGTH - 2, count).long()[:, None]
+    return data[starts + torch.arange(LENGTH + 1)]
+
+
+def evaluate(model: nn.Module) -> float:
+    """Validation loss, nats a byte."""
+    with torch.no_grad():
+        return float(loss_of(model, validation_batch()))

@@ -1,0 +1,61 @@
+"""Adam and its relatives on the text of `_text`: losses by betas, bias correction, batch size, horizon and rate.
+
+Studies choose what they vary: bias correction (2511.20516), batch size against SGD (2506.12543), rates by horizon
+(2603.15958), tied betas (2505.21829). With `tokens` there are as many steps as make up so many.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqmix.optim import Signum, create_optimizer
+from seqmix.studies.computations._text import LENGTH, evaluate, small_model, train
+
+__all__ = ["run"]
+
+
+def run(
+    seed: int,
+    optimizer: str = "adam",
+    lr: float = 3e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.95,
+    correction: bool = True,
+    schedule: str = "cosine",
+    steps: int = 400,
+    tokens: int = 0,
+    batch: int = 16,
+    clip: float = 1.0,
+    d_model: int = 48,
+    n_layers: int = 2,
+) -> dict[str, float]:
+    """Validation `loss`; `optimizer` is adam, sgd (momentum beta1 as an average), signum or muon."""
+    model = small_model(seed, d_model=d_model, n_layers=n_layers)
+    steps = tokens // (batch * LENGTH) if tokens else steps
+    arguments: dict[str, Any] = {} if schedule == "constant" else {"warmup": max(1, steps // 10)}
+    made: torch.optim.Optimizer
+    if optimizer == "adam":
+        made = torch.optim.Adam(model.parameters(), lr=lr, betas=(beta1, beta2))
+        if not correction:
+            made.register_step_pre_hook(_uncorrected)
+    elif optimizer == "sgd":
+        made = torch.optim.SGD(model.parameters(), lr=lr, momentum=beta1, dampening=beta1)
+    elif optimizer == "signum":
+        made = Signum(model.parameters(), lr=lr, momentum=beta1)
+    else:
+        made = create_optimizer(optimizer, model, lr=lr)
+    try:
+        train(model, made, steps=steps, seed=seed, schedule=schedule, batch=batch, clip=clip, **arguments)
+    except FloatingPointError:
+        return {"loss": math.inf}
+    loss = evaluate(model)
+    return {"loss": min(loss, 20.0) if math.isfinite(loss) else math.inf}
+
+
+def _uncorrected(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Before each step: the count that Adam corrects by is far away, where both corrections are 1."""
+    for state in optimizer.state.values():
+        count: Tensor = state["step"]
+        count.fill_(1e6)

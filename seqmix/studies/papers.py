@@ -1,0 +1,37 @@
+"""The index of papers: every claim with its verdict, from the records of a folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from seqmix._markdown import Markup, escaped, markdown_table
+from seqmix.studies.fits import rows_of
+from seqmix.studies.report import render, verdicts
+from seqmix.studies.study import Study, load_study
+
+__all__ = ["index", "pages"]
+
+
+def index(names: Sequence[str], records: Path, figures: str = "") -> str:
+    """Markdown: a table of papers, and below it what each study says; `figures` is the folder of its figures."""
+    studies = [load_study(name) for name in names]
+    studies.sort(key=lambda study: (study.year, study.paper, study.name))
+    lines, parts = [], []
+    for study in studies:
+        rows = rows_of(study, records / study.records)
+        for claim, found in zip(study.claims, verdicts(study, rows), strict=True):
+            link = Markup(f"[{escaped(study.authors.partition(',')[0])} {study.year}](#{study.name})")
+            lines.append([link, claim.text, Markup(f"**{found}**"), Markup(", ".join(map(_file, study.library)))])
+        parts += [f"### {study.name}", "", study.question, "", render(study, rows)]
+        if rows and study.figure:
+            parts += ["", f"![{escaped(study.question)}]({figures}{study.name}.svg)"]
+        parts += ["", f"`seqmix study run {study.name}`", ""]
+    return "\n".join([markdown_table(["paper", "claim", "verdict", "in the library"], lines, left=4), "", *parts])
+
+
+def pages(studies: Sequence[Study], records: Path) -> dict[str, list[str]]:
+    """The verdicts of each study, by its name."""
+    return {study.name: verdicts(study, rows_of(study, records / study.records)) for study in studies}
+
+
+def _file(path: str) -> str:
+    return f"`{path}`"
