@@ -1,25 +1,14 @@
 """`seqmix inspect spectrum|mixing|gradient`: one figure of a checkpoint, a config's model or a mixer."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from seqmix._figures import encode, style
-from seqmix._files import check_output, write_text_whole, write_whole
+from seqmix._files import check_output
 from seqmix._suggest import unknown_name
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
 from seqmix.commands._options import Parser, add_trust_option
-from seqmix.commands._targets import Options, Target, find_target, layer_name, token_names
-from seqmix.inspect import figures
-from seqmix.inspect.gradients import gradient_norms
-from seqmix.inspect.mixing import mixing_matrix
-from seqmix.inspect.spectra import spectrum
-from seqmix.models import SequenceModel
 
 __all__ = ["main"]
 
@@ -43,7 +32,6 @@ _EXAMPLES = {
   seqmix inspect gradient lru attention lstm --length 128 --out layers.svg --data layers.json""",
 }
 _KINDS = tuple(_DESCRIPTION)
-_MOST_PANELS = 16
 _HELP = f"""usage: seqmix inspect {{{"|".join(_KINDS)}}} WHAT [WHAT ...] --out FIGURE.svg
 
 Figures of what is inside a layer. WHAT is a checkpoint, the folder of a run, a config, of which the
@@ -57,8 +45,6 @@ newest run is taken, or a mixer, with new weights.
 
 seqmix inspect spectrum --help has every option; the same in Python: seqmix.inspect."""
 
-Arrays = dict[str, Any]
-
 
 @exits()
 def main(argv: list[str]) -> int:
@@ -71,17 +57,9 @@ def main(argv: list[str]) -> int:
         raise unknown_name("figure", kind, _KINDS)
     arguments, changes = _parse(kind, rest)
     import_trusted(arguments.trust)
-    trust = tuple(arguments.trust)
-    options = Options(arguments.sequences, arguments.length, arguments.d_model, arguments.seed, changes, trust)
-    targets = [find_target(what, options) for what in arguments.what]
-    with style("seqmix inspect", extra="train", settings=figures.STYLE):
-        figure, arrays = _DRAWN[kind](targets, arguments)
-        data = encode(figure, arguments.out.suffix[1:])
-    write_whole(arguments.out, lambda part: part.write_bytes(data))
-    print(f"figure: {arguments.out}")
-    if arguments.data is not None:
-        _write(arguments.data, arrays)
-        print(f"data: {arguments.data}")
+    from seqmix.commands._inspect_figures import draw
+
+    draw(kind, arguments, changes)
     return 0
 
 
@@ -143,104 +121,3 @@ def _changes(rest: list[str], options: list[str]) -> tuple[tuple[str, Any], ...]
 
         changes.append((key.removeprefix("--"), parse_value(value)))
     return tuple(changes)
-
-
-def _layers(target: Target, found: dict[str, Any], layer: int | None) -> dict[str, Any]:
-    """What was found, by the title of its panel."""
-    names = list(found)
-    if layer is not None:
-        names = [name for name in names if name == f"layer {layer}" or name.startswith(f"layer {layer} ")]
-        if list(found) == [""] and layer == 0:
-            names = [""]
-        if not names:
-            raise ValueError(f"--layer: expected one of the {len(found)} layers of {target.name}, got {layer}")
-    return {", ".join(part for part in (target.name, name) if part): found[name] for name in names}
-
-
-def _checked(panels: list[Any]) -> list[Any]:
-    if len(panels) > _MOST_PANELS:
-        raise ValueError(f"--layer: expected one of the layers, all have {len(panels)} panels, above {_MOST_PANELS}")
-    return panels
-
-
-def _spectrum(targets: list[Target], arguments: argparse.Namespace) -> tuple[Any, Arrays]:
-    if arguments.over_training:
-        return _over_training(targets[0], arguments)
-    panels, arrays = [], Arrays()
-    for target in targets:
-        found = {name: v for name, v in target.observe(spectrum).items() if v is not None}
-        if not found:
-            raise ValueError(f"spectrum: {target.name} has no layer whose transitions have eigenvalues")
-        for title, values in _layers(target, found, arguments.layer).items():
-            kind = target.inputs if target.tokens else torch.arange(values.shape[1]).expand(values.shape[:2])
-            panels.append(figures.points_of(title, values, kind, target.tokens))
-            arrays |= {title: values.numpy(), f"{title}, tokens": kind.numpy()}
-    return figures.draw_spectra(_checked(panels)), arrays
-
-
-def _over_training(target: Target, arguments: argparse.Namespace) -> tuple[Any, Arrays]:
-    records = target.over_training()
-    layers = {layer_name(name) if len(records[0].layers) > 1 else "": name for name in records[0].layers}
-    if arguments.layer is None and len(layers) > 1:
-        raise ValueError(f"--layer: expected one of {', '.join(layers)}, got none")
-    ((title, layer),) = _layers(target, layers, arguments.layer).items()
-    arrays: Arrays = {"steps": np.array([r.step for r in records]), "tokens": records[0].tokens}
-    arrays["eigenvalues"] = np.stack([record.layers[layer] for record in records])
-    names = token_names(records[0].tokens, target.task)
-    return figures.draw_over_training(title, layer, records, names), arrays
-
-
-def _mixing(targets: list[Target], arguments: argparse.Namespace) -> tuple[Any, Arrays]:
-    panels, arrays = [], Arrays()
-    words: list[list[str]] = []
-    for target in targets:
-        chosen = slice(arguments.sequence, arguments.sequence + 1)
-        if arguments.sequence >= len(target.inputs):
-            raise ValueError(f"--sequence: expected one of {len(target.inputs)}, got {arguments.sequence}")
-        with torch.no_grad():
-            found = target.observe(lambda layer, x: mixing_matrix(layer, x[chosen])[0].numpy())  # noqa: B023
-        for title, matrix in _layers(target, found, arguments.layer).items():
-            arrays[title] = matrix
-            for head in arguments.heads or range(min(4, len(matrix))):
-                if not 0 <= head < len(matrix):
-                    raise ValueError(f"--heads: expected numbers below {len(matrix)} for {title}, got {head}")
-                label = f"{title}, head {head}" if len(matrix) > 1 else title
-                panels.append((label, matrix[head]))
-        tokens = target.inputs[arguments.sequence].tolist() if target.tokens else []
-        words.append([target.tokens[token] for token in tokens])
-    ticks = words[0] if words[0] and all(each == words[0] for each in words) else None
-    return figures.draw_mixing(_checked(panels), ticks), arrays
-
-
-def _gradient(targets: list[Target], arguments: argparse.Namespace) -> tuple[Any, Arrays]:
-    arrays: Arrays = {}
-    for target in targets:
-        if isinstance(target.module, SequenceModel) and arguments.layer is not None:
-            seen = target.observe(lambda layer, x: (layer, x))
-            for title, (layer, x) in _layers(target, seen, arguments.layer).items():
-                arrays[title] = gradient_norms(layer, x).numpy()
-        else:
-            ((title, module),) = _layers(target, {"": target.module}, arguments.layer).items()
-            arrays[title] = gradient_norms(module, target.inputs).numpy()
-    return figures.draw_gradients(list(arrays.items())), arrays
-
-
-_DRAWN = {"spectrum": _spectrum, "mixing": _mixing, "gradient": _gradient}
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    """Arrays by name; complex numbers are pairs in JSON."""
-    if path.suffix == ".npz":
-
-        def save(part: Path) -> None:
-            with part.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-
-        write_whole(path, save)
-        return
-
-    def plain(values: Any) -> Any:
-        pairs = np.stack([values.real, values.imag], axis=-1) if np.iscomplexobj(values) else values
-        return pairs.tolist()
-
-    write_text_whole(path, json.dumps({name: plain(values) for name, values in arrays.items()}) + "\n")

@@ -1,6 +1,7 @@
 """The command line of `seqmix study`."""
 
 import argparse
+import importlib
 from pathlib import Path
 
 from seqmix._files import check_output, write_whole
@@ -83,7 +84,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     study = load_study(arguments.name)
     if study.runs:
-        return _train(arguments, study.runs, study.records)
+        return _train(arguments, study.runs.split(), study.records)
     if arguments.smoke:
         import tempfile
 
@@ -102,14 +103,16 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     return 0
 
 
-def _train(arguments: argparse.Namespace, runs: str, records: str) -> int:
-    from seqmix.commands.leaderboard.cli import main as leaderboard
+def _train(arguments: argparse.Namespace, words: list[str], records: str) -> int:
+    from seqmix.commands._table import COMMANDS
 
     if arguments.smoke:
-        raise ValueError("--smoke: this study is of training runs, which have no small form; --dry-run of their grid is")
+        raise ValueError("--smoke: a study of training runs has no small form")
     store = arguments.store or _FOLDER / records
     store.parent.mkdir(parents=True, exist_ok=True)
-    return leaderboard(["run", runs, "--store", str(store), "--jobs", str(arguments.jobs)])
+    command = importlib.import_module(f"seqmix.commands.{COMMANDS[words[0]].module}").main
+    status: int = command([*words[1:], "--store", str(store), "--jobs", str(arguments.jobs)])
+    return status
 
 
 def _report(arguments: argparse.Namespace, argv: list[str]) -> int:

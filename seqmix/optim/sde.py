@@ -1,13 +1,13 @@
 """Stochastic differential equations of optimizers: what a method does with noisy gradients when its rate is small.
 
-Gradients are g(x) + s Z with Z ~ N(0, I). A step of rate eta takes the time eta; the discrete method and its equation then
-agree in expectations up to O(eta) (weak order 1) on a fixed time.
+Gradients are g(x) + s Z with Z ~ N(0, I). A step of rate eta takes the time eta; the discrete method and its equation
+then agree in expectations up to O(eta) (weak order 1) on a fixed time.
 
     SGD       dX = -g dt + sqrt(eta) s dW                                                   Li et al. 2017
     SignSGD   dX = -erf(g / (sqrt(2) s)) dt + sqrt(eta) sqrt(1 - erf^2) dW                  2411.15958
     RMSpropW  dX = -(g dt + sqrt(eta) s dW) / sqrt(V) - gamma X dt,  dV = rho (g^2 + s^2 - V) dt    beta = 1 - eta rho
     Adam      dM = rho1 (g - M) dt + sqrt(eta) rho1 s dW,  dX = -M / sqrt(V) dt,  dV as above
-    USAM      dX = -(g + r H g) dt + sqrt(eta) (I + r H) s dW                               2301.08203, noise that is added
+    USAM      dX = -(g + r H g) dt + sqrt(eta) (I + r H) s dW                               2301.08203, s constant
     SGDA      dZ = -F(Z) dt + sqrt(eta) s dW                                                2402.12508
     SEG       dZ = -(F - r JF F)(Z) dt + sqrt(eta) s dW
 
@@ -145,9 +145,7 @@ def _signsgd_equation(q: Quadratic, s: State, dw: Tensor, lr: float, dt: float) 
     s["x"] -= drift * dt + math.sqrt(lr) * (1 - drift**2).sqrt() * dw
 
 
-def _rmspropw_equation(
-    q: Quadratic, s: State, dw: Tensor, lr: float, dt: float, decay: float | None = None
-) -> None:
+def _rmspropw_equation(q: Quadratic, s: State, dw: Tensor, lr: float, dt: float, decay: float | None = None) -> None:
     g = q.gradient(s["x"])
     decayed = (q.decay if decay is None else decay) * s["x"]
     s["x"] = s["x"] - (g * dt + math.sqrt(lr) * q.noise * dw) / s["v"].sqrt() - decayed * dt

@@ -31,7 +31,11 @@ _FIELDS = {"study", "asked", "measured", "seconds", "repro"}
 
 def compute(study: Study, store: Path, jobs: int = 1) -> int:
     """Add a line to `store` for every cell of the study that it has none of; returns how many were added."""
-    known = {_key(line["asked"]) for line in read_lines(store)} if store.exists() else set()
+    known = set()
+    if store.exists():
+        known = {_key(line["asked"]) for line in read_lines(store)}
+        with store.open("rb+") as file:  # half a line, of a run that was killed, is written anew
+            file.truncate(file.read().rfind(b"\n") + 1)
     missing = [cell for cell in study.cells() if _key(cell) not in known]
     store.parent.mkdir(parents=True, exist_ok=True)
     progress, begin = LiveLine(0.5, 30.0), time.monotonic()
@@ -130,8 +134,11 @@ def _row(study: Study, record: Record) -> Row:
         value: Any = identity["settings"]
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
-        row[name] = value
+        row[name] = "+".join(map(str, value)) if isinstance(value, list) else value
     for name, (test, key) in study.measures.items():
-        metrics = {} if broken(record) else record["result"]["metrics"].get(test) or {}
-        row[name] = metrics.get(key)
+        metrics = record["result"]["metrics"].get(test)
+        if broken(record):
+            row[name] = None
+        elif metrics is not None:  # configs differ in what they are tested at
+            row[name] = metrics.get(key)
     return row | {"seconds": record["cost"]["wall_seconds"]}

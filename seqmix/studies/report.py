@@ -54,7 +54,9 @@ def table(study: Study, rows: Sequence[Row]) -> str:
     for levels in _combinations(rows, down):
         mine = matching(rows, dict(zip(down, levels, strict=True)))
         cells = [
-            cell(matching(mine, dict(zip(across, head, strict=True))), measure) for head in heads for measure in measures
+            cell(matching(mine, dict(zip(across, head, strict=True))), measure)
+            for head in heads
+            for measure in measures
         ]
         if any(cells):
             lines.append([*map(_shown, levels), *cells])
@@ -124,8 +126,10 @@ def _line(axes: Any, rows: Sequence[Row], measure: str, x: str, index: int, labe
 
 
 def _combinations(rows: Iterable[Row], factors: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Those that rows have, in their order; one empty one of no factors."""
-    return list(dict.fromkeys(tuple(_hashable(row.get(factor)) for factor in factors) for row in rows))
+    """Those that rows have, numbers from the smallest, else in their order; one empty one of no factors."""
+    found = list(dict.fromkeys(tuple(_hashable(row.get(factor)) for factor in factors) for row in rows))
+    numbers = all(isinstance(level, int | float) and not isinstance(level, bool) for each in found for level in each)
+    return sorted(found) if numbers else found
 
 
 def _hashable(value: Any) -> Any:

@@ -5,9 +5,10 @@
 
 A measure with the values of factors is its median over seeds; what it leaves open must have one value. Functions:
 `least`, `most` (of the medians over the levels of a factor), `where_least`, `where_most` (the level), `inside` (whether
-the level of the least is no end of the grid), `slope` (of log over log, least squares), `drift(measure, factor, along)` (slope
-over `along` of the level of `factor` where the measure is least, by a parabola), `share(measure, bound)` (of rows
-that are at least as large), `spread` (standard deviation over seeds), `abs`. Comparisons, + - * /, `and`, `or`, `not`.
+the level of the least is no end of the grid), `slope` (of log over log, least squares), `drift(measure, factor, along)`
+(slope over `along` of the level of `factor` where the measure is least, by a parabola), `share(measure, bound)` (of
+rows that are at least as large), `spread` (standard deviation over seeds), `abs`. Comparisons, + - * /, `and`, `or`,
+`not`.
 """
 
 import ast
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CONDITIONS", "Row", "VERDICTS", "check_condition", "evaluate", "matching", "verdict"]
+__all__ = ["CONDITIONS", "VERDICTS", "Row", "check_condition", "evaluate", "matching", "verdict"]
 
 Row = Mapping[str, Any]
 CONDITIONS = ("control", "sign", "threshold", "against")
@@ -159,7 +160,9 @@ class _Rows:
         values = self.of(measure, at)
         rows = [row for row in matching(self.rows, at) if measure in row]
         if len({row["seed"] for row in rows}) != len(rows):
-            raise ValueError(f"{measure} at {dict(at)}: expected one row for each seed, got {len(rows)}; name more factors")
+            raise ValueError(
+                f"{measure} at {dict(at)}: expected one row for each seed, got {len(rows)}; name more factors"
+            )
         return float(np.median(values))
 
     def levels(self, measure: str, factor: str, at: Mapping[str, Any]) -> dict[Any, float]:

@@ -3,14 +3,14 @@
 paper: "2307.11888"                           arXiv number, or an address
 authors, title, year, library                 who, what, when; the files that hold what it is about
 compute: reconstruction                       a module of `seqmix.studies.computations`, or
-runs: tied-betas                              a shipped grid or a file beside this one, whose runs are trained
+runs: leaderboard run tied-betas              the command of seqmix that trains what it is about
 fixed: {noise: 1e-3}                          arguments of the computation that are the same for all
 grid: {spectrum: [real, ring], length: [16]}  every combination is computed; a list of grids: those of all
 seeds: [0, 1, 2]
 smoke: {grid: {length: [8]}, seeds: [0]}      what to replace for a run of seconds that only shows that it runs
 factors: {beta: optimizer.beta}               of runs: settings by their path; `lr` is there always
 measures: {bits: [test, bpb]}                 of runs: test set and key of the record
-records: tied-betas.jsonl                     where its records lie in a folder of records; studies/NAME.jsonl unless given
+records: tied-betas.jsonl                     where its records lie in a folder of records, else studies/NAME.jsonl
 table: {measure: error, rows: [spectrum], columns: length}
 figure: {measure: error, x: length, lines: spectrum, log: xy}
 claims:                                       each with conditions, see `seqmix.studies.rules`

@@ -67,8 +67,26 @@ for words in WORDS:
     print(words, [name for name in ("torch", "lightning") if name in sys.modules], file=sys.stderr)"""
     words = ["fit", "generate", "export", "eval", "average", "certify", "train-tokenizer", "shift-k", "sensitivity"]
     words += ["block-law run", "leaderboard", "leaderboard run", "list models", "list models a5", "list mixers bd-lru"]
+    words += ["inspect", "inspect mixing", "study", "study list", "study run"]
     result = subprocess.run([sys.executable, "-c", code.replace("WORDS", repr(words))], capture_output=True, text=True)
     assert result.stderr.splitlines() == [f"{each} []" for each in words]
+
+
+def test_names_that_do_not_exist_import_no_torch(tmp_path) -> None:
+    code = """import sys; from seqmix.__main__ import main
+for words in WORDS:
+    assert main(words.split()) == 2, words
+    print(words, [name for name in ("torch", "lightning") if name in sys.modules])"""
+    words = [
+        "fit --config a55",
+        "leaderboard run a55 --store x.jsonl",
+        "sensitivity a55 --store x.jsonl",
+        "study run a5",
+    ]
+    words += ["fit --config a5 --model.d_model 0", "block-law run --groups A55 --store x.jsonl", "certify a55"]
+    command = [sys.executable, "-c", code.replace("WORDS", repr(words))]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout.splitlines() == [f"{each} []" for each in words], result.stderr
 
 
 @pytest.mark.parametrize(

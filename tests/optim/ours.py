@@ -6,7 +6,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from seqmix.optim import LMO, NGN, NGND, NGNM, AngularMuown, AntiPGD, FractionalPGD, LayerNoise, Muown, NGNMDv1, Signum, TiedAdam
+from seqmix.optim import (
+    LMO,
+    NGN,
+    NGND,
+    NGNM,
+    AngularMuown,
+    AntiPGD,
+    FractionalPGD,
+    LayerNoise,
+    Muown,
+    NGNMDv1,
+    Signum,
+    TiedAdam,
+)
 
 
 @dataclass(frozen=True)

@@ -348,7 +348,13 @@ def test_half_precision_neither_stalls_nor_breaks(ours):
 
 
 NUMBERS = {"ngn": 0, "ngn-md": 60, "ngn-md-w": 60, "tied-adam": 60, "tied-adam-corrected": 60}
-NUMBERS |= {"muown": 30 + 4 * 6, "angular-muown": 30 + 4 * 6, "anti-pgd": 60, "layer-noise": 60, "fractional-pgd": 30 + 3 * 30}
+NUMBERS |= {
+    "muown": 30 + 4 * 6,
+    "angular-muown": 30 + 4 * 6,
+    "anti-pgd": 60,
+    "layer-noise": 60,
+    "fractional-pgd": 30 + 3 * 30,
+}
 
 
 @pytest.mark.parametrize("ours", **ids(OURS))

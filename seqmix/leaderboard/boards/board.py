@@ -27,7 +27,7 @@ from seqmix._bounded import read_text
 from seqmix._checks import log_grid
 from seqmix._suggest import unknown_name
 from seqmix._trust import inside
-from seqmix.leaderboard.boards.sizing import BUDGETS, Budget
+from seqmix.leaderboard.boards.budget import BUDGETS, Budget
 from seqmix.leaderboard.sweep.plan import check_count
 from seqmix.mixers.registry import get_mixer
 from seqmix.models._specs import check_mixers, named

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from seqmix.leaderboard.boards.budget import Budget
 from seqmix.leaderboard.cost.flops import flops_per_token, mean_iterations
 from seqmix.leaderboard.cost.footprint import state_size
 from seqmix.mixers.registry import get_mixer
@@ -28,25 +29,13 @@ from seqmix.models import SequenceModel
 from seqmix.models._weights import ShapesAlone
 from seqmix.training.module import SequenceLearner
 
-__all__ = ["BUDGETS", "Budget", "Size", "TaskShape", "solve"]
+__all__ = ["Size", "TaskShape", "solve"]
 
-BUDGETS = ("parameters", "state_size", "flops")
 _KNOBS = {"d_state": int, "expand_k": float}  # a number, or a share of d_model
 _CLOSE = 0.03  # of the budget: near enough with one width changed
 _TOLERANCE = 0.1  # of the budget; what is farther off is an error
 _WIDEST = 1 << 14
 _GAP = 64  # no mixer admits fewer widths than every so many
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What is equal on a board: `kind`, one of `BUDGETS`, and how much of it."""
-
-    kind: str
-    amount: float
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.amount:,.0f}" if self.amount < 1e9 else f"{self.kind} {self.amount:.3g}"
 
 
 @dataclass(frozen=True)

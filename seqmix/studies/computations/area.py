@@ -1,8 +1,8 @@
 """The area of two channels, which selectivity alone does not give (Muca Cirone et al. 2024, 2402.19047).
 
-Steps dx are whole numbers in {-3..3}^2, rounded from N(0, 1); the target at every position is
-A_t = sum_{s<t} dx1_s dx2_t + dx1_t dx2_t / 2. One read-in, mixers with skips and nothing else, one read-out: without
-norms and MLPs a stack of linear recurrences that do not see their input is linear. `mlp` puts an MLP behind each.
+Steps dx are whole numbers in {-3..3}^2, rounded from N(0, 1); the target at every position is A_t = sum_{s<t} dx1_s
+dx2_t + dx1_t dx2_t / 2. One read-in, mixers with skips and nothing else, one read-out: without norms and MLPs a stack
+of linear recurrences that do not see their input is linear. `mlp` puts an MLP behind each.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Gradients of queries against those of values in deep attention (Noci et al. 2022, 2206.03126).
 
-One head, x <- x + scale A(norm(x)) V norm(x) over `depth` layers, Xavier's start, no causal mask, loss from a random read-out
-of every token. `ratio` is |grad W_Q| / |grad W_V|, over all layers.
+One head, x <- x + scale A(norm(x)) V norm(x) over `depth` layers, Xavier's start, no causal mask, loss from a random
+read-out of every token. `ratio` is |grad W_Q| / |grad W_V|, over all layers.
 """
 
 import math

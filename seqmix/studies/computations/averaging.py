@@ -1,11 +1,12 @@
 """Averages of weights against annealing (Ajroldi et al. 2025, 2502.06761), on the text of `_text`.
 
-LAWA with ten snapshots over a window told as a share of the run, at the end of a run with a constant rate, with warm-up,
-stable and decay, or with a cosine. `raw` is the loss of the last weights, `averaged` the best over the windows, `window` the
-share that gave it.
+LAWA with ten snapshots over a window told as a share of the run, at the end of a run with a constant rate, with
+warm-up, stable and decay, or with a cosine. `raw` is the loss of the last weights, `averaged` the best over the
+windows, `window` the share that gave it.
 """
 
 from collections import deque
+from typing import Any
 
 import torch
 
@@ -15,7 +16,11 @@ from seqmix.studies.computations._text import evaluate, small_model, train
 __all__ = ["run"]
 
 WINDOWS = (0.01, 0.02, 0.05, 0.1, 0.2)
-_ARGUMENTS = {"constant": {"warmup": 50}, "wsd": {"warmup": 50, "cooldown": 0.2}, "cosine": {"warmup": 50}}
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "constant": {"warmup": 50},
+    "wsd": {"warmup": 50, "cooldown": 0.2},
+    "cosine": {"warmup": 50},
+}
 
 
 def run(seed: int, schedule: str, lr: float, steps: int = 500) -> dict[str, float]:

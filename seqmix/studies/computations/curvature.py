@@ -1,7 +1,8 @@
 """Gradient and curvature of deep chains (Orvieto et al. 2021, 2106.03763).
 
-x_{l+1} = relu(W_l x_l) with He's start, read by a sum, squared; the gradient of the middle layer over sqrt(depth), and the
-largest eigenvalue of its Hessian by power iteration. With `residual` x_{l+1} = x_l + W_l relu(norm(x_l)) / sqrt(depth).
+x_{l+1} = relu(W_l x_l) with He's start, read by a sum, squared; the gradient of the middle layer over sqrt(depth), and
+the largest eigenvalue of its Hessian by power iteration. With `residual` x_{l+1} = x_l + W_l relu(norm(x_l)) /
+sqrt(depth).
 """
 
 import math
@@ -25,10 +26,8 @@ def run(seed: int, depth: int, width: int, residual: bool = False, power_steps: 
     middle = weights[depth // 2].requires_grad_()
     h = x
     for weight in weights:
-        if residual:
-            h = h + F.layer_norm(h, (width,)).relu() @ weight.T / math.sqrt(depth)
-        else:
-            h = (h @ weight.T).relu()
+        branch = F.layer_norm(h, (width,)).relu() @ weight.T / math.sqrt(depth) if residual else h @ weight.T
+        h = h + branch if residual else branch.relu()
     loss = (h @ read).square().mean() / 2
     (gradient,) = torch.autograd.grad(loss, middle, create_graph=True)
     vector, largest = normal(width, width), 0.0

@@ -1,7 +1,7 @@
 """Noise and the flatness of minima of small nets (2202.02831; layer by layer: Orvieto et al. 2023, 2206.04613).
 
-A tanh net of two hidden layers on 300 of the digits, full batch, mean squared error. `anti` adds anti-correlated noise to
-all weights, `layers` to one layer at a time, in turn, which does not grow with the width as the other does.
+A tanh net of two hidden layers on 300 of the digits, full batch, mean squared error. `anti` adds anti-correlated noise
+to all weights, `layers` to one layer at a time, in turn, which does not grow with the width as the other does.
 """
 
 import torch
@@ -15,9 +15,7 @@ from seqmix.studies.computations._digits import digits
 __all__ = ["run"]
 
 
-def run(
-    seed: int, noise: str, width: int, sigma: float = 0.1, steps: int = 1500, lr: float = 0.1
-) -> dict[str, float]:
+def run(seed: int, noise: str, width: int, sigma: float = 0.1, steps: int = 1500, lr: float = 0.1) -> dict[str, float]:
     """`trace` of the Hessian by Hutchinson's estimate, `test` loss, `train` loss."""
     torch.manual_seed(seed)
     x, y, x_test, y_test = digits(300, seed)
@@ -38,7 +36,7 @@ def run(
         optimizer.step()
     with torch.no_grad():
         for p in net.parameters():  # of what the noise goes around
-            p -= optimizer.state[p].get("noise", torch.zeros(()))
+            p.sub_(optimizer.state[p].get("noise", torch.zeros(())))
     train = _loss(net, x, y)
     trace = _trace(train, list(net.parameters()), seed)
     return {"trace": trace, "test": _loss(net, x_test, y_test).item(), "train": train.item()}

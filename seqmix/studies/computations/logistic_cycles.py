@@ -1,11 +1,10 @@
 """Logistic regression with large steps that never settle (Meng et al. 2024, 2406.05033).
 
-Gradient descent on l(w) = mean log(1 + exp(-x_i w)) in one dimension; steps are told in units of 1 / lambda, the curvature
-at the minimum. `period` is that of the cycle at the end, 1 where it converges, 0 for none up to 64.
+Gradient descent on l(w) = mean log(1 + exp(-x_i w)) in one dimension; steps are told in units of 1 / lambda, the
+curvature at the minimum. `period` is that of the cycle at the end, 1 where it converges, 0 for none up to 64.
 """
 
 import numpy as np
-from scipy.optimize import brentq
 
 __all__ = ["run"]
 
@@ -17,7 +16,11 @@ def run(seed: int, points: list[float], step: float, start: float = -2.0, steps:
     def gradient(w: float) -> float:
         return float((-x / (1 + np.exp(np.clip(x * w, -700, 700)))).mean())
 
-    best = brentq(gradient, -50, 50, xtol=1e-14)
+    low, high = -50.0, 50.0
+    for _ in range(100):  # the gradient rises with w
+        middle = (low + high) / 2
+        low, high = (low, middle) if gradient(middle) > 0 else (middle, high)
+    best = (low + high) / 2
     share = 1 / (1 + np.exp(-x * best))
     curvature = float((x**2 * share * (1 - share)).mean())
     w = start

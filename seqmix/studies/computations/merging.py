@@ -1,18 +1,20 @@
-"""Barriers between nets that were trained apart, before and after their units are matched (Theus et al. 2025, 2506.22712).
+"""Barriers between nets that were trained apart, before and after their units are matched (Theus et al. 2025,
+2506.22712).
 
-Two ReLU nets of two hidden layers on the digits from two seeds; `barrier` is the largest loss on the line between them above
-the line between their losses, `matched` the same after the hidden units of the second are permuted to agree with the first
-in their activations (Hungarian method, layer by layer), `average` and `average_matched` the accuracy of the mean.
+Two ReLU nets of two hidden layers on the digits from two seeds; `barrier` is the largest loss on the line between them
+above the line between their losses, `matched` the same after the hidden units of the second are permuted to agree with
+the first in their activations (Hungarian method, layer by layer), `average` and `average_matched` the accuracy of the
+mean.
 """
 
 from copy import deepcopy
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqmix._extras import require
 from seqmix.studies.computations._digits import digits
 
 __all__ = ["run"]
@@ -45,12 +47,13 @@ def _trained(seed: int, width: int, lr: float, steps: int, x: Tensor, y: Tensor)
 
 
 def _matched(first: nn.Sequential, second: nn.Sequential, x: Tensor) -> nn.Sequential:
+    assign = require("scipy.optimize", extra="images", owner="merging").linear_sum_assignment
     copy = deepcopy(second)
     with torch.no_grad():
         for index in (0, 2):
             ours, theirs = first[: index + 2](x), copy[: index + 2](x)
             normal = [F.normalize(h - h.mean(0), dim=0) for h in (ours, theirs)]
-            order = torch.from_numpy(linear_sum_assignment((normal[0].T @ normal[1]).numpy(), maximize=True)[1])
+            order = torch.from_numpy(assign((normal[0].T @ normal[1]).numpy(), maximize=True)[1])
             here, after = copy[index], copy[index + 2]
             assert isinstance(here, nn.Linear) and isinstance(after, nn.Linear)
             here.weight.copy_(here.weight[order])

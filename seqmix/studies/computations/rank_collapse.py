@@ -1,7 +1,7 @@
 """Tokens that grow alike over depth (Noci et al. 2022, 2206.03126): mixers stacked without training.
 
-x <- skip x + scale mixer(norm(x)) over `depth` layers of their own start, tokens from N(0, 1); scale is 1, or
-1 / sqrt(depth). `cosine` is the mean over pairs of tokens at the end, `rank` the stable rank |X|_F^2 / |X|_2^2.
+x <- skip x + scale mixer(norm(x)) over `depth` layers of their own start, tokens from N(0, 1); scale is 1, or 1 /
+sqrt(depth). `cosine` is the mean over pairs of tokens at the end, `rank` the stable rank |X|_F^2 / |X|_2^2.
 """
 
 import math
@@ -14,9 +14,7 @@ from seqmix.mixers.registry import create_mixer
 __all__ = ["run"]
 
 
-def run(
-    seed: int, mixer: str, residual: str, depth: int = 24, d_model: int = 64, length: int = 64
-) -> dict[str, float]:
+def run(seed: int, mixer: str, residual: str, depth: int = 24, d_model: int = 64, length: int = 64) -> dict[str, float]:
     """Of `residual` none, none with norm, skip with norm, skip 1/sqrt(depth) with norm."""
     skip, norm = residual.startswith("skip"), residual != "none"
     scale = 1 / math.sqrt(depth) if "sqrt" in residual else 1.0

@@ -1,8 +1,8 @@
 """How much of a sequence the state of a linear recurrence keeps (Orvieto et al. 2024, 2307.11888, section 4).
 
-h_L = V u with V[j, t] = gamma_j lambda_j^(L-1-t), gamma_j = sqrt(1 - |lambda_j|^2); real and imaginary parts are told, with
-noise of size s. Inputs of variance 1 are estimated with the least mean squared error: the covariance of what is left is
-(I + V^T V / s^2)^-1.
+h_L = V u with V[j, t] = gamma_j lambda_j^(L-1-t), gamma_j = sqrt(1 - |lambda_j|^2); real and imaginary parts are told,
+with noise of size s. Inputs of variance 1 are estimated with the least mean squared error: the covariance of what is
+left is (I + V^T V / s^2)^-1.
 """
 
 import numpy as np
@@ -17,7 +17,9 @@ def eigenvalues(spectrum: str, n: int, rng: np.random.Generator) -> np.ndarray:
     if spectrum == "roots of unity":
         # gamma would be 0: just inside the circle.
         return 0.9999 * np.exp(2j * np.pi * np.arange(n) / n)
-    low, high = {"real ring": (0.9, 0.999), "ring": (0.9, 0.999), "ring near 1": (0.99, 0.9999)}.get(spectrum, (0.0, 1.0))
+    low, high = {"real ring": (0.9, 0.999), "ring": (0.9, 0.999), "ring near 1": (0.99, 0.9999)}.get(
+        spectrum, (0.0, 1.0)
+    )
     radius = np.sqrt(rng.uniform(low**2, high**2, n))
     if spectrum.startswith("real"):
         return radius * (rng.choice([-1, 1], n) if "signs" in spectrum else 1)
@@ -25,7 +27,7 @@ def eigenvalues(spectrum: str, n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def run(seed: int, spectrum: str, length: int, states: int | None = None, noise: float = 1e-3) -> dict[str, float]:
-    """Mean squared error of a token, tokens with less than .05 of it, condition number of V; as many states as tokens."""
+    """Mean squared error of a token, tokens with less than .05 of it, condition number of V; states = tokens."""
     if spectrum not in SPECTRA:
         raise ValueError(f"spectrum must be one of {', '.join(SPECTRA)}, got {spectrum!r}")
     poles = eigenvalues(spectrum, states or length, np.random.default_rng(seed))

@@ -1,7 +1,7 @@
 """Randomised signatures as untrained reservoirs (Compagnoni et al. 2022, 2201.00384).
 
-Z += sum_i sigma(A_i Z + b_i) dX^i with A_i ~ N(0, 1/k), b_i ~ N(0, 1) and channels (t, X), a ridge read-out at every time;
-beside it the truncated signature of the same path. The target is dY = -2 tanh(Y - .5) dt + (1 + .5 sin 3Y) dX.
+Z += sum_i sigma(A_i Z + b_i) dX^i with A_i ~ N(0, 1/k), b_i ~ N(0, 1) and channels (t, X), a ridge read-out at every
+time; beside it the truncated signature of the same path. The target is dY = -2 tanh(Y - .5) dt + (1 + .5 sin 3Y) dX.
 """
 
 import numpy as np
@@ -9,9 +9,7 @@ import numpy as np
 __all__ = ["run", "signature"]
 
 
-def run(
-    seed: int, features: str, size: int, paths: int, length: int = 100, tests: int = 100
-) -> dict[str, float]:
+def run(seed: int, features: str, size: int, paths: int, length: int = 100, tests: int = 100) -> dict[str, float]:
     """Relative error (root mean square) on new paths; features `tanh`, `identity` of `size` states, or `signature` of
     depth `size`."""
     rng = np.random.default_rng(seed)

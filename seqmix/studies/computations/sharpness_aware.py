@@ -1,7 +1,7 @@
 """SAM at saddles and in valleys (Compagnoni et al. 2023, 2301.08203).
 
-`saddle`: f = (x^2 - y^2) / 2 from (.01, .01); how many steps until |y| > 1 (at most 20,000). `valley`: f = (1 - x y)^2 / 2
-with noise in the label, from x^2 + y^2 = 16 on xy = 1; x^2 + y^2 at the end, least 2 at the flattest minimum.
+`saddle`: f = (x^2 - y^2) / 2 from (.01, .01); how many steps until |y| > 1 (at most 20,000). `valley`: f = (1 - x y)^2
+/ 2 with noise in the label, from x^2 + y^2 = 16 on xy = 1; x^2 + y^2 at the end, least 2 at the flattest minimum.
 """
 
 import math
@@ -20,12 +20,12 @@ def run(seed: int, place: str, method: str, rho: float = 0.1, noise: float = 0.0
     generator = torch.Generator().manual_seed(seed)
     if place == "saddle":
         z = torch.full((2,), 0.01, dtype=torch.float64)
-        for step in range(1, 20_001):
+        steps = 0
+        while steps < 20_000 and abs(float(z[1])) <= 1:
+            steps += 1
             xi = noise * torch.randn(2, generator=generator, dtype=torch.float64)
             z = z - lr * _perturbed(z, method, rho, lambda w, xi=xi: torch.stack([w[0], -w[1]]) + xi)  # type: ignore[misc]
-            if abs(float(z[1])) > 1:
-                break
-        return {"steps": float(step)}
+        return {"steps": float(steps)}
     large = math.sqrt((16 + math.sqrt(16**2 - 4)) / 2)
     z = torch.tensor([large, 1 / large], dtype=torch.float64)
     for _ in range(20_000):

@@ -1,8 +1,8 @@
 """How widely a filter of S poles smears the lag K (Francois et al. 2025, 2502.09287).
 
 Poles are fitted to the shift (`seqmix.tasks.shift_k`); the filter with the best read-out is the projection of the unit
-impulse at K on the span of their responses, found in an orthonormal basis. `width` is 1 / sum p^2 with p the share of its
-energy at each lag, `ratio` that over K / S.
+impulse at K on the span of their responses, found in an orthonormal basis. `width` is 1 / sum p^2 with p the share of
+its energy at each lag, `ratio` that over K / S.
 """
 
 import numpy as np

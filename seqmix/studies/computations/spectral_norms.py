@@ -1,7 +1,7 @@
 """What Muon and Muown do to spectral norms (Lion et al. 2026, 2605.10797), on the text of `_text`.
 
-Means over the matrices of the blocks: spectral norm, longest row, and coherence |diag(1 / row) W|_2; each at the end over its
-start. `loss` is the validation loss.
+Means over the matrices of the blocks: spectral norm, longest row, and coherence |diag(1 / row) W|_2; each at the end
+over its start. `loss` is the validation loss.
 """
 
 import math
@@ -33,11 +33,13 @@ def _share(row: float, norm: float) -> float:
 
 
 def _sizes(model: nn.Module) -> dict[str, float]:
-    matrices = [p.detach().double() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks")]
-    rows = [matrix.norm(dim=1) for matrix in matrices]
-    sums = {
-        "norm": sum(float(torch.linalg.matrix_norm(m, 2)) for m in matrices),
-        "row": sum(float(row.max()) for row in rows),
-        "coherence": sum(float(torch.linalg.matrix_norm(m / r[:, None].clamp_min(1e-12), 2)) for m, r in zip(matrices, rows, strict=True)),
-    }  # fmt: skip
-    return {name: value / len(matrices) for name, value in sums.items()}
+    """Means over the matrices of the blocks, but for a common factor."""
+    sums = dict.fromkeys(("norm", "row", "coherence"), 0.0)
+    for name, p in model.named_parameters():
+        if p.ndim == 2 and name.startswith("blocks"):
+            matrix = p.detach().double()
+            rows = matrix.norm(dim=1, keepdim=True)
+            sums["norm"] += float(torch.linalg.matrix_norm(matrix, 2))
+            sums["row"] += float(rows.max())
+            sums["coherence"] += float(torch.linalg.matrix_norm(matrix / rows.clamp_min(1e-12), 2))
+    return sums

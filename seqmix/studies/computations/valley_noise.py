@@ -1,8 +1,8 @@
 """Noise that prefers flat minima, on a valley whose curvature is known (Orvieto et al. 2022, 2202.02831; 2209.09162).
 
 L(u, v) = v^2 |u|^2 / 2 in d + 1 dimensions, down which the library's own wrappers go around gradient descent; on the
-valley, v = 0, the trace of the Hessian is |u|^2, 100 at the start. Noise of `fractional` with Hurst index 1/2 is independent
-(PGD), `anti` has the difference of two.
+valley, v = 0, the trace of the Hessian is |u|^2, 100 at the start. Noise of `fractional` with Hurst index 1/2 is
+independent (PGD), `anti` has the difference of two.
 """
 
 import math

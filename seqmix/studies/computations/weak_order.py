@@ -1,4 +1,5 @@
-"""How far a method is from its stochastic differential equation (2411.15958, 2301.08203, 2402.12508): `seqmix.optim.sde`.
+"""How far a method is from its stochastic differential equation (2411.15958, 2301.08203, 2402.12508):
+`seqmix.optim.sde`.
 
 E f(X) at a fixed time, by the method with rate eta and by its equation with 16 steps for each of its own, on the same
 Brownian paths: the step of the method sees the sum of the increments, so that the difference has little noise.

@@ -39,6 +39,7 @@ _SYNONYMS = {
 }
 _AT_LEAST_0 = ("lr", "weight_decay")
 _POSITIVE = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")
+_COUNTS = ("d_model", "n_layers", "batch_size")
 _PRECISIONS = (
     *("64", "32", "16", "bf16", "64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"),
     *("transformer-engine", "transformer-engine-float16"),
@@ -74,6 +75,8 @@ def check_config(config: Config) -> None:
             expected = misfit(known[key].annotation, value) if _ours(part) else None
             if part.path == "optimizer" and key in _AT_LEAST_0 and isinstance(value, int | float) and value < 0:
                 expected = "at least 0"
+            if key in _COUNTS and isinstance(value, int) and value < 1:
+                expected = "at least 1"
             if expected is not None:
                 where = f"{part.owner}." if part.owner == part.path else f"{part.owner}: "
                 raise ValueError(f"{where}{key} must be {expected}, got {value!r}")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from seqmix.leaderboard.boards.sizing import Budget, TaskShape, solve
+from seqmix.leaderboard.boards.budget import Budget
+from seqmix.leaderboard.boards.sizing import TaskShape, solve
 from seqmix.mixers import list_mixers
 from seqmix.models import SequenceModel
 

@@ -13,7 +13,7 @@ import pytest
 
 from seqmix.commands.leaderboard.cli import main
 from seqmix.leaderboard.boards.board import Board, Column
-from seqmix.leaderboard.boards.sizing import Budget
+from seqmix.leaderboard.boards.budget import Budget
 from seqmix.leaderboard.page import site, words, write_site
 from seqmix.leaderboard.page.plots import Measure
 from seqmix.leaderboard.page.svg import Axis, Plot, accuracy_axis, linear_axis, log_axis, strip
