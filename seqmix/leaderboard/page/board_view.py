@@ -200,7 +200,7 @@ def _task(folder: str, column: ColumnSummary, slug: str) -> TaskView:
 
 def _solved(cell: CellSummary) -> str:
     if not cell.learned:
-        return f"{words.NONE} chance" if cell.solved is not None else words.NONE
+        return f"{words.NONE}\N{NO-BREAK SPACE}chance" if cell.solved is not None else words.NONE
     return f"n={cell.n}" if cell.solved is None else f"{cell.solved}/{cell.n}"
 
 
