@@ -66,6 +66,8 @@ GOALS = (
 )
 
 TASK_GOALS = {"word-problem": 20_000, "mqar": 20_000, "listops": 500}  # sequences a second
+PRODUCT_GOALS = {1: 0.6, 2: 0.5}  # by threads
+NOT_LINEAR = ("attention", "path", "fp-rnn", "fp-mamba", "lstm", "gru", "slstm", "m2rnn", "mesa")  # in time
 LAYER_GOAL = ("bd-lru", 0.5)
 
 
@@ -119,6 +121,25 @@ def layer_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
         )
         for row in rows
         if row["mixer"] == name and row["status"] == "ok"
+    ]
+
+
+def training_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
+    """(goal, measured, met) for the share of a step on a CPU that its own products take alone."""
+    found = [
+        row
+        for row in rows
+        if row["status"] == "ok" and not row["peer"] and row.get("share_products") and row["mixer"] not in NOT_LINEAR
+    ]
+    return [
+        (
+            f"{row['mixer']}, {row['threads']} thread{'s' * (row['threads'] > 1)}: products alone at least "
+            f"{100 * (bound := PRODUCT_GOALS[row['threads']]):.0f} % of a training step",
+            f"{100 * row['share_products']:.0f} %",
+            row["share_products"] >= bound,
+        )
+        for row in found
+        if row["threads"] in PRODUCT_GOALS and row["sizes"] == {"layers": 2, "d_model": 256, "B": 4, "T": 512}
     ]
 
 

@@ -1,6 +1,5 @@
 """`seqmix bench layers`: every registered mixer, forward and backward, and where its time goes."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -87,7 +86,6 @@ def profiled_shares(step: Callable[[], object], median_ms: float, steps: int = 3
     attributed to the nearest product or mixing op around them, must add up to the time of the step; `accounted` is
     the share that does, and `profiled_ms` shows what the profiler itself adds to the median without it.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it prints two lines for every profile
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(steps):
             with record_function(_STEP):

@@ -1,12 +1,17 @@
 """Where results are written: the C library maps fresh pages for every large tensor, unless it is told to keep them.
 
-And how much of a GPU's memory a call takes.
+And how much memory a call takes.
 """
 
 import ctypes
+import os
 import sys
+from collections.abc import Callable
 
 import torch
+from torch.profiler import ProfilerActivity, profile
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or a profile prints two lines
 
 MODES = ("system", "kept")
 
@@ -44,3 +49,16 @@ def watch(device: torch.device) -> int | None:
 def peak_since(before: int | None, device: torch.device) -> int | None:
     """The most bytes beyond `before` that were taken since `watch`."""
     return None if before is None else torch.cuda.max_memory_allocated(device) - before
+
+
+def most_at_once(call: Callable[[], object]) -> int:
+    """The most bytes of tensors on the CPU that a call has at a time, beyond those at its beginning."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    results = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    changes = [event for event in results.events() if event.name() == "[memory]"]
+    taken = largest = 0
+    for event in sorted(changes, key=lambda event: event.start_ns()):
+        taken += event.nbytes()
+        largest = max(largest, taken)
+    return largest

@@ -115,10 +115,11 @@ def _caption(entry: Record) -> str:
 def _tables(entry: Record) -> list[str]:
     rows = entry["rows"]
     if entry["bench"] == "training":
-        return [views.training_table(rows).markdown(), views.training_legend()]
-    if entry["bench"] == "decode":
+        parts = [views.training_table(rows).markdown(), views.training_legend(rows)]
+        results = goals.training_goals(rows)
+    elif entry["bench"] == "decode":
         return [views.decode_table(rows).markdown()]
-    if entry["bench"] == "tasks":
+    elif entry["bench"] == "tasks":
         parts = [views.tasks_table(rows).markdown()]
         results = goals.task_goals(rows)
     elif entry["bench"] == "sweep":

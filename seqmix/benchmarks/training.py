@@ -3,16 +3,20 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from seqmix.benchmarks import memory
 from seqmix.benchmarks.layer_setup import ARGUMENTS
-from seqmix.benchmarks.timing import synchronize
+from seqmix.benchmarks.layers import profiled_shares
+from seqmix.benchmarks.products import products_of, replay
+from seqmix.benchmarks.timing import Plan, synchronize, take_turns
+from seqmix.benchmarks.training_peers import PEERS
+from seqmix.benchmarks.workload import Workload
 from seqmix.models import SequenceModel
 
 Row = dict[str, Any]
@@ -20,18 +24,6 @@ Progress = Callable[[str], None]
 
 _WARM_UP = 0.1  # share of the steps whose time does not count
 _SQUARE = {"cpu": 1024, "cuda": 8192}
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A model, its batch, and for how many steps it is trained."""
-
-    n_layers: int = 12
-    d_model: int = 768
-    batch: int = 8
-    length: int = 2048
-    steps: int = 200
-    vocab_size: int = 256
 
 
 def product_speed(dtype: torch.dtype, device: torch.device) -> float:
@@ -58,10 +50,16 @@ def model_flops(model: SequenceModel, mixer: str, workload: Workload) -> float:
     return float(tokens * (weights + scores))
 
 
-def run_training(name: str, workload: Workload, dtype: torch.dtype, device: torch.device, progress: Progress) -> Row:
-    """The row of one mixer: weights and AdamW in float32, the forward pass in `dtype`, new random tokens each step."""
+def run_training(
+    name: str, workload: Workload, dtype: torch.dtype, device: torch.device, plan: Plan, progress: Progress
+) -> Row:
+    """The row of one mixer or peer: weights and AdamW in float32, the forward pass in `dtype`, new tokens each step.
+
+    On a CPU its step is taken apart afterwards, in turns with its own matrix products alone.
+    """
     base: Row = {
         "mixer": name,
+        "peer": name in PEERS,
         "arguments": ARGUMENTS.get(name, {}),
         "sizes": {
             "layers": workload.n_layers,
@@ -73,45 +71,82 @@ def run_training(name: str, workload: Workload, dtype: torch.dtype, device: torc
         "dtype": str(dtype).removeprefix("torch."),
     }
     try:
-        return base | _train(name, workload, dtype, device, progress) | {"status": "ok", "reason": ""}
+        return base | _train(name, workload, dtype, device, plan, progress) | {"status": "ok", "reason": ""}
     except Exception as error:  # a mixer that does not fit or run here is a row, not the end
         reason = f"{type(error).__name__}: {error}"[:300]
         return base | {"status": "error", "reason": reason}
 
 
-def _train(name: str, workload: Workload, dtype: torch.dtype, device: torch.device, progress: Progress) -> Row:
+def _model(name: str, workload: Workload) -> nn.Module:
     torch.manual_seed(0)
-    model = SequenceModel(
-        {"name": name, **ARGUMENTS.get(name, {})}, workload.vocab_size, workload.d_model, workload.n_layers
-    ).to(device)
+    if name in PEERS:
+        return PEERS[name][1](workload)
+    spec = {"name": name, **ARGUMENTS.get(name, {})}
+    return SequenceModel(spec, workload.vocab_size, workload.d_model, workload.n_layers)
+
+
+def _step(model: nn.Module, workload: Workload, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+    """A call that takes one training step on new tokens and returns its loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     generator = torch.Generator(device).manual_seed(1)
     shape = (workload.batch, workload.length + 1)
-    losses, times, before = [], [], memory.watch(device)
-    for step in range(workload.steps):
-        synchronize(device)
-        began = time.perf_counter()
+
+    def step() -> Tensor:
         tokens = torch.randint(workload.vocab_size, shape, generator=generator, device=device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
-            logits = model(tokens[:, :-1])[0]
+            logits = model(tokens[:, :-1])
+        logits = logits[0] if isinstance(logits, tuple) else logits
         loss = cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss.item())  # waits for the device
+        return loss
+
+    return step
+
+
+def _train(
+    name: str, workload: Workload, dtype: torch.dtype, device: torch.device, plan: Plan, progress: Progress
+) -> Row:
+    model = _model(name, workload).to(device)
+    step = _step(model, workload, dtype, device)
+    losses, times, before = [], [], memory.watch(device)
+    for index in range(workload.steps):
+        synchronize(device)
+        began = time.perf_counter()
+        losses.append(step().item())  # waits for the device
         times.append(time.perf_counter() - began)
-        progress(f"step {step + 1} of {workload.steps}, loss {losses[-1]:.3f}")
+        progress(f"step {index + 1} of {workload.steps}, loss {losses[-1]:.3f}")
         if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"loss {losses[-1]} at step {step + 1}")
+            raise FloatingPointError(f"loss {losses[-1]} at step {index + 1}")
     seconds = median(times[math.ceil(_WARM_UP * len(times)) :] or times)
-    return {
-        "parameters": model.num_parameters(),
+    row: Row = {"peak_bytes": memory.peak_since(before, device)}
+    if device.type == "cpu":
+        row = {"peak_bytes": memory.most_at_once(step)} | _apart(step, plan, device, progress)
+        seconds = row["median_ms"] / 1e3
+    if isinstance(model, SequenceModel):
+        row["model_flops_per_second"] = model_flops(model, name, workload) / seconds
+    return row | {
+        "parameters": sum(p.numel() for p in model.parameters()),
         "step_ms": 1e3 * seconds,
         "first_ms": 1e3 * times[0],
         "tokens_per_second": workload.batch * workload.length / seconds,
-        "model_flops_per_second": model_flops(model, name, workload) / seconds,
-        "peak_bytes": memory.peak_since(before, device),
         "first_loss": losses[0],
         "last_loss": losses[-1],
+    }
+
+
+def _apart(step: Callable[[], object], plan: Plan, device: torch.device, progress: Progress) -> Row:
+    """Times of a step in turns with its products alone, and the shares of the mixing op and of the rest."""
+    products = replay(products_of(step))
+    times = take_turns({"step": step, "products": products}, device, plan, progress)
+    shares = profiled_shares(step, times["step"].median_ms)
+    alone = times["products"].median_ms / times["step"].median_ms
+    mixing = shares["share_mixing"]
+    return times["step"].record() | {
+        "products_ms": times["products"].median_ms,
+        "share_products": alone,
+        "share_mixing": mixing,
+        "share_rest": 1 - alone - mixing,
     }

@@ -180,27 +180,41 @@ def _reasons(rows: list[Row]) -> str:
 
 
 def training_table(rows: list[Row]) -> Table:
-    """All mixers of `seqmix bench training`."""
+    """All mixers of `seqmix bench training`; those of a CPU with the shares of a step."""
     first = rows[0]
-    title = f"{first['steps']} training steps ({sizes_text(first['sizes'])}) {first['dtype']}"
-    columns = ["mixer", "parameters", "ms a step", "first ms", "tokens/s", "utilisation", "peak MB", "loss"]
-    table = Table(title, columns)
+    title = f"training steps ({sizes_text(first['sizes'])}) {first['dtype']}"
+    apart = any(row.get("share_products") for row in rows)
+    columns = ["mixer", "threads", "parameters", "ms a step", "first ms", "tokens/s"]
+    columns += ["products", "scan", "rest"] if apart else ["utilisation"]
+    table = Table(title, [*columns, "peak MB", "loss"])
     for row in rows:
+        threads = str(row.get("threads") or "-")
         if row["status"] != "ok":
-            table.rows.append([mixer_text(row), *["-"] * 6, _STATUS[row["status"]]])
+            table.rows.append([mixer_text(row), threads, *["-"] * (len(columns) - 1), _STATUS[row["status"]]])
             continue
-        line = [mixer_text(row), str(row["parameters"]), number(row["step_ms"]), number(row["first_ms"])]
-        line += [number(row["tokens_per_second"]), percent(row["utilisation"]), megabytes(row["peak_bytes"])]
-        table.rows.append([*line, f"{row['first_loss']:.2f} to {row['last_loss']:.2f}"])
+        line = [mixer_text(row), threads, str(row["parameters"]), times_text(row) if apart else number(row["step_ms"])]
+        line += [number(row["first_ms"]), number(row["tokens_per_second"])]
+        shares = [f"share_{part}" for part in ("products", "mixing", "rest")] if apart else ["utilisation"]
+        line += [percent(row.get(share)) for share in shares]
+        table.rows.append([*line, megabytes(row["peak_bytes"]), f"{row['first_loss']:.2f} to {row['last_loss']:.2f}"])
     table.note = _reasons(rows)
     return table
 
 
-def training_legend() -> str:
+def training_legend(rows: list[Row]) -> str:
     """What the columns of `training_table` mean."""
-    return (
+    common = (
         "Random bytes, whose entropy is ln 256 = 5.55: the loss must stay finite and go there. first: the first\n"
-        "step, with compilation; utilisation: operations of the model (6 for each token and weight outside the\n"
-        "embedding, and 6 T d for each layer of attention; scans count nothing) over those of a large matrix product\n"
-        "in the same time; weights and AdamW in float32, forward pass under autocast."
+        "step, with compilation; peak: memory of tensors beyond those before the step; weights and AdamW in float32.\n"
+    )
+    if any(row.get("share_products") for row in rows):
+        return common + (
+            "products: what the step's own matrix products take alone, same shapes, in turns with the step, over the\n"
+            "step; scan: share of a profiled step in the mixing op; rest: everything else. A peer's LSTM has its\n"
+            "products within its loop."
+        )
+    return common + (
+        "utilisation: operations of the model (6 for each token and weight outside the embedding, and 6 T d for each\n"
+        "layer of attention; scans count nothing) over those of a large matrix product in the same time; forward pass\n"
+        "under autocast."
     )

@@ -143,12 +143,3 @@ def test_documentation_of_a_gpu(tmp_path: Path) -> None:
     assert "1.50 x" in text, "the peer's time over ours"
     assert "| lru | 10 |" in text
     assert files[1].read_text().startswith("<?xml")
-
-
-def test_a_model_of_every_mixer_trains(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    file = tmp_path / "training.json"
-    assert main(["training", "--quick", "--threads", "1", "--only", "bd-lru,attention", "--out", str(file)]) == 0
-    rows = json.loads(file.read_text())["rows"]
-    assert [row["mixer"] for row in rows] == ["bd-lru", "attention"]
-    assert all(row["status"] == "ok" and row["utilisation"] > 0 and row["tokens_per_second"] > 0 for row in rows)
-    assert "tokens/s" in capsys.readouterr().out
