@@ -3,6 +3,7 @@
 #              as other processors run them, or with MATRIX="tests/kernels -k scan --row avx2" a part of that)
 # make lint    ruff, mypy, and which way imports run
 # make bench   time the kernels and layers on this machine
+# make gpu-report   on a GPU: numbers, times, sweeps, training, decode, into benchmarks/results and docs/benchmarks.md
 # make wheel   build dist/*.whl, and import it in an environment with nothing but torch
 # make docs    build the documentation into site/ (make docs-serve: show it, and follow changes)
 #
@@ -21,7 +22,7 @@ MATRIX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: train test test-slow test-matrix lint bench wheel docs docs-serve clean
+.PHONY: train test test-slow test-matrix lint bench gpu-report wheel docs docs-serve clean
 
 train: $(VENV)/.train
 	$(BIN)/seqmix fit --config a5
@@ -46,6 +47,9 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/seqmix bench kernels --device cpu
 	$(BIN)/seqmix bench layers
+
+gpu-report: $(VENV)/.train
+	$(BIN)/seqmix bench gpu-report --out --docs docs/benchmarks.md
 
 wheel: $(VENV)/.torch
 	rm -rf dist build

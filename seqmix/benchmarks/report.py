@@ -22,7 +22,7 @@ _PEERS = (
     *gpu_peers.NAMES,
     "softmax attention",
 )
-_ORDER = ("kernels", "layers", "decode", "fixed-point", "optimizers", "training", "tasks", "sweep")
+_ORDER = ("numbers", "kernels", "layers", "decode", "fixed-point", "optimizers", "training", "tasks", "sweep")
 _INTRODUCTION = """# Benchmarks
 
 Written by `seqmix bench report` from the JSON files of `seqmix bench ... --out`; text between the markers is replaced.
@@ -38,7 +38,8 @@ def write(records: list[Record], docs: Path) -> list[Path]:
         ValueError: a quick run, or a file that is not as `seqmix bench` writes it.
     """
     try:
-        return _write(records, docs)
+        # A report has the records of its parts.
+        return _write([each for entry in records for each in entry.get("parts", [entry])], docs)
     except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
         # Benches have rows of a dozen kinds; what a table asks for says what they must hold.
         raise ValueError(f"FILE must be as seqmix bench writes it, got one that is not: {error!r:.120}") from error
@@ -117,6 +118,8 @@ def _tables(entry: Record) -> list[str]:
     if entry["bench"] == "training":
         parts = [views.training_table(rows).markdown(), views.training_legend(rows)]
         results = goals.training_goals(rows)
+    elif entry["bench"] == "numbers":
+        return [views.numbers_table(rows).markdown()]
     elif entry["bench"] == "decode":
         return [views.decode_table(rows).markdown()]
     elif entry["bench"] == "tasks":

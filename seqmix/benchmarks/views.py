@@ -162,6 +162,17 @@ def sweep_table(rows: list[Row]) -> Table:
     return table
 
 
+def numbers_table(rows: list[Row]) -> Table:
+    """All mixers of `seqmix bench numbers`."""
+    title = f"against float64 on the CPU ({sizes_text(rows[0]['sizes'])}) {rows[0]['dtype']}"
+    table = Table(title, ["mixer", "error over what is allowed", "of", ""])
+    for row in rows:
+        line = [mixer_text(row), number(row["worst"]), row["where"], _STATUS.get(row["status"], "agrees")]
+        table.rows.append(line)
+    table.note = _reasons(rows)
+    return table
+
+
 def goals_table(results: list[tuple[str, str, bool]]) -> Table:
     """Goals with what was measured."""
     table = Table("goals", ["goal", "measured", ""])

@@ -5,7 +5,18 @@ import argparse
 from seqmix._signals import Interrupted
 from seqmix.commands._messages import exits
 from seqmix.commands._options import Parser
-from seqmix.commands.bench import fixed_point, kernels, layers, optimizers, report, sweep, tasks, training
+from seqmix.commands.bench import (
+    fixed_point,
+    gpu_report,
+    kernels,
+    layers,
+    numbers,
+    optimizers,
+    report,
+    sweep,
+    tasks,
+    training,
+)
 
 __all__ = ["main"]
 
@@ -17,6 +28,7 @@ _EPILOG = """examples:
   seqmix bench tasks                                     how fast every task makes its data
   seqmix bench sweep --runs 100 --seconds 10 --out       what a sweep takes beyond its runs
   seqmix bench training --device cuda --dtype bfloat16 --out
+  seqmix bench gpu-report --out --docs docs/benchmarks.md    all of it on a GPU, within nine minutes
   seqmix bench report benchmarks/results/*/*.json --docs docs/benchmarks.md
 
 Kernels are checked before they are timed: wrong numbers get no time and the exit status 1."""
@@ -49,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         fixed_point.add,
         training.add,
         tasks.add,
+        numbers.add,
+        gpu_report.add,
         sweep.add,
         report.add,
     ):
