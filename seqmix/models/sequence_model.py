@@ -23,6 +23,7 @@ from seqmix.models.generation import generate, sample
 from seqmix.models.heads import build_part, part_of
 from seqmix.models.norms import norm_of, normed
 from seqmix.models.pretrained import from_pretrained, save_pretrained
+from seqmix.models.width import check_parametrization, scale_width
 
 __all__ = ["MixerSpec", "SequenceModel", "SequenceModelState"]
 
@@ -75,6 +76,9 @@ class SequenceModel(nn.Module):
         norm: `"layer"`, or `"batch"`, over all tokens of a batch in training and by running means afterwards.
         glu: put gelu and a gated linear unit behind every mixer, on its branch (`GLU`).
         final_norm: whether what the head sees is normalised.
+        parametrization: `"standard"`, or `"mup"`: starts and rates that stay good in wider models, from those of
+            `base_width` (`seqmix.models.width`); `create_optimizer` and `seqmix fit` heed the rates.
+        base_width: the width at which nothing changes.
 
     Raises:
         ValueError: sizes that are not positive, an unknown mixer, head or embedding or argument of one (with the
@@ -107,6 +111,8 @@ class SequenceModel(nn.Module):
         norm: str = "layer",
         glu: bool = False,
         final_norm: bool = True,
+        parametrization: str = "standard",
+        base_width: int = 128,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -129,6 +135,7 @@ class SequenceModel(nn.Module):
                 "SequenceModel: tie_embeddings needs a language head and an embedding of tokens, got head "
                 f"{self.head_name!r} and embedding {embedding_spec['name']!r}"
             )
+        check_parametrization(parametrization, base_width, tie_embeddings)
         self.config: dict[str, Any] = {
             "mixer": specs,
             "vocab_size": vocab_size,
@@ -144,6 +151,8 @@ class SequenceModel(nn.Module):
             "norm": norm,
             "glu": bool(glu),
             "final_norm": bool(final_norm),
+            "parametrization": parametrization,
+            "base_width": base_width,
         }
         like: dict[str, Any] = {"device": device, "dtype": dtype}
         d_hidden = 8 * math.ceil(round(mlp_ratio * d_model, 6) / 8)
@@ -168,6 +177,10 @@ class SequenceModel(nn.Module):
         if self.head is None and not tie_embeddings:
             self.head = nn.Linear(d_model, vocab_size, bias=False, **like)
         self._init_weights()
+        if parametrization == "mup" and d_model != base_width:
+            changes = {"d_model": base_width, "parametrization": "standard", "device": device, "dtype": dtype}
+            with torch.random.fork_rng(devices=[]):
+                scale_width(self, type(self)(**{**self.config, **changes}))
 
     def _init_weights(self) -> None:
         nn.init.normal_(self.embedding.weight, std=_STD)  # type: ignore[arg-type]

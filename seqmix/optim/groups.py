@@ -22,7 +22,8 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase
 class ParameterFacts:
     """What the optimizer is told about one parameter: `kind` is `"matrix"` or `"rest"`, `reason` says why.
 
-    `row_blocks` are the matrices that are fused in one: their number, or the rows of each.
+    `row_blocks` are the matrices that are fused in one: their number, or the rows of each. `width` is the factor of the
+    rate that comes with the model's width; what orthogonalises matrices leaves it out for those.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ParameterFacts:
     kind: str
     reason: str
     row_blocks: Any = 1
+    width: float = 1.0
 
 
 def describe_parameters(
@@ -64,6 +66,7 @@ def describe_parameters(
     fixed: dict[int, str] = {}
     heads: set[int] = set()
     factors: dict[int, float] = {}
+    widths: dict[int, float] = {}
     for owner, module in model.named_modules():
         own = module._parameters
         for name in _declared(module, owner, "_no_weight_decay"):
@@ -73,6 +76,8 @@ def describe_parameters(
                 fixed.setdefault(id(p), reason)
         if owner.rpartition(".")[2] in HEADS:
             heads.update(id(p) for p in module.parameters())
+        grown = getattr(module, "_width_scale", {})
+        widths |= {id(own[name]): grown[name] for name in _declared(module, owner, "_width_scale")}
         scales = getattr(module, "_lr_scale", {})
         for name in _declared(module, owner, "_lr_scale"):
             factor = scales[name]
@@ -89,7 +94,11 @@ def describe_parameters(
             kind, reason = _kind(name, p, fixed.get(id(p)), id(p) in heads, patterns)
             rows = next((value for pattern, value in blocks.values() if pattern and pattern.search(name)), 1)
             rows = tuple(rows) if isinstance(rows, list) else rows
-            facts.append(ParameterFacts(name, p, id(p) not in fixed, factors.get(id(p), 1.0), kind, reason, rows))
+            facts.append(
+                ParameterFacts(
+                    name, p, id(p) not in fixed, factors.get(id(p), 1.0), kind, reason, rows, widths.get(id(p), 1.0)
+                )
+            )
     for argument, pattern in [*patterns.items(), *(("fused", pattern) for pattern, _ in blocks.values())]:
         # blocks of rows mean nothing for the rest
         found = [fact for fact in facts if argument != "fused" or fact.kind == "matrix"]
@@ -145,14 +154,15 @@ def parameter_groups(
     groups: dict[tuple[str, bool, float, Any], dict[str, Any]] = {}
     for fact in facts:
         kind = fact.kind if split else ""
-        key = (kind, fact.decays, fact.factor, fact.row_blocks if kind == "matrix" else 1)
+        factor = fact.factor * (1.0 if kind == "matrix" else fact.width)
+        key = (kind, fact.decays, factor, fact.row_blocks if kind == "matrix" else 1)
         if key not in groups:
-            name = ("decay" if fact.decays else "no decay") + (f", lr x {fact.factor:g}" if fact.factor != 1 else "")
+            name = ("decay" if fact.decays else "no decay") + (f", lr x {factor:g}" if factor != 1 else "")
             name += f", row blocks {key[3]}" if key[3] != 1 else ""
             groups[key] = {
                 "name": f"{kind}, {name}" if split else name,
                 "params": [],
-                "lr": lr * fact.factor,
+                "lr": lr * factor,
                 "weight_decay": weight_decay if fact.decays else 0.0,
                 **({"kind": kind} if split else {}),
                 **({"row_blocks": key[3]} if key[3] != 1 else {}),

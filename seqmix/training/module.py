@@ -67,6 +67,8 @@ class SequenceLearner(LossInStep):
         norm: `layer` or `batch`, whose statistics are those of each accumulated part by itself.
         glu: gelu and a gated linear unit behind every mixer.
         final_norm: whether what the head sees is normalised.
+        parametrization: `standard`, or `mup`: starts and rates that stay good in wider models.
+        base_width: the width at which `mup` changes nothing.
         optimizer: name and arguments, `{name: adamw, lr: 2e-3, betas: [0.9, 0.95]}`.
         schedule: name and arguments, `{name: cosine, warmup: 100, final: 0.0}`, `{name: wsd, cooldown: 0.2}`.
         norm_after_clipping: whether NGN sees the norm of the gradients after clipping, or before it.
@@ -97,6 +99,8 @@ class SequenceLearner(LossInStep):
         norm: str = "layer",
         glu: bool = False,
         final_norm: bool = True,
+        parametrization: str = "standard",
+        base_width: int = 128,
         optimizer: str | Entry = "adamw",
         schedule: str | Entry = "cosine",
         norm_after_clipping: bool = True,

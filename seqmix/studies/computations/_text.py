@@ -33,8 +33,10 @@ def _text() -> tuple[Tensor, Tensor]:
 def small_model(seed: int, mixer: str | Mapping[str, Any] = "attention", **arguments: Any) -> SequenceModel:
     """A model whose weights are those of the seed."""
     torch.manual_seed(seed)
-    spec = {"name": "attention", "n_heads": 4} if mixer == "attention" else mixer
-    return SequenceModel(spec, **({"vocab_size": 256, "d_model": 48, "n_layers": 2} | arguments))
+    sizes = {"vocab_size": 256, "d_model": 48, "n_layers": 2} | arguments
+    # Heads of 16, or four of 12.
+    spec = {"name": "attention", "n_heads": max(4, sizes["d_model"] // 16)} if mixer == "attention" else mixer
+    return SequenceModel(spec, **sizes)
 
 
 def loss_of(model: nn.Module, rows: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Adam and its relatives on the text of `_text`: losses by betas, bias correction, batch size, horizon and rate.
 
 Studies choose what they vary: bias correction (2511.20516), batch size against SGD (2506.12543), rates by horizon
-(2603.15958), tied betas (2505.21829). With `tokens` there are as many steps as make up so many.
+(2603.15958), tied betas (2505.21829), width (2402.17457). With `tokens` there are as many steps as make up so many.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.optim import Signum, create_optimizer
+from seqmix.optim import Signum, create_optimizer, parameter_groups
 from seqmix.studies.computations._text import LENGTH, evaluate, small_model, train
 
 __all__ = ["run"]
@@ -30,14 +30,18 @@ def run(
     clip: float = 1.0,
     d_model: int = 48,
     n_layers: int = 2,
+    mixer: str = "attention",
+    parametrization: str = "standard",
 ) -> dict[str, float]:
     """Validation `loss`; `optimizer` is adam, sgd (momentum beta1 as an average), signum or muon."""
-    model = small_model(seed, d_model=d_model, n_layers=n_layers)
+    sizes = {"d_model": d_model, "n_layers": n_layers, "parametrization": parametrization, "base_width": 32}
+    model = small_model(seed, mixer, **sizes)
     steps = tokens // (batch * LENGTH) if tokens else steps
     arguments: dict[str, Any] = {} if schedule == "constant" else {"warmup": max(1, steps // 10)}
     made: torch.optim.Optimizer
     if optimizer == "adam":
-        made = torch.optim.Adam(model.parameters(), lr=lr, betas=(beta1, beta2))
+        groups = parameter_groups(model, lr=lr, weight_decay=0.0)  # which know the width
+        made = torch.optim.Adam(groups, lr=lr, betas=(beta1, beta2))
         if not correction:
             made.register_step_pre_hook(_uncorrected)
     elif optimizer == "sgd":
