@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Ranks", "part_of", "ranks_of", "split_sequences"]
+__all__ = ["Ranks", "part_of", "ranks_of", "refuse", "split_sequences"]
 
 Ranks = dist.ProcessGroup | DeviceMesh | None
 
@@ -71,3 +71,10 @@ def part_of(x: Tensor, rank: int, ranks: int, cu_seqlens: Tensor | None = None) 
     # On a border the sequence that ended there has no tokens here.
     complete = edge[:1] if rank and bool((cu_seqlens == first).any()) else edge[:0]
     return part, torch.cat((edge[:1], complete, inside, edge[1:]))
+
+
+def refuse(state: object, lengths: Tensor | None) -> None:
+    """`ValueError` for what a call over ranks cannot take."""
+    if state is not None or lengths is not None:
+        what = "a state" if state is not None else "lengths"
+        raise ValueError(f"sequence_parallel: expected a part of whole or packed sequences, got {what}")

@@ -59,6 +59,7 @@ class AUSSM(TokenMixer):
     """
 
     State = AUSSMState
+    only_scans = True
     _no_weight_decay = ("D", "B", "C")
 
     def __init__(

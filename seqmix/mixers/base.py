@@ -24,6 +24,9 @@ class TokenMixer(nn.Module):
     """
 
     State: ClassVar[Any]
+    # Whether scans of `seqmix.kernels`, linear in it, are all that reads the state: then sequences that are cut over
+    # ranks need not wait for one another (`seqmix.distributed.two_pass`).
+    only_scans: ClassVar[bool] = False
 
     # Names of this module's own parameters that must not decay, and factors on the learning rate of others.
     # They are names because attributes set on tensors vanish under deepcopy and sharding.

@@ -67,6 +67,7 @@ class BDLRU(TokenMixer):
     """
 
     State = BDLRUState
+    only_scans = True
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class DeltaNet(TokenMixer):
     """
 
     State = DeltaNetState
+    only_scans = True
     _no_weight_decay = ("norm_weight", "conv_weight", "A_log", "dt_bias")
     conv_weight: Tensor | None
     A_log: Tensor

@@ -52,6 +52,7 @@ class DenseRNN(TokenMixer):
     """
 
     State = DenseRNNState
+    only_scans = True
 
     def __init__(
         self,

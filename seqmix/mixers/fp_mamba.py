@@ -115,6 +115,7 @@ class FixedPointMamba(Reporting, Mamba):
     """
 
     State: ClassVar[Any] = FixedPointMambaState
+    only_scans = False
     projection = WideLinear
     _no_weight_decay = ("A_log", "D", "norm_weight", "norm_bias")  # type: ignore[assignment]
 

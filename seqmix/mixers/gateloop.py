@@ -62,6 +62,7 @@ class GateLoop(TokenMixer):
     """
 
     State = GateLoopState
+    only_scans = True
 
     def __init__(
         self,

@@ -83,6 +83,7 @@ class GatedLinearAttention(TokenMixer):
     """
 
     State = GatedLinearAttentionState
+    only_scans = True
     _no_weight_decay = ("norm_weight", "conv_weight")
     conv_weight: Tensor | None
 

@@ -59,6 +59,7 @@ class HGRN2(TokenMixer):
     """
 
     State = HGRN2State
+    only_scans = True
     _no_weight_decay = ("norm_weight",)
 
     def __init__(

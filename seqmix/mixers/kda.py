@@ -75,6 +75,7 @@ class KDA(TokenMixer):
     """
 
     State = KDAState
+    only_scans = True
     _no_weight_decay = ("norm_weight", "conv_weight", "A_log", "dt_bias")
 
     def __init__(

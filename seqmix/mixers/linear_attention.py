@@ -61,6 +61,7 @@ class LinearAttention(TokenMixer):
     """
 
     State = LinearAttentionState
+    only_scans = True
 
     def __init__(
         self,

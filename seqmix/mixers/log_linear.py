@@ -116,6 +116,7 @@ class LogLinear(Mamba2):
     """
 
     State: ClassVar[Any] = LogLinearState
+    only_scans = False
     _no_weight_decay = (*Mamba2._no_weight_decay, "L")  # type: ignore[assignment]
 
     def __init__(

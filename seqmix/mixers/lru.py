@@ -61,6 +61,7 @@ class LRU(TokenMixer):
     """
 
     State = LRUState
+    only_scans = True
     _no_weight_decay = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
 
     def __init__(

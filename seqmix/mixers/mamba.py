@@ -62,6 +62,7 @@ class Mamba(TokenMixer):
     """
 
     State = MambaState
+    only_scans = True
     projection: type[nn.Linear] = nn.Linear  # of x and of u
     _no_weight_decay = ("A_log", "D")
 

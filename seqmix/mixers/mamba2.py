@@ -87,6 +87,7 @@ class Mamba2(TokenMixer):
     """
 
     State = Mamba2State
+    only_scans = True
     _no_weight_decay = ("A_log", "D", "dt_bias")
 
     def __init__(

@@ -62,6 +62,7 @@ class Mamba3(TokenMixer):
     """
 
     State = Mamba3State
+    only_scans = True
     _no_weight_decay = ("B_bias", "C_bias", "D", "dt_bias", "B_weight", "C_weight")
 
     def __init__(

@@ -78,6 +78,7 @@ class Mesa(TokenMixer):
     """
 
     State = MesaState
+    only_scans = True
     _no_weight_decay = ("conv_weight", "lambda_raw", "norm_weight")
 
     def __init__(

@@ -52,6 +52,7 @@ class MinGRU(TokenMixer):
     """
 
     State = MinGRUState
+    only_scans = True
     _n_gates = 1
 
     def __init__(

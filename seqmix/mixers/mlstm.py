@@ -61,6 +61,7 @@ class MLSTM(TokenMixer):
     """
 
     State = MLSTMState
+    only_scans = True
     _no_weight_decay = ("norm_weight",)
 
     def __init__(

@@ -59,6 +59,7 @@ class RetNet(TokenMixer):
     """
 
     State = RetNetState
+    only_scans = True
     _no_weight_decay = ("norm_weight",)
 
     def __init__(

@@ -77,6 +77,7 @@ class RWKV7(TokenMixer):
     """
 
     State = RWKV7State
+    only_scans = True
     _no_weight_decay = ("mu", "k_k", "k_a", "r_k", "norm_weight", "norm_bias")
 
     def __init__(

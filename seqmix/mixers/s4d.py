@@ -57,6 +57,7 @@ class S4D(TokenMixer):
     """
 
     State = S4DState
+    only_scans = True
     _no_weight_decay = ("log_dt", "log_A_real", "A_imag")
 
     def __init__(

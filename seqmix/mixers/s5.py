@@ -73,6 +73,7 @@ class S5(TokenMixer):
     """
 
     State = S5State
+    only_scans = True
     _no_weight_decay = ("Lambda_re", "Lambda_im", "log_step", "B")
 
     def __init__(

@@ -1,6 +1,6 @@
 """Peak memory and seconds of a training step of one sequence, in one process and cut over several.
 
-python -m tests.distributed.memory bd-lru --length 131072 --ranks 2
+python -m tests.distributed.memory bd-lru --length 131072 --ranks 2 --layers 2
 """
 
 import argparse
@@ -18,11 +18,11 @@ from seqmix.distributed import sequence_parallel, split_sequences
 from tests.distributed.ranks import join
 
 
-def work(rank: int, ranks: int, folder: str, mixer: str, length: int) -> None:
+def work(rank: int, ranks: int, folder: str, mixer: str, length: int, form: str, layers: int) -> None:
     join(rank, ranks, f"{folder}/store{ranks}")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = sequence_parallel(SequenceModel(mixer, vocab_size=256, d_model=64, n_layers=2))
+    model = sequence_parallel(SequenceModel(mixer, vocab_size=256, d_model=64, n_layers=layers), form=form)
     tokens = torch.randint(256, (1, length + 1))
     seconds = []
     for warm in (True, False):
@@ -40,10 +40,10 @@ def work(rank: int, ranks: int, folder: str, mixer: str, length: int) -> None:
     dist.destroy_process_group()
 
 
-def measure(mixer: str, length: int, ranks: int) -> dict[str, float]:
+def measure(mixer: str, length: int, ranks: int, form: str = "two-pass", layers: int = 2) -> dict[str, float]:
     """Of the rank that takes most: what the step adds to the process's memory, and how long it takes."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(work, (ranks, folder, mixer, length), nprocs=ranks)
+        torch.multiprocessing.spawn(work, (ranks, folder, mixer, length, form, layers), nprocs=ranks)
         each = [json.loads(file.read_text()) for file in Path(folder).glob("*.json")]
     return {name: max(one[name] for one in each) for name in ("megabytes", "seconds")}
 
@@ -53,8 +53,12 @@ if __name__ == "__main__":
     parser.add_argument("mixers", nargs="+")
     parser.add_argument("--length", type=int, default=131_072)
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--forms", nargs="+", default=["two-pass", "pipeline"])
     options = parser.parse_args()
     for mixer in options.mixers:
-        one, many = (measure(mixer, options.length, ranks) for ranks in (1, options.ranks))
-        shares = "".join(f", {name} {many[name] / one[name]:.2f} of {one[name]:.1f}" for name in one)
-        print(f"{mixer}, {options.length:,} tokens over {options.ranks} ranks{shares}", flush=True)
+        one = measure(mixer, options.length, 1, layers=options.layers)
+        for form in options.forms:
+            many = measure(mixer, options.length, options.ranks, form, options.layers)
+            shares = "".join(f", {name} {many[name] / one[name]:.2f} of {one[name]:.1f}" for name in one)
+            print(f"{mixer}, {options.length:,} tokens over {options.ranks} ranks, {form}{shares}", flush=True)

@@ -41,11 +41,11 @@ def gradients(model: nn.Module, logits: Tensor, weight: Tensor) -> list[Tensor]:
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
 
 
-def compare(mixer: Any, packed: bool) -> dict[str, float]:
+def compare(mixer: Any, packed: bool, form: str = "two-pass") -> dict[str, float]:
     """Outputs and gradients of all ranks, and the last rank's state, beside those of one process."""
     torch.manual_seed(0)
     whole = SequenceModel(mixer, vocab_size=7, d_model=16, n_layers=2, dtype=torch.float64)
-    cut = sequence_parallel(copy.deepcopy(whole))
+    cut = sequence_parallel(copy.deepcopy(whole), form=form)
     tokens = torch.randint(7, (1 if packed else 2, LENGTH))
     cu_seqlens = torch.tensor(OFFSETS, dtype=torch.int32) if packed else None
     weight = torch.randn(*tokens.shape, 7, dtype=torch.float64)
@@ -80,13 +80,13 @@ def join(rank: int, ranks: int, file: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ranks)
 
 
-def work(rank: int, ranks: int, file: str, names: list[str], out: str) -> None:
+def work(rank: int, ranks: int, file: str, names: list[str], out: str, form: str) -> None:
     join(rank, ranks, file)
     torch.set_num_threads(1)
     found = {}
     for name in names:
         for kind in ("batch", "packed"):
-            differences = compare(name, kind == "packed")
+            differences = compare(name, kind == "packed", form)
             gathered: list[Any] = [None] * ranks
             dist.all_gather_object(gathered, differences)
             found[f"{name} {kind}"] = {
@@ -97,11 +97,11 @@ def work(rank: int, ranks: int, file: str, names: list[str], out: str) -> None:
     dist.destroy_process_group()
 
 
-def run(ranks: int, names: list[str]) -> dict[str, dict[str, float]]:
+def run(ranks: int, names: list[str], form: str = "two-pass") -> dict[str, dict[str, float]]:
     """Differences by mixer and kind of batch."""
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "found.json")
-        torch.multiprocessing.spawn(work, (ranks, str(Path(folder) / "store"), names, out), nprocs=ranks)
+        torch.multiprocessing.spawn(work, (ranks, str(Path(folder) / "store"), names, out, form), nprocs=ranks)
         found: dict[str, dict[str, float]] = json.loads(Path(out).read_text())
     return found
 
@@ -110,9 +110,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Sequences over ranks beside one process.")
     parser.add_argument("ranks", type=int)
     parser.add_argument("mixers", nargs="*")
+    parser.add_argument("--form", default="two-pass", choices=["two-pass", "pipeline"])
     options = parser.parse_args()
     failed = False
-    for name, differences in run(options.ranks, options.mixers or list_mixers()).items():
+    for name, differences in run(options.ranks, options.mixers or list_mixers(), options.form).items():
         print(f"{name:<28}", *(f"{key} {value:.1e}" for key, value in differences.items()))
         failed |= max(differences.values()) > 1e-9
     sys.exit(failed)

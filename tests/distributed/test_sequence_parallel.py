@@ -1,6 +1,7 @@
 """Sequences over ranks: parts that make the whole again, mixers that hand their states on, what is refused."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+import seqmix.kernels
 from seqmix import SequenceModel, list_mixers
+from seqmix.benchmarks.cases import CASES, Case
 from seqmix.distributed import sequence_parallel, split_sequences
+from seqmix.distributed.parallel import FORMS
 from seqmix.distributed.split import part_of
+from seqmix.distributed.two_pass import EXCHANGES
+from seqmix.kernels._handing import handing
 from tests.distributed.ranks import join, run
 
 
@@ -47,14 +53,57 @@ def check(found: dict[str, dict[str, float]], mixers: list[str]) -> None:
 
 
 def test_two_ranks_are_one() -> None:
-    mixers = ["bd-lru", "attention"]  # a state that stays as large as it is, and one that grows
+    mixers = ["mamba", "attention"]  # scans in two passes and a window; keys that are handed on
     check(run(2, mixers), mixers)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_every_mixer(ranks: int) -> None:
-    check(run(ranks, list_mixers()), list_mixers())
+def test_every_mixer(ranks: int, form: str) -> None:
+    check(run(ranks, list_mixers(), form), list_mixers())
+
+
+CASES_OF_EXCHANGES = [case for case in CASES if case.op in EXCHANGES and EXCHANGES[case.op].transition is not None]
+
+
+@pytest.mark.parametrize("case", CASES_OF_EXCHANGES, ids=lambda case: case.name)
+def test_a_scan_is_its_transition_of_the_state_and_what_it_adds(case: Case) -> None:
+    """s = P s_0 + z, for a part of 33 steps, from the same scan for unit states."""
+    dtype = torch.complex128 if case.is_complex else torch.float64
+    inputs = case.inputs(
+        case.quick | {"T": 33}, torch.float32 if case.is_complex else torch.float64, torch.device("cpu")
+    )
+    inputs = {name: x.detach().to(dtype if x.is_complex() else torch.float64) for name, x in inputs.items()}
+    run, exchange = partial(getattr(seqmix.kernels, case.op), **case.options), EXCHANGES[case.op]
+    args = tuple(inputs.values())
+    zero = torch.zeros_like(run(*args)[1])
+    state = torch.randn(zero.shape, dtype=zero.dtype, generator=torch.Generator().manual_seed(0))
+    expected, added = run(*args, initial_state=state)[1], run(*args, initial_state=zero)[1]
+    product = exchange.transition(run, args, state)
+    found = exchange.apply(product, state) + added
+    if case.op == "selective_rotary":  # angles, which turn round
+        found, expected = (torch.polar(torch.ones_like(angle), angle) for angle in (found, expected))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_every_scan_of_a_layer_can_be_cut() -> None:
+    """An op that layers with `only_scans` call and that nobody knows how to cut would fail on the second rank alone."""
+    handed = {op for op in seqmix.kernels.__all__ if hasattr(getattr(seqmix.kernels, op), "__wrapped__")}
+    assert handed >= set(EXCHANGES)
+    model, tokens = SequenceModel("lru", 5, 8), torch.randint(5, (2, 6))
+    seen: list[str] = []
+
+    def watch(op: Any, args: Any, kwargs: Any) -> Any:
+        seen.append(op.__name__)
+        return op(*args, **kwargs)
+
+    for name in list_mixers():
+        if SequenceModel(name, 5, 32).mixers[0].only_scans:
+            model = SequenceModel(name, 5, 32)
+            with handing(watch):
+                model(tokens)
+    assert seen and set(seen) <= set(EXCHANGES)
 
 
 def test_one_rank_is_the_model(alone: None) -> None:
@@ -93,6 +142,8 @@ def test_calls_that_mean_nothing(alone: None) -> None:
         sequence_parallel(model, init_device_mesh("cpu", (1, 1), mesh_dim_names=("data", "sequence")))
     with pytest.raises(ValueError, match="expected a DeviceMesh or a ProcessGroup, got a int"):
         sequence_parallel(model, 2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="form: expected one of two-pass, pipeline, got 'ring'"):
+        sequence_parallel(model, form="ring")
     with pytest.raises(ValueError, match="expected a SequenceModel, got a Linear"):
         sequence_parallel(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"T of at least the 4 ranks, got \(1, 3\)"):

@@ -3,12 +3,14 @@
 from torch import Tensor
 
 from seqmix.kernels import checks
+from seqmix.kernels._handing import handed_on
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.block_scan import reference
 
 
+@handed_on
 def block_scan(
     a: Tensor,
     x: Tensor,
@@ -48,6 +50,7 @@ def block_scan(
     return _scan("block_scan", "a", a, "x", x, initial_state, cu_seqlens, backend)
 
 
+@handed_on
 def gated_block_scan(
     logits: Tensor,
     v: Tensor,

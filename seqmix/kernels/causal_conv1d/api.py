@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from seqmix.kernels import checks
+from seqmix.kernels._handing import handed_on
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
@@ -11,6 +12,7 @@ from seqmix.kernels.causal_conv1d import reference
 OP = "causal_conv1d"
 
 
+@handed_on
 def causal_conv1d(
     x: Tensor,
     weight: Tensor,

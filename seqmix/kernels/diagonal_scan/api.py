@@ -4,6 +4,7 @@ from torch import Tensor
 
 from seqmix.kernels import _chunked, checks
 from seqmix.kernels._backend import in_chunks
+from seqmix.kernels._handing import handed_on
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
@@ -12,6 +13,7 @@ from seqmix.kernels.diagonal_scan import reference
 OP = "diagonal_scan"
 
 
+@handed_on
 def diagonal_scan(
     a: Tensor,
     x: Tensor,

@@ -7,6 +7,7 @@ from torch import Tensor
 from seqmix.kernels import checks
 from seqmix.kernels._backend import in_chunks
 from seqmix.kernels._chunked import matrix_recurrence
+from seqmix.kernels._handing import handed_on
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, with_borders
 from seqmix.kernels._sequences import over_sequences
@@ -15,6 +16,7 @@ from seqmix.kernels.dplr_delta_rule import reference
 OP = "dplr_delta_rule"
 
 
+@handed_on
 def dplr_delta_rule(
     q: Tensor,
     k: Tensor,

@@ -3,12 +3,14 @@
 from torch import Tensor
 
 from seqmix.kernels import checks
+from seqmix.kernels._handing import handed_on
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.higher_order_scan import reference
 
 
+@handed_on
 def higher_order_scan(
     a: Tensor,
     x: Tensor,
@@ -47,6 +49,7 @@ def higher_order_scan(
     return _scan("higher_order_scan", "a", a, "x", x, a.shape[-1], initial_state, cu_seqlens, backend)
 
 
+@handed_on
 def gated_higher_order_scan(
     logits: Tensor,
     v: Tensor,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import checks
+from seqmix.kernels._handing import handed_on
 from seqmix.kernels._prepare import prepare
 from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
@@ -14,6 +15,7 @@ from seqmix.kernels.selective_rotary import reference
 OP = "selective_rotary"
 
 
+@handed_on
 def selective_rotary(
     q: Tensor,
     k: Tensor,
