@@ -108,7 +108,7 @@ def _place(command: str, options: Options) -> tuple[str, Path | None, Path | Non
         for link in links_out(folder):  # what is written there would go where it leads
             raise ValueError(f"ckpt_path: {link} is a link that leads out of the folder of the run")
     if run is not None and not options.configs:
-        name = run.parent.name
+        name = run.parent.name or run.name
     if checkpoint is None and folder and any(folder.glob("checkpoints/*.ckpt")):
         raise ValueError(
             f"run_dir: {folder} has checkpoints; --ckpt_path last continues that run, a new one needs another folder"

@@ -72,6 +72,25 @@ def test_two_processes_follow_one(strategy: str, alone: Path, tmp_path: Path) ->
         torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muown"])
+def test_a_run_goes_on_with_another_number_of_processes(optimizer: str, tmp_path: Path) -> None:
+    """Two processes, one, two: weights, moments and the place in the data are those of one process all along."""
+    few = [*OPTIONS[:2], "--optimizer", optimizer, *OPTIONS[2:], "--schedule", "constant", "--test_after_fit", "none"]
+    for section in ("curriculum", "gate_entropy", "volume_restart", "stop_when_solved"):
+        few += [f"--{section}", "null"]
+    one = ["--trainer.devices", "1", "--trainer.strategy", "auto"]
+    two = ["--trainer.devices", "2", "--trainer.strategy", "fully_shard"]
+    seqmix(tmp_path, "fit", *few, *one, "--trainer.max_steps", "6", "--run_dir", "one")
+    for steps, processes in ((2, two), (4, one), (6, two)):
+        again = ["--ckpt_path", "last"] if steps > 2 else []
+        seqmix(tmp_path, "fit", *few, *processes, "--trainer.max_steps", str(steps), "--run_dir", "changed", *again)
+    whole = weights(tmp_path / "one")
+    for name, value in weights(tmp_path / "changed").items():
+        torch.testing.assert_close(
+            value, whole[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
 @pytest.mark.parametrize("clip", [(), ("--trainer.gradient_clip_val", "0.2", "--model.norm_after_clipping", "false")])
 def test_ngn_sees_the_loss_of_all_processes(tmp_path: Path, clip: tuple[str, ...]) -> None:
     # With steps from losses of their own the processes would part; small batches, so that those differ by percents.
