@@ -63,9 +63,9 @@ def discrete(method: str, problem: Quadratic, x: Tensor, noises: Tensor, lr: flo
         ValueError: a method that is none of `METHODS`.
 
     Example:
-        >>> x, z = torch.ones(1, 2), torch.zeros(3, 1, 2)
-        >>> discrete("sgd", Quadratic((1.0, 0.5)), x, z, 0.1).round(decimals=3).tolist()
-        [[0.729, 0.857]]
+        >>> x, z = torch.ones(1, 2, dtype=torch.float64), torch.zeros(3, 1, 2)
+        >>> discrete("sgd", Quadratic((1.0, 0.5)), x, z, 0.1).round(decimals=6).tolist()
+        [[0.729, 0.857375]]
     """
     state, step = _start(method, problem, x), _STEPS[method]
     for z in noises:

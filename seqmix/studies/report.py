@@ -24,7 +24,7 @@ def verdicts(study: Study, rows: Sequence[Row]) -> list[str]:
 
 def render(study: Study, rows: Sequence[Row]) -> str:
     """Markdown: claims with their verdicts and rules, the table, what it cost."""
-    lines = [f"[{escaped(study.authors)}, {study.year}: {escaped(study.title)}]({study.link})", ""]
+    lines = [f"[{escaped(study.authors)}, {study.year}: {escaped(study.about)}]({study.link})", ""]
     for claim, found in zip(study.claims, verdicts(study, rows), strict=True):
         published = f" Published: {escaped(claim.published)}." if claim.published else ""
         lines.append(f"- **{found}**: {escaped(claim.text)}.{published}")

@@ -1,7 +1,7 @@
 """A study as a YAML file: what a paper claims, what is run or computed here, and the rule for the verdict.
 
 paper: "2307.11888"                           arXiv number, or an address
-authors, title, year, library                 who, what, when; the files that hold what it is about
+authors, about, year, library                 who, on what, when; the files that hold what it is about
 compute: reconstruction                       a module of `seqmix.studies.computations`, or
 runs: leaderboard run tied-betas              the command of seqmix that trains what it is about
 fixed: {noise: 1e-3}                          arguments of the computation that are the same for all
@@ -60,7 +60,7 @@ class Study:
     path: Path
     question: str
     paper: str
-    title: str
+    about: str
     authors: str
     year: int
     claims: tuple[Claim, ...]
@@ -147,7 +147,7 @@ def _study(path: Path, content: dict[str, Any]) -> Study:
     for key in content:
         if key not in known:
             raise unknown_name("key", key, known)
-    for key in ("paper", "title", "authors", "year", "claims"):
+    for key in ("paper", "about", "authors", "year", "claims"):
         if not content.get(key):
             raise ValueError(f"{key}: expected it in every study")
     if ("compute" in content) == ("runs" in content):

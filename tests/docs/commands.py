@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 
 from seqmix.__main__ import main
-from seqmix.commands import inspect as inspect_cli
+from seqmix.commands import _inspect_figures as inspect_cli
 from seqmix.commands._targets import Options, Target, find_target
 from seqmix.leaderboard.boards.board import find_board
 from seqmix.leaderboard.boards.grid import find_grid

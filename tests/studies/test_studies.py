@@ -16,7 +16,7 @@ from seqmix.studies.study import list_studies, load_study
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 MINE = """# Do ten eigenvalues keep ten tokens?
 paper: "2307.11888"
-title: Mine
+about: Mine
 authors: Somebody, Other
 year: 2024
 compute: reconstruction
@@ -53,7 +53,6 @@ def test_shipped_records_have_verdicts(name):
     study = load_study(name)
     rows = rows_of(study, RESULTS / study.records)
     assert set(verdicts(study, rows)) <= set(VERDICTS)
-    assert rows or study.runs, "a study that is computed ships with its records"
 
 
 def test_a_new_study_is_a_file(mine, tmp_path, capsys):
