@@ -53,6 +53,7 @@ def test_known_cells(mixer: str) -> None:
     assert cell(mixer, "flip-flop").verdict == cell(mixer, "registers").verdict
 
 
+@pytest.mark.slow
 def test_most_cells_are_decided() -> None:
     verdicts = [cell(mixer, automaton).verdict for mixer in MIXERS for automaton in AUTOMATA]
     assert len(MIXERS) >= 20 and len(AUTOMATA) >= 16
@@ -240,12 +241,35 @@ def test_no_theorem_speaks_against_a_construction_at_length(seed: int) -> None:
     assert contradicted(seed) == []
 
 
-def test_theorems_are_broken_by_something() -> None:
-    specs: list[dict] = [*MIXERS.values(), {"name": "gla", "position": "rope"}, {"name": "bd-lru", "block_size": 3}]
-    specs += [{"name": name, "eigenvalues": "signed"} for name in ("mamba", "deltanet")] + [{"name": "deltanet"}]
-    words = ("first", "clip-2", "Z2", "S3", "A5")
-    names = {name for spec in specs for word in words for name in breaking(spec, named_automaton(word))}
-    assert names == {theorem.name for theorem in THEOREMS}
+BROKEN = {
+    "monotone floats": ("mamba", "Z2"),
+    "monotone floats with signs": ({"name": "mamba", "eigenvalues": "signed"}, "Z3"),
+    "parity": ("lru", "Z2"),
+    "abelian factors": ("gateloop", "A5"),
+    "means forget single letters": ("attention", "Z3"),
+    "P": ({"name": "mamba", "d_conv": 1}, "first"),
+    "S": ({"name": "mamba", "eigenvalues": "signed", "d_conv": 1}, "clip-2"),
+    "C": ("gateloop", "S3"),
+    "P, S, C with windows": ({"name": "mamba", "d_conv": 2}, "subsequence-3"),
+    "alike": ("lru", "flip-flop"),
+    "clocks": ({"name": "gla", "position": "rope"}, "clip-2"),
+    "P0": ({"name": "deltanet", "d_conv": 1}, "first"),
+    "powers converge": ("deltanet", "Z2"),
+    "EL": ({"name": "deltanet", "eigenvalues": "signed", "d_conv": 1}, "first"),
+    "one letter's powers": ({"name": "deltanet", "eigenvalues": "signed"}, "Z3"),
+    "block sizes": ({"name": "bd-lru", "block_size": 2}, "Z3"),
+    "lags": ("h-lru", "Z2"),
+    "counts": ("attention", "flip-flop"),
+    "means": ({"name": "attention", "forget_gate": True}, "first"),
+}
+
+
+def test_every_theorem_says_something() -> None:
+    assert list(BROKEN) == [theorem.name for theorem in THEOREMS]
+    for name, (mixer, automaton) in BROKEN.items():
+        assert name in breaking(mixer, named_automaton(automaton))
+        # A flip-flop with hold, or what a layer remembers at least, is not forbidden by it.
+        assert name in ("alike", "counts") or name not in breaking(mixer, named_automaton("flip-flop"))
 
 
 def test_words_of_one_length() -> None:
