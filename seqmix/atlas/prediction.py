@@ -15,6 +15,7 @@ from seqmix.tasks.automata.monoid import TooLargeError
 
 __all__ = ["Prediction", "automaton_of", "predict"]
 
+_TURNING = ("gla", "gateloop")  # layers that turn without decaying
 _SUBJECTS: dict[str, Subject | None] = {}  # by fingerprint
 
 
@@ -50,8 +51,8 @@ def predict(mixer: str | Mapping[str, Any], automaton: Any, n_layers: int = 1) -
     """Whether a stack of a mixer's layers can follow an automaton, for words of every length.
 
     `cannot` is said where the hypotheses of a theorem hold, which are computed of the automaton's transition monoid,
-    `can` where `construct` has weights for it, and `open` otherwise. What is not said of the mixer are the defaults of
-    its constructor, but sizes are as large as is needed. An MLP changes nothing.
+    `can` where `construct` has weights for it, or a paper says so of several layers, and `open` otherwise. What is not
+    said of the mixer are the defaults of its constructor, but sizes are as large as is needed. An MLP changes nothing.
 
     Args:
         mixer: a registered name, or `{"name": ..., arguments}`.
@@ -71,7 +72,11 @@ def predict(mixer: str | Mapping[str, Any], automaton: Any, n_layers: int = 1) -
     traits, subject = traits_of(chosen), _subject(task)
     if subject is not None:
         for theorem in THEOREMS:
-            if theorem.layers in (0, n_layers) and theorem.applies(traits) and _breaks(theorem, traits, subject):
+            if (
+                theorem.layers in (0, n_layers)
+                and theorem.applies(traits)
+                and _breaks(theorem, traits, subject, n_layers)
+            ):
                 about = f"{chosen.title}: {traits.kind}" + (f", windows of {traits.window}" * (traits.window > 1))
                 return Prediction(
                     "cannot", theorem.name, theorem.says, theorem.source, (about, theorem.condition), theorem.precision
@@ -80,14 +85,25 @@ def predict(mixer: str | Mapping[str, Any], automaton: Any, n_layers: int = 1) -
     if found is not None:
         more = () if n_layers == 1 else ("one layer does it, the others add nothing",)
         return Prediction("can", found.name, found.says, "construction", (found.states, *more), found.precision)
+    if chosen.name in _TURNING and traits.kind == "complex" and subject is not None and _is_group(subject):
+        length = subject.about.derived_length
+        if length is not None and length <= n_layers:
+            says = "layers of a complex diagonal, which tokens choose, make groups from abelian ones, one a layer"
+            of = f"its letters are a group with a derived series of {length}, and there are {n_layers} layers"
+            return Prediction("can", "abelian factors", says, "2603.01959", (of,), "finite precision")
     return Prediction("open", None, "no theorem that is implemented decides it", "", (), "")
 
 
-def _breaks(theorem: Any, traits: Any, subject: Subject) -> bool:
+def _breaks(theorem: Any, traits: Any, subject: Subject, n_layers: int) -> bool:
     try:
-        return theorem.breaks(traits, subject)
+        return theorem.breaks(traits, subject, n_layers)
     except TooLargeError:
         return False
+
+
+def _is_group(subject: Subject) -> bool:
+    letters = subject.monoid.letters
+    return bool((np.sort(letters, 1) == np.arange(letters.shape[1])).all())
 
 
 def _subject(automaton: Automaton) -> Subject | None:

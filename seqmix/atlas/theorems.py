@@ -36,7 +36,7 @@ class Subject(NamedTuple):
 
 
 class Theorem(NamedTuple):
-    """Layers of which `applies(traits)` cannot do automata of which `breaks(traits, subject)`.
+    """Layers of which `applies(traits)` cannot do automata of which `breaks(traits, subject, n)`, n being their number.
 
     layers: at one layer only, or 0 for any number. says: the theorem in a sentence. condition: what was found of the
     automaton.
@@ -49,7 +49,7 @@ class Theorem(NamedTuple):
     precision: str
     layers: int
     applies: Callable[[Traits], bool]
-    breaks: Callable[[Traits, Subject], bool]
+    breaks: Callable[[Traits, Subject, int], bool]
 
 
 def _one_token(*kinds: str) -> Callable[[Traits], bool]:
@@ -69,20 +69,25 @@ def _elementwise_signed(t: Traits) -> bool:
     return not t.clocked and not t.alike and (t.kind == "signed" or (t.kind == "signed rows" and t.m == 1))
 
 
-def _orders_other_than_two(t: Traits, s: Subject) -> bool:
+def _orders_other_than_two(t: Traits, s: Subject, n: int) -> bool:
     return any(order & (order - 1) for order in s.about.orders or ())
 
 
-def _too_small_blocks(t: Traits, s: Subject) -> bool:
+def _too_small_blocks(t: Traits, s: Subject, n: int) -> bool:
     known = [name for name in s.about.groups or () if not name.startswith("order")]
     signed = t.kind == "signed rows"
     small = [name for name in known if group(name).order <= 120]
     return any(smallest_block(name, signed=signed, read_out="any") > (t.m or 0) for name in small)
 
 
-def _letter_periods(t: Traits, s: Subject) -> bool:
+def _letter_periods(t: Traits, s: Subject, n: int) -> bool:
     most = 2 if t.spectrum == -1 else 1
     return any(most % period for period in periods(s.monoid.letters))
+
+
+def _longer_series(t: Traits, s: Subject, n: int) -> bool:
+    # Windows may do what a layer does, for all that is proved.
+    return s.about.solvable is False or (t.window == 1 and (s.about.derived_length or 0) > n)
 
 
 THEOREMS = (
@@ -90,7 +95,7 @@ THEOREMS = (
         "monotone floats",
         "every channel's step keeps the order of floats, and such maps, any number of layers of them, have no groups",
         "its monoid has a group", "derived; compare 2405.17394", FLOATS, 0,
-        _elementwise, lambda t, s: s.about.aperiodic is False,
+        _elementwise, lambda t, s, n: s.about.aperiodic is False,
     ),
     Theorem(
         "monotone floats with signs",
@@ -103,66 +108,66 @@ THEOREMS = (
         "diagonal layers that no token changes, or that are not negative, mixed at any depth, cannot do parity",
         "words of one length make a group of even order", "2508.07395", "finite precision", 0,
         lambda t: (t.alike and t.kind == "complex") or (t.clocked and t.kind == "positive"),
-        lambda t, s: any(p % 2 == 0 for p in same_length_periods(s.monoid)),
+        lambda t, s, n: any(p % 2 == 0 for p in same_length_periods(s.monoid)),
     ),
     Theorem(
         "abelian factors",
         "layers of a complex diagonal, which tokens choose, make groups from abelian ones, one a layer",
-        "its monoid has a group that is not solvable", "2603.01959", "finite precision", 0,
-        lambda t: t.kind == "complex", lambda t, s: s.about.solvable is False,
+        "its monoid has a group that is not solvable, or whose derived series is longer than the number of layers",
+        "2603.01959", "finite precision", 0, lambda t: t.kind == "complex", _longer_series,
     ),
     Theorem(
         "means forget single letters",
         "soft attention moves by O(1/n) when one of n letters changes; in fixed precision, without positions, it does "
         "R-trivial languages only",
         "words of one length make a group", "1906.06755, 2505.23623", REALS, 0,
-        lambda t: t.kind == "mean" and not t.forgets, lambda t, s: any(p > 1 for p in same_length_periods(s.monoid)),
+        lambda t: t.kind == "mean" and not t.forgets, lambda t, s, n: any(p > 1 for p in same_length_periods(s.monoid)),
     ),
     Theorem(
         "P", "a positive diagonal layer is a sum of memories that letters leave alone or wash out",
         "letters before an idempotent word of them still matter, whatever stands between", "derived", REALS, 1,
-        lambda t: _elementwise(t) and t.window == 1, lambda t, s: s.about.P is False,
+        lambda t: _elementwise(t) and t.window == 1, lambda t, s, n: s.about.P is False,
     ),
     Theorem(
         "S", "in a signed diagonal layer letters that are not washed out hold or mirror, each channel about one centre",
         "letters before an idempotent word of them matter by more than an even count", "derived", REALS, 1,
-        lambda t: _elementwise_signed(t) and t.window == 1, lambda t, s: s.about.S is False,
+        lambda t: _elementwise_signed(t) and t.window == 1, lambda t, s, n: s.about.S is False,
     ),
     Theorem(
         "C", "in a complex diagonal layer letters that are not washed out turn each channel about one centre",
         "the order of letters before an idempotent word of them matters", "derived", REALS, 1,
-        _one_token("complex"), lambda t, s: s.about.C is False,
+        _one_token("complex"), lambda t, s, n: s.about.C is False,
     ),
     Theorem(
         "P, S, C with windows", "the same for loops of windows, where a convolution lets gates see several letters",
         "loops of letters do not act as a diagonal layer's", "derived", REALS, 1,
         lambda t: t.window > 1 and (_of_kind("positive", "signed", "complex")(t)),
-        lambda t, s: loops_break(s.monoid, t.window, t.kind),
+        lambda t, s, n: loops_break(s.monoid, t.window, t.kind),
     ),
     Theorem(
         "alike", "a diagonal layer that no token changes keeps nothing but the length, and what was last",
         "which of two letters came matters after an idempotent word", "derived", REALS, 1,
-        lambda t: t.kind == "complex" and t.alike and t.window == 1, lambda t, s: alike_breaks(s.monoid),
+        lambda t: t.kind == "complex" and t.alike and t.window == 1, lambda t, s, n: alike_breaks(s.monoid),
     ),
     Theorem(
         "clocks", "where all letters turn alike, letters that are not washed out only count the length",
         "which of two letters of an idempotent word came before it matters", "derived", REALS, 1,
-        lambda t: t.kind == "positive" and t.clocked and t.window == 1, lambda t, s: alike_within_breaks(s.monoid),
+        lambda t: t.kind == "positive" and t.clocked and t.window == 1, lambda t, s, n: alike_within_breaks(s.monoid),
     ),
     Theorem(
         "P0", "products of matrices that shrink whatever they do not fix wash out all that their letters do not fix",
         "letters directly before an idempotent word of them matter", "derived", REALS, 1,
-        _one_token("fixing"), lambda t, s: s.about.P0 is False,
+        _one_token("fixing"), lambda t, s, n: s.about.P0 is False,
     ),
     Theorem(
         "powers converge", "powers of a product of matrices that shrink whatever they do not fix converge",
         "its monoid has a group", "derived", REALS, 1,
-        _of_kind("fixing"), lambda t, s: s.about.aperiodic is False,
+        _of_kind("fixing"), lambda t, s, n: s.about.aperiodic is False,
     ),
     Theorem(
         "EL", "maps that never lengthen have limits that project, and projections generate a J-trivial monoid",
         "its idempotents reach one another by multiplying from the left", "derived", REALS, 1,
-        lambda t: t.kind in ("contraction", "fixing") and t.window == 1, lambda t, s: s.about.EL is False,
+        lambda t: t.kind in ("contraction", "fixing") and t.window == 1, lambda t, s, n: s.about.EL is False,
     ),
     Theorem(
         "one letter's powers", "powers of a matrix with real eigenvalues in [-1, 1] come to a period of two, or of one",
@@ -177,17 +182,17 @@ THEOREMS = (
     Theorem(
         "lags", "of two letters some word makes all that is left in rows of lags such that both move it on alike",
         "no word of two letters makes these two alike before one of them comes for ever", "derived", REALS, 1,
-        lambda t: t.kind == "lags" and not t.alike, lambda t, s: lags_break(s.monoid),
+        lambda t: t.kind == "lags" and not t.alike, lambda t, s, n: lags_break(s.monoid),
     ),
     Theorem(
         "counts", "without positions a mean does not see in which order letters came, but for the last one",
         "the order of earlier letters matters", "derived", EXACT, 1,
         lambda t: t.kind == "mean" and t.window == 1 and not t.clocked and not t.forgets,
-        lambda t, s: order_matters(s.monoid),
+        lambda t, s, n: order_matters(s.monoid),
     ),
     Theorem(
         "means", "a mean over a word repeated for ever forgets what came before, or nothing of the word is in it",
         "letters directly before an idempotent word of them matter", "derived", REALS, 1,
-        lambda t: t.kind == "mean" and t.window == 1 and not t.clocked, lambda t, s: s.about.P0 is False,
+        lambda t: t.kind == "mean" and t.window == 1 and not t.clocked, lambda t, s, n: s.about.P0 is False,
     ),
 )  # fmt: skip

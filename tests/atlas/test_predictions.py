@@ -62,7 +62,13 @@ def test_most_cells_are_decided() -> None:
 
 def test_depth() -> None:
     assert predict("mamba", "Z2", 5).verdict == "cannot" and predict("mamba", "first", 2).verdict != "cannot"
-    assert predict({"name": "gla", "position": "selective-rope"}, "S3", 2).verdict == "open"
+    turning = MIXERS["gla, selective-rope"]
+    verdicts = {name: [predict(turning, name, n).verdict for n in (1, 2, 3)] for name in ("Z6", "S3", "Q8", "S4", "A5")}
+    assert verdicts["Z6"] == ["can"] * 3 and verdicts["A5"] == ["cannot"] * 3
+    assert verdicts["S3"] == verdicts["Q8"] == ["cannot", "can", "can"]
+    assert verdicts["S4"] == ["cannot", "cannot", "can"]
+    assert predict(turning, "maps-3", 2).verdict == "open"
+    assert predict({"name": "gla", "position": "selective-rope"}, "S4", 2).verdict == "open"
     assert predict({"name": "gla", "position": "selective-rope"}, "A5", 9).verdict == "cannot"
     assert predict("lstm", "S5", 3).verdict == "can"
     assert predict("lru", "Z2", 3).theorem == "parity"
@@ -84,7 +90,11 @@ def breaking(mixer: str | dict, automaton: Automaton, n_layers: int = 1) -> list
     if found is None:
         return []
     subject, traits = Subject(describe(automaton), found[1]), traits_of(mixer_of(mixer))
-    return [t.name for t in THEOREMS if t.layers in (0, n_layers) and t.applies(traits) and t.breaks(traits, subject)]
+    return [
+        t.name
+        for t in THEOREMS
+        if t.layers in (0, n_layers) and t.applies(traits) and t.breaks(traits, subject, n_layers)
+    ]
 
 
 def machine(
