@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from seqmix.atlas.brackets_check import verify_bracket
     from seqmix.atlas.cells import AUTOMATA, MIXERS, cell
     from seqmix.atlas.prediction import Prediction, predict
-    from seqmix.atlas.written import Check, Construction, check, construct
+    from seqmix.atlas.written import Check, Construction, check, closed, construct
 
 __all__ = [
     "AUTOMATA",
@@ -23,6 +23,7 @@ __all__ = [
     "Prediction",
     "cell",
     "check",
+    "closed",
     "construct",
     "horizon",
     "predict",

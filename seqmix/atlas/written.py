@@ -14,7 +14,7 @@ from seqmix.atlas.traits import mixer_of
 from seqmix.models import SequenceModel
 from seqmix.tasks.automata import IGNORE, Automaton
 
-__all__ = ["Check", "Construction", "check", "construct"]
+__all__ = ["Check", "Construction", "check", "closed", "construct"]
 
 _MOST_WORDS = 60_000
 
@@ -86,6 +86,49 @@ def check(
             row, place = (int(i) for i in (~(lead > 0)).nonzero()[0])
             return Check(tried, batch[row, : place + 1].tolist(), margin)
     return Check(tried, None, margin)
+
+
+@torch.no_grad()
+def closed(model: SequenceModel, automaton: Automaton, most: int = 500) -> int | None:
+    """How many pairs of an automaton's state and a model's states, bit by bit, single tokens lead to.
+
+    Where that ends and every answer on the way was right, the model is right at every length, one token at a time in a
+    batch of one on this machine. None where there are more than `most`, or where an answer was wrong.
+
+    Example:
+        >>> from seqmix.atlas import closed, construct
+        >>> made = construct("pd-ssm", "clip-2")
+        >>> closed(made.model, made.automaton)
+        3
+    """
+    model.eval()
+    letters = np.flatnonzero((automaton.step >= 0).any(0))
+    state, q = model.init_state(1), automaton.start
+    if automaton.bos is not None:
+        state, q = model.step(torch.tensor([automaton.bos]), state)[1], int(automaton.step[q, automaton.bos])
+        letters = letters[letters != automaton.bos]
+    seen: set[tuple[int, bytes]] = set()
+    queue = [(state, q)]
+    while queue:
+        state, q = queue.pop()
+        for letter in letters.tolist():
+            logits, after = model.step(torch.tensor([letter]), state)
+            if automaton.output[q, letter] not in (IGNORE, int(logits.argmax())):
+                return None
+            # Counts of tokens are no part of what is remembered, but whether there were any.
+            leaves = [leaf for layer in after.layers for leaf in layer]
+            bits = b"".join((leaf if _real(leaf) else leaf > 0).numpy().tobytes() for leaf in leaves)
+            key = (int(automaton.step[q, letter]), bits)
+            if key not in seen:
+                seen.add(key)
+                queue.append((after, key[0]))
+            if len(seen) > most:
+                return None
+    return len(seen)
+
+
+def _real(leaf: torch.Tensor) -> bool:
+    return leaf.is_floating_point() or leaf.is_complex()
 
 
 def _batches(automaton: Automaton, longest: int, words: int, length: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -93,7 +93,7 @@ def _draw(path: Path, data: bytes) -> None:
 
 def _check(keys: list[tuple[str, str]]) -> int:
     from seqmix.atlas.cells import AUTOMATA, MIXERS
-    from seqmix.atlas.written import check, construct
+    from seqmix.atlas.written import check, closed, construct
 
     status = 0
     for mixer, automaton in keys:
@@ -105,5 +105,7 @@ def _check(keys: list[tuple[str, str]]) -> int:
         found = check(made.model, made.automaton)
         status |= found.wrong is not None
         told = "right" if found.wrong is None else f"wrong after {found.wrong}"
-        print(f"{mixer}, {automaton}: {told} on {found.words:,} words, margin {found.margin:.3f}")
+        states = closed(made.model, made.automaton) if made.plan.exact and not mixer.startswith("attention") else None
+        every = "" if states is None else f"; closed after {states} states, right at every length"
+        print(f"{mixer}, {automaton}: {told} on {found.words:,} words, margin {found.margin:.3f}{every}")
     return status
