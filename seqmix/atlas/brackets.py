@@ -8,8 +8,9 @@ recursion over counts of letters from the end of the word: with j the counts beh
     V(j + e_x, q) = min over x of  c . (a^j b(x)) + V(j, step(q, x)),   V(0, q) = 0 where the right answer comes of q.
 
 So the shortest wrong word is found exactly, up to rounding: a lead counts as positive where it is larger than what
-4 (D + 16) units of roundoff a step make of it. Of other models all words up to some length are run. Words u v v v ...
-of short u and v are tried on the model itself, since they find what random words do not.
+4 (D + 16) units of roundoff a step make of it. For layers that turn see `seqmix.atlas.drift`; of other models all words
+up to some length are run. Words u v v v ... of short u and v are tried on the model itself, since they find what random
+words do not.
 """
 
 import copy
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from seqmix._checks import positive
+from seqmix.atlas.drift import drift_length
 from seqmix.atlas.written import check
 from seqmix.models import SequenceModel
 from seqmix.tasks.automata import Automaton
@@ -34,7 +36,7 @@ _MOST_WORDS = 60_000
 
 
 class Bracket(NamedTuple):
-    """safe: letters of words up to which all are answered rightly, as `method` says ("counts" or "all words"); word:
+    """safe: letters of words up to which all are answered rightly, as `method` says (counts, drift or all words); word:
     the shortest that was found to be answered wrongly at its end, BOS included, if any was; fails: its letters."""
 
     safe: int
@@ -88,9 +90,13 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
     if affine is None:
         letters = len(core.tokens)
         n = min(longest, int(np.log(_MOST_WORDS) / np.log(max(2, letters))))
-        found = check(model, automaton, longest=n, words=0)
-        safe, method = (n, "all words") if found.wrong is None else (len(found.wrong) - 2, "all words")
-        words = [word for word in (tried, found.wrong) if word is not None]
+        safe, method = _by_drift(model, automaton, core), "drift"
+        wrong = None
+        if safe <= n:
+            found = check(model, automaton, longest=n, words=0)
+            safe, method = n if found.wrong is None else len(found.wrong) - 2, "all words"
+            wrong = found.wrong
+        words = [word for word in (tried, wrong) if word is not None]
     else:
         safe, word = _by_counts(affine, core, longest)
         method = "counts"
@@ -98,6 +104,13 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
         words = [w for w in (exact, tried) if w is not None and _errs(model, automaton, w)]
     best = min(words, key=len, default=None)
     return Bracket(safe, method, best, None if best is None else len(best) - 1)
+
+
+def _by_drift(model: SequenceModel, automaton: Automaton, core: Core) -> int:
+    try:
+        return drift_length(model, automaton, core)
+    except NotImplementedError:
+        return 0
 
 
 def affine_of(model: SequenceModel, automaton: Automaton, core: Core) -> Affine:

@@ -40,12 +40,12 @@ def verify_bracket(bracket: Bracket, model: SequenceModel, automaton: Automaton)
             says = model.eval()(torch.tensor([word]))[0][0].argmax(-1).tolist()
             _require(says[1:] == automaton.answers(word)[1:], f"a word of {far} letters is answered wrongly: {word}")
     near = min(bracket.safe, _FAR)
-    if bracket.method == "all words":
-        near = next(n for n in range(near, -1, -1) if len(letters) ** n <= 60_000)
-        for rest in itertools.product(letters, repeat=near):
-            word = [automaton.bos, *rest]
-            says = model.eval()(torch.tensor([word]))[0][0].argmax(-1).tolist()
-            _require(says[1:] == automaton.answers(word)[1:], f"{word} is answered wrongly")
+    if bracket.method != "counts":
+        near = next(n for n in range(near, -1, -1) if len(letters) ** n <= 4096)
+        words = [[automaton.bos, *rest] for rest in itertools.product(letters, repeat=near)]
+        told = model.eval()(torch.tensor(words))[0].argmax(-1)[:, 1:].tolist()
+        for word, says in zip(words, told, strict=True):
+            _require(says == automaton.answers(word)[1:], f"{word} is answered wrongly")
         return near
     maps = _maps(model, [*letters, automaton.bos])
     for n in range(1, near + 1):

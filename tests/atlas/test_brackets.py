@@ -83,10 +83,39 @@ def test_written_weights_never_fail() -> None:
     assert verify_bracket(bracket, made.model, made.automaton) == 12
 
 
+@pytest.mark.parametrize(("mixer", "name"), [("gla, selective-rope", "Z3"), ("gateloop", "Z3"), ("dense", "Z3")])
+def test_turns_that_are_off_fail_after_what_is_safe(mixer: str, name: str) -> None:
+    made = construct(MIXERS[mixer], name)
+    exact = horizon(made.model, made.automaton, 12)
+    assert exact.method == "drift" and exact.safe > 10_000 and exact.word is None
+    layer = made.model.mixers[0]
+    with torch.no_grad():
+        if mixer == "dense":
+            turn = torch.tensor([[0.0, -1.5e-2], [1.5e-2, 0.0]]).matrix_exp()
+            weight = layer.proj_transition.weight
+            weight.copy_(torch.einsum("ij,jkd->ikd", turn, weight.view(2, 2, -1)).flatten(0, 1))
+        else:
+            weight = layer.position.up_proj.weight if mixer.startswith("gla") else layer.gate_proj.weight
+            # Of GateLoop every second row is an angle.
+            weight[slice(None) if mixer.startswith("gla") else slice(1, None, 2)] *= 1.006
+    bracket = horizon(made.model, made.automaton, 120)
+    assert bracket.method == "drift" and bracket.fails is not None
+    assert bracket.fails / 8 < bracket.safe < bracket.fails
+    assert verify_bracket(bracket, made.model, made.automaton) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Z6", "S3", "D4", "A4"])
+def test_reflections_are_safe_for_long(name: str) -> None:
+    made = construct(MIXERS["deltanet, signed, 2 steps"], name)
+    bracket = horizon(made.model, made.automaton, 20)
+    assert bracket.method == "drift" and bracket.safe > 1000 and bracket.word is None
+
+
 def test_other_layers_are_run() -> None:
     made = construct(MIXERS["deltanet, signed"], "Z2")
     bracket = horizon(made.model, made.automaton, 40)
-    assert (bracket.safe, bracket.method, bracket.word) == (15, "all words", None)
+    assert bracket.safe > 10_000 and (bracket.method, bracket.word) == ("drift", None)
     torch.manual_seed(0)
     model = SequenceModel("lstm", 3, 8)
     bracket = horizon(model, named_automaton("Z2"), 10)
