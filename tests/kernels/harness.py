@@ -241,6 +241,38 @@ class KernelContract(PoisonContract):
         alone = call(lambda x: x[1:2], state[1:2])
         assert all(torch.equal(a, b[1:2]) for a, b in zip(alone, whole, strict=True)), "alone"
 
+    def test_the_same_bits_of_gradients_however_batched(self, case: OpCase) -> None:
+        """Of inputs that belong to a sequence: packed, alone and on two threads."""
+        drawn = {name: cast(x, torch.float32) for name, x in case.make(3, 130).items()}
+        start, threads = cast(case.state(3), torch.float32), torch.get_num_threads()
+        names = [n for n, x in drawn.items() if n not in case.untimed and (x.is_floating_point() or x.is_complex())]
+
+        def gradients(change: Callable[[Tensor], Tensor], state: Tensor, **options: Any) -> list[Tensor]:
+            inputs = {n: x if n in case.untimed else change(x.detach()) for n, x in drawn.items()}
+            inputs = {n: x.clone().requires_grad_(n in names) for n, x in inputs.items()}
+            state = state.clone().requires_grad_()
+            outputs = flatten(case.op(**inputs, initial_state=state, backend=self.backend, **case.options, **options))
+            upstream = []
+            for output in outputs:  # the same numbers for each sequence, packed or not
+                sequences = 3 if output.shape[1:2] == (390,) else output.shape[0]
+                numbers = torch.cos(torch.arange(output.numel() // sequences, dtype=torch.float32))
+                upstream.append(numbers.repeat(sequences).view(output.shape).to(output.dtype))
+            return list(torch.autograd.grad(outputs, [state, *(inputs[n] for n in names)], upstream))
+
+        whole = gradients(lambda x: x, start)
+        bounds = torch.tensor([0, 130, 260, 390], dtype=torch.int32)
+        packed = gradients(lambda x: x.flatten(0, 1)[None], start, cu_seqlens=bounds)
+        try:
+            torch.set_num_threads(3 - min(threads, 2))
+            threaded = gradients(lambda x: x, start)
+        finally:
+            torch.set_num_threads(threads)
+        alone = gradients(lambda x: x[1:2], start[1:2])
+        for name, *found, one, expected in zip(["state", *names], packed, threaded, alone, whole, strict=True):
+            for what, each in zip(("packed", "threads"), found, strict=True):
+                assert torch.equal(each.view_as(expected), expected), (name, what)
+            assert torch.equal(one, expected[1:2]), (name, "alone")
+
     def test_no_state_is_a_zero_state(self, case: OpCase) -> None:
         inputs = case.make(2, 9)
         zero = torch.zeros_like(case.state(2))
@@ -384,6 +416,7 @@ class TritonContract(InterpretedPoisonContract, KernelContract):
     # What these check does not depend on the backend.
     test_two_threads_agree_with_one = None  # type: ignore[assignment]
     test_the_same_bits_however_cut = None  # type: ignore[assignment]
+    test_the_same_bits_of_gradients_however_batched = None  # type: ignore[assignment]
     test_gradcheck_of_reference = None  # type: ignore[assignment]
     test_common_bad_input = None  # type: ignore[assignment]
 
