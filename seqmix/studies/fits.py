@@ -24,7 +24,7 @@ from seqmix.leaderboard.sweep.outcome import repro_facts
 from seqmix.studies.rules import Row
 from seqmix.studies.study import Study
 
-__all__ = ["compute", "read_lines", "rows_of"]
+__all__ = ["compute", "factors_of", "read_lines", "rows_of"]
 
 _FIELDS = {"study", "asked", "measured", "seconds", "repro"}
 
@@ -127,14 +127,21 @@ def rows_of(study: Study, store: Path) -> list[Row]:
     return [_row(study, record) for record in latest(records)]
 
 
+def factors_of(study: Study, settings: dict[str, Any]) -> dict[str, Any]:
+    """The study's factors by the settings of a run; None for what these do not say."""
+    found = {}
+    for name, path in study.factors.items():
+        value: Any = settings
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        found[name] = "+".join(map(str, value)) if isinstance(value, list) else value
+    return found
+
+
 def _row(study: Study, record: Record) -> Row:
     identity = record["identity"]
     row: dict[str, Any] = {"seed": identity["seed"], "lr": learning_rate(record)}
-    for name, path in study.factors.items():
-        value: Any = identity["settings"]
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        row[name] = "+".join(map(str, value)) if isinstance(value, list) else value
+    row |= factors_of(study, identity["settings"])
     for name, (test, key) in study.measures.items():
         metrics = record["result"]["metrics"].get(test)
         if broken(record):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from seqmix.__main__ import main
-from seqmix.studies.fits import compute, read_lines, rows_of
+from seqmix.leaderboard.boards.grid import find_grid, grid_runs
+from seqmix.studies.fits import compute, factors_of, read_lines, rows_of
 from seqmix.studies.report import render, table, verdicts
 from seqmix.studies.rules import VERDICTS, verdict
 from seqmix.studies.study import list_studies, load_study
@@ -36,13 +37,25 @@ def mine(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name", [name for name in list_studies() if load_study(name).compute])
+def planned(study):
+    """The rows of a study but for what is measured: cells, or the runs of its grid."""
+    if study.compute:
+        return study.cells()
+    runs = grid_runs(find_grid(study.runs.split()[-1]))
+    rate = lambda run: float(run.settings["optimizer"]["lr"])  # noqa: E731
+    return [{"seed": run.seed, "lr": rate(run), **factors_of(study, run.settings)} for run in runs]
+
+
+IN_GRIDS = [name for name in list_studies() if load_study(name).runs.startswith("leaderboard run")]
+
+
+@pytest.mark.parametrize("name", [name for name in list_studies() if load_study(name).compute] + IN_GRIDS)
 def test_conditions_are_about_what_is_computed(name):
     """Of rows with any numbers each claim has a verdict: no factor or level is misspelt."""
     study, draw = load_study(name), random.Random(0)
     texts = [text for claim in study.claims for text in claim.conditions.values()]
     names = {node.id for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-    rows = [{**cell, **{measure: draw.uniform(0.5, 2) for measure in names}} for cell in study.cells()]
+    rows = [{**cell, **{measure: draw.uniform(0.5, 2) for measure in names}} for cell in planned(study)]
     for claim in study.claims:
         assert verdict(claim.conditions, rows, len(study.seeds)) in set(VERDICTS) - {"not tried"}, claim.text
 
