@@ -4,6 +4,7 @@ What is allowed is ten times the error of the plain loops in the same type on th
 the rule of scans that associate in another order.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seqmix.benchmarks.gate import REASSOCIATED
-from seqmix.benchmarks.layer_setup import Shape, build
+from seqmix.benchmarks.layer_setup import ARGUMENTS, Shape, build
 from seqmix.kernels import backend
 from seqmix.mixers import TokenMixer
 
@@ -27,7 +28,7 @@ def run_numbers(name: str, shape: Shape, dtype: torch.dtype, device: torch.devic
     """The row of one mixer: its largest error over what is allowed, and where that is; `kernels` names a backend."""
     row: Row = {
         "mixer": name,
-        "arguments": {},
+        "arguments": ARGUMENTS.get(name, {}),
         "sizes": {"B": shape.batch, "T": shape.length, "d_model": shape.d_model},
         "dtype": str(dtype).removeprefix("torch."),
     }
@@ -39,6 +40,8 @@ def run_numbers(name: str, shape: Shape, dtype: torch.dtype, device: torch.devic
             loop = _found(layer, weights, shape, dtype, _CPU, name)
         with backend(kernels):
             found = _found(layer, weights, shape, dtype, device, name)
+        if found.keys() != truth.keys():
+            raise ValueError(f"gradients of {', '.join(sorted(found.keys() ^ truth.keys()))} are not everywhere")
     except Exception as error:  # one that does not run here is a row, not the end
         return row | {"status": "error", "reason": f"{type(error).__name__}: {error}"[:300], "worst": None, "where": ""}
     worst = {key: _share(found[key], loop[key], truth[key], dtype) for key in truth}
@@ -72,4 +75,6 @@ def _share(found: Tensor, loop: Tensor, truth: Tensor, dtype: torch.dtype) -> fl
     times, eps = REASSOCIATED
     allowed = times * (loop - truth).abs().max() + eps * torch.finfo(dtype).eps * truth.abs().max()
     error = (found - truth).abs().max()
+    if not torch.isfinite(error):  # which no comparison would choose
+        return math.inf
     return float(error / allowed) if allowed > 0 else float(error > 0)

@@ -18,8 +18,8 @@ _EPILOG = """examples:
   seqmix study report reconstruction --figure reconstruction.svg
   seqmix study papers --records docs/results --write docs/papers.md --section papers --figures docs/papers
 
-A study is a YAML file: what a paper claims, what is computed or trained, and the rule for the verdict, written before
-the runs. `run` continues where it was stopped."""
+A study is a YAML file: what a paper claims, what is computed or trained, and the rule for the verdict. `run`
+continues where it was stopped."""
 _FOLDER = Path("runs")
 
 

@@ -29,6 +29,7 @@ class Handing:
     def __init__(self, mixer: TokenMixer, neighbours: Neighbours) -> None:
         self.plain, self.init_state, self.neighbours = mixer.forward, mixer.init_state, neighbours
 
+    @torch.compiler.disable
     def __call__(
         self, x: Tensor, state: Any | None = None, *, cu_seqlens: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Any]:

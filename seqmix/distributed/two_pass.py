@@ -128,6 +128,10 @@ class ScanTwice:
         self.group, self.rank = group, group.rank()
 
     def __call__(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if op.__name__ not in EXCHANGES or kwargs.get("initial_state") is None:
+            raise ValueError(
+                f"sequence_parallel: {op.__name__} without a state that it can hand on, in a layer of scans"
+            )
         exchange, cu_seqlens = EXCHANGES[op.__name__], kwargs.get("cu_seqlens")
         begin = kwargs.pop("initial_state")
         kwargs.setdefault("cu_seqlens", None)
@@ -140,9 +144,10 @@ class ScanTwice:
             out, final = run(*args, initial_state=first)
             ends = final if cu_seqlens is None else final[-1:]
             goes_on = cu_seqlens is None or len(cu_seqlens) == 2  # one sequence from end to end
-            if exchange.transition is None and goes_on:
-                self._check_window(args[0].shape[1], args[1].shape[-1] - 1)
             product = self._product(exchange, op, args, kwargs, ends) if goes_on else None
+            if exchange.transition is None:  # all ranks hear of a part that is shorter than the window
+                short = bool(self.rank) and goes_on and args[0].shape[1] < args[1].shape[-1] - 1
+                product = ends.new_full((1,), float(short))
             alone = self.rank == 0
             carried = _first(out) if alone else args[0]
             carried, before = self._before(exchange, carried, product, ends)
@@ -151,16 +156,11 @@ class ScanTwice:
             state = before if cu_seqlens is None else torch.cat((before, begin[1:]))
             return run(carried, *args[1:], initial_state=state)
 
-    def _check_window(self, length: int, window: int) -> None:
-        if length < window:
-            wanted = f"parts of at least the {window} tokens of a convolution's window"
-            raise ValueError(f"sequence_parallel: expected {wanted}, got {length}")
-
     def _product(
         self, exchange: Exchange, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], state: Tensor
     ) -> Tensor | None:
-        # The last rank hands nothing on.
-        if exchange.transition is None or self.rank + 1 == self.group.size():
+        # Before the first rank is nothing, and the last hands nothing on.
+        if exchange.transition is None or self.rank in (0, self.group.size() - 1):
             return None
         rest = {key: value for key, value in kwargs.items() if key != "cu_seqlens"}
         return exchange.transition(partial(op, **rest), args, state)
@@ -175,6 +175,8 @@ class ScanTwice:
         always = torch.zeros((), device=ends.device, requires_grad=torch.is_grad_enabled())
         carried, messages = _Gather.apply(always, carried, message, self.group)
         size = _real(product).numel()
+        if exchange.transition is None and bool(messages[:, 0].any()):
+            raise ValueError("sequence_parallel: expected parts at least as long as a convolution's window")
         state = torch.zeros_like(ends)
         for message in messages[: self.rank]:
             p, z = _like(message[:size], product), _like(message[size:], ends)
@@ -183,8 +185,6 @@ class ScanTwice:
 
     def _shape_of(self, exchange: Exchange, ends: Tensor) -> tuple[int, ...]:
         shape = tuple(ends.shape)
-        if exchange.transition is None:
-            return (0,)
         if exchange.transition is _by_key:
             return (*shape[:-1], 1)
         if exchange.transition is _over_keys:
@@ -216,6 +216,7 @@ class Scanning:
     def __init__(self, mixer: TokenMixer, twice: ScanTwice) -> None:
         self.plain, self.twice = mixer.forward, twice
 
+    @torch.compiler.disable
     def __call__(
         self, x: Tensor, state: Any | None = None, *, cu_seqlens: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Any]:

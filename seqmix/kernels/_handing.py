@@ -32,7 +32,8 @@ def handed_on(op: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(op)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        handler = None if torch.compiler.is_compiling() else _handler.get()
-        return op(*args, **kwargs) if handler is None else handler(op, args, kwargs)
+        if torch.compiler.is_compiling() or (handler := _handler.get()) is None:
+            return op(*args, **kwargs)
+        return handler(op, args, kwargs)  # type: ignore[no-any-return]
 
     return call

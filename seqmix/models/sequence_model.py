@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,12 +11,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from seqmix._checks import positive
-from seqmix.kernels import backend
-from seqmix.kernels._backend import preferred
 from seqmix.kernels.checks import describe, has_values
 from seqmix.mixers import TokenMixer
 from seqmix.mixers._padding import check_lengths
 from seqmix.mixers.state import State, mixer_state
+from seqmix.models._recompute import on_one_backend
 from seqmix.models._specs import MixerSpec, mixer_of, specs_of
 from seqmix.models.block import Block, SwiGLU
 from seqmix.models.generation import generate, sample
@@ -35,19 +34,6 @@ class SequenceModelState(NamedTuple):
     """The mixers' states, one for each layer."""
 
     layers: tuple[State, ...]
-
-
-def _on_one_backend(block: Callable[..., Any]) -> Callable[..., Any]:
-    """`block`, that takes the present choice of a backend along to where the backward pass computes it again."""
-    if torch.compiler.is_compiling():
-        return block
-    chosen = preferred()
-
-    def run(*arguments: Any) -> Any:
-        with backend(chosen):
-            return block(*arguments)
-
-    return run
 
 
 class SequenceModel(nn.Module):
@@ -178,9 +164,7 @@ class SequenceModel(nn.Module):
             self.head = nn.Linear(d_model, vocab_size, bias=False, **like)
         self._init_weights()
         if parametrization == "mup" and d_model != base_width:
-            changes = {"d_model": base_width, "parametrization": "standard", "device": device, "dtype": dtype}
-            with torch.random.fork_rng(devices=[]):
-                scale_width(self, type(self)(**{**self.config, **changes}))
+            scale_width(self, self.config, like)
 
     def _init_weights(self) -> None:
         nn.init.normal_(self.embedding.weight, std=_STD)  # type: ignore[arg-type]
@@ -238,7 +222,7 @@ class SequenceModel(nn.Module):
         for layer, block in enumerate(self.blocks):
             layer_state = None if state is None else state.layers[layer]
             if self.activation_checkpointing and self.training and torch.is_grad_enabled():
-                run = _on_one_backend(block)
+                run = on_one_backend(block)
                 x, layer_state = checkpoint(run, x, layer_state, cu_seqlens, lengths, use_reentrant=False)
             else:
                 x, layer_state = block(x, layer_state, cu_seqlens, lengths)

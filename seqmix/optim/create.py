@@ -10,7 +10,13 @@ from seqmix.optim.groups import parameter_groups
 from seqmix.optim.guards import keep_plain, leave_alone
 from seqmix.optim.registry import BASE, SPLIT, OptimizerEntry, base_of, check_optimizer, get_optimizer
 
-__all__ = ["create_optimizer"]
+__all__ = ["WIDTH", "create_optimizer"]
+
+# Of those whose rates are known to go with the width of a model: the power of Adam's factor that matrices get. Steps
+# that are scaled to the size of Adam's have a spectral norm that grows as the root of the width, those of Muon's own
+# scale do not. What is linear in the gradient wants rates that rise with the width elsewhere, and has no rule here.
+WIDTH = dict.fromkeys(("adamw", "adam", "adamax", "nadam", "radam", "tied-adam", "signum", "lion", "soap"), 1.0)
+WIDTH |= dict.fromkeys(("muon", "muown", "angular-muown"), 0.5) | {"muon-original": 0.0}
 
 
 def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwargs: Any) -> Optimizer:
@@ -43,6 +49,10 @@ def create_optimizer(name: str, model: nn.Module | list[dict[str, Any]], **kwarg
     """
     check_optimizer(name, **kwargs)
     entry = get_optimizer(name)
+    ruled = entry.takes == "optimizer" or name in WIDTH  # a wrapper asks its base
+    if not ruled and isinstance(model, nn.Module) and any(hasattr(each, "_width_scale") for each in model.modules()):
+        known = ", ".join(WIDTH)
+        raise ValueError(f"optimizer {name!r}: has no rule for parametrization 'mup'; these have one: {known}")
     optimizer = _create(entry, model, kwargs)
     leave_alone(optimizer, divides_by_rate=entry.divides_by_rate)
     if entry.takes != "optimizer":  # the base of a wrapper has it
@@ -108,7 +118,8 @@ def _groups(
         "lr": 1.0 if rates["lr"] is None else rates["lr"],
         "weight_decay": rates["weight_decay"] or 0.0,
     }
-    groups = parameter_groups(model, **numbers, **({} if split is None else {"split": True, **split}))
+    parted = {} if split is None else {"split": True, "matrix_width": WIDTH.get(entry.name, 1.0), **split}
+    groups = parameter_groups(model, **numbers, **parted)
     for group in groups:
         if rates["lr"] is None and group["lr"] != 1:
             raise ValueError(f"optimizer {entry.name!r} has no lr, {group['name']} asks for a factor on it")

@@ -22,8 +22,8 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase
 class ParameterFacts:
     """What the optimizer is told about one parameter: `kind` is `"matrix"` or `"rest"`, `reason` says why.
 
-    `row_blocks` are the matrices that are fused in one: their number, or the rows of each. `width` is the factor of the
-    rate that comes with the model's width; what orthogonalises matrices leaves it out for those.
+    `row_blocks` are the matrices that are fused in one: their number, or the rows of each. `width` is the factor of
+    Adam's rate that comes with the model's width.
     """
 
     name: str
@@ -117,6 +117,7 @@ def parameter_groups(
     matrices: str | None = None,
     rest: str | None = None,
     fused: dict[str, Any] | None = None,
+    matrix_width: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Parameter groups for any torch optimizer, one for each combination of decay and learning-rate factor.
 
@@ -131,6 +132,8 @@ def parameter_groups(
         split: also part matrices from the rest; each group then has a `kind`, `"matrix"` or `"rest"`.
         matrices, rest, fused: with `split`, what overrules the rule and which matrices hold several
             (`describe_parameters`); the groups of those have `row_blocks`.
+        matrix_width: with `split`, power of the width's factor that matrices get where a model has one
+            (`parametrization` of `SequenceModel`): 1 for Adam's rule, which the rest has.
 
     Returns:
         Dicts with `name`, `params`, `lr` and `weight_decay`; together they hold every trainable parameter once.
@@ -154,7 +157,7 @@ def parameter_groups(
     groups: dict[tuple[str, bool, float, Any], dict[str, Any]] = {}
     for fact in facts:
         kind = fact.kind if split else ""
-        factor = fact.factor * (1.0 if kind == "matrix" else fact.width)
+        factor = fact.factor * fact.width ** (matrix_width if kind == "matrix" else 1.0)
         key = (kind, fact.decays, factor, fact.row_blocks if kind == "matrix" else 1)
         if key not in groups:
             name = ("decay" if fact.decays else "no decay") + (f", lr x {factor:g}" if factor != 1 else "")

@@ -1,7 +1,7 @@
 """Stochastic differential equations of optimizers: what a method does with noisy gradients when its rate is small.
 
 Gradients are g(x) + s Z with Z ~ N(0, I). A step of rate eta takes the time eta; the discrete method and its equation
-then agree in expectations up to O(eta) (weak order 1) on a fixed time.
+then agree in expectations up to O(eta) (weak order 1) on a fixed time. Adam is without its bias correction.
 
     SGD       dX = -g dt + sqrt(eta) s dW                                                   Li et al. 2017
     SignSGD   dX = -erf(g / (sqrt(2) s)) dt + sqrt(eta) sqrt(1 - erf^2) dW                  2411.15958
@@ -9,7 +9,7 @@ then agree in expectations up to O(eta) (weak order 1) on a fixed time.
     Adam      dM = rho1 (g - M) dt + sqrt(eta) rho1 s dW,  dX = -M / sqrt(V) dt,  dV as above
     USAM      dX = -(g + r H g) dt + sqrt(eta) (I + r H) s dW                               2301.08203, s constant
     SGDA      dZ = -F(Z) dt + sqrt(eta) s dW                                                2402.12508
-    SEG       dZ = -(F - r JF F)(Z) dt + sqrt(eta) s dW
+    SEG       dZ = -(F - r JF F)(Z) dt + sqrt(eta) s (I - r JF) dW                          one batch for both halves
 
 On a quadratic g(x) = H x; the minimax game is x y, F(x, y) = (y, -x), J its Jacobian.
 """
@@ -132,8 +132,8 @@ def _sgda(q: Quadratic, s: State, z: Tensor, lr: float) -> None:
 
 
 def _seg(q: Quadratic, s: State, z: Tensor, lr: float) -> None:
-    half = s["x"] - q.radius * _field(s["x"])
-    s["x"] -= lr * (_field(half) + q.noise * z)
+    half = s["x"] - q.radius * (_field(s["x"]) + q.noise * z)
+    s["x"] -= lr * (_field(half) + q.noise * z)  # the same batch twice
 
 
 def _sgd_equation(q: Quadratic, s: State, dw: Tensor, lr: float, dt: float) -> None:
@@ -175,9 +175,9 @@ def _sgda_equation(q: Quadratic, s: State, dw: Tensor, lr: float, dt: float) -> 
 
 
 def _seg_equation(q: Quadratic, s: State, dw: Tensor, lr: float, dt: float) -> None:
-    # F is linear, so that J F F = F(F(x))
-    f = _field(s["x"])
-    s["x"] -= (f - q.radius * _field(f)) * dt + math.sqrt(lr) * q.noise * dw
+    # F is linear: J is F itself
+    f, turned = _field(s["x"]), dw - q.radius * _field(dw)
+    s["x"] -= (f - q.radius * _field(f)) * dt + math.sqrt(lr) * q.noise * turned
 
 
 _STEPS: dict[str, Callable[[Quadratic, State, Tensor, float], None]] = {

@@ -6,9 +6,9 @@ from pathlib import Path
 from seqmix._markdown import Markup, escaped, markdown_table
 from seqmix.studies.fits import rows_of
 from seqmix.studies.report import render, verdicts
-from seqmix.studies.study import Study, load_study
+from seqmix.studies.study import load_study
 
-__all__ = ["index", "pages"]
+__all__ = ["index"]
 
 
 def index(names: Sequence[str], records: Path, figures: str = "") -> str:
@@ -26,11 +26,6 @@ def index(names: Sequence[str], records: Path, figures: str = "") -> str:
             parts += ["", f"![{escaped(study.question)}]({figures}{study.name}.svg)"]
         parts += ["", f"`seqmix study run {study.name}`", ""]
     return "\n".join([markdown_table(["paper", "claim", "verdict", "in the library"], lines, left=4), "", *parts])
-
-
-def pages(studies: Sequence[Study], records: Path) -> dict[str, list[str]]:
-    """The verdicts of each study, by its name."""
-    return {study.name: verdicts(study, rows_of(study, records / study.records)) for study in studies}
 
 
 def _file(path: str) -> str:

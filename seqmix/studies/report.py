@@ -8,7 +8,7 @@ import numpy as np
 from seqmix._figures import COLOURS, MARKERS, encode, new_figure, style
 from seqmix._markdown import Markup, code, escaped, markdown_table
 from seqmix.leaderboard.summary.statistics import spread
-from seqmix.studies.rules import Row, matching, verdict
+from seqmix.studies.rules import Row, verdict
 from seqmix.studies.study import Study
 
 __all__ = ["draw", "render", "table", "verdicts"]
@@ -29,15 +29,14 @@ def render(study: Study, rows: Sequence[Row]) -> str:
         published = f" Published: {escaped(claim.published)}." if claim.published else ""
         lines.append(f"- **{found}**: {escaped(claim.text)}.{published}")
         lines += [f"    - {name}: {code(text)}" for name, text in claim.conditions.items()]
-        if claim.needs and found not in ("reproduced", "not tried"):
+        if claim.needs:
             lines.append(f"    - what would be needed: {escaped(claim.needs)}")
     if rows:
         seconds = sum(row["seconds"] or 0.0 for row in rows)
-        seeds = len({row["seed"] for row in rows})
         lines += ["", table(study, rows), ""]
         lines.append(
-            f"Median over seeds, with its 95 % bootstrap interval where there are several; {len(rows)} runs with "
-            f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {seconds / 60:.1f} minutes of one core."
+            "Median over seeds, with its 95 % bootstrap interval where there are several; "
+            f"{len(rows)} runs, {seconds / 60:.1f} minutes of one core."
         )
     return "\n".join(lines)
 
@@ -52,12 +51,8 @@ def table(study: Study, rows: Sequence[Row]) -> str:
     header = [*down, *(_head(across, head, measure if many else "") for head in heads for measure in measures)]
     lines = []
     for levels in _combinations(rows, down):
-        mine = matching(rows, dict(zip(down, levels, strict=True)))
-        cells = [
-            cell(matching(mine, dict(zip(across, head, strict=True))), measure)
-            for head in heads
-            for measure in measures
-        ]
+        mine = _at(rows, down, levels)
+        cells = [cell(_at(mine, across, head), measure) for head in heads for measure in measures]
         if any(cells):
             lines.append([*map(_shown, levels), *cells])
     return markdown_table(header, lines, left=len(down))
@@ -94,9 +89,9 @@ def draw(study: Study, rows: Sequence[Row]) -> bytes:
         drawing = new_figure(3.6 * len(panels) + beside, 3.2)
         axes = drawing.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for place, panel in zip(axes, panels, strict=True):
-            mine = matching(rows, dict(zip(_listed(asked.get("panels", ())), panel, strict=True)))
+            mine = _at(rows, _listed(asked.get("panels", ())), panel)
             for index, levels in enumerate(named):
-                here = matching(mine, dict(zip(lines, levels, strict=True)))
+                here = _at(mine, lines, levels)
                 _line(place, here, measure, x, index, " ".join(map(_shown, levels)))
             if "x" in asked.get("log", ""):
                 place.set_xscale("log")
@@ -132,6 +127,12 @@ def _combinations(rows: Iterable[Row], factors: Sequence[str]) -> list[tuple[Any
     return sorted(found) if numbers else found
 
 
+def _at(rows: Iterable[Row], factors: Sequence[str], levels: Sequence[Any]) -> list[Row]:
+    return [
+        row for row in rows if all(_hashable(row.get(f)) == level for f, level in zip(factors, levels, strict=True))
+    ]
+
+
 def _hashable(value: Any) -> Any:
     return Markup(str(value)) if isinstance(value, list | dict) else value
 
@@ -146,7 +147,7 @@ def _head(across: Sequence[str], levels: Sequence[Any], measure: str) -> str:
 
 
 def _shown(level: Any) -> str:
-    return f"{level:g}" if isinstance(level, float) else "-" if level is None else str(level)
+    return f"{level:g}" if isinstance(level, float) else "-" if level is None else str(level)  # a list stands as text
 
 
 def _number(value: float) -> str:

@@ -23,7 +23,7 @@ __all__ = ["CONDITIONS", "VERDICTS", "Row", "check_condition", "evaluate", "matc
 
 Row = Mapping[str, Any]
 CONDITIONS = ("control", "sign", "threshold", "against")
-VERDICTS = ("reproduced", "in part", "not at this size", "contradicted", "inconclusive", "not tried")
+VERDICTS = ("reproduced", "in part", "not at this size", "contradicted", "inconclusive", "incomplete", "not tried")
 _BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 _COMPARE = {
     ast.Lt: operator.lt,
@@ -35,8 +35,15 @@ _COMPARE = {
 }
 
 
+_BY_LEVEL = ("least", "most", "where_least", "where_most", "inside", "slope")
+
+
 class MissingError(ValueError):
     """Rows that a condition asks for are not there."""
+
+
+class EdgeError(ValueError):
+    """The best of a grid is at its end: where the optimum lies nobody knows."""
 
 
 def matching(rows: Sequence[Row], at: Mapping[str, Any]) -> list[Row]:
@@ -47,18 +54,25 @@ def matching(rows: Sequence[Row], at: Mapping[str, Any]) -> list[Row]:
 def verdict(conditions: Mapping[str, str], rows: Sequence[Row], seeds: int) -> str:
     """One of `VERDICTS`, by the conditions of a claim.
 
-    `reproduced` needs the threshold with as many seeds as the study plans; `in part` the sign alone; `contradicted`
-    what speaks `against`; `inconclusive` is a control that fails; else the effect is `not at this size`.
+    `reproduced` needs the threshold with as many seeds as the study plans wherever it looks; `in part` the sign alone;
+    `contradicted` what speaks `against`; `inconclusive` is a control that fails, or an optimum at an end of a grid;
+    `incomplete` are rows that are not there yet; else the effect is `not at this size`.
     """
     if not rows:
         return "not tried"
+    held, fewest = {}, seeds
     try:
-        held = {name: bool(evaluate(text, rows)) for name, text in conditions.items()}
+        for name, text in conditions.items():
+            read = _Rows(rows)
+            held[name] = bool(read.value(_parsed(text)))
+            fewest = min([fewest, *read.seeds]) if name == "threshold" else fewest
     except MissingError:
-        return "not tried"
+        return "incomplete"
+    except EdgeError:
+        return "inconclusive"
     if not held.get("control", True):
         return "inconclusive"
-    if held["threshold"] and len({row["seed"] for row in rows}) >= seeds:
+    if held["threshold"] and fewest >= seeds:
         return "reproduced"
     if held["threshold"] or held.get("sign", False):
         return "in part"
@@ -93,13 +107,18 @@ def evaluate(text: str, rows: Sequence[Row]) -> Any:
         >>> evaluate('slope(loss, "n") == -2 and loss(n=2) < loss(n=1)', rows)
         True
     """
+    return _Rows(rows).value(_parsed(text))
+
+
+def _parsed(text: str) -> ast.expr:
     check_condition(text)
-    return _Rows(rows).value(ast.parse(text.strip(), mode="eval").body)
+    return ast.parse(text.strip(), mode="eval").body
 
 
 class _Rows:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
+        self.seeds: list[int] = []  # of every cell that was read
 
     def value(self, node: ast.expr) -> Any:
         match node:
@@ -116,13 +135,19 @@ class _Rows:
             case ast.Compare(left=left, ops=ops, comparators=others):
                 sides = [self.value(each) for each in (left, *others)]
                 pairs = zip(sides, ops, sides[1:], strict=False)
-                return all(_COMPARE[type(op)](a, b) for a, op, b in pairs)  # type: ignore[index]
+                # What diverged is larger than nothing.
+                finite = all(not isinstance(side, float) or math.isfinite(side) for side in sides)
+                return finite and all(_COMPARE[type(op)](a, b) for a, op, b in pairs)  # type: ignore[index]
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
                 at = {str(each.arg): self.value(each.value) for each in keywords}
                 return self.call(name, args, at)
         raise ValueError(f"expected a measure with factors or a number, got {ast.unparse(node)!r:.60}")
 
     def call(self, name: str, args: Sequence[ast.expr], at: Mapping[str, Any]) -> Any:
+        counts = {"abs": 1, "share": 2, "spread": 1, "drift": 3} | dict.fromkeys(_BY_LEVEL, 2)
+        if len(args) != counts.get(name, 0):
+            expected = f"{counts[name]} arguments" if name in counts else "factors by name, as in loss(length=64)"
+            raise ValueError(f"{name}: expected {expected}, got {len(args)} without a name")
         if name == "abs":
             return abs(self.value(args[0]))
         if name == "share":
@@ -137,7 +162,7 @@ class _Rows:
                 for level in self.levels_of(along, at)
             }
             return _slope(places)
-        if name in ("least", "most", "where_least", "where_most", "inside", "slope"):
+        if name in _BY_LEVEL:
             levels = self.levels(_name(args[0]), str(self.value(args[1])), at)
             if name == "slope":
                 return _slope(levels)
@@ -145,8 +170,6 @@ class _Rows:
             if name == "inside":
                 return min(levels) < best < max(levels)
             return best if name.startswith("where") else levels[best]
-        if args:
-            raise ValueError(f"{name}: expected factors by name, as in {name}(length=64)")
         return self.median(name, at)
 
     def of(self, measure: str, at: Mapping[str, Any]) -> list[float]:
@@ -159,6 +182,7 @@ class _Rows:
     def median(self, measure: str, at: Mapping[str, Any]) -> float:
         values = self.of(measure, at)
         rows = [row for row in matching(self.rows, at) if measure in row]
+        self.seeds.append(len(rows))
         if len({row["seed"] for row in rows}) != len(rows):
             raise ValueError(
                 f"{measure} at {dict(at)}: expected one row for each seed, got {len(rows)}; name more factors"
@@ -188,7 +212,9 @@ def _vertex(levels: Mapping[float, float]) -> float:
     order = sorted(levels)
     best = min(range(len(order)), key=lambda index: levels[order[index]])
     near = order[best - 1 : best + 2] if 0 < best < len(order) - 1 else []
-    if not near or not all(math.isfinite(levels[level]) for level in near):
+    if not near:
+        raise EdgeError(f"the best level is {order[best]}, an end of the grid")
+    if not all(math.isfinite(levels[level]) for level in near):
         return order[best]
     a, b, _ = np.polyfit(np.log(near), [levels[level] for level in near], 2)
     return float(np.exp(-b / (2 * a)))

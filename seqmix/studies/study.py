@@ -147,7 +147,7 @@ def _study(path: Path, content: dict[str, Any]) -> Study:
     for key in content:
         if key not in known:
             raise unknown_name("key", key, known)
-    for key in ("paper", "about", "authors", "year", "claims"):
+    for key in ("paper", "about", "authors", "year", "claims", "table"):
         if not content.get(key):
             raise ValueError(f"{key}: expected it in every study")
     if ("compute" in content) == ("runs" in content):
@@ -155,6 +155,8 @@ def _study(path: Path, content: dict[str, Any]) -> Study:
     computations = {file.stem for file in COMPUTATIONS.glob("[a-z]*.py")}
     if "compute" in content and content["compute"] not in computations:
         raise unknown_name("computation", str(content["compute"]), computations)
+    if not isinstance(content.get("seeds", []), list):
+        raise ValueError(f"seeds: expected a list, got {content['seeds']!r}")
     grids = content.get("grid") or []
     grids = grids if isinstance(grids, list) else [grids]
     for grid in grids:

@@ -50,13 +50,17 @@ class FullyShard(ModelParallelStrategy):
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=module.strict_loading)
         set_model_state_dict(module, content.pop("state_dict"), options=options)
         names = {id(p): name for name, p in module.named_parameters()}
-        for optimizer, saved in zip(self.optimizers, content["optimizer_states"], strict=True):
+        # Optimizers are there to train alone.
+        for optimizer, saved in zip(self.optimizers, content.get("optimizer_states", ()), strict=False):
             set_optimizer_state_dict(module, optimizer, by_name(saved, optimizer, names), options=options)
         return content
 
 
 def by_name(saved: dict[str, Any], optimizer: Optimizer, names: dict[int, str]) -> dict[str, Any]:
     """The state of an optimizer by the names of its parameters, which stand in its groups in the order of these."""
+    sizes = [[len(group["params"]) for group in each["param_groups"]] for each in (saved, optimizer.state_dict())]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"optimizer: expected groups of {sizes[1]} parameters in the checkpoint, got {sizes[0]}")
     known: dict[Any, str] = {}
     groups = []
     for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):

@@ -1,13 +1,14 @@
 """`seqmix bench numbers` and `gpu-report`: wrong numbers are told, and every part runs without a GPU."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from seqmix.benchmarks.layer_setup import Shape
-from seqmix.benchmarks.numbers import run_numbers
+from seqmix.benchmarks.numbers import _share, run_numbers
 from seqmix.benchmarks.report import write
 from seqmix.commands.bench import gpu_report
 from seqmix.commands.bench.cli import main
@@ -21,6 +22,11 @@ def test_numbers_agree_and_wrong_ones_are_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("seqmix.benchmarks.numbers.REASSOCIATED", (1e-3, 0))
     row = run_numbers("lru", Shape(2, 20, 8), torch.float32, CPU, None)
     assert row["status"] == "wrong" and "times off what is allowed" in row["reason"]
+
+
+def test_what_is_not_finite_is_wrong() -> None:
+    truth = torch.ones(3)
+    assert _share(torch.tensor([1.0, math.nan, 1.0]), truth + 1e-3, truth, torch.float32) == math.inf
 
 
 def test_a_part_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from seqmix.benchmarks.cases import CASES, Case
 from seqmix.distributed import sequence_parallel, split_sequences
 from seqmix.distributed.parallel import FORMS
 from seqmix.distributed.split import part_of
-from seqmix.distributed.two_pass import EXCHANGES
+from seqmix.distributed.two_pass import EXCHANGES, ScanTwice
 from seqmix.kernels._handing import handing
 from tests.distributed.ranks import join, run
 
@@ -104,6 +104,23 @@ def test_every_scan_of_a_layer_can_be_cut() -> None:
             with handing(watch):
                 model(tokens)
     assert seen and set(seen) <= set(EXCHANGES)
+
+
+def test_a_compiled_model_is_cut_as_well(alone: None) -> None:
+    """Graphs would hold the scans of one rank alone: the mixers stay outside."""
+    model, tokens = sequence_parallel(SequenceModel("lru", 5, 8)), torch.randint(5, (2, 6))
+    seen: list[str] = []
+    twice = model.mixers[0].forward.twice
+
+    def watch(op: Any, args: Any, kwargs: Any) -> Any:
+        seen.append(op.__name__)
+        return ScanTwice.__call__(twice, op, args, kwargs)
+
+    model.mixers[0].forward.twice = watch
+    with torch.no_grad():
+        expected, _ = model(tokens)
+        found, _ = torch.compile(model, backend="eager")(tokens)
+    assert torch.equal(found, expected) and seen == ["diagonal_scan"] * 2
 
 
 def test_one_rank_is_the_model(alone: None) -> None:

@@ -10,21 +10,21 @@ from seqmix.studies.computations.reservoir import signature
 from seqmix.studies.computations.shift_width import _blaschke
 
 
-def test_one_state_keeps_one_token():
-    """A single state of weight 1 under noise s leaves s^2 / (1 + s^2) of a token."""
+def test_two_states_keep_one_token():
+    """Weights g under noise s leave s^2 / (s^2 + |g|^2) of a token."""
     found = reconstruction.run(0, "real", 1, noise=0.5)
-    pole = reconstruction.eigenvalues("real", 1, np.random.default_rng(0))[0]
-    assert found["error"] == pytest.approx(0.25 / (0.25 + 1 - pole**2))
+    poles = reconstruction.eigenvalues("real", 2, np.random.default_rng(0))
+    assert found["error"] == pytest.approx(0.25 / (0.25 + (1 - poles**2).sum()))
     assert reconstruction.run(0, "roots of unity", 8)["condition"] < 1.01
 
 
 def test_errors_are_those_of_least_squares():
     """The mean squared error, from a regression of tokens on noisy states."""
     rng = np.random.default_rng(3)
-    poles = reconstruction.eigenvalues("real", 4, np.random.default_rng(1))
+    poles = reconstruction.eigenvalues("real", 8, np.random.default_rng(1))
     v = np.sqrt(1 - poles[:, None] ** 2) * poles[:, None] ** np.arange(3, -1, -1)
     u = rng.standard_normal((200_000, 4))
-    h = u @ v.T + 0.1 * rng.standard_normal((200_000, 4))
+    h = u @ v.T + 0.1 * rng.standard_normal((200_000, 8))
     left = u - h @ np.linalg.lstsq(h, u, rcond=None)[0]
     assert reconstruction.run(1, "real", 4, noise=0.1)["error"] == pytest.approx((left**2).mean(), rel=0.02)
 

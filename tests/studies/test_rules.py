@@ -48,11 +48,14 @@ def test_infinite_is_what_has_no_number():
     ("text", "message"),
     [
         ("loss(n=1)", "name more factors"),
+        ("loss(1)", "expected factors by name"),
         ("loss(n=9, rate=1.0)", "no rows with loss"),
         ("other(n=1, rate=1.0)", "no rows with other"),
         ('__import__("os").system("x")', "expected measures"),
         ("[1][0]", "expected measures"),
         ("loss(", "expected a condition"),
+        ("least(loss)", "least: expected 2 arguments, got 1"),
+        ("abs()", "abs: expected 1 arguments, got 0"),
     ],
 )
 def test_what_is_no_condition_is_told(text, message):
@@ -75,11 +78,19 @@ def test_nothing_runs(text):
         ({"sign": "y(n=1) > 3", "threshold": "y(n=1) > 5"}, 1, "not at this size"),
         ({"threshold": "y(n=1) > 5", "against": "y(n=1) < 3"}, 1, "contradicted"),
         ({"control": "y(n=1) > 5", "threshold": "y(n=1) > 1"}, 1, "inconclusive"),
-        ({"threshold": "y(n=2) > 1"}, 1, "not tried"),
+        ({"threshold": "y(n=2) > 1"}, 1, "incomplete"),
+        ({"threshold": 'drift(y, "n", "seed") == 0'}, 1, "inconclusive"),
+        ({"threshold": "z(n=1) > 1", "against": "z(n=1) > 2"}, 1, "not at this size"),  # diverged: larger than nothing
     ],
 )
 def test_verdicts(conditions, seeds, expected):
-    assert verdict(conditions, [{"n": 1, "seed": 0, "y": 2.0}], seeds) == expected
+    assert verdict(conditions, [{"n": 1, "seed": 0, "y": 2.0, "z": None}], seeds) == expected
+
+
+def test_reproduced_needs_the_seeds_where_the_condition_looks():
+    rows = [{"n": 1, "seed": 0, "y": 2.0}] + [{"n": 2, "seed": seed, "y": 2.0} for seed in (0, 1, 2)]
+    assert verdict({"threshold": "y(n=1) > 1"}, rows, 3) == "in part"
+    assert verdict({"threshold": "y(n=2) > 1"}, rows, 3) == "reproduced"
 
 
 def test_no_rows_no_verdict():

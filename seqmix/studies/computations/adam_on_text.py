@@ -8,7 +8,6 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from seqmix.optim import Signum, create_optimizer, parameter_groups
 from seqmix.studies.computations._text import LENGTH, evaluate, small_model, train
@@ -43,7 +42,7 @@ def run(
         groups = parameter_groups(model, lr=lr, weight_decay=0.0)  # which know the width
         made = torch.optim.Adam(groups, lr=lr, betas=(beta1, beta2))
         if not correction:
-            made.register_step_pre_hook(_uncorrected)
+            _correct_nothing(made)
     elif optimizer == "sgd":
         made = torch.optim.SGD(model.parameters(), lr=lr, momentum=beta1, dampening=beta1)
     elif optimizer == "signum":
@@ -58,8 +57,9 @@ def run(
     return {"loss": min(loss, 20.0) if math.isfinite(loss) else math.inf}
 
 
-def _uncorrected(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Before each step: the count that Adam corrects by is far away, where both corrections are 1."""
-    for state in optimizer.state.values():
-        count: Tensor = state["step"]
-        count.fill_(1e6)
+def _correct_nothing(optimizer: torch.optim.Optimizer) -> None:
+    """Adam from the first step on with the count that it corrects by far away, where both corrections are 1."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[p].update(step=torch.tensor(1e6), **moments)

@@ -1,8 +1,8 @@
 """How much of a sequence the state of a linear recurrence keeps (Orvieto et al. 2024, 2307.11888, section 4).
 
 h_L = V u with V[j, t] = gamma_j lambda_j^(L-1-t), gamma_j = sqrt(1 - |lambda_j|^2); real and imaginary parts are told,
-with noise of size s. Inputs of variance 1 are estimated with the least mean squared error: the covariance of what is
-left is (I + V^T V / s^2)^-1.
+with noise of size s: a real spectrum has twice as many eigenvalues, for as many numbers. Inputs of variance 1 are
+estimated with the least mean squared error: the covariance of what is left is (I + V^T V / s^2)^-1.
 """
 
 import numpy as np
@@ -27,10 +27,11 @@ def eigenvalues(spectrum: str, n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def run(seed: int, spectrum: str, length: int, states: int | None = None, noise: float = 1e-3) -> dict[str, float]:
-    """Mean squared error of a token, tokens with less than .05 of it, condition number of V; states = tokens."""
+    """Mean squared error of a token, tokens with less than .05 of it, condition number of V; 2 L numbers in all."""
     if spectrum not in SPECTRA:
         raise ValueError(f"spectrum must be one of {', '.join(SPECTRA)}, got {spectrum!r}")
-    poles = eigenvalues(spectrum, states or length, np.random.default_rng(seed))
+    numbers = 2 if spectrum.startswith("real") else 1
+    poles = eigenvalues(spectrum, numbers * (states or length), np.random.default_rng(seed))
     powers = poles[:, None] ** np.arange(length - 1, -1, -1)
     v = np.sqrt(1 - np.abs(poles[:, None]) ** 2) * powers  # (N, L)
     v = np.concatenate([v.real, v.imag]) if np.iscomplexobj(poles) else v

@@ -1,7 +1,8 @@
 """SAM at saddles and in valleys (Compagnoni et al. 2023, 2301.08203).
 
 `saddle`: f = (x^2 - y^2) / 2 from (.01, .01); how many steps until |y| > 1 (at most 20,000). `valley`: f = (1 - x y)^2
-/ 2 with noise in the label, from x^2 + y^2 = 16 on xy = 1; x^2 + y^2 at the end, least 2 at the flattest minimum.
+/ 2 with noise in the label, from x^2 + y^2 = 16 on xy = 1; x^2 + y^2 at the end, 2 at the flattest minimum, and how
+far |1 - xy| is from the valley.
 """
 
 import math
@@ -31,7 +32,7 @@ def run(seed: int, place: str, method: str, rho: float = 0.1, noise: float = 0.0
     for _ in range(20_000):
         label = 1 + noise * float(torch.randn((), generator=generator, dtype=torch.float64))
         z = z - 0.01 * _perturbed(z, method, rho, lambda w, label=label: (w[0] * w[1] - label) * w.flip(0))  # type: ignore[misc]
-    return {"size": float(z.square().sum())}
+    return {"size": float(z.square().sum()), "miss": abs(1 - float(z[0] * z[1]))}
 
 
 def _perturbed(z: Tensor, method: str, rho: float, gradient: Gradient) -> Tensor:

@@ -13,14 +13,15 @@ __all__ = ["run"]
 
 
 def run(seed: int, mixer: str, states: int, shift: int, starts: int = 4, steps: int = 800) -> dict[str, float]:
-    """Also the `loss` and its lower `bound`."""
+    """Also the `loss`, its lower `bound`, and how far it is `above`."""
     fit = fit_poles(mixer, states, shift, starts=starts, steps=steps, seed=seed)
     lags = np.arange(20 * shift)
     basis = _blaschke(np.asarray(fit.poles.tolist()), len(lags))  # (S, lags), orthonormal
     filtered = (basis[:, shift].conj() @ basis).real
     share = filtered**2 / (filtered**2).sum()
     width = 1 / (share**2).sum()
-    return {"width": float(width), "ratio": float(width * states / shift), "loss": fit.loss, "bound": fit.bound}
+    found = {"width": float(width), "ratio": float(width * states / shift)}
+    return found | {"loss": fit.loss, "bound": fit.bound, "above": fit.loss - fit.bound}
 
 
 def _blaschke(poles: np.ndarray, count: int) -> np.ndarray:
