@@ -95,6 +95,7 @@ def draw(study: Study, rows: Sequence[Row]) -> bytes:
                 _line(place, here, measure, x, index, " ".join(map(_shown, levels)))
             if "x" in asked.get("log", ""):
                 place.set_xscale("log")
+                _tick(place, sorted({row[x] for row in mine if measure in row and x in row}))
             if "y" in asked.get("log", ""):
                 place.set_yscale("log")
             place.set(xlabel=asked.get("x_label", x), title=" ".join(map(_shown, panel)))
@@ -118,6 +119,13 @@ def _line(axes: Any, rows: Sequence[Row], measure: str, x: str, index: int, labe
               [max(each) - m for m, each in zip(middle, values, strict=True)]]  # fmt: skip
     style_of = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
     axes.errorbar(places, middle, yerr=around, markersize=4, linewidth=1.2, capsize=2, label=label, **style_of)
+
+
+def _tick(axes: Any, places: Sequence[float]) -> None:
+    """At most five of the places on an axis, by their numbers: powers of ten would be few, and others overlap."""
+    chosen = places[:: -(-len(places) // 5)]
+    axes.set_xticks(chosen, [f"{place:g}" for place in chosen])
+    axes.set_xticks([], minor=True)
 
 
 def _combinations(rows: Iterable[Row], factors: Sequence[str]) -> list[tuple[Any, ...]]:
