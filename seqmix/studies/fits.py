@@ -13,10 +13,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+import torch
 
 from seqmix._bounded import MAX_JSON, read_text
 from seqmix._live_line import LiveLine, clock
+from seqmix._posix import fcntl
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.records.store import latest, scan_runs
 from seqmix.leaderboard.summary.statistics import broken, learning_rate
@@ -40,6 +43,7 @@ def compute(study: Study, store: Path, jobs: int = 1) -> int:
     store.parent.mkdir(parents=True, exist_ok=True)
     progress, begin = LiveLine(0.5, 30.0), time.monotonic()
     with store.open("a", encoding="utf-8") as file:
+        _hold(file, store)
         for done, line in enumerate(_computed(study, missing, jobs), 1):
             file.write(json.dumps(line, allow_nan=False) + "\n")
             file.flush()
@@ -49,11 +53,23 @@ def compute(study: Study, store: Path, jobs: int = 1) -> int:
     return len(missing)
 
 
+def _hold(file: TextIO, store: Path) -> None:
+    """One run of a study writes into a file at a time."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"--store: another run of a study writes into {store}") from None
+
+
 def _computed(study: Study, cells: Sequence[dict[str, Any]], jobs: int) -> Iterator[dict[str, Any]]:
     repro = repro_facts()
     if jobs == 1 or len(cells) < 2:
+        before = torch.get_num_threads()
         _one_thread()
-        yield from (_line(study.name, study.compute, cell, repro) for cell in cells)
+        try:
+            yield from (_line(study.name, study.compute, cell, repro) for cell in cells)
+        finally:
+            torch.set_num_threads(before)
         return
     # Spawned, since threads of a parent do not survive a fork.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
@@ -67,8 +83,6 @@ def _computed(study: Study, cells: Sequence[dict[str, Any]], jobs: int) -> Itera
 
 
 def _one_thread() -> None:
-    import torch
-
     torch.set_num_threads(1)
 
 

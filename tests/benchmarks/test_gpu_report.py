@@ -39,6 +39,11 @@ def test_a_part_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tm
     assert report["missing"] == [{"part": "numbers --dtype float8", "reason": "ended with status 2"}]
 
 
+def test_options_that_would_do_nothing_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gpu-report", "--device", "cpu", "--docs", "docs/benchmarks.md"]) == 2
+    assert "--docs: expected none on a CPU" in capsys.readouterr().err
+
+
 def test_a_report_fills_the_docs(tmp_path: Path) -> None:
     row = run_numbers("lru", Shape(1, 5, 4), torch.float32, CPU, None)
     part = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from seqmix.__main__ import main
+from seqmix._posix import fcntl
 from seqmix.leaderboard.boards.grid import find_grid, grid_runs
 from seqmix.studies.fits import compute, factors_of, read_lines, rows_of
 from seqmix.studies.report import render, table, verdicts
@@ -95,6 +96,15 @@ def test_records_go_on_and_halves_are_left_out(mine, tmp_path):
     key = lambda line: json.dumps(line["asked"], sort_keys=True)  # noqa: E731
     again = {key(line): line["measured"] for line in read_lines(store)}
     assert again == {key(json.loads(line)): json.loads(line)["measured"] for line in whole.splitlines()}
+
+
+def test_two_runs_do_not_write_into_one_file(mine, tmp_path):
+    store = tmp_path / "mine.jsonl"
+    with store.open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another run of a study writes into"):
+            compute(load_study(str(mine)), store)
+    assert compute(load_study(str(mine)), store) == 8
 
 
 def test_a_table_has_medians_with_intervals(mine):

@@ -36,6 +36,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     if settings.quick:
         workload = Workload(n_layers=2, d_model=64, batch=2, length=32, steps=5)
     workload = workload.with_sizes({name: getattr(arguments, name) for name in _SIZES})
+    if arguments.peers and not on_cpu:
+        raise ValueError(f"--peers: expected --device cpu, got {settings.device}")
     if arguments.peers:
         names += installed_peers()
     result, path = begin(arguments, argv, settings)
