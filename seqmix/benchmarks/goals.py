@@ -129,7 +129,10 @@ def training_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
     found = [
         row
         for row in rows
-        if row["status"] == "ok" and not row["peer"] and row.get("share_products") and row["mixer"] not in NOT_LINEAR
+        if row["status"] == "ok"
+        and not row.get("peer")
+        and row.get("share_products")
+        and row["mixer"] not in NOT_LINEAR
     ]
     return [
         (

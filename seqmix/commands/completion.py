@@ -14,8 +14,12 @@ SUBCOMMANDS = {
     "list": (*NAMES, "parameters"),
     "inspect": ("spectrum", "mixing", "gradient"),
     "leaderboard": ("run", "report", "page", "validate", "rerun", "convert", "schema"),
-    "bench": ("kernels", "layers", "decode", "optimizers", "fixed-point", "training", "tasks", "sweep", "report"),
+    "bench": (
+        *("kernels", "layers", "decode", "optimizers", "fixed-point", "training", "tasks", "sweep", "numbers"),
+        *("gpu-report", "report"),
+    ),
     "block-law": ("run", "figure"),
+    "study": ("list", "run", "report", "papers"),
     "completion": ("bash", "zsh", "fish"),
 }
 # What the value of an option is one of; files are completed beside.

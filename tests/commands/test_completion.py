@@ -63,7 +63,7 @@ def test_other_shells_read_theirs(shell: str, check: list[str], tmp_path, capsys
 
 
 def test_subcommands_are_those_of_the_parsers(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("leaderboard", "bench", "block-law"):
+    for command in ("leaderboard", "bench", "block-law", "study"):
         with pytest.raises(SystemExit):
             main([command, "no-such-thing"])
         said = (
