@@ -141,5 +141,5 @@ def test_documentation_of_a_gpu(tmp_path: Path) -> None:
     assert "Some GPU" in text
     assert "T=65536" in text
     assert "1.50 x" in text, "the peer's time over ours"
-    assert "| lru | 10 |" in text
+    assert "| lru | - | 10 |" in text
     assert files[1].read_text().startswith("<?xml")
