@@ -99,7 +99,8 @@ def _child(
         traceback.print_exc()
     finally:
         sys.stdout.flush(), sys.stderr.flush()
-        os._exit(status)
+        # Anything but a number would raise here, and the child unwind what is its parent's: its temporary folder.
+        os._exit(status if isinstance(status, int) else 70)
 
 
 def _hook(folder: Path, allowed: list[str], noted: int) -> Callable[[str, tuple[Any, ...]], None]:

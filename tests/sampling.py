@@ -25,10 +25,19 @@ def sample(items: Sequence[pytest.Item]) -> None:
         if marked and not item.get_closest_marker("slow"):
             groups[item.nodeid.partition("[")[0]].append(item)
     for group in groups.values():
-        kept = chosen([item.callspec.indices for item in group], *group[0].get_closest_marker("sample").args)
+        kept = chosen(numbered([item.callspec.params for item in group]), *group[0].get_closest_marker("sample").args)
         for number, item in enumerate(group):
             if number not in kept:
                 item.add_marker(pytest.mark.slow)
+
+
+def numbered(cases: Sequence[Mapping[str, object]]) -> list[dict[str, int]]:
+    """Of every parameter, the number of its value among those that it takes: pytest's own may be that of the case."""
+    values: dict[str, dict[str, int]] = defaultdict(dict)
+    return [
+        {name: values[name].setdefault(repr(value), len(values[name])) for name, value in case.items()}
+        for case in cases
+    ]
 
 
 def chosen(cases: Sequence[Mapping[str, int]], count: int | None = None) -> set[int]:

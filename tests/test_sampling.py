@@ -1,10 +1,24 @@
 """What a sample of many combinations holds."""
 
+import subprocess
+import sys
 from itertools import combinations, product
+from pathlib import Path
 
 import pytest
 
+from tests.forked import ROOT
 from tests.sampling import chosen
+
+COMBINATIONS = """
+import pytest
+
+@pytest.mark.sample{count}
+@pytest.mark.parametrize("second", [(), ("b", "c"), {{"d": 1}}], ids=str)
+@pytest.mark.parametrize("first, with_it", [(1, {{}}), (2, {{}}), (3, {{}}), (4, {{"e": 0}})], ids=str)
+def test_of_many(first, with_it, second):
+    pass
+"""
 
 
 @pytest.mark.parametrize("sizes", [(5, 3, 2), (4, 4), (2, 3, 3, 2), (7,)])
@@ -27,3 +41,18 @@ def test_a_sample_that_is_larger_holds_the_smaller() -> None:
     cases = [{"a": a, "b": b} for a in range(4) for b in range(5)]
     for count in range(1, 20):
         assert chosen(cases, count) < chosen(cases, count + 1)
+
+
+@pytest.mark.parametrize("count, kept", [("", 4), ("(7)", 7), ("(12)", 12)])
+def test_as_pytest_collects_them(count: str, kept: int, tmp_path: Path) -> None:
+    """Stacked parameters are numbered by their values, in every version of pytest."""
+    (tmp_path / "conftest.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from tests.sampling import sample\n"
+        "def pytest_collection_modifyitems(items):\n    sample(items)\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n    sample\n")
+    (tmp_path / "test_many.py").write_text(COMBINATIONS.format(count=count))
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "not slow", "-p", "no:cacheprovider"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.stdout.count("test_of_many[") == kept, ended.stdout + ended.stderr

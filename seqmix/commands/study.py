@@ -78,13 +78,14 @@ def _list(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from seqmix.studies.fits import compute
-    from seqmix.studies.report import render
     from seqmix.studies.study import load_study
 
     study = load_study(arguments.name)
     if study.runs:
         return _train(arguments, study.runs.split(), study.records)
+    from seqmix.studies.fits import compute
+    from seqmix.studies.report import render
+
     if arguments.smoke:
         import tempfile
 
@@ -116,12 +117,13 @@ def _train(arguments: argparse.Namespace, words: list[str], records: str) -> int
 
 
 def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from seqmix.studies.fits import rows_of
-    from seqmix.studies.report import draw, render
     from seqmix.studies.study import load_study
 
     check_write_options(arguments)
     study = load_study(arguments.name)
+    from seqmix.studies.fits import rows_of
+    from seqmix.studies.report import draw, render
+
     store = arguments.store or _FOLDER / study.records
     if not store.exists():
         raise ValueError(f"--store: no records in {store}; seqmix study run {arguments.name} makes them")

@@ -213,7 +213,7 @@ def run(request: Request) -> int:
         foreign = not isinstance(error, ValueError | MisconfigurationException) or text.startswith("loaded state dict")
         if not foreign:
             raise ValueError(text) from None
-        if command.restoring(error):
+        if command.restoring(error) and not isinstance(error, BrokenPipeError):  # nobody reads what it says
             kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
             raise ValueError(f"ckpt_path: {request.checkpoint} does not fit this model: {kind}{text}") from None
         raise

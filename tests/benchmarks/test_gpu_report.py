@@ -29,6 +29,7 @@ def test_what_is_not_finite_is_wrong() -> None:
     assert _share(torch.tensor([1.0, math.nan, 1.0]), truth + 1e-3, truth, torch.float32) == math.inf
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu_report, "PARTS", ("numbers --dtype float8", "numbers --only lru"))
     monkeypatch.setattr(gpu_report, "_SHORT", {"numbers": "--memory system"})
