@@ -107,7 +107,8 @@ def top_lines(text: str) -> dict[str, int]:
 def check_expanded(content: Any) -> None:
     """`ValueError` for containers that, with all that stands in them more than once written out, are too many values.
 
-    A pickle of a few lines can hold a list of ten lists of ten lists; whatever shows it or copies it takes no end.
+    A pickle of a few lines can hold a list of ten lists of ten lists, or one number as a tensor of a milliard of them;
+    whatever shows it or copies it takes no end.
     """
     try:
         _values_in(content, {})
@@ -117,7 +118,7 @@ def check_expanded(content: Any) -> None:
 
 def _values_in(content: Any, known: dict[int, int]) -> int:
     if not isinstance(content, dict | list | tuple | set):
-        return 1
+        return 1 + _repeated(content)
     if id(content) in known:
         if not known[id(content)]:
             raise ValueError("expected plain values, got a container that holds itself")
@@ -130,6 +131,16 @@ def _values_in(content: Any, known: dict[int, int]) -> int:
         raise ValueError(f"expected plain values, got more than {_MOST_VALUES} where each stands more than once")
     known[id(content)] = size
     return size
+
+
+def _repeated(content: Any) -> int:
+    """Values of a tensor beyond those that it stores."""
+    if type(content).__name__ not in ("Tensor", "Parameter") or str(content.layout) != "torch.strided":
+        return 0
+    repeated: int = content.numel() - content.untyped_storage().nbytes() // content.element_size()
+    if repeated > _MOST_VALUES:
+        raise ValueError(f"expected tensors as large as what they store, got one of shape {tuple(content.shape)}")
+    return max(repeated, 0)
 
 
 def _loader(text: str) -> Any:

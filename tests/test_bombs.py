@@ -98,6 +98,10 @@ def test_a_checkpoint_of_lists_within_lists(tmp_path: Path) -> None:
         deep = (deep,)
     refused(lambda: check_expanded(deep), "too many within one another")
     check_expanded({"many": list(range(10**5)), "shared": [nested[0][0][0][0][0][0][0]] * 5})
+    one = torch.zeros(1)
+    refused(lambda: check_expanded({"step": one.expand(10**6, 10**3)}), "as large as what they store")
+    refused(lambda: check_expanded([one.expand(2**21)] * 3), "more than 4194304")
+    check_expanded([one.expand(64, 64), torch.zeros(3000, 2000)[::2], torch.zeros(2, 2).to_sparse()])
 
 
 @pytest.mark.parametrize(
