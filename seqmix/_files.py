@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_output", "replace_whole", "write_folder_whole", "write_text_whole", "write_together", "write_whole"]
+__all__ = [
+    "check_output",
+    "replace_whole",
+    "write_bytes_whole",
+    "write_folder_whole",
+    "write_text_whole",
+    "write_together",
+    "write_whole",
+]
 
 
 def check_output(option: str, path: Path, *suffixes: str) -> None:
@@ -60,6 +68,11 @@ def _replace(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """`write_whole` for a text in UTF-8, its line ends as they are."""
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8", newline=""))
+
+
+def write_bytes_whole(path: Path, data: bytes) -> None:
+    """`write_whole` for what is made already, such as a figure."""
+    write_whole(path, lambda part: part.write_bytes(data))
 
 
 def write_folder_whole(path: Path, write: Callable[[Path], Any]) -> None:

@@ -85,9 +85,7 @@ def lags_break(monoid: Monoid) -> bool:
                 if after not in reached:
                     reached.add(after)
                     queue.append(after)
-        power = letters[x]
-        while (power[power] != power).any():
-            power = letters[x][power]
+        power = _idempotent(letters[x])
         before = maps[sorted(reached)]
         if not (power[letters[x][before]] == power[letters[y][before]]).all(1).any():
             return True
@@ -130,9 +128,7 @@ def _situations(monoid: Monoid, window: int) -> Iterator[tuple[Map, list[Map], M
         allowed = {cycle[i : i + window] for i in range(len(word))}
         context = cycle[len(cycle) - window + 1 :]
         w = _map(letters, word)
-        e = w
-        while (e[e] != e).any():
-            e = w[e]
+        e = _idempotent(w)
         # Words end at a multiple of w, behind which the last letters are the context.
         before = _map(letters, word * (1 + window // len(word)))
         loops = [_map(letters, loop) for loop in _loops(context, allowed, window, len(letters), len(word))]
@@ -167,6 +163,14 @@ def _loops(
             break
         frontier = longer
     return found[:_MOST_LOOPS] or [()]
+
+
+def _idempotent(row: Map) -> Map:
+    """The power e of a map with e e = e."""
+    power = row
+    while (power[power] != power).any():
+        power = row[power]
+    return power
 
 
 def _map(letters: Map, word: tuple[int, ...]) -> Map:

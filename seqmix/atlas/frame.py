@@ -91,6 +91,11 @@ def inverse_silu(values: Any) -> NDArray[np.float64]:
     return np.where(target == 0, 0.0, (low + high) / 2)
 
 
+def last_tap(weight: Any) -> None:
+    """A causal convolution (C, ..., W), whose taps are zero, that hands on the last token alone."""
+    write(weight[..., -1], np.ones(weight.shape[:-1]))
+
+
 def ones(norm: nn.Parameter) -> None:
     """A norm's weight back to one."""
     write(norm, np.ones(norm.shape))

@@ -41,14 +41,13 @@ def registers(core: Core, window: int = 1, *, flips: bool = False) -> Registers 
     if core.n_states > _MOST_POINTS:
         return None
     points = _points(core)
-    places = np.arange(core.n_states) if window == 1 else None
     count = core.n_states if window == 1 else len(points)
     if count > _MOST_POINTS:
         return None
     found: list[tuple[Table, Table]] = []
     for number in range(1, 2**count - 1):
         values = number >> np.arange(count) & 1
-        bits = values[[q for q, _ in points]] if places is not None else values
+        bits = values[[q for q, _ in points]] if window == 1 else values
         ops = _ops(core, points, bits, window, flips)
         # A bit and its complement say the same.
         if ops is not None and bits[0] == 0:

@@ -1,11 +1,13 @@
 """`seqmix bench decode`: milliseconds a token takes with `step()`, by mixer and batch size."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from seqmix.benchmarks.layer_setup import ARGUMENTS, Shape, WrongNumbers, build, one_token
+from seqmix.benchmarks.layer_setup import Shape, WrongNumbers, build, one_token, row_of
+from seqmix.benchmarks.record import reason_of
 from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, take_turns, threads
 
 Row = dict[str, Any]
@@ -24,12 +26,7 @@ def run_decode(
     """Rows of one mixer: one token after a prefix of `shape.length`, from the same state in every call."""
     rows = []
     for batch in batches:
-        base: Row = {
-            "mixer": name,
-            "arguments": ARGUMENTS.get(name, {}),
-            "sizes": {"B": batch, "T": shape.length, "d_model": shape.d_model},
-            "dtype": str(dtype).removeprefix("torch."),
-        }
+        base = row_of(name, replace(shape, batch=batch), dtype)
         try:
             call = one_token(build(name, shape, dtype, device), shape.length, batch, dtype, device)
             call()
@@ -37,15 +34,14 @@ def run_decode(
             rows += [base | _row(count, "wrong", str(error)) for count in counts]
             continue
         except Exception as error:  # a mixer that cannot run at this type or device is a row, not the end
-            reason = f"{type(error).__name__}: {error}"[:300]
-            rows += [base | _row(count, "error", reason) for count in counts]
+            rows += [base | _row(count, "error", reason_of(error)) for count in counts]
             continue
         ways: dict[bool, Callable[[], object]] = {False: call}
         if device.type == "cuda":
             try:
                 ways[True] = graphed(call, device)
             except Exception as error:  # what cannot be captured is a row, and says why
-                rows.append(base | _row(1, "error", f"graph: {type(error).__name__}: {error}"[:300]) | {"graph": True})
+                rows.append(base | _row(1, "error", f"graph: {reason_of(error)}"[:300]) | {"graph": True})
         for count in counts:
             for graph, way in ways.items():
                 with threads(count):

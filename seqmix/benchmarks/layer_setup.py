@@ -45,6 +45,16 @@ def select_mixers(patterns: str | None) -> list[str]:
     return chosen
 
 
+def row_of(name: str, shape: Shape, dtype: torch.dtype) -> dict[str, Any]:
+    """What the row of a mixer says before it has run."""
+    return {
+        "mixer": name,
+        "arguments": ARGUMENTS.get(name, {}),
+        "sizes": {"B": shape.batch, "T": shape.length, "d_model": shape.d_model},
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
 def build(name: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> TokenMixer:
     """A mixer with the same parameters in every run."""
     with torch.random.fork_rng(devices=[]):

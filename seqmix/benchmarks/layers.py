@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from seqmix.benchmarks.layer_setup import ARGUMENTS, Shape, WrongNumbers, build, one_token
+from seqmix.benchmarks.layer_setup import Shape, WrongNumbers, build, one_token, row_of
+from seqmix.benchmarks.record import reason_of
 from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, take_turns, threads
 from seqmix.mixers import TokenMixer
 
@@ -30,12 +31,7 @@ def run_layer(
     progress: Progress,
 ) -> list[Row]:
     """Rows of one mixer, one for each thread count."""
-    base: Row = {
-        "mixer": name,
-        "arguments": ARGUMENTS.get(name, {}),
-        "sizes": {"B": shape.batch, "T": shape.length, "d_model": shape.d_model},
-        "dtype": str(dtype).removeprefix("torch."),
-    }
+    base = row_of(name, shape, dtype)
     try:
         layer = build(name, shape, dtype, device)
         forward, step = _steps(layer, shape, dtype, device)
@@ -44,8 +40,7 @@ def run_layer(
     except WrongNumbers as error:
         return [base | _row(count, "wrong", str(error)) for count in counts]
     except Exception as error:  # a mixer that cannot run at this type or device is a row, not the end
-        reason = f"{type(error).__name__}: {error}"[:300]
-        return [base | _row(count, "error", reason) for count in counts]
+        return [base | _row(count, "error", reason_of(error)) for count in counts]
     parameters = sum(p.numel() for p in layer.parameters())
     base |= {"parameters": parameters, "state_size": layer.state_size(shape.length)}
     rows = []

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from seqmix.benchmarks.gate import REASSOCIATED
-from seqmix.benchmarks.layer_setup import ARGUMENTS, Shape, build
+from seqmix.benchmarks.layer_setup import Shape, build, row_of
+from seqmix.benchmarks.record import reason_of
 from seqmix.kernels import backend
 from seqmix.mixers import TokenMixer
 
@@ -26,12 +27,7 @@ _CPU = torch.device("cpu")
 
 def run_numbers(name: str, shape: Shape, dtype: torch.dtype, device: torch.device, kernels: str | None) -> Row:
     """The row of one mixer: its largest error over what is allowed, and where that is; `kernels` names a backend."""
-    row: Row = {
-        "mixer": name,
-        "arguments": ARGUMENTS.get(name, {}),
-        "sizes": {"B": shape.batch, "T": shape.length, "d_model": shape.d_model},
-        "dtype": str(dtype).removeprefix("torch."),
-    }
+    row = row_of(name, shape, dtype)
     try:
         layer = build(name, shape, torch.float64, _CPU)
         weights = layer.state_dict()
@@ -43,7 +39,7 @@ def run_numbers(name: str, shape: Shape, dtype: torch.dtype, device: torch.devic
         if found.keys() != truth.keys():
             raise ValueError(f"gradients of {', '.join(sorted(found.keys() ^ truth.keys()))} are not everywhere")
     except Exception as error:  # one that does not run here is a row, not the end
-        return row | {"status": "error", "reason": f"{type(error).__name__}: {error}"[:300], "worst": None, "where": ""}
+        return row | {"status": "error", "reason": reason_of(error), "worst": None, "where": ""}
     worst = {key: _share(found[key], loop[key], truth[key], dtype) for key in truth}
     where = max(worst, key=worst.__getitem__)
     status = "ok" if worst[where] <= 1 else "wrong"

@@ -36,6 +36,11 @@ def describe_run(bench: str, argv: Sequence[str], device: torch.device, settings
     }
 
 
+def reason_of(error: Exception) -> str:
+    """Why there is no result: an error as a row keeps it."""
+    return f"{type(error).__name__}: {error}"[:300]
+
+
 def default_path(record: Record) -> Path:
     """benchmarks/results/<device>/<bench>-<date>.json below the current folder."""
     facts = record["machine"]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from seqmix._suggest import unknown_name
+from seqmix.benchmarks.record import reason_of
 from seqmix.benchmarks.timing import NO_TIMES, Call, Plan, take_turns, threads
 
 __all__ = ["run_task", "select_tasks"]
@@ -69,7 +70,7 @@ def run_task(name: str, quick: bool, plan: Plan, progress: Callable[[str], None]
         batches = _batches(task)
         first = next(batches)
     except (ValueError, ImportError, OSError) as error:
-        return row | {"reason": f"{type(error).__name__}: {error}"[:300]}
+        return row | {"reason": reason_of(error)}
     sequences, tokens = _sizes(first)
     # Examples that are made in blocks come at once or not at all: a sample holds several blocks.
     n = 1 if quick else -(-_SEQUENCES // sequences)

@@ -14,6 +14,7 @@ from seqmix.benchmarks import memory
 from seqmix.benchmarks.layer_setup import ARGUMENTS
 from seqmix.benchmarks.layers import profiled_shares
 from seqmix.benchmarks.products import products_of, replay
+from seqmix.benchmarks.record import reason_of
 from seqmix.benchmarks.timing import Plan, synchronize, take_turns
 from seqmix.benchmarks.training_peers import PEERS
 from seqmix.benchmarks.workload import Workload
@@ -73,8 +74,7 @@ def run_training(
     try:
         return base | _train(name, workload, dtype, device, plan, progress) | {"status": "ok", "reason": ""}
     except Exception as error:  # a mixer that does not fit or run here is a row, not the end
-        reason = f"{type(error).__name__}: {error}"[:300]
-        return base | {"status": "error", "reason": reason}
+        return base | {"status": "error", "reason": reason_of(error)}
 
 
 def _model(name: str, workload: Workload) -> nn.Module:

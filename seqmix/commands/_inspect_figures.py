@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from seqmix._figures import encode, style
-from seqmix._files import write_text_whole, write_whole
+from seqmix._files import write_bytes_whole, write_text_whole, write_whole
 from seqmix.commands._targets import Options, Target, find_target, layer_name, token_names
 from seqmix.inspect import figures
 from seqmix.inspect.gradients import gradient_norms
@@ -32,7 +32,7 @@ def draw(kind: str, arguments: argparse.Namespace, changes: tuple[tuple[str, Any
     with style("seqmix inspect", extra="train", settings=figures.STYLE):
         figure, arrays = _DRAWN[kind](targets, arguments)
         data = encode(figure, arguments.out.suffix[1:])
-    write_whole(arguments.out, lambda part: part.write_bytes(data))
+    write_bytes_whole(arguments.out, data)
     print(f"figure: {arguments.out}")
     if arguments.data is not None:
         _write(arguments.data, arrays)

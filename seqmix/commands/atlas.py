@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from seqmix._files import check_output
+from seqmix._files import check_output, write_bytes_whole
 from seqmix.commands._messages import exits, tell
 from seqmix.commands._options import Parser
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         print("\n\n".join(sheet(*key, found, MIXERS[key[0]]) for key, found in cells.items()))
         return 0
     for path in arguments.figure:
-        _draw(path, draw(cells, mixers, automata, path.suffix[1:]))
+        write_bytes_whole(path, draw(cells, mixers, automata, path.suffix[1:]))
     print_or_write(table(cells, mixers, automata, arguments.layers), arguments, ["seqmix", "atlas", *argv])
     return 0
 
@@ -83,12 +83,6 @@ def _records(arguments: argparse.Namespace, argv: list[str]) -> int:
     tell(wrong)
     print_or_write(table(cells), arguments, ["seqmix", "atlas", *argv])
     return 1 if problems or wrong else 0
-
-
-def _draw(path: Path, data: bytes) -> None:
-    from seqmix._files import write_whole
-
-    write_whole(path, lambda part: part.write_bytes(data))
 
 
 def _check(keys: list[tuple[str, str]]) -> int:

@@ -70,7 +70,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _figure(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from seqmix._files import write_whole
+    from seqmix._files import write_bytes_whole
     from seqmix.leaderboard.tables.report import collect
     from seqmix.studies.block_law import cells_of, table
     from seqmix.studies.block_law_figure import draw
@@ -82,8 +82,7 @@ def _figure(arguments: argparse.Namespace, argv: list[str]) -> int:
     tell(problems)
     cells = cells_of(records)
     for path in arguments.figure:
-        data = draw(cells, path.suffix[1:])
-        write_whole(path, lambda part, data=data: part.write_bytes(data))  # type: ignore[misc]
+        write_bytes_whole(path, draw(cells, path.suffix[1:]))
     text = table(cells)
     print_or_write(text, arguments, ["seqmix", "block-law", *argv])
     return 1 if problems else 0

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from seqmix._files import write_whole
+    from seqmix._files import write_bytes_whole
     from seqmix.studies.sensitivity import contenders, draw, table
 
     check_write_options(arguments)
@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     text = table(curves)
     if arguments.figure is not None:
         data = draw(curves, arguments.figure.suffix[1:])
-        write_whole(arguments.figure, lambda part: part.write_bytes(data))
+        write_bytes_whole(arguments.figure, data)
     print_or_write(text, arguments, ["seqmix", "sensitivity", *argv])
     return status
 

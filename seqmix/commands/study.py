@@ -4,7 +4,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-from seqmix._files import check_output, write_whole
+from seqmix._files import check_output, write_bytes_whole
 from seqmix.commands._messages import exits
 from seqmix.commands._options import Parser, positive
 from seqmix.commands._write_options import add_write_options, check_write_options, print_or_write
@@ -130,27 +130,18 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
     rows = rows_of(study, store)
     if arguments.figure is not None:
         check_output("--figure", arguments.figure, ".svg")
-        data = draw(study, rows)
-        write_whole(arguments.figure, lambda part: part.write_bytes(data))
+        write_bytes_whole(arguments.figure, draw(study, rows))
     print_or_write(render(study, rows), arguments, ["seqmix", "study", *argv])
     return 0
 
 
 def _papers(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from seqmix.studies.fits import rows_of
     from seqmix.studies.papers import index
-    from seqmix.studies.report import draw
-    from seqmix.studies.study import list_studies, load_study
+    from seqmix.studies.study import list_studies
 
     check_write_options(arguments)
-    names = list(list_studies())
     if arguments.figures is not None:
         arguments.figures.mkdir(parents=True, exist_ok=True)
-        for study in map(load_study, names):
-            rows = rows_of(study, arguments.records / study.records)
-            if rows and study.figure:
-                data = draw(study, rows)
-                write_whole(arguments.figures / f"{study.name}.svg", lambda part, data=data: part.write_bytes(data))  # type: ignore[misc]
-    figures = f"{arguments.figures.name}/" if arguments.figures is not None else ""
-    print_or_write(index(names, arguments.records, figures), arguments, ["seqmix", "study", *argv])
+    text = index(list(list_studies()), arguments.records, arguments.figures)
+    print_or_write(text, arguments, ["seqmix", "study", *argv])
     return 0

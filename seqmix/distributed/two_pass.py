@@ -34,11 +34,12 @@ Op = Callable[..., Any]
 class Exchange(NamedTuple):
     """What an op's parts have to do with one another: P = `transition(run, args, state)`, and `apply(P, s)`.
 
-    None is a window, of which nothing is left at the end of a part.
+    None is a window, of which nothing is left at the end of a part. `shape` is that of P, by that of the state.
     """
 
     transition: Callable[[Op, tuple[Any, ...], Tensor], Tensor] | None
     apply: Callable[[Tensor, Tensor], Tensor]
+    shape: Callable[[torch.Size], tuple[int, ...]] = tuple
 
 
 def _with(args: tuple[Any, ...], place: int, value: Tensor) -> tuple[Any, ...]:
@@ -90,11 +91,12 @@ def _of_block(p: Tensor, state: Tensor) -> Tensor:
 EXCHANGES = {
     "diagonal_scan": _elementwise(1),
     "selective_scan": _elementwise(0),
-    "gated_linear_attention": Exchange(_by_key, torch.mul),
-    "delta_rule": Exchange(_over_keys, torch.matmul),
-    "dplr_delta_rule": Exchange(_over_keys, torch.matmul),
-    **dict.fromkeys(("block_scan", "gated_block_scan"), Exchange(_by_block, _of_block)),
-    **dict.fromkeys(("higher_order_scan", "gated_higher_order_scan"), Exchange(_by_block, _of_block)),
+    "gated_linear_attention": Exchange(_by_key, torch.mul, lambda s: (*s[:-1], 1)),
+    **dict.fromkeys(("delta_rule", "dplr_delta_rule"), Exchange(_over_keys, torch.matmul, lambda s: (*s[:-1], s[-2]))),
+    **dict.fromkeys(
+        ("block_scan", "gated_block_scan", "higher_order_scan", "gated_higher_order_scan"),
+        Exchange(_by_block, _of_block, lambda s: (*s, s[-1])),
+    ),
     "selective_rotary": Exchange(_adding_up, torch.mul),
     "causal_conv1d": Exchange(None, lambda p, state: torch.zeros_like(state)),
 }
@@ -170,7 +172,7 @@ class ScanTwice:
     ) -> tuple[Tensor, Tensor]:
         """`carried`, and the state that this rank begins with."""
         if product is None:  # a sequence that begins here keeps nothing of the one before
-            product = ends.new_zeros(self._shape_of(exchange, ends))
+            product = ends.new_zeros(exchange.shape(ends.shape))
         message = torch.cat([_real(product).flatten(), _real(ends).flatten()])
         always = torch.zeros((), device=ends.device, requires_grad=torch.is_grad_enabled())
         carried, messages = _Gather.apply(always, carried, message, self.group)
@@ -182,14 +184,6 @@ class ScanTwice:
             p, z = _like(message[:size], product), _like(message[size:], ends)
             state = exchange.apply(p, state) + z
         return carried, state
-
-    def _shape_of(self, exchange: Exchange, ends: Tensor) -> tuple[int, ...]:
-        shape = tuple(ends.shape)
-        if exchange.transition is _by_key:
-            return (*shape[:-1], 1)
-        if exchange.transition is _over_keys:
-            return (*shape[:-1], shape[-2])
-        return (*shape, shape[-1]) if exchange.transition is _by_block else shape
 
 
 def _first(out: Any) -> Tensor:

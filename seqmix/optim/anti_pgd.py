@@ -144,9 +144,12 @@ class AntiPGD(NoiseWrapper):
 
     def _inject(self, p: Tensor, group: dict[str, Any], stream: torch.Generator) -> None:
         self._begin(p)
-        noise = torch.empty_like(p).normal_(0, group["sigma"], generator=stream)
+        noise = self._draw(p, group, stream)
         p.add_(noise - self.state[p]["noise"])
         self.state[p]["noise"] = noise
+
+    def _draw(self, p: Tensor, group: dict[str, Any], stream: torch.Generator) -> Tensor:
+        return torch.empty_like(p).normal_(0, group["sigma"], generator=stream)
 
     def _begin(self, p: Tensor) -> None:
         if "noise" not in self.state[p]:

@@ -53,10 +53,6 @@ class LayerNoise(AntiPGD):
         self._count = count + 1
         return super().step(closure, **kwargs)
 
-    def _inject(self, p: Tensor, group: dict[str, Any], stream: torch.Generator) -> None:
-        self._begin(p)
-        noise = torch.zeros_like(p)
-        if self._layer[p] == (group["noise_step"] - 1) % self._count:
-            noise.normal_(0, group["sigma"], generator=stream)
-        p.add_(noise - self.state[p]["noise"])
-        self.state[p]["noise"] = noise
+    def _draw(self, p: Tensor, group: dict[str, Any], stream: torch.Generator) -> Tensor:
+        its_turn = self._layer[p] == (group["noise_step"] - 1) % self._count
+        return super()._draw(p, group, stream) if its_turn else torch.zeros_like(p)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from seqmix._figures import COLOURS, MARKERS, encode, label_ends, new_figure, style
-from seqmix._files import write_whole
+from seqmix._files import write_bytes_whole
 from seqmix._measures import named
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.summary.statistics import accuracy, best_learning_rate
@@ -81,4 +81,4 @@ def draw(path: Path, curves: Sequence[LengthCurve]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         data = encode(figure, "svg")
-    write_whole(path, lambda part: part.write_bytes(data))
+    write_bytes_whole(path, data)

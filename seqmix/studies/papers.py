@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from seqmix._files import write_bytes_whole
 from seqmix._markdown import Markup, escaped, markdown_table
 from seqmix.studies.fits import rows_of
-from seqmix.studies.report import render, verdicts
+from seqmix.studies.report import draw, render, verdicts
 from seqmix.studies.study import load_study
 
 __all__ = ["index"]
 
 
-def index(names: Sequence[str], records: Path, figures: str = "") -> str:
-    """Markdown: a table of papers, and below it what each study says; `figures` is the folder of its figures."""
+def index(names: Sequence[str], records: Path, figures: Path | None = None) -> str:
+    """Markdown: a table of papers, and below it what each study says; `figures` is a folder to draw them into."""
     studies = [load_study(name) for name in names]
     studies.sort(key=lambda study: (study.year, study.paper, study.name))
     lines, parts = [], []
@@ -23,7 +24,10 @@ def index(names: Sequence[str], records: Path, figures: str = "") -> str:
             lines.append([link, claim.text, Markup(f"**{found}**"), Markup(", ".join(map(_file, study.library)))])
         parts += [f"### {study.name}", "", study.question, "", render(study, rows)]
         if rows and study.figure:
-            parts += ["", f"![{escaped(study.question)}]({figures}{study.name}.svg)"]
+            if figures is not None:
+                write_bytes_whole(figures / f"{study.name}.svg", draw(study, rows))
+            folder = f"{figures.name}/" if figures is not None else ""
+            parts += ["", f"![{escaped(study.question)}]({folder}{study.name}.svg)"]
         parts += ["", f"`seqmix study run {study.name}`", ""]
     return "\n".join([markdown_table(["paper", "claim", "verdict", "in the library"], lines, left=4), "", *parts])
 

@@ -81,15 +81,15 @@ def draw(study: Study, rows: Sequence[Row]) -> bytes:
     """
     asked = study.figure
     measure, x = asked["measure"], asked["x"]
-    lines = _listed(asked.get("lines", ()))
-    panels = _combinations(rows, _listed(asked.get("panels", ())))
+    lines, parts = _listed(asked.get("lines", ())), _listed(asked.get("panels", ()))
+    panels = _combinations(rows, parts)
     named = _combinations([row for row in rows if measure in row and x in row], lines)
     with style("seqmix study report --figure"):
         beside = 1.9
         drawing = new_figure(3.6 * len(panels) + beside, 3.2)
         axes = drawing.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for place, panel in zip(axes, panels, strict=True):
-            mine = _at(rows, _listed(asked.get("panels", ())), panel)
+            mine = _at(rows, parts, panel)
             for index, levels in enumerate(named):
                 here = _at(mine, lines, levels)
                 _line(place, here, measure, x, index, " ".join(map(_shown, levels)))

@@ -174,20 +174,22 @@ class _Rows:
 
     def of(self, measure: str, at: Mapping[str, Any]) -> list[float]:
         """Values of every row, whatever the factors that are left open."""
-        found = [row[measure] for row in matching(self.rows, at) if measure in row]
+        return [_number(row[measure]) for row in self.measured(measure, at)]
+
+    def measured(self, measure: str, at: Mapping[str, Any]) -> list[Row]:
+        found = [row for row in matching(self.rows, at) if measure in row]
         if not found:
             raise MissingError(f"no rows with {measure} at {dict(at)}")
-        return [math.inf if value is None else float(value) for value in found]  # JSON has no infinity
+        return found
 
     def median(self, measure: str, at: Mapping[str, Any]) -> float:
-        values = self.of(measure, at)
-        rows = [row for row in matching(self.rows, at) if measure in row]
+        rows = self.measured(measure, at)
         self.seeds.append(len(rows))
         if len({row["seed"] for row in rows}) != len(rows):
             raise ValueError(
                 f"{measure} at {dict(at)}: expected one row for each seed, got {len(rows)}; name more factors"
             )
-        return float(np.median(values))
+        return float(np.median([_number(row[measure]) for row in rows]))
 
     def levels(self, measure: str, factor: str, at: Mapping[str, Any]) -> dict[Any, float]:
         """Medians by the levels of a factor."""
@@ -198,6 +200,10 @@ class _Rows:
         if not found:
             raise MissingError(f"no rows with {factor} at {dict(at)}")
         return found
+
+
+def _number(value: float | None) -> float:
+    return math.inf if value is None else float(value)  # JSON has no infinity
 
 
 def _slope(levels: Mapping[float, float]) -> float:

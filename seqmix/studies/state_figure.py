@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from seqmix._figures import encode, new_figure, style
-from seqmix._files import write_whole
+from seqmix._files import write_bytes_whole
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.summary.statistics import accuracy, best_learning_rate
 from seqmix.leaderboard.tables.runs import group_runs
@@ -70,4 +70,4 @@ def draw(path: Path, curves: Sequence[StateCurve]) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", frameon=False)
         data = encode(figure, "svg")
-    write_whole(path, lambda part: part.write_bytes(data))
+    write_bytes_whole(path, data)

@@ -13,7 +13,7 @@ import numpy as np
 
 from seqmix.atlas.constructions.cell import Array, Cell, Plan
 from seqmix.atlas.constructions.selective import bits_of, spoken
-from seqmix.atlas.frame import Frame, inverse_silu, ones, write
+from seqmix.atlas.frame import Frame, inverse_silu, last_tap, ones, write
 from seqmix.atlas.registers import FLIP, HOLD, Registers
 from seqmix.models import SequenceModel
 
@@ -110,9 +110,7 @@ def mamba_2(cell: Cell) -> Plan | None:
         z, steps = _ONE * np.repeat(every, inner, 0), np.where(ops == HOLD, -110.0, 110.0)
         rows = np.concatenate([z, u, _ONE * every, _ONE * every, steps])
         write(layer.in_proj.weight, frame.tokens(cell.table(rows, -110.0)))
-        taps = np.zeros((inner + 2, layer.d_conv))
-        taps[:, -1] = 1
-        write(layer.conv1d.weight, taps)
+        last_tap(layer.conv1d.weight)
         ones(layer.norm.weight)
         size = 22 / math.sqrt(22**2 * n / inner + 1e-5)
         write(layer.out_proj.weight, frame.outputs(np.eye(inner)[::group] / size))
@@ -133,9 +131,7 @@ def rg_lru(cell: Cell) -> Plan | None:
         inputs = np.concatenate([_values(ops), np.eye(letters + 1)])
         gelu = np.full(inputs.shape, 10.0)  # gelu(10) = 10
         write(layer.in_proj.weight, frame.tokens(cell.table(np.concatenate([inputs, gelu]))))
-        taps = np.zeros((len(inputs), layer.d_conv))
-        taps[:, -1] = 1
-        write(layer.conv_weight, taps)
+        last_tap(layer.conv_weight)
         gates = np.zeros((2, len(inputs), len(inputs)))
         gates[0, n:, :n] = np.where(ops == HOLD, -150.0, 150.0).T
         write(layer.gate_weight, gates)
@@ -159,9 +155,7 @@ def kda(cell: Cell) -> Plan | None:
         keys = np.full((2 * n, cell.letters + 1), 30.0)
         values = inverse_silu(np.where(ops == FLIP, 0, 0.2 * _values(ops)))
         write(layer.in_proj.weight, frame.tokens(cell.table(np.concatenate([keys, values]))))
-        taps = np.zeros((3 * n, layer.d_conv))
-        taps[:, -1] = 1
-        write(layer.conv_weight, taps)
+        last_tap(layer.conv_weight)
         strength = np.where(ops == HOLD, -120.0, np.where((ops == FLIP) | (not signed), 40.0, 0.0))
         write(layer.beta_proj.weight, frame.tokens(cell.table(strength, -120.0)))
         write(layer.dt_bias, np.full(n, -150.0))
@@ -188,7 +182,7 @@ def attention(cell: Cell) -> Plan | None:
         v = _first(n, group, _values(ops))
         write(layer.qkv_proj.weight, frame.tokens(cell.table(np.concatenate([q, k, v]))))
         if layer.conv_weight is not None:
-            write(layer.conv_weight[:, -1], np.ones(len(layer.conv_weight)))
+            last_tap(layer.conv_weight)
         write(layer.forget_proj.weight, frame.tokens(cell.table(np.where(ops == HOLD, 40.0, -1000.0), 40.0)))
         write(layer.out_proj.weight, frame.outputs(np.eye(frame.width)[::group]))
         return model

@@ -45,24 +45,28 @@ def pd_ssm(cell: Cell) -> Plan | None:
     )  # fmt: skip
 
 
-def _units(cell: Cell) -> tuple[int, np.ndarray, np.ndarray]:
-    """Units for a state before and a letter, and one for the BOS: their number, where each leads, which lead to each
-    state (Q, units)."""
+def _units(cell: Cell) -> np.ndarray:
+    """Units for a state before and a letter, and one for the BOS: which lead to each state (Q, units)."""
     leads = np.append(cell.core.step.ravel(), 0)
-    return len(leads), leads, (leads == np.arange(cell.core.n_states)[:, None]).astype(np.float64)
+    return (leads == np.arange(cell.core.n_states)[:, None]).astype(np.float64)
+
+
+def _check_size(mixer: str, size: int) -> None:
+    if size > _MOST_UNITS:
+        raise ValueError(f"construct: {mixer} would need {size:,} units here, more than {_MOST_UNITS:,}")
 
 
 def lstm(cell: Cell) -> Plan | None:
     """Unit (q, x) is on where the state was q and the letter is x: i and o are open, f is shut, g = tanh(20 (...))."""
     q, letters = cell.core.n_states, cell.letters
-    n, _, into = _units(cell)
+    into = _units(cell)
+    n = into.shape[1]
     size = cell.given("d_state", n)
     if size is None:
         return None
 
     def build() -> SequenceModel:
-        if size > _MOST_UNITS:
-            raise ValueError(f"construct: lstm would need {size:,} units here, more than {_MOST_UNITS:,}")
+        _check_size("lstm", size)
         frame = Frame(cell.vocab_size, q)
         logits, constants = cell.head(cell.one_hot(), q)
         # A state is on if the sum of (h / t + 1) / 2 is, of which 1 / 2 a unit is constant.
@@ -105,14 +109,14 @@ def fp_rnn(cell: Cell) -> Plan | None:
     if seen is None or "b" not in seen or o["mixing"].startswith("kronecker") or o["max_radius"] is not None:
         return None
     q, letters = cell.core.n_states, cell.letters
-    n, _, into = _units(cell)
+    into = _units(cell)
+    n = into.shape[1]
     size = cell.given("d_state", n)
     if size is None:
         return None
 
     def build() -> SequenceModel:
-        if size > _MOST_UNITS:
-            raise ValueError(f"construct: fp-rnn would need {size:,} units here, more than {_MOST_UNITS:,}")
+        _check_size("fp-rnn", size)
         frame = Frame(cell.vocab_size, q)
         model = frame.model(cell.spec(d_state=size, rank=0), *cell.head(cell.one_hot(), q))
         layer: Any = model.mixers[0]

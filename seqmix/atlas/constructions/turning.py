@@ -14,7 +14,7 @@ import numpy as np
 
 from seqmix.atlas.constructions.cell import Array, Cell, Plan
 from seqmix.atlas.constructions.selective import bits_of, spoken
-from seqmix.atlas.frame import Frame, inverse_silu, ones, write
+from seqmix.atlas.frame import Frame, inverse_silu, last_tap, ones, write
 from seqmix.atlas.pullbacks import group_table
 from seqmix.atlas.registers import FLIP, HOLD, Registers
 from seqmix.atlas.representations import Representation, faithful, reflections, separating_vector
@@ -73,7 +73,7 @@ def _finish(layer: Any, outputs: Any) -> None:
     ones(layer.norm_weight)
     write(layer.out_proj.weight, outputs)
     if layer.conv_weight is not None:
-        write(layer.conv_weight[:, -1], np.ones(len(layer.conv_weight)))
+        last_tap(layer.conv_weight)
 
 
 class _Group(NamedTuple):

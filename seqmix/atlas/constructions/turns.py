@@ -14,7 +14,7 @@ import numpy as np
 
 from seqmix.atlas.constructions.cell import Array, Cell, Plan
 from seqmix.atlas.constructions.selective import bits_of, spoken
-from seqmix.atlas.frame import Frame, inverse_silu, ones, write
+from seqmix.atlas.frame import Frame, inverse_silu, last_tap, ones, write
 from seqmix.atlas.pullbacks import group_table
 from seqmix.atlas.registers import FLIP
 from seqmix.atlas.representations import faithful
@@ -146,7 +146,7 @@ def _write_angles(rope: Any, frame: Frame, cell: Cell, angle: Array) -> None:
     if rope.bias is not None:
         write(rope.bias, np.full(rope.bias.shape, -150.0))
     if rope.conv_weight is not None:
-        write(rope.conv_weight[:, -1], np.ones(len(angle)))
+        last_tap(rope.conv_weight)
 
 
 def gateloop(cell: Cell) -> Plan | None:

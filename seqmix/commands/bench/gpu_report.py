@@ -15,7 +15,7 @@ from typing import Any
 from seqmix.benchmarks import record
 from seqmix.benchmarks.report import write
 from seqmix.commands._options import positive
-from seqmix.commands.bench.shared import add_out, begin_record, settings_from
+from seqmix.commands.bench.shared import add_out, begin_record, finish, settings_from
 
 __all__ = ["PARTS", "add"]
 
@@ -77,9 +77,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
                 result["missing"].append({"part": part, "reason": reason})
     for each in result["missing"]:
         print(f"seqmix bench {each['part']}: {each['reason']}")
-    if path is not None:
-        record.save(path, result)
-        print(f"written to {path}")
+    finish(result, path)
     if arguments.docs is not None:
         for file in write([result], arguments.docs):
             print(f"written to {file}")

@@ -48,7 +48,8 @@ def _exp(x):
 @overload(_exp)
 def _exp_for(x):
     # Numba calls a scalar exp; Cephes' polynomial (x = n ln 2 + r) vectorises. Adding 1.5 * 2^23 rounds to an integer,
-    # which the low bits then hold. Comparisons with NaN are false, so NaN stays. Never with "reassoc".
+    # which the low bits then hold. Comparisons with NaN are false, so NaN stays. Never with "reassoc". The same as in
+    # causal_conv1d/cpu.py, and the tanh as in m2rnn/cpu.py: Numba's disk cache misses edits in other files.
     if x == types.float32:
 
         def exp_float32(x):
