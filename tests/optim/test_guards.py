@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from lightning import seed_everything
 from torch import nn
 
 from seqmix.optim import create_optimizer, get_optimizer
@@ -33,7 +34,7 @@ def start(name):
         return value
 
     def steps(n):
-        torch.manual_seed(2)  # some draw
+        seed_everything(2, verbose=False)  # some draw, of torch or of numpy
         for _ in range(n):
             optimizer.step(closure)
         return [p.detach().clone() for p in model.parameters()]

@@ -1,9 +1,11 @@
 """`best.ckpt` and `last.ckpt`, the latter also when training is interrupted."""
 
+import random
 import warnings
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -161,11 +163,24 @@ class Checkpoints(ModelCheckpoint):
 
 
 def _random_state() -> dict[str, Any]:
+    """Of torch, and of numpy and Python, which some optimizers of the library draw from; tensors and plain values."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+    _, keys, *rest = np.random.get_state()
+    version, words, gauss = random.getstate()
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": (torch.from_numpy(np.asarray(keys, np.int64)), *rest),
+        "python": (version, torch.tensor(words), gauss),
+    }
 
 
 def _set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
+    if "numpy" in state:  # older checkpoints have torch's alone
+        keys, *rest = state["numpy"]
+        np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
+        version, words, gauss = state["python"]
+        random.setstate((version, tuple(words.tolist()), gauss))
