@@ -17,6 +17,7 @@ _EPILOG = """examples:
   seqmix study run my-study.yaml --smoke
   seqmix study report reconstruction --figure reconstruction.svg
   seqmix study papers --records docs/results --write docs/papers.md --section papers --figures docs/papers
+  seqmix study check docs/*.md --records docs/results
 
 A study is a YAML file: what a paper claims, what is computed or trained, and the rule for the verdict. `run`
 continues where it was stopped."""
@@ -31,6 +32,8 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from seqmix.studies.study import PAGES
+
     parser = Parser(
         "seqmix study",
         description="What papers claim, held against runs and computations of this library.",
@@ -62,8 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     papers = commands.add_parser("papers", help=text, description=text)
     papers.add_argument("--records", type=Path, default=_FOLDER, metavar="FOLDER", help=f"default {_FOLDER}")
     papers.add_argument("--figures", type=Path, metavar="FOLDER", help="draw every study into this folder")
+    papers.add_argument("--page", choices=PAGES, default=PAGES[0], help=f"whose studies, default {PAGES[0]}")
     add_write_options(papers)
     papers.set_defaults(action=_papers)
+
+    text = "whether what pages say of records is so: <!-- holds: STUDY: CONDITION --> beside a sentence"
+    check = commands.add_parser("check", help=text, description=text)
+    check.add_argument("pages", nargs="+", type=Path, metavar="FILE.md")
+    check.add_argument("--records", type=Path, default=_FOLDER, metavar="FOLDER", help=f"default {_FOLDER}")
+    check.set_defaults(action=_check)
     return parser
 
 
@@ -142,6 +152,17 @@ def _papers(arguments: argparse.Namespace, argv: list[str]) -> int:
     check_write_options(arguments)
     if arguments.figures is not None:
         arguments.figures.mkdir(parents=True, exist_ok=True)
-    text = index(list(list_studies()), arguments.records, arguments.figures)
+    text = index(list(list_studies()), arguments.records, arguments.figures, arguments.page)
     print_or_write(text, arguments, ["seqmix", "study", *argv])
     return 0
+
+
+def _check(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.studies.statements import check_statements
+
+    found = [(page, *each) for page in arguments.pages for each in check_statements(page, arguments.records)]
+    wrong = [each for each in found if each[3]]
+    for page, line, condition, message in wrong:
+        print(f"{page}:{line}: {condition}: {message}")
+    print(f"{len(found) - len(wrong)} of {len(found)} statements hold")
+    return 1 if wrong else 0

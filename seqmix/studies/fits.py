@@ -1,4 +1,4 @@
-"""Rows of a study: computed, a JSON line for each, or read from the records of training runs.
+"""Rows of a study: computed, a JSON line for each, or those of training runs.
 
 A line has `study`, `asked` (arguments and seed), `measured` (numbers by name, null for what is not finite), `seconds`,
 `repro`. What a file has is not computed again.
@@ -20,14 +20,12 @@ import torch
 from seqmix._bounded import MAX_JSON, read_text
 from seqmix._live_line import LiveLine, clock
 from seqmix._posix import fcntl
-from seqmix.leaderboard.records.schema import Record
-from seqmix.leaderboard.records.store import latest, scan_runs
-from seqmix.leaderboard.summary.statistics import broken, learning_rate
 from seqmix.leaderboard.sweep.outcome import repro_facts
 from seqmix.studies.rules import Row
+from seqmix.studies.runs import rows_of_runs
 from seqmix.studies.study import Study
 
-__all__ = ["compute", "factors_of", "read_lines", "rows_of"]
+__all__ = ["compute", "read_lines", "rows_of"]
 
 _FIELDS = {"study", "asked", "measured", "seconds", "repro"}
 
@@ -122,10 +120,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def rows_of(study: Study, store: Path) -> list[Row]:
-    """A row for each computation or run of the study that `store` has: factors, seed and measures by name.
-
-    A run that diverged or failed has no numbers: its measures are None, which conditions take as infinite.
-    """
+    """A row for each computation or run of the study that `store` has: factors, seed and measures by name."""
     if not store.exists():
         return []
     if study.compute:
@@ -135,31 +130,4 @@ def rows_of(study: Study, store: Path) -> list[Row]:
             for line in read_lines(store)
             if _key(line["asked"]) in asked
         ]
-    records, problems = scan_runs(store)
-    if problems:
-        raise ValueError(problems[0])
-    return [_row(study, record) for record in latest(records)]
-
-
-def factors_of(study: Study, settings: dict[str, Any]) -> dict[str, Any]:
-    """The study's factors by the settings of a run; None for what these do not say."""
-    found = {}
-    for name, path in study.factors.items():
-        value: Any = settings
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        found[name] = "+".join(map(str, value)) if isinstance(value, list) else value
-    return found
-
-
-def _row(study: Study, record: Record) -> Row:
-    identity = record["identity"]
-    row: dict[str, Any] = {"seed": identity["seed"], "lr": learning_rate(record)}
-    row |= factors_of(study, identity["settings"])
-    for name, (test, key) in study.measures.items():
-        metrics = record["result"]["metrics"].get(test)
-        if broken(record):
-            row[name] = None
-        elif metrics is not None:  # configs differ in what they are tested at
-            row[name] = metrics.get(key)
-    return row | {"seconds": record["cost"]["wall_seconds"]}
+    return rows_of_runs(study, store)

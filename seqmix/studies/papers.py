@@ -12,16 +12,23 @@ from seqmix.studies.study import load_study
 __all__ = ["index"]
 
 
-def index(names: Sequence[str], records: Path, figures: Path | None = None) -> str:
-    """Markdown: a table of papers, and below it what each study says; `figures` is a folder to draw them into."""
+def index(names: Sequence[str], records: Path, figures: Path | None = None, page: str = "papers") -> str:
+    """Markdown: a table of claims, and below it what each study of a page says; the table of `papers` has all claims.
+
+    `figures` is a folder to draw them into.
+    """
     studies = [load_study(name) for name in names]
+    studies = [study for study in studies if page in ("papers", study.page)]
     studies.sort(key=lambda study: (study.year, study.paper, study.name))
     lines, parts = [], []
     for study in studies:
         rows = rows_of(study, records / study.records)
         for claim, found in zip(study.claims, verdicts(study, rows), strict=True):
-            link = Markup(f"[{escaped(study.authors.partition(',')[0])} {study.year}](#{study.name})")
+            place = "" if study.page == page else f"{study.page}.md"
+            link = Markup(f"[{escaped(study.authors.partition(',')[0])} {study.year}]({place}#{study.name})")
             lines.append([link, claim.text, Markup(f"**{found}**"), Markup(", ".join(map(_file, study.library)))])
+        if study.page != page:
+            continue
         parts += [f"### {study.name}", "", study.question, "", render(study, rows)]
         if rows and study.figure:
             if figures is not None:

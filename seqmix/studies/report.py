@@ -47,8 +47,8 @@ def table(study: Study, rows: Sequence[Row]) -> str:
     measures = _listed(asked["measure"])
     down, across = _listed(asked.get("rows", ())), _listed(asked.get("columns", ()))
     heads = _combinations(rows, across)
-    many = len(measures) > 1
-    header = [*down, *(_head(across, head, measure if many else "") for head in heads for measure in measures)]
+    named = len(measures) > 1 or not across
+    header = [*down, *(_head(across, head, measure if named else "") for head in heads for measure in measures)]
     lines = []
     for levels in _combinations(rows, down):
         mine = _at(rows, down, levels)

@@ -7,8 +7,8 @@ A measure with the values of factors is its median over seeds; what it leaves op
 `least`, `most` (of the medians over the levels of a factor), `where_least`, `where_most` (the level), `inside` (whether
 the level of the least is no end of the grid), `slope` (of log over log, least squares), `drift(measure, factor, along)`
 (slope over `along` of the level of `factor` where the measure is least, by a parabola), `share(measure, bound)` (of
-rows that are at least as large), `spread` (standard deviation over seeds), `abs`. Comparisons, + - * /, `and`, `or`,
-`not`.
+rows that are at least as large), `largest` (of all rows), `spread` (standard deviation over seeds), `abs`.
+Comparisons, + - * /, `and`, `or`, `not`.
 """
 
 import ast
@@ -144,7 +144,7 @@ class _Rows:
         raise ValueError(f"expected a measure with factors or a number, got {ast.unparse(node)!r:.60}")
 
     def call(self, name: str, args: Sequence[ast.expr], at: Mapping[str, Any]) -> Any:
-        counts = {"abs": 1, "share": 2, "spread": 1, "drift": 3} | dict.fromkeys(_BY_LEVEL, 2)
+        counts = {"abs": 1, "share": 2, "spread": 1, "largest": 1, "drift": 3} | dict.fromkeys(_BY_LEVEL, 2)
         if len(args) != counts.get(name, 0):
             expected = f"{counts[name]} arguments" if name in counts else "factors by name, as in loss(length=64)"
             raise ValueError(f"{name}: expected {expected}, got {len(args)} without a name")
@@ -152,7 +152,10 @@ class _Rows:
             return abs(self.value(args[0]))
         if name == "share":
             values = self.of(_name(args[0]), at)
+            self.seeds.append(len(values))
             return sum(value >= self.value(args[1]) for value in values) / len(values)
+        if name == "largest":
+            return max(self.of(_name(args[0]), at))
         if name == "spread":
             return float(np.std(self.of(_name(args[0]), at), ddof=1))
         if name == "drift":

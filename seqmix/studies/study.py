@@ -8,8 +8,13 @@ fixed: {noise: 1e-3}                          arguments of the computation that 
 grid: {spectrum: [real, ring], length: [16]}  every combination is computed; a list of grids: those of all
 seeds: [0, 1, 2]
 smoke: {grid: {length: [8]}, seeds: [0]}      what to replace for a run of seconds that only shows that it runs
-factors: {beta: optimizer.beta}               of runs: settings by their path; `lr` is there always
-measures: {bits: [test, bpb]}                 of runs: test set and key of the record
+factors: {beta: optimizer.beta}               of runs: settings by their path; `lr` is there always, and so are `entry`
+                                              and `column` of a board's
+measures: {bits: [test, bpb]}                 of runs: test set, or 1x, 2x training lengths, and key of the record, or
+                                              `deciding`: the one that decides its task
+only: {column: [parity]}                      of runs: those with these values of factors
+chosen: true                                  of runs: only those at the rate that validation chose
+page: claims                                  whose page it stands on, in docs; papers by default
 records: tied-betas.jsonl                     where its records lie in a folder of records, else studies/NAME.jsonl
 table: {measure: error, rows: [spectrum], columns: length}
 figure: {measure: error, x: length, lines: spectrum, log: xy}
@@ -24,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from seqmix._bounded import parse_yaml, read_text
+from seqmix._measures import MEASURES
 from seqmix._suggest import unknown_name
 from seqmix.studies.rules import CONDITIONS, check_condition
 from seqmix.training.config.files import FOLDER, shipped
@@ -32,6 +38,7 @@ __all__ = ["Claim", "Study", "find_study", "list_studies", "load_study"]
 
 STUDIES = FOLDER / "studies"
 COMPUTATIONS = Path(__file__).parent / "computations"
+PAGES = ("papers", "claims")
 _OF_CLAIM = ("claim", "published", "needs", *CONDITIONS)
 
 
@@ -76,6 +83,9 @@ class Study:
     table: Mapping[str, Any] = field(default_factory=dict)
     figure: Mapping[str, Any] = field(default_factory=dict)
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    only: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    chosen: bool = False
+    page: str = "papers"
 
     @property
     def link(self) -> str:
@@ -162,6 +172,17 @@ def _study(path: Path, content: dict[str, Any]) -> Study:
     for grid in grids:
         if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
             raise ValueError(f"grid: expected arguments with lists of values, got {grid!r:.80}")
+    for name, measure in content.get("measures", {}).items():
+        known_keys = ["deciding", *(each.key for each in MEASURES)]
+        if not isinstance(measure, list) or len(measure) != 2:
+            raise ValueError(f"measures: {name}: expected a test set and a key, got {measure!r:.80}")
+        if measure[1] not in known_keys:
+            raise unknown_name(f"key of measure {name}:", str(measure[1]), known_keys)
+    for name, values in content.get("only", {}).items():
+        if not isinstance(values, list):
+            raise ValueError(f"only: {name}: expected a list of values, got {values!r:.80}")
+    if content.get("page", "papers") not in PAGES:
+        raise unknown_name("page", str(content["page"]), PAGES)
     return Study(
         path.stem, path,
         claims=tuple(map(_claim, content["claims"])),

@@ -25,6 +25,7 @@ ROWS = [
         ('inside(loss, "rate", n=2)', True),
         ("share(loss, 3, n=1, rate=8.0)", 1 / 3),
         ("spread(loss, n=1, rate=8.0)", 1.0),
+        ("largest(loss, n=1, rate=8.0)", 3.0),
         ("1 < loss(n=1, rate=8.0) <= 2 and not loss(n=1, rate=8.0) == 1", True),
         ("abs(-2) / 4", 0.5),
     ],

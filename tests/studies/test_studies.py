@@ -9,10 +9,12 @@ import pytest
 
 from seqmix.__main__ import main
 from seqmix._posix import fcntl
+from seqmix.leaderboard.boards.board import find_board, load_board
 from seqmix.leaderboard.boards.grid import find_grid, grid_runs
-from seqmix.studies.fits import compute, factors_of, read_lines, rows_of
+from seqmix.studies.fits import compute, read_lines, rows_of
 from seqmix.studies.report import render, table, verdicts
 from seqmix.studies.rules import VERDICTS, verdict
+from seqmix.studies.runs import factors_of
 from seqmix.studies.study import list_studies, load_study
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -42,9 +44,18 @@ def planned(study):
     """The rows of a study but for what is measured: cells, or the runs of its grid."""
     if study.compute:
         return study.cells()
-    runs = grid_runs(find_grid(study.runs.split()[-1]))
+    name = study.runs.split()[-1]
+    if find_grid(name) is None:
+        board = load_board(find_board(name))
+        cells = [(entry, column) for column in board.tasks for entry in board.rows(column)]
+        rows = [{"entry": e, "column": c, "lr": 1e-3, "seed": seed} for seed in board.best_seeds for e, c in cells]
+        return [row for row in rows if all(row[name] in values for name, values in study.only.items())]
+    runs = grid_runs(find_grid(name))
     rate = lambda run: float(run.settings["optimizer"]["lr"])  # noqa: E731
-    return [{"seed": run.seed, "lr": rate(run), **factors_of(study, run.settings)} for run in runs]
+    rows = [{"seed": run.seed, "lr": rate(run), **factors_of(study, run.settings)} for run in runs]
+    rows = [row for row in rows if all(row[name] in values for name, values in study.only.items())]
+    rows = [row | {"lr": 1e-3 if study.chosen else row["lr"]} for row in rows]
+    return list({(*row.items(),): row for row in rows}.values())
 
 
 IN_GRIDS = [name for name in list_studies() if load_study(name).runs.startswith("leaderboard run")]
@@ -144,7 +155,10 @@ def test_the_index_of_papers(tmp_path, capsys):
     words = ["study", "papers", "--records", str(tmp_path), "--write", str(page), "--section", "papers"]
     assert main([*words, "--figures", str(tmp_path / "figures")]) == 0
     text = page.read_text()
-    assert text.count("\n### ") == len(list_studies()) and "**not tried**" in text
+    claims = sum(len(load_study(name).claims) for name in list_studies())
+    assert text.count("\n| [") == claims and "**not tried**" in text
+    mine = [name for name in list_studies() if load_study(name).page == "papers"]
+    assert text.count("\n### ") == len(mine) and "(claims.md#blocks-on-parity)" in text
     assert "![" not in text.partition("### logistic-cycles")[0]
 
 
