@@ -131,8 +131,9 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     check_write_options(arguments)
     study = load_study(arguments.name)
+    from seqmix.studies.figure import draw
     from seqmix.studies.fits import rows_of
-    from seqmix.studies.report import draw, render
+    from seqmix.studies.report import render
 
     store = arguments.store or _FOLDER / study.records
     if not store.exists():

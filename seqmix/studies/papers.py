@@ -5,8 +5,9 @@ from pathlib import Path
 
 from seqmix._files import write_bytes_whole
 from seqmix._markdown import Markup, escaped, markdown_table
+from seqmix.studies.figure import draw
 from seqmix.studies.fits import rows_of
-from seqmix.studies.report import draw, render, verdicts
+from seqmix.studies.report import render, verdicts
 from seqmix.studies.study import load_study
 
 __all__ = ["index"]
