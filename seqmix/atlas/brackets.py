@@ -33,6 +33,7 @@ __all__ = ["Affine", "Bracket", "affine_of", "horizon"]
 Array = NDArray[np.float64]
 _MOST_CELLS = 1 << 22  # counts at one length
 _MOST_WORDS = 60_000
+_MOST_LETTERS = 400_000  # of repeated words
 
 
 class Bracket(NamedTuple):
@@ -252,7 +253,8 @@ def _repeated(model: SequenceModel, automaton: Automaton, longest: int) -> list[
     """The shortest wrong beginning of words u v v v ... with u and v of at most three letters, as far as few do."""
     letters = core_of(automaton).tokens.tolist()
     short = [list(w) for n in range(4) for w in itertools.product(letters, repeat=n)]
-    pairs = [(u, v) for u in short for v in short if v][: max(1, 2_000_000 // longest)]
+    pairs = sorted(((u, v) for u in short for v in short if v), key=lambda pair: len(pair[0] + pair[1]))
+    pairs = pairs[: max(256, _MOST_LETTERS // longest)]
     best: list[int] | None = None
     for begin in range(0, len(pairs), 64):
         some = pairs[begin : begin + 64]

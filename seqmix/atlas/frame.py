@@ -7,7 +7,7 @@ says, y (R,), comes out as (0, 0, y, -y), so that the last norm only scales. The
 Letters: V tokens, R numbers that are read, D = 2 V + 2 R (and more, where heads must divide it).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,26 @@ from torch import Tensor, nn
 
 from seqmix.models import SequenceModel
 
-__all__ = ["Frame", "inverse_silu"]
+__all__ = ["Frame", "Place", "inverse_silu", "placed"]
 
 _NEVER = -1e4  # logit of a token that is no answer, in units of those that are
+
+
+class Place(NamedTuple):
+    """Where a layer of a deeper model finds its tokens and says what it says: D, the first columns of both, the size of
+    what is said, and c."""
+
+    width: int
+    tokens: int
+    outputs: int
+    size: float
+    scale: float
+
+
+def placed(vocab_size: int, reads: int, multiple: int = 1) -> Place:
+    """The place of an only layer, as above; D is a multiple."""
+    width = -(-2 * (vocab_size + reads) // multiple) * multiple
+    return Place(width, 0, 2 * vocab_size, 1.0, (2 / width + 1e-5) ** -0.5)
 
 
 class Frame:
@@ -27,25 +44,25 @@ class Frame:
     Args:
         vocab_size: V.
         reads: R.
-        multiple: what D must be a multiple of.
+        place: where they stand.
     """
 
-    def __init__(self, vocab_size: int, reads: int, multiple: int = 1) -> None:
+    def __init__(self, vocab_size: int, reads: int, place: Place) -> None:
         self.vocab_size, self.reads = vocab_size, reads
-        self.width = -(-2 * (vocab_size + reads) // multiple) * multiple
-        self.scale = (2 / self.width + 1e-5) ** -0.5
+        self.place, self.width, self.scale = place, place.width, place.scale
 
     def tokens(self, table: Any) -> Tensor:
         """The weight (n, D) of a projection that gives the column x of `table` (n, V) for token x."""
         weight = torch.zeros(len(table), self.width, dtype=torch.float64)
-        weight[:, : self.vocab_size] = torch.as_tensor(np.asarray(table, dtype=np.float64)) / self.scale
+        begin = self.place.tokens
+        weight[:, begin : begin + self.vocab_size] = torch.as_tensor(np.asarray(table, dtype=np.float64)) / self.scale
         return weight
 
     def outputs(self, table: Any) -> Tensor:
         """The weight (D, n) of a projection that says y = `table` (R, n) times a state (n,)."""
-        rows = torch.as_tensor(np.asarray(table, dtype=np.float64))
+        rows = torch.as_tensor(np.asarray(table, dtype=np.float64)) * self.place.size
         weight = torch.zeros(self.width, rows.shape[1], dtype=torch.float64)
-        begin = 2 * self.vocab_size
+        begin = self.place.outputs
         weight[begin : begin + self.reads], weight[begin + self.reads : begin + 2 * self.reads] = rows, -rows
         return weight
 
@@ -56,21 +73,21 @@ class Frame:
         added to the logits, by answer and last token.
         """
         model = SequenceModel(mixer, self.vocab_size, self.width, 1, mlp_ratio=0)
-        v, r = self.vocab_size, self.reads
+        v, r, (_, first, said, size, _) = self.vocab_size, self.reads, self.place
         with torch.no_grad():
             for parameter in model.mixers[0].parameters():
                 parameter.zero_()
             parts: Any = (model.embedding.weight, getattr(model.head, "weight", None))
             embedding, head = (part.zero_() for part in parts)
-            embedding[:, :v], embedding[:, v : 2 * v] = torch.eye(v), -torch.eye(v)  # type: ignore[index, operator]
-            g = torch.as_tensor(np.asarray(logits, dtype=np.float64)) / 2
-            head[:, 2 * v : 2 * v + r], head[:, 2 * v + r : 2 * v + 2 * r] = g, -g  # type: ignore[index, operator]
+            embedding[:, first : first + v], embedding[:, first + v : first + 2 * v] = torch.eye(v), -torch.eye(v)  # type: ignore[index, operator]
+            g = torch.as_tensor(np.asarray(logits, dtype=np.float64)) / (2 * size)
+            head[:, said : said + r], head[:, said + r : said + 2 * r] = g, -g  # type: ignore[index, operator]
             told = np.asarray(constants, dtype=np.float64)
-            biggest = max(1.0, float(g.abs().max()), float(np.abs(told[np.isfinite(told)]).max(initial=0)))
+            biggest = max(1.0, float(g.abs().max()) * size, float(np.abs(told[np.isfinite(told)]).max(initial=0)))
             table = np.where(np.isfinite(told), told, _NEVER * biggest)[:, None] + np.zeros((v, v))
             if letters is not None:
                 table = table + np.asarray(letters)
-            head[:, :v] = torch.as_tensor(table)  # type: ignore[index]
+            head[:, first : first + v] = torch.as_tensor(table)  # type: ignore[index]
         return model.eval()
 
 

@@ -24,7 +24,7 @@ def cells_of(mixers: Sequence[str], automata: Sequence[str], n_layers: int = 1) 
 
 
 def table(cells: Cells, mixers: Sequence[str], automata: Sequence[str], n_layers: int = 1) -> str:
-    """A row a mixer, a column an automaton; below what the columns are, and which theorems the rows lean on."""
+    """A row a mixer, a column an automaton, and which theorems rows lean on; of one layer also what the columns are."""
     layers = "one layer" if n_layers == 1 else f"{n_layers} layers"
     lines = [f"| {layers} | {' | '.join(automata)} | theorems |", f"|---{'|:-:' * len(automata)}|---|"]
     for mixer in mixers:
@@ -35,6 +35,10 @@ def table(cells: Cells, mixers: Sequence[str], automata: Sequence[str], n_layers
     lines += [
         "",
         f"Y can, with written weights; - cannot, by a theorem; ? open. {decided} of {len(cells)} cells are decided.",
+    ]
+    if n_layers > 1:
+        return "\n".join(lines)
+    lines += [
         "",
         "| automaton | name | states | letters | monoid | groups | conditions that hold |",
         "|---|---|---:|---:|---:|---|---|",
@@ -49,14 +53,14 @@ def table(cells: Cells, mixers: Sequence[str], automata: Sequence[str], n_layers
     return "\n".join(lines)
 
 
-def sheet(mixer: str, automaton: str, found: Prediction, entry: Any) -> str:
+def sheet(mixer: str, automaton: str, found: Prediction, entry: Any, n_layers: int = 1) -> str:
     """All that is known of one cell, in lines."""
     lines = [f"{mixer}, {automaton}: {found.verdict}"]
     lines += [f"  {name}: {value}" for name, value in (("by", found.theorem), ("which says", found.says)) if value]
     lines += [f"  here: {hypothesis}" for hypothesis in found.hypotheses]
     lines += [f"  {name}: {value}" for name, value in (("source", found.source), ("in", found.precision)) if value]
     if found.verdict == "can":
-        made = plan(mixer_of(entry), automaton_of(AUTOMATA.get(automaton, automaton)))
+        made = plan(mixer_of(entry), automaton_of(AUTOMATA.get(automaton, automaton)), n_layers)
         if made is not None:
             lines.append(f"  states stay exact: {'yes' if made.exact else 'no'}")
     return "\n".join(lines)

@@ -51,8 +51,9 @@ def predict(mixer: str | Mapping[str, Any], automaton: Any, n_layers: int = 1) -
     """Whether a stack of a mixer's layers can follow an automaton, for words of every length.
 
     `cannot` is said where the hypotheses of a theorem hold, which are computed of the automaton's transition monoid,
-    `can` where `construct` has weights for it, or a paper says so of several layers, and `open` otherwise. What is not
-    said of the mixer are the defaults of its constructor, but sizes are as large as is needed. An MLP changes nothing.
+    `can` where `construct` has weights for it, of one layer or two, or a paper says so of several, else `open`. What is
+    not said of the mixer are the defaults of its constructor, but sizes are as large as is needed. In a layer an MLP
+    changes nothing; two with written weights have one between them.
 
     Args:
         mixer: a registered name, or `{"name": ..., arguments}`.
@@ -81,9 +82,10 @@ def predict(mixer: str | Mapping[str, Any], automaton: Any, n_layers: int = 1) -
                 return Prediction(
                     "cannot", theorem.name, theorem.says, theorem.source, (about, theorem.condition), theorem.precision
                 )
-    found = plan(chosen, task)
+    found = plan(chosen, task, n_layers)
     if found is not None:
-        more = () if n_layers == 1 else ("one layer does it, the others add nothing",)
+        needed = ("one layer does it", "two layers do it")[found.layers - 1]
+        more = (f"{needed}, the others add nothing",) * (n_layers > found.layers)
         return Prediction("can", found.name, found.says, "construction", (found.states, *more), found.precision)
     if chosen.name in _TURNING and traits.kind == "complex" and subject is not None and _is_group(subject):
         length = subject.about.derived_length

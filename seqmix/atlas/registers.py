@@ -1,10 +1,11 @@
-"""Bits that letters hold, set or flip, and whether they and the last letter tell the answers of an automaton.
+"""Bits that letters hold, set, flip or fade, and whether they and the last letter tell the answers of an automaton.
 
 With a window of two, what a letter does may depend on the letter before it, the BOS included, but the value that it
-sets on itself alone.
+sets on itself alone. A bit that fades, h <- h / 64 + b, holds the last two letters' values, and of others so little
+that no answer moves.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from seqmix.atlas.separate import ReadOut, read_out
 from seqmix.tasks.automata.core import Core
 
-__all__ = ["FLIP", "HOLD", "Registers", "registers"]
+__all__ = ["FADE", "FLIP", "HOLD", "SHARE", "Registers", "bits_over", "fading", "registers", "written"]
 
-HOLD, FLIP = 2, 3  # beside 0 and 1, values to set
+HOLD, FLIP, FADE = 2, 3, 4  # beside 0 and 1, values to set; FADE and FADE + 1 fade and write these
+_FAR = 100.0  # how far behind answers are that go with another letter
+SHARE = 1 / 64  # what is left of a bit that fades
 _MOST_POINTS = 10
 _MOST_KEPT = 400
 
@@ -40,71 +43,111 @@ def registers(core: Core, window: int = 1, *, flips: bool = False) -> Registers 
     letters = core.step.shape[1]
     if core.n_states > _MOST_POINTS:
         return None
-    points = _points(core)
-    count = core.n_states if window == 1 else len(points)
-    if count > _MOST_POINTS:
-        return None
-    found: list[tuple[Table, Table]] = []
-    for number in range(1, 2**count - 1):
-        values = number >> np.arange(count) & 1
-        bits = values[[q for q, _ in points]] if window == 1 else values
-        ops = _ops(core, points, bits, window, flips)
-        # A bit and its complement say the same.
-        if ops is not None and bits[0] == 0:
-            found.append((bits, ops))
-        if len(found) > _MOST_KEPT:
+    last = np.arange(letters)
+    if window == 1:
+        found = bits_over(core, np.zeros((1, letters), dtype=np.int64), last[None], last, flips=flips)
+        if found is None:
             return None
-    asked = np.array([i for i, (q, y) in enumerate(points) if y < letters and core.asked[q]])
-    last = np.array([[y == letter for letter in range(letters)] for _, y in points], dtype=np.float64)[asked]
-    answers = core.answers[[points[i][0] for i in asked]]
-    n = int(answers.max()) + 1
-
-    def told(chosen: list[tuple[Table, Table]]) -> ReadOut | None:
-        bits = np.array([bits[asked] for bits, _ in chosen], dtype=np.float64).reshape(len(chosen), len(asked)).T
-        return read_out(np.concatenate([bits, last], 1), answers, n)
-
-    read = told(found)
-    if read is None:
+        ops, start, read = found
+        return Registers(np.broadcast_to(ops[:, None], (len(ops), letters + 1, letters)), start, read)
+    # The letter before, or none.
+    before = np.tile(last + 1, (letters + 1, 1))
+    label = np.arange(letters + 1)[:, None] * letters + last
+    found = bits_over(core, before, label, np.tile(last, letters + 1), flips=flips, alone=True)
+    if found is None:
         return None
-    for each in list(found):
-        rest = [other for other in found if other is not each]
-        if (fewer := told(rest)) is not None:
-            found, read = rest, fewer
-    ops = np.array([ops for _, ops in found]).reshape(len(found), letters + 1, letters)
-    return Registers(ops, np.array([bits[0] for bits, _ in found], dtype=np.int64), read)
+    ops, start, read = found
+    # The last row is that of a BOS before.
+    return Registers(np.roll(ops.reshape(len(ops), letters + 1, letters), -1, 1), start, read)
 
 
-def _points(core: Core) -> list[tuple[int, int]]:
-    """States with the letter that led to them, which is the number of letters at the start."""
-    points = [(0, core.step.shape[1])]
-    for state, _ in points:
-        for letter in range(core.step.shape[1]):
-            after = (int(core.step[state, letter]), letter)
+def bits_over(
+    core: Core, lower: Table, label: Table, seen: Table, *, flips: bool = False, alone: bool = False
+) -> tuple[Table, Table, ReadOut] | None:
+    """Bits that see an automaton's letters by labels: ops (R, W), start (R,), and a read-out of them and of what labels
+    are `seen` as (W,), one-hot.
+
+    `lower` (P, L) are steps of a machine from 0, label (P, L) is what is told of its state before and a letter.
+    `alone`: labels that are seen as one set no bit to both values.
+    """
+    points, moves = [(0, 0)], []
+    for place, (q, p) in enumerate(points):
+        for x in range(core.step.shape[1]):
+            after = (int(core.step[q, x]), int(lower[p, x]))
             if after not in points:
+                if len(points) == _MOST_POINTS:
+                    return None
                 points.append(after)
-    return points
+            moves.append((place, int(label[p, x]), points.index(after)))
+    before, labels, behind = np.array(moves).T
+    count, width = len(points), len(seen)
+    # A bit and its complement say the same.
+    values = np.arange(0, 2**count, 2)[1:, None] >> np.arange(count) & 1
+    ops, valid = np.full((len(values), width), HOLD), np.ones(len(values), dtype=bool)
+    for each in np.unique(labels):
+        was, now = values[:, before[labels == each]], values[:, behind[labels == each]]
+        hold, constant, flip = (was == now).all(1), (now == now[:, :1]).all(1), (was != now).all(1) & flips
+        ops[:, each] = np.where(hold, HOLD, np.where(constant, now[:, 0], FLIP))
+        valid &= hold | constant | flip
+    if alone:
+        for each in np.unique(seen):
+            valid &= ~((ops[:, seen == each] == 0).any(1) & (ops[:, seen == each] == 1).any(1))
+    chosen = np.flatnonzero(valid)
+    if len(chosen) > _MOST_KEPT:
+        return None
+    told = np.unique(np.stack([behind, seen[labels]], 1)[core.asked[[points[i][0] for i in behind]]], axis=0)
+    last = (told[:, 1:] == np.arange(seen.max() + 1)).astype(np.float64)
+    answers = core.answers[[points[i][0] for i in told[:, 0]]]
+
+    def read_of(rows: Table) -> ReadOut | None:
+        bits = values[rows][:, told[:, 0]].T.astype(np.float64)
+        return read_out(np.concatenate([bits, last], 1), answers, int(answers.max()) + 1)
+
+    read = read_of(chosen)
+    for each in chosen.tolist() if read is not None else ():
+        if (fewer := read_of(chosen[chosen != each])) is not None:
+            chosen, read = chosen[chosen != each], fewer
+    return None if read is None else (ops[chosen], values[chosen, 0], read)
 
 
-def _ops(core: Core, points: list[tuple[int, int]], bits: Table, window: int, flips: bool) -> Table | None:
-    """What letters do to a bit that has these values at the points, or None where that is no op."""
-    letters = core.step.shape[1]
-    value = dict(zip(points, bits.tolist(), strict=True))
-    ops = np.full((letters + 1, letters), HOLD)
-    for x in range(letters):
-        sets: set[int] = set()
-        pairs = [(y, value[q, y], value[int(core.step[q, x]), x]) for q, y in points]
-        groups = [[p[1:] for p in pairs if p[0] == y] for y in range(letters + 1)]
-        for y, group in enumerate([[p[1:] for p in pairs]] * (letters + 1) if window == 1 else groups):
-            after = {b for _, b in group}
-            if all(a == b for a, b in group):
-                continue
-            if len(after) == 1:
-                ops[y, x] = next(iter(after))
-                sets |= after
-            elif flips and all(a != b for a, b in group):
-                ops[y, x] = FLIP
-            else:
-                return None
-        if len(sets) > 1:
-            return None
-    return ops
+def written(ops: NDArray[Any], low: float = -1.0) -> NDArray[np.float64]:
+    """What is added to bits that are `low` or 1: their value where they are set, or fade, else zero."""
+    fade = low + (1 - low) * (ops - FADE) - low * SHARE
+    return np.where(ops >= FADE, fade, np.where(ops == 1, 1.0, np.where(ops == 0, low, 0.0)))
+
+
+def fading(core: Core) -> Registers | None:
+    """A bit a letter that fades, of an automaton whose answers are functions of the last two letters."""
+    step, letters = core.step, core.step.shape[1]
+    pairs = [(y, x) for y in range(-1, letters) for x in range(letters)]  # -1: there is none before
+    after = [step[step[:, y], x] if y >= 0 else step[:1, x] for y, x in pairs]
+    if any((states != states[0]).any() for states in after):
+        return None
+    values = np.array([[(x == b) + SHARE * (y == b) for b in range(letters)] for y, x in pairs])
+    last = np.array([[x == b for b in range(letters)] for _, x in pairs], dtype=np.float64)
+    states = np.array([states[0] for states in after])
+    answers = core.answers[states]
+    read = _by_pairs(pairs, answers, letters)
+    read = read or read_out(np.concatenate([values, last], 1), answers, int(answers.max()) + 1)
+    told = None if read is None else read.weights[np.isfinite(read.constants), :letters]
+    # What earlier letters add is at most SHARE squared, and what they add to it.
+    if told is None or np.ptp(told, 0).sum() * SHARE**2 / (1 - SHARE) > read.margin / 2:  # type: ignore[union-attr]
+        return None
+    ops = np.broadcast_to(FADE + np.eye(letters, dtype=np.int64)[:, None], (letters, letters + 1, letters))
+    return Registers(ops, np.full(letters, FADE), read)  # type: ignore[arg-type]
+
+
+def _by_pairs(pairs: list[tuple[int, int]], answers: Table, letters: int) -> ReadOut | None:
+    """Where each pair has an answer of its own: 1 for the letter before, which is 0 for all others, and for none 1 less
+    all of them."""
+    if len(np.unique(answers)) < len(pairs):
+        return None
+    n = int(answers.max()) + 1
+    weights, constants = np.zeros((n, 2 * letters)), np.full(n, -np.inf)
+    for (y, x), answer in zip(pairs, answers.tolist(), strict=True):
+        weights[answer, letters:] = -_FAR * (np.arange(letters) != x)
+        constants[answer] = y < 0
+        for b in range(letters) if y < 0 else (y,):
+            share = (-1 if y < 0 else 1) / SHARE
+            weights[answer, b], weights[answer, letters + x] = share, weights[answer, letters + x] - share * (b == x)
+    return ReadOut(weights, constants, 1.0)

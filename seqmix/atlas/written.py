@@ -20,7 +20,7 @@ _MOST_WORDS = 60_000
 
 
 class Construction(NamedTuple):
-    """A model of one layer, the automaton that it follows, with a BOS, and how."""
+    """A model of one or two layers, the automaton that it follows, with a BOS, and how."""
 
     model: SequenceModel
     automaton: Automaton
@@ -36,12 +36,13 @@ class Check(NamedTuple):
     margin: float
 
 
-def construct(mixer: str | Mapping[str, Any], automaton: Any) -> Construction:
-    """One layer with written weights that follows an automaton at every length, or as far as its plan says.
+def construct(mixer: str | Mapping[str, Any], automaton: Any, n_layers: int = 1) -> Construction:
+    """Layers with written weights that follow an automaton at every length, or as far as their plan says.
 
     Args:
         mixer: a registered name, or `{"name": ..., arguments}`; sizes that it does not say are as small as they can be.
         automaton: a name, an `Automaton`, or a task; words begin with a BOS, which is added where there is none.
+        n_layers: at most this many, one or two.
 
     Raises:
         ValueError: there is no construction, or it would be too large; unknown names.
@@ -52,10 +53,13 @@ def construct(mixer: str | Mapping[str, Any], automaton: Any) -> Construction:
         >>> check(made.model, made.automaton, longest=4).wrong is None
         True
     """
+    if n_layers not in (1, 2):
+        raise ValueError(f"construct: n_layers must be 1 or 2, got {n_layers!r}")
     chosen, task = mixer_of(mixer), automaton_of(automaton)
-    found = plan(chosen, task)
+    found = plan(chosen, task, n_layers)
     if found is None:
-        raise ValueError(f"construct: there is no construction of {task.name} for {chosen.title}")
+        layers = "" if n_layers == 1 else " in two layers"
+        raise ValueError(f"construct: there is no construction of {task.name} for {chosen.title}{layers}")
     return Construction(found.build(), task, found)
 
 

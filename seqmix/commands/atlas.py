@@ -15,6 +15,7 @@ _EPILOG = """examples:
   seqmix atlas --mixer mamba 'mamba, signed' --automaton Z2 S3
   seqmix atlas --mixer deltanet --automaton first --why
   seqmix atlas --mixer 'bd-lru, any m' --automaton S3 --check
+  seqmix atlas --mixer 'mamba, signed' --automaton Q8 --layers 2 --check
   seqmix atlas --records docs/results/*.jsonl
   seqmix leaderboard run atlas --store runs.jsonl
 
@@ -37,9 +38,9 @@ def main(argv: list[str]) -> int:
     automata = names_of("automaton", arguments.automaton, AUTOMATA)
     cells = cells_of(mixers, automata, arguments.layers)
     if arguments.check:
-        return _check([key for key, found in cells.items() if found.verdict == "can"])
+        return _check([key for key, found in cells.items() if found.verdict == "can"], arguments.layers)
     if arguments.why:
-        print("\n\n".join(sheet(*key, found, MIXERS[key[0]]) for key, found in cells.items()))
+        print("\n\n".join(sheet(*key, found, MIXERS[key[0]], arguments.layers) for key, found in cells.items()))
         return 0
     for path in arguments.figure:
         write_bytes_whole(path, draw(cells, mixers, automata, path.suffix[1:]))
@@ -85,14 +86,14 @@ def _records(arguments: argparse.Namespace, argv: list[str]) -> int:
     return 1 if problems or wrong else 0
 
 
-def _check(keys: list[tuple[str, str]]) -> int:
+def _check(keys: list[tuple[str, str]], layers: int) -> int:
     from seqmix.atlas.cells import AUTOMATA, MIXERS
     from seqmix.atlas.written import check, closed, construct
 
     status = 0
     for mixer, automaton in keys:
         try:
-            made = construct(MIXERS[mixer], AUTOMATA[automaton])
+            made = construct(MIXERS[mixer], AUTOMATA[automaton], min(layers, 2))
         except ValueError as error:  # too large to be made here
             print(f"{mixer}, {automaton}: not tried, {error}")
             continue

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from seqmix.atlas.frame import Frame, Place, placed
+from seqmix.atlas.registers import Registers
 from seqmix.atlas.separate import ReadOut
 from seqmix.atlas.traits import Mixer
 from seqmix.models import SequenceModel
@@ -21,7 +23,8 @@ class Plan(NamedTuple):
     """Weights that can be written.
 
     name, says: of the construction. states: what the recurrent state holds, in words. precision: in which arithmetic it
-    is right at every length, or how it fails. exact: whether states stay copies, signs or saturated at every length.
+    is right at every length, or how it fails. layers: how many. exact: whether states stay copies, signs or saturated,
+    or forget, at every length.
     """
 
     name: str
@@ -30,14 +33,25 @@ class Plan(NamedTuple):
     precision: str
     exact: bool
     build: Callable[[], SequenceModel]
+    layers: int = 1
 
 
 class Cell(NamedTuple):
-    """A mixer and an automaton with a BOS, and its core. Letters L, the BOS counts as the last one; V tokens."""
+    """A mixer and an automaton with a BOS, and its core. Letters L, the BOS counts as the last one; V tokens.
+
+    In a deeper model `place` says of V, R and a multiple where the layer stands; `bits` are some that do, without flips
+    and with.
+    """
 
     mixer: Mixer
     automaton: Automaton
     core: Core
+    place: Callable[[int, int, int], Place] = placed
+    bits: tuple[Registers | None, Registers | None] | None = None
+
+    def frame(self, reads: int, multiple: int = 1) -> Frame:
+        """The model around the layer, which says so many numbers; its width is a multiple."""
+        return Frame(self.vocab_size, reads, self.place(self.vocab_size, reads, multiple))
 
     @property
     def vocab_size(self) -> int:

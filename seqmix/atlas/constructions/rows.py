@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from seqmix.atlas.constructions.cell import Cell, Plan
-from seqmix.atlas.frame import Frame, write
+from seqmix.atlas.frame import write
 from seqmix.atlas.pullbacks import Family, Function, chains, family
 from seqmix.atlas.separate import read_out
 from seqmix.models import SequenceModel
@@ -60,7 +60,7 @@ def _bd_lru(cell: Cell, found: Family, m: int, size: int, signed: bool) -> Seque
                     logits[entry, slot, x] = sign * _HARD
     for entry in sorted(set(range(size)) - set(columns)):
         logits[entry, entry % m] = _HARD
-    frame = Frame(cell.vocab_size, len(columns))
+    frame = cell.frame(len(columns))
     head = cell.head(found.read, len(columns))
     model = frame.model(cell.spec(block_size=m, d_state=size), *head)
     layer: Any = model.mixers[0]
@@ -114,7 +114,7 @@ def h_lru(cell: Cell) -> Plan | None:
                 else:
                     logits[channel, _slot(np.array(chain), after, False)[0], x] = _HARD
         columns = [channel * order + i for channel, chain in enumerate(found) for i in range(len(chain))]
-        frame = Frame(cell.vocab_size, len(columns))
+        frame = cell.frame(len(columns))
         model = frame.model(cell.spec(order=order, d_state=size), *cell.head(told, len(columns)))
         layer: Any = model.mixers[0]
         write(layer.proj_gates.weight, frame.tokens(cell.table(logits.reshape(-1, letters + 1))))

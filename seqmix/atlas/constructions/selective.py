@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from seqmix.atlas.constructions.cell import Array, Cell, Plan
-from seqmix.atlas.frame import Frame, inverse_silu, write
-from seqmix.atlas.registers import FLIP, HOLD, Registers, registers
+from seqmix.atlas.frame import inverse_silu, write
+from seqmix.atlas.registers import FADE, FLIP, HOLD, SHARE, Registers, fading, registers, written
 from seqmix.models import SequenceModel
 
 __all__ = ["bits_of", "mamba", "spoken"]
@@ -22,12 +22,15 @@ _ONE = float(inverse_silu(1.0))
 
 
 def bits_of(cell: Cell, window: int, *, flips: bool) -> Registers | None:
-    """Bits for a cell: by single letters and without flips where that does, else by pairs if the window is two."""
+    """Bits for a cell: by single letters and without flips where that does, else by pairs if the window is two, else
+    such that fade."""
+    if cell.bits is not None:
+        return cell.bits[0] or (cell.bits[1] if flips else None)
     for seen in (1, 2)[:window]:
         for flipped in (False, True)[: 1 + flips]:
             if (found := registers(cell.core, seen, flips=flipped)) is not None:
                 return found
-    return None
+    return fading(cell.core)
 
 
 def spoken(cell: Cell, bits: Registers) -> tuple[Array, Array, Array]:
@@ -66,7 +69,7 @@ def _mamba(cell: Cell, bits: Registers, signed: bool, window: int) -> SequenceMo
         if not bits.by_letter
         else [(bos, x) for x in range(letters)]
     )
-    frame = Frame(cell.vocab_size, count)
+    frame = cell.frame(count)
     expand = max(1, -(-(len(pairs) + count) // frame.width))
     spec = cell.spec(d_state=cell.mixer.sizes.get("d_state", 1), expand=expand, dt_rank=len(pairs))
     model = frame.model(spec, *spoken(cell, bits))
@@ -82,7 +85,9 @@ def _mamba(cell: Cell, bits: Registers, signed: bool, window: int) -> SequenceMo
             taps[channel, -1], taps[channel, -2] = _K, _K
             if x != y:
                 inputs[channel, y], taps[channel, -2] = -1, -_K
+    # What dt is: decays of zero, of -1 and of SHARE.
     reset, flip = (math.log(2), 30.0) if signed else (110.0, 30.0)
+    fade = -math.log((1 + SHARE) / 2 if signed else SHARE)
     steps = np.full((inner, len(pairs)), -110.0)
     for bit in range(count):
         channel = first + bit
@@ -91,9 +96,9 @@ def _mamba(cell: Cell, bits: Registers, signed: bool, window: int) -> SequenceMo
         for place, (y, x) in enumerate(pairs):
             op = bits.start[bit] if x == bos else bits.ops[bit, y, x]
             if op != HOLD:
-                # softplus(0) is ln 2
-                steps[channel, place] = flip if op == FLIP else 0.0 if signed else reset
-                value = 1 / flip if op == FLIP else op / reset
+                dt = fade if op >= FADE else flip if op == FLIP else reset
+                steps[channel, place] = dt + math.log(-math.expm1(-dt))  # before the softplus
+                value = (1 if op == FLIP else float(written(op, 0))) / dt
                 inputs[channel, x] = max(inputs[channel, x], float(inverse_silu(value)))
     write(layer.in_proj.weight, frame.tokens(cell.table(np.concatenate([inputs, gates]))))
     write(layer.conv1d.weight, taps)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from seqmix.atlas.constructions.cell import Cell, Plan
-from seqmix.atlas.frame import Frame, ones, write
+from seqmix.atlas.frame import ones, write
 from seqmix.models import SequenceModel
 
 __all__ = ["fp_rnn", "lstm", "pd_ssm"]
@@ -23,7 +23,7 @@ def pd_ssm(cell: Cell) -> Plan | None:
         return None
 
     def build() -> SequenceModel:
-        frame = Frame(cell.vocab_size, q)
+        frame = cell.frame(q)
         spec = cell.spec(d_state=size, n_transitions=entries)
         model = frame.model(spec, *cell.head(cell.one_hot(), q))
         layer: Any = model.mixers[0]
@@ -67,7 +67,7 @@ def lstm(cell: Cell) -> Plan | None:
 
     def build() -> SequenceModel:
         _check_size("lstm", size)
-        frame = Frame(cell.vocab_size, q)
+        frame = cell.frame(q)
         logits, constants = cell.head(cell.one_hot(), q)
         # A state is on if the sum of (h / t + 1) / 2 is, of which 1 / 2 a unit is constant.
         constants = np.where(np.isfinite(constants), logits @ (into.sum(1) / 2), constants)
@@ -117,7 +117,7 @@ def fp_rnn(cell: Cell) -> Plan | None:
 
     def build() -> SequenceModel:
         _check_size("fp-rnn", size)
-        frame = Frame(cell.vocab_size, q)
+        frame = cell.frame(q)
         model = frame.model(cell.spec(d_state=size, rank=0), *cell.head(cell.one_hot(), q))
         layer: Any = model.mixers[0]
         # The only unit that is on is at 10, and at sqrt(N) over the root mean square.

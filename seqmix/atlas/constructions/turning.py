@@ -14,9 +14,9 @@ import numpy as np
 
 from seqmix.atlas.constructions.cell import Array, Cell, Plan
 from seqmix.atlas.constructions.selective import bits_of, spoken
-from seqmix.atlas.frame import Frame, inverse_silu, last_tap, ones, write
+from seqmix.atlas.frame import inverse_silu, last_tap, ones, write
 from seqmix.atlas.pullbacks import group_table
-from seqmix.atlas.registers import FLIP, HOLD, Registers
+from seqmix.atlas.registers import FADE, FLIP, HOLD, SHARE, Registers, written
 from seqmix.atlas.representations import Representation, faithful, reflections, separating_vector
 from seqmix.models import SequenceModel
 
@@ -45,7 +45,7 @@ def deltanet_bits(cell: Cell) -> Plan | None:
 
 def _deltanet_bits(cell: Cell, bits: Registers, signed: bool) -> SequenceModel:
     heads, letters, n = len(bits.ops), cell.letters, cell.mixer.options.get("n_householder", 1)
-    frame = Frame(cell.vocab_size, heads, heads)
+    frame = cell.frame(heads, heads)
     logits, constants, told = spoken(cell, bits)
     # Signs s say bits (1 + s) / 2.
     finite = np.where(np.isfinite(constants), constants + logits.sum(1) / 2, constants)
@@ -54,17 +54,18 @@ def _deltanet_bits(cell: Cell, bits: Registers, signed: bool) -> SequenceModel:
     layer: Any = model.mixers[0]
     rows = np.zeros((heads + 2 * n * heads, letters + 1))  # q, then n keys of all heads, then n values
     rows[: heads + n * heads] = 30
+    ops = np.concatenate([bits.ops[:, 0], bits.start[:, None]], 1)
+    # What fades is small, for which the norm is linear; of what does not only the sign is read.
+    fades = bool((ops >= FADE).any())
+    shares = written(ops) / np.where(ops >= FADE, 1 - SHARE, 1)
+    rows[heads + n * heads : heads * (2 + n)] = inverse_silu((_SMALL if fades else 0.2) * shares)
     betas = np.full((heads, n, letters + 1), _SHUT)
-    for bit in range(heads):
-        for x in range(letters + 1):
-            op = bits.start[bit] if x == letters else bits.ops[bit, 0, x]
-            if op != HOLD:
-                betas[bit, 0, x] = _OPEN if op == FLIP or not signed else 0
-                if op != FLIP:
-                    rows[heads + n * heads + bit, x] = float(inverse_silu(0.2 * (2 * op - 1)))
+    fade = math.log((1 - SHARE) / (1 + SHARE)) if signed else math.log(1 / SHARE - 1)
+    betas[:, 0] = np.where(ops >= FADE, fade, np.where((ops == FLIP) | (not signed), _OPEN, 0.0))
+    betas[:, 0][ops == HOLD] = _SHUT
     write(layer.in_proj.weight, frame.tokens(cell.table(rows)))
     write(layer.beta_proj.weight, frame.tokens(cell.table(betas.reshape(-1, letters + 1), _SHUT)))
-    _finish(layer, frame.outputs(np.eye(heads)))
+    _finish(layer, frame.outputs(np.eye(heads) * (math.sqrt(1e-5) / _SMALL if fades else 1)))
     return model
 
 
@@ -119,7 +120,7 @@ def _deltanet_group(cell: Cell, found: _Group, n: int) -> SequenceModel:
     chosen = found.chosen
     heads, letters, width = len(chosen), cell.letters, max(r.matrices.shape[1] for r in chosen)
     keys = max(_SPREAD * width, 8)
-    frame = Frame(cell.vocab_size, heads * width, heads)
+    frame = cell.frame(heads * width, heads)
     spec = cell.spec(n_heads=heads, expand_k=heads * keys / frame.width, expand_v=heads * width / frame.width)
     spread = _tight_frame(keys, width)
     q, k, v = np.zeros((heads, keys)), np.zeros((n, heads, keys, letters + 1)), np.zeros((n, heads, width, letters + 1))
@@ -193,9 +194,9 @@ def dense(cell: Cell) -> Plan | None:
             for bit in range(count):
                 for x in range(letters + 1):
                     op = bits.start[bit] if x == letters else bits.ops[bit, 0, x]
-                    a[bit, bit, x] = {HOLD: 1, FLIP: -1}.get(int(op), 0)
-                    b[bit, x] = 0 if op == HOLD else 1 if op == FLIP else op
-            frame = Frame(cell.vocab_size, count)
+                    a[bit, bit, x] = {HOLD: 1, FLIP: -1, 0: 0, 1: 0}.get(int(op), SHARE)
+                    b[bit, x] = 1 if op == FLIP else written(op, 0)
+            frame = cell.frame(count)
             model = frame.model(cell.spec(d_state=count), *spoken(cell, bits))
         else:
             assert found is not None
@@ -214,7 +215,7 @@ def dense(cell: Cell) -> Plan | None:
                     else:
                         a[begin:end, begin:end, x] = r.matrices[element]
                 logits[cell.core.answers, begin:end] = r.matrices[: cell.core.n_states] @ q
-            frame = Frame(cell.vocab_size, count)
+            frame = cell.frame(count)
             model = frame.model(cell.spec(d_state=count), logits, constants)
         layer: Any = model.mixers[0]
         table = cell.table(a.reshape(-1, letters + 1))

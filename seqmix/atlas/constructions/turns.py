@@ -16,21 +16,23 @@ from seqmix.atlas.constructions.cell import Array, Cell, Plan
 from seqmix.atlas.constructions.selective import bits_of, spoken
 from seqmix.atlas.frame import Frame, inverse_silu, last_tap, ones, write
 from seqmix.atlas.pullbacks import group_table
-from seqmix.atlas.registers import FLIP
+from seqmix.atlas.registers import FADE, FLIP, SHARE, written
 from seqmix.atlas.representations import faithful
 from seqmix.models import SequenceModel
 
 __all__ = ["gateloop", "gla", "turns"]
 
 _SMALL = 1e-4
+_GONE = -250.0  # of a log decay, whose exp is zero
 
 
 class _Turns(NamedTuple):
     """For H heads and L + 1 letters, the BOS last: angle (H, L + 1); keys (H, L + 1, 2), zero where nothing is written;
-    queries (H, 2); and a read-out of the heads' numbers q . (what was written, turned back)."""
+    log decays (H, L + 1); queries (H, 2); and a read-out of the heads' numbers q . (what was written, turned back)."""
 
     angle: Array
     keys: Array
+    decay: Array
     queries: Array
     logits: Array
     constants: Array
@@ -43,11 +45,12 @@ def turns(cell: Cell, *, turning: bool) -> _Turns | None:
     if bits is not None:
         ops = np.concatenate([bits.ops[:, 0], bits.start[:, None]], 1)
         keys = np.zeros((*ops.shape, 2))
-        keys[:, :, 0] = np.where(ops == 1, 1.0, np.where(ops == 0, -1.0, 0.0))
+        keys[:, :, 0] = written(ops)
         logits, constants, letters = spoken(cell, bits)
         finite = np.where(np.isfinite(constants), constants + logits.sum(1) / 2, constants)
         angle = np.where(ops == FLIP, math.pi, 0.0)
-        return _Turns(angle, keys, np.tile([1.0, 0.0], (len(ops), 1)), logits / 2, finite, letters)
+        decay = np.where(ops >= FADE, math.log(SHARE), np.where(ops < 2, _GONE, 0.0))
+        return _Turns(angle, keys, decay, np.tile([1.0, 0.0], (len(ops), 1)), logits / 2, finite, letters)
     return _commuting(cell) if turning else None
 
 
@@ -81,7 +84,7 @@ def _commuting(cell: Cell) -> _Turns | None:
         keys[two, -1] = vectors[0]
         logits[cell.core.answers, two] = vectors
     queries = np.tile(np.eye(2), (len(found), 1))
-    return _Turns(angle, keys, queries, logits, constants, None)
+    return _Turns(angle, keys, np.where(keys.any(2), _GONE, 0.0), queries, logits, constants, None)
 
 
 def _plan(cell: Cell, found: _Turns, build: Callable[[], SequenceModel]) -> Plan:
@@ -106,7 +109,7 @@ def gla(cell: Cell) -> Plan | None:
 
 def _gla(cell: Cell, found: _Turns, rope: dict[str, Any]) -> SequenceModel:
     heads, letters = len(found.angle), cell.letters
-    frame = Frame(cell.vocab_size, heads, 2 * heads)
+    frame = cell.frame(heads, 2 * heads)
     sizes: dict[str, Any] = {"n_heads": heads, "expand_k": 2 * heads / frame.width, "expand_v": heads / frame.width}
     sizes["decay_rank"] = min(frame.width, letters + 1)
     if cell.mixer.options["position"] is not None:
@@ -117,11 +120,10 @@ def _gla(cell: Cell, found: _Turns, rope: dict[str, Any]) -> SequenceModel:
     k = found.keys.transpose(0, 2, 1).reshape(-1, letters + 1)
     v, z = np.full((heads, letters + 1), _SMALL), np.full((heads, letters + 1), float(inverse_silu(1.0)))
     write(layer.in_proj.weight, frame.tokens(cell.table(np.concatenate([q, k, v, z]))))
-    wrote = found.keys.any(2)
     write(layer.decay_down.weight, frame.tokens(cell.table(np.eye(letters + 1))))
-    # logsigmoid(40) / 16 has an exp of one, -4000 / 16 one of zero.
+    # logsigmoid(40) / 16 has an exp of one; far below zero logsigmoid is its argument.
     each = layer.n_decays
-    write(layer.decay_up.weight, np.repeat(np.where(wrote, -4040.0, 0.0), each, 0))
+    write(layer.decay_up.weight, np.repeat(np.where(found.decay < 0, 16 * found.decay - 40, 0.0), each, 0))
     write(layer.decay_up.bias, np.full(heads * each, 40.0))
     ones(layer.norm_weight)
     if layer.conv_weight is not None:
@@ -136,7 +138,7 @@ def _gla(cell: Cell, found: _Turns, rope: dict[str, Any]) -> SequenceModel:
 def _write_angles(rope: Any, frame: Frame, cell: Cell, angle: Array) -> None:
     """Angles (H, L + 1) of letters, from each head's part of the input at length one."""
     part = frame.width // len(angle)
-    columns = np.array([*cell.core.tokens.tolist(), cell.automaton.bos])
+    columns = frame.place.tokens + np.array([*cell.core.tokens.tolist(), cell.automaton.bos])
     # Of a token's two entries, the first is seen; both may lie in one head's part.
     together = columns // part == (cell.vocab_size + columns) // part
     seen = frame.scale / np.sqrt(np.where(together, 2, 1) * frame.scale**2 + 1e-6)
@@ -157,7 +159,7 @@ def gateloop(cell: Cell) -> Plan | None:
 
     def build() -> SequenceModel:
         heads, letters = len(found.angle), cell.letters
-        frame = Frame(cell.vocab_size, heads, heads)
+        frame = cell.frame(heads, heads)
         spec = cell.spec(n_heads=heads, expand_k=2 * heads / frame.width)
         model = frame.model(spec, found.logits, found.constants, found.letters)
         layer: Any = model.mixers[0]
@@ -168,7 +170,9 @@ def gateloop(cell: Cell) -> Plan | None:
         v[::width] = 1
         rows = np.concatenate([q, k, v, z])
         write(layer.in_proj.weight, frame.tokens(cell.table(rows)))
-        gates = np.stack([np.where(found.keys.any(2), -150.0, 40.0), found.angle], 1)  # alpha, then omega of each head
+        # alpha, whose logsigmoid is the decay, then omega of each head
+        alpha = np.where(found.decay < 0, found.decay - np.log(-np.expm1(np.minimum(found.decay, -1))), 40.0)
+        gates = np.stack([alpha, found.angle], 1)
         write(layer.gate_proj.weight, frame.tokens(cell.table(gates.reshape(-1, letters + 1))))
         write(layer.out_proj.weight, frame.outputs(np.eye(frame.width)[::width] * math.sqrt(2)))
         return model
