@@ -119,31 +119,31 @@ def cut(sequences: Spans, chunk: int) -> Chunked:
 
 
 @triton.jit
-def span(i, offsets, length, chunk, chunks):
-    """Rows [first, last) of span `i`, int64."""
-    i = i.to(tl.int64)
-    if offsets is None:
-        sequence = i // chunks
-        first = sequence * length + (i % chunks) * chunk
-        last = tl.minimum(first + chunk, (sequence + 1) * length)
+def span(i_span, p_offsets, length, chunk, chunks):
+    """Rows [first, last) of span `i_span`, int64."""
+    i_span = i_span.to(tl.int64)
+    if p_offsets is None:
+        i_s = i_span // chunks
+        first = i_s * length + (i_span % chunks) * chunk
+        last = tl.minimum(first + chunk, (i_s + 1) * length)
     else:
         # Offsets on a GPU are not checked by value: clamped, wrong ones give wrong numbers but read no foreign memory.
-        first = tl.maximum(tl.load(offsets + i).to(tl.int64), 0)
-        last = tl.minimum(tl.load(offsets + i + 1).to(tl.int64), length)
+        first = tl.maximum(tl.load(p_offsets + i_span).to(tl.int64), 0)
+        last = tl.minimum(tl.load(p_offsets + i_span + 1).to(tl.int64), length)
     return first, last
 
 
 @triton.jit
-def sequence_of(i, of, bounds, length, chunks):
-    """The sequence that chunk `i` belongs to, and that sequence's rows [start, end)."""
-    if of is None:
-        sequence = i.to(tl.int64) // chunks
-        start = sequence * length
+def sequence_of(i_c, p_of, p_bounds, length, chunks):
+    """The sequence that chunk `i_c` belongs to, and that sequence's rows [start, end)."""
+    if p_of is None:
+        i_s = i_c.to(tl.int64) // chunks
+        start = i_s * length
         end = start + length
     else:
-        sequence = tl.load(of + i).to(tl.int64)
-        start, end = span(sequence, bounds, length, length, 1)
-    return sequence, start, end
+        i_s = tl.load(p_of + i_c).to(tl.int64)
+        start, end = span(i_s, p_bounds, length, length, 1)
+    return i_s, start, end
 
 
 # Whether kernels run in Triton's interpreter, which was chosen when they were made.

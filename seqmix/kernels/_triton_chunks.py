@@ -93,19 +93,19 @@ def constants(plan: Layout, gates: int) -> dict[str, Any]:
 
 
 @triton.jit
-def dot(a, b, DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr):
-    return tl.dot(a.to(DOT), b.to(DOT), input_precision=PRECISION, out_dtype=ACC)
+def dot(b_a, b_b, DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr):
+    return tl.dot(b_a.to(DOT), b_b.to(DOT), input_precision=PRECISION, out_dtype=ACC)
 
 
 @triton.jit
-def running(g, row, mask, GATES: tl.constexpr):
+def running(p_g, o_row, mask, GATES: tl.constexpr):
     """Sums of log decays up to each step of a chunk, in float64: differences of them follow."""
     if GATES == 1:
-        step = tl.load(g + row, mask=mask, other=0.0).to(tl.float64)
-        step = tl.where(step < -1e4, -1e4, step)  # e^-inf: infinities have no difference
+        b_g = tl.load(p_g + o_row, mask=mask, other=0.0).to(tl.float64)
+        b_g = tl.where(b_g < -1e4, -1e4, b_g)  # e^-inf: infinities have no difference
     else:
-        step = tl.zeros(row.shape, tl.float64)
-    return tl.cumsum(step, 0)
+        b_g = tl.zeros(o_row.shape, tl.float64)
+    return tl.cumsum(b_g, 0)
 
 
 @triton.jit
@@ -116,12 +116,12 @@ def between(upto, causal, ACC: tl.constexpr):
 
 
 @triton.jit
-def to_end(g, where, stride, mask, axis: tl.constexpr, ACC: tl.constexpr):
+def to_end(p_g, o_where, stride, mask, axis: tl.constexpr, ACC: tl.constexpr):
     """Sums of log decays after each step of a chunk; `mask` is where there is a next step, `stride` elements on."""
-    return tl.cumsum(tl.load(g + where + stride, mask=mask, other=0.0).to(ACC), axis, reverse=True)
+    return tl.cumsum(tl.load(p_g + o_where + stride, mask=mask, other=0.0).to(ACC), axis, reverse=True)
 
 
 @triton.jit
 def program(heads, blocks):
-    program = tl.program_id(0)
-    return (program // (heads * blocks)).to(tl.int64), (program // blocks) % heads, program % blocks
+    i_program = tl.program_id(0)
+    return (i_program // (heads * blocks)).to(tl.int64), (i_program // blocks) % heads, i_program % blocks

@@ -18,205 +18,215 @@ SUB = 16
 
 
 @triton.jit
-def _after(g, t, mask_n, end, h, i, heads, keys, ACC: tl.constexpr):
+def _after(p_g, o_t, mask_n, end, i_h, o_k, heads, keys, ACC: tl.constexpr):
     """Log decays from each step t (BC,) to the end of its sub-chunk, and of all of it."""
-    where = (t * heads + h)[:, None] * keys + i[None, :]
-    mask = mask_n & (i < keys)[None, :]
-    whole = tl.sum(tl.load(g + where, mask=mask, other=0.0).to(ACC), 0)
-    return to_end(g, where, heads * keys, mask & (t + 1 < end)[:, None], 0, ACC), whole
+    o_where = (o_t * heads + i_h)[:, None] * keys + o_k[None, :]
+    mask = mask_n & (o_k < keys)[None, :]
+    whole = tl.sum(tl.load(p_g + o_where, mask=mask, other=0.0).to(ACC), 0)
+    return to_end(p_g, o_where, heads * keys, mask & (o_t + 1 < end)[:, None], 0, ACC), whole
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _scores(
-    q, k, g, scores, offsets, length, chunk, chunks, heads, keys,
+    p_q, p_k, p_g, p_scores, p_offsets, length, chunk, chunks, heads, keys,
     BT: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    c, h, sub = program(heads, BT // BC)
-    first, last = span(c, offsets, length, chunk, chunks)
-    lane = tl.arange(0, BC)
-    t = first + sub * BC + lane
-    mask_t = t < last
-    row = t * heads + h
+    i_c, i_h, i_sub = program(heads, BT // BC)
+    first, last = span(i_c, p_offsets, length, chunk, chunks)
+    o_lane = tl.arange(0, BC)
+    o_t = first + i_sub * BC + o_lane
+    mask_t = o_t < last
+    o_row = o_t * heads + i_h
     # Within the sub-chunk (BC, BC): from the last key to the first, queries decay on the way.
-    inside = tl.zeros((BC, BC), ACC)
+    b_inside = tl.zeros((BC, BC), ACC)
     for start in range(0, keys, BK):
-        i = start + tl.arange(0, BK)
-        mask_k = mask_t[:, None] & (i < keys)[None, :]
-        reach = tl.load(q + row[:, None] * keys + i[None, :], mask=mask_k, other=0.0).to(ACC)
+        o_k = start + tl.arange(0, BK)
+        mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+        b_reach = tl.load(p_q + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0).to(ACC)
         for n in range(0, BC):
-            j = first + sub * BC + BC - 1 - n
-            ok = i < tl.where(j < last, keys, 0)
-            here = (j * heads + h) * keys + i
-            k_j = tl.load(k + here, mask=ok, other=0.0).to(ACC)
-            a_j = tl.exp(tl.load(g + here, mask=ok, other=0.0).to(ACC))
-            score = tl.sum(reach * k_j[None, :], 1)
-            pair = (t >= j)[:, None] & (t[None, :] == j)
-            inside += tl.where(pair, score[:, None], 0.0)
-            reach = tl.where((t >= j)[:, None], reach * a_j[None, :], reach)
-    tl.store(scores + row[:, None] * BT + sub * BC + lane[None, :], inside, mask=mask_t[:, None])
+            j = first + i_sub * BC + BC - 1 - n
+            ok = o_k < tl.where(j < last, keys, 0)
+            o_here = (j * heads + i_h) * keys + o_k
+            b_k_j = tl.load(p_k + o_here, mask=ok, other=0.0).to(ACC)
+            b_a_j = tl.exp(tl.load(p_g + o_here, mask=ok, other=0.0).to(ACC))
+            score = tl.sum(b_reach * b_k_j[None, :], 1)
+            pair = (o_t >= j)[:, None] & (o_t[None, :] == j)
+            b_inside += tl.where(pair, score[:, None], 0.0)
+            b_reach = tl.where((o_t >= j)[:, None], b_reach * b_a_j[None, :], b_reach)
+    tl.store(p_scores + o_row[:, None] * BT + i_sub * BC + o_lane[None, :], b_inside, mask=mask_t[:, None])
     # With every sub-chunk before: decays up to the query, between the two, and after the key.
     for other in range(0, BT // BC):
-        outside = tl.zeros((BC, BC), ACC)
-        if other < sub:
+        b_outside = tl.zeros((BC, BC), ACC)
+        if other < i_sub:
             for start in range(0, keys, BK):
-                i = start + tl.arange(0, BK)
-                mask_k = mask_t[:, None] & (i < keys)[None, :]
-                where = row[:, None] * keys + i[None, :]
-                upto = tl.cumsum(tl.load(g + where, mask=mask_k, other=0.0).to(ACC), 0)
-                q_t = tl.load(q + where, mask=mask_k, other=0.0).to(ACC) * tl.exp(upto)
+                o_k = start + tl.arange(0, BK)
+                mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+                o_where = o_row[:, None] * keys + o_k[None, :]
+                upto = tl.cumsum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 0)
+                b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0).to(ACC) * tl.exp(upto)
                 gap = tl.zeros((BK,), ACC)
-                for n in range(other + 1, sub):
-                    between = first + n * BC + lane
-                    here = (between * heads + h)[:, None] * keys + i[None, :]
-                    mask = (between < last)[:, None] & (i < keys)[None, :]
-                    gap += tl.sum(tl.load(g + here, mask=mask, other=0.0).to(ACC), 0)
-                s = first + other * BC + lane
-                mask_s = (s < last)[:, None]
-                after, _ = _after(g, s, mask_s, tl.minimum(first + (other + 1) * BC, last), h, i, heads, keys, ACC)
-                k_s = tl.load(
-                    k + (s * heads + h)[:, None] * keys + i[None, :], mask=mask_s & (i < keys)[None, :], other=0.0
+                for n in range(other + 1, i_sub):
+                    o_between = first + n * BC + o_lane
+                    o_here = (o_between * heads + i_h)[:, None] * keys + o_k[None, :]
+                    mask = (o_between < last)[:, None] & (o_k < keys)[None, :]
+                    gap += tl.sum(tl.load(p_g + o_here, mask=mask, other=0.0).to(ACC), 0)
+                o_s = first + other * BC + o_lane
+                mask_s = (o_s < last)[:, None]
+                after, _ = _after(
+                    p_g, o_s, mask_s, tl.minimum(first + (other + 1) * BC, last), i_h, o_k, heads, keys, ACC
                 )
-                k_s = k_s.to(ACC) * tl.exp(after + gap[None, :])
-                outside += dot(q_t, tl.trans(k_s), DOT, ACC, PRECISION)
-        if other != sub:
-            tl.store(scores + row[:, None] * BT + other * BC + lane[None, :], outside, mask=mask_t[:, None])
+                b_k_s = tl.load(
+                    p_k + (o_s * heads + i_h)[:, None] * keys + o_k[None, :],
+                    mask=mask_s & (o_k < keys)[None, :],
+                    other=0.0,
+                )
+                b_k_s = b_k_s.to(ACC) * tl.exp(after + gap[None, :])
+                b_outside += dot(b_q, tl.trans(b_k_s), DOT, ACC, PRECISION)
+        if other != i_sub:
+            tl.store(p_scores + o_row[:, None] * BT + other * BC + o_lane[None, :], b_outside, mask=mask_t[:, None])
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _score_gradients(
-    v, do, dscores, offsets, length, chunk, chunks, heads, values,
+    p_v, p_do, p_dscores, p_offsets, length, chunk, chunks, heads, values,
     BT: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    c, h, _ = program(heads, 1)
-    first, last = span(c, offsets, length, chunk, chunks)
-    step = tl.arange(0, BT)
-    mask_t = first + step < last
-    row = (first + step) * heads + h
-    pairs = tl.zeros((BT, BT), ACC)
+    i_c, i_h, _ = program(heads, 1)
+    first, last = span(i_c, p_offsets, length, chunk, chunks)
+    o_step = tl.arange(0, BT)
+    mask_t = first + o_step < last
+    o_row = (first + o_step) * heads + i_h
+    b_pairs = tl.zeros((BT, BT), ACC)
     for start in range(0, values, BV):
-        j = start + tl.arange(0, BV)
-        mask_v = mask_t[:, None] & (j < values)[None, :]
-        v_t = tl.load(v + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-        do_t = tl.load(do + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-        pairs += dot(do_t, tl.trans(v_t), DOT, ACC, PRECISION)
-    pairs = tl.where(step[:, None] >= step[None, :], pairs, 0.0)
-    tl.store(dscores + row[:, None] * BT + step[None, :], pairs, mask=mask_t[:, None])
+        o_v = start + tl.arange(0, BV)
+        mask_v = mask_t[:, None] & (o_v < values)[None, :]
+        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+        b_pairs += dot(b_do, tl.trans(b_v), DOT, ACC, PRECISION)
+    b_pairs = tl.where(o_step[:, None] >= o_step[None, :], b_pairs, 0.0)
+    tl.store(p_dscores + o_row[:, None] * BT + o_step[None, :], b_pairs, mask=mask_t[:, None])
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _queries_keys_backward(
-    q, k, v, g, do, borders, dstates, dscores, dq, dk, steps, received, offsets, length, chunk, chunks,
-    heads, keys, values,
-    BT: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    p_q, p_k, p_v, p_g, p_do, p_borders, p_dstates, p_dscores, p_dq, p_dk, p_steps, p_received,
+    p_offsets, length, chunk, chunks, heads, keys, values,
+    BT: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     # dq and dk of one sub-chunk: from other chunks through the states, from the other sub-chunks, from inside.
     subs: tl.constexpr = BT // BC
-    c, h, block = program(heads, tl.cdiv(keys, BK) * subs)
-    sub = block % subs
-    first, last = span(c, offsets, length, chunk, chunks)
-    lane = tl.arange(0, BC)
-    begin = first + sub * BC
-    t = begin + lane
-    mask_t = t < last
-    row = t * heads + h
-    i = (block // subs) * BK + tl.arange(0, BK)
-    mask_k = mask_t[:, None] & (i < keys)[None, :]
-    where = row[:, None] * keys + i[None, :]
-    dq_t = tl.zeros((BC, BK), ACC)
-    dk_t = tl.zeros((BC, BK), ACC)
+    i_c, i_h, i_block = program(heads, tl.cdiv(keys, BK) * subs)
+    i_sub = i_block % subs
+    first, last = span(i_c, p_offsets, length, chunk, chunks)
+    o_lane = tl.arange(0, BC)
+    begin = first + i_sub * BC
+    o_t = begin + o_lane
+    mask_t = o_t < last
+    o_row = o_t * heads + i_h
+    o_k = (i_block // subs) * BK + tl.arange(0, BK)
+    mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+    o_where = o_row[:, None] * keys + o_k[None, :]
+    b_dq = tl.zeros((BC, BK), ACC)
+    b_dk = tl.zeros((BC, BK), ACC)
     # Through the states before and after the chunk.
     for start in range(0, values, BV):
-        j = start + tl.arange(0, BV)
-        mask_v = mask_t[:, None] & (j < values)[None, :]
-        mask_s = (i < keys)[:, None] & (j < values)[None, :]
-        tile = (c * heads + h) * keys * values + i[:, None] * values + j[None, :]
-        v_t = tl.load(v + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-        do_t = tl.load(do + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-        if borders is not None:
-            dq_t += dot(do_t, tl.trans(tl.load(borders + tile, mask=mask_s, other=0.0)), DOT, ACC, PRECISION)
-        if dstates is not None:
-            dk_t += dot(v_t, tl.trans(tl.load(dstates + tile, mask=mask_s, other=0.0)), DOT, ACC, PRECISION)
+        o_v = start + tl.arange(0, BV)
+        mask_v = mask_t[:, None] & (o_v < values)[None, :]
+        mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
+        o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+        if p_borders is not None:
+            b_dq += dot(b_do, tl.trans(tl.load(p_borders + o_tile, mask=mask_s, other=0.0)), DOT, ACC, PRECISION)
+        if p_dstates is not None:
+            b_dk += dot(b_v, tl.trans(tl.load(p_dstates + o_tile, mask=mask_s, other=0.0)), DOT, ACC, PRECISION)
     # Backwards from here to the start of the chunk; `gap` is what lies between two sub-chunks.
-    upto = tl.cumsum(tl.load(g + where, mask=mask_k, other=0.0).to(ACC), 0)
-    after, _ = _after(g, t, mask_t[:, None], tl.minimum(begin + BC, last), h, i, heads, keys, ACC)
+    upto = tl.cumsum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 0)
+    after, _ = _after(p_g, o_t, mask_t[:, None], tl.minimum(begin + BC, last), i_h, o_k, heads, keys, ACC)
     gap = tl.zeros((BK,), ACC)
     near = tl.zeros((BC, BK), ACC)
-    for n in range(0, sub):
-        other = sub - 1 - n
-        s = first + other * BC + lane
-        mask_s = (s < last)[:, None]
-        before, whole = _after(g, s, mask_s, tl.minimum(first + (other + 1) * BC, last), h, i, heads, keys, ACC)
-        k_s = tl.load(k + (s * heads + h)[:, None] * keys + i[None, :], mask=mask_s & (i < keys)[None, :], other=0.0)
-        pairs = tl.load(dscores + row[:, None] * BT + other * BC + lane[None, :], mask=mask_t[:, None], other=0.0)
-        near += dot(pairs, k_s.to(ACC) * tl.exp(before + gap[None, :]), DOT, ACC, PRECISION)
+    for n in range(0, i_sub):
+        other = i_sub - 1 - n
+        o_s = first + other * BC + o_lane
+        mask_s = (o_s < last)[:, None]
+        before, whole = _after(p_g, o_s, mask_s, tl.minimum(first + (other + 1) * BC, last), i_h, o_k, heads, keys, ACC)
+        b_k_s = tl.load(
+            p_k + (o_s * heads + i_h)[:, None] * keys + o_k[None, :], mask=mask_s & (o_k < keys)[None, :], other=0.0
+        )
+        b_pairs = tl.load(
+            p_dscores + o_row[:, None] * BT + other * BC + o_lane[None, :], mask=mask_t[:, None], other=0.0
+        )
+        near += dot(b_pairs, b_k_s.to(ACC) * tl.exp(before + gap[None, :]), DOT, ACC, PRECISION)
         gap += whole
-    dq_t = tl.exp(upto) * (dq_t * tl.exp(gap)[None, :] + near)
+    b_dq = tl.exp(upto) * (b_dq * tl.exp(gap)[None, :] + near)
     # Onwards from here to the end of the chunk.
     gap = tl.zeros((BK,), ACC)
     near = tl.zeros((BC, BK), ACC)
-    for other in range(sub + 1, subs):
-        s = first + other * BC + lane
-        mask_s = (s < last)[:, None] & (i < keys)[None, :]
-        here = (s * heads + h)[:, None] * keys + i[None, :]
-        g_s = tl.load(g + here, mask=mask_s, other=0.0).to(ACC)
-        q_s = tl.load(q + here, mask=mask_s, other=0.0).to(ACC) * tl.exp(tl.cumsum(g_s, 0) + gap[None, :])
-        pairs = tl.load(
-            dscores + (s * heads + h)[:, None] * BT + sub * BC + lane[None, :], mask=(s < last)[:, None], other=0.0
+    for other in range(i_sub + 1, subs):
+        o_s = first + other * BC + o_lane
+        mask_s = (o_s < last)[:, None] & (o_k < keys)[None, :]
+        o_here = (o_s * heads + i_h)[:, None] * keys + o_k[None, :]
+        b_g_s = tl.load(p_g + o_here, mask=mask_s, other=0.0).to(ACC)
+        b_q_s = tl.load(p_q + o_here, mask=mask_s, other=0.0).to(ACC) * tl.exp(tl.cumsum(b_g_s, 0) + gap[None, :])
+        b_pairs = tl.load(
+            p_dscores + (o_s * heads + i_h)[:, None] * BT + i_sub * BC + o_lane[None, :],
+            mask=(o_s < last)[:, None],
+            other=0.0,
         )
-        near += dot(tl.trans(pairs), q_s, DOT, ACC, PRECISION)
-        gap += tl.sum(g_s, 0)
-    dk_t = dk_t * tl.exp(after + gap[None, :])
-    q_t = tl.load(q + where, mask=mask_k, other=0.0).to(ACC)
-    k_t = tl.load(k + where, mask=mask_k, other=0.0).to(ACC)
-    tl.store(received + where, k_t * dk_t, mask=mask_k)
-    dk_in = tl.exp(after) * near
+        near += dot(tl.trans(b_pairs), b_q_s, DOT, ACC, PRECISION)
+        gap += tl.sum(b_g_s, 0)
+    b_dk = b_dk * tl.exp(after + gap[None, :])
+    b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0).to(ACC)
+    b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0).to(ACC)
+    tl.store(p_received + o_where, b_k * b_dk, mask=mask_k)
+    b_dk_in = tl.exp(after) * near
     # Inside: `decay` is the one from step j to every later step. A step's own pair has none.
     decay = tl.full((BC, BK), 1.0, ACC)
     for n in range(0, BC):
-        j = begin + BC - 1 - n
-        ok = i < tl.where(j < last, keys, 0)
-        here = (j * heads + h) * keys + i
-        k_j = tl.load(k + here, mask=ok, other=0.0).to(ACC)
-        a_j = tl.exp(tl.load(g + here, mask=ok, other=0.0).to(ACC))
-        pair = tl.load(dscores + row * BT + (j - first), mask=mask_t & (t > j), other=0.0)
-        dq_t += pair[:, None] * decay * k_j[None, :]
-        own = tl.sum(pair[:, None] * decay * q_t, 0)
-        dk_in += tl.where((t == j)[:, None], own[None, :], 0.0)
-        decay = tl.where((t >= j)[:, None], decay * a_j[None, :], decay)
+        o_v = begin + BC - 1 - n
+        ok = o_k < tl.where(o_v < last, keys, 0)
+        o_here = (o_v * heads + i_h) * keys + o_k
+        b_k_j = tl.load(p_k + o_here, mask=ok, other=0.0).to(ACC)
+        b_a_j = tl.exp(tl.load(p_g + o_here, mask=ok, other=0.0).to(ACC))
+        b_pair = tl.load(p_dscores + o_row * BT + (o_v - first), mask=mask_t & (o_t > o_v), other=0.0)
+        b_dq += b_pair[:, None] * decay * b_k_j[None, :]
+        b_own = tl.sum(b_pair[:, None] * decay * b_q, 0)
+        b_dk_in += tl.where((o_t == o_v)[:, None], b_own[None, :], 0.0)
+        decay = tl.where((o_t >= o_v)[:, None], decay * b_a_j[None, :], decay)
     # The sums that the decays' gradients are made of, and a step's own pair.
-    tl.store(steps + where, q_t * dq_t - k_t * dk_in, mask=mask_k)
-    own = tl.load(dscores + row * BT + sub * BC + lane, mask=mask_t, other=0.0)[:, None]
-    tl.store(dq + where, (dq_t + own * k_t).to(dq.dtype.element_ty), mask=mask_k)
-    tl.store(dk + where, (dk_t + dk_in + own * q_t).to(dk.dtype.element_ty), mask=mask_k)
+    tl.store(p_steps + o_where, b_q * b_dq - b_k * b_dk_in, mask=mask_k)
+    b_own = tl.load(p_dscores + o_row * BT + i_sub * BC + o_lane, mask=mask_t, other=0.0)[:, None]
+    tl.store(p_dq + o_where, (b_dq + b_own * b_k).to(p_dq.dtype.element_ty), mask=mask_k)
+    tl.store(p_dk + o_where, (b_dk + b_dk_in + b_own * b_q).to(p_dk.dtype.element_ty), mask=mask_k)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _decays_backward(
-    g, borders, dstates, steps, received, dg, offsets, length, chunk, chunks, heads, keys, values,
+    p_g, p_borders, p_dstates, p_steps, p_received, p_dg, p_offsets, length, chunk, chunks, heads, keys, values,
     BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     # What crosses step t: S to S_end, steps before t to S_end, and S or steps before t to steps from t on. The last are
     # q dq - k dk summed from t on, within the chunk; more than a chunk of it would cancel.
-    c, h, block = program(heads, tl.cdiv(keys, BK))
-    first, last = span(c, offsets, length, chunk, chunks)
-    t = first + tl.arange(0, BT)
-    i = block * BK + tl.arange(0, BK)
-    mask_k = (t < last)[:, None] & (i < keys)[None, :]
-    where = (t * heads + h)[:, None] * keys + i[None, :]
+    i_c, i_h, i_block = program(heads, tl.cdiv(keys, BK))
+    first, last = span(i_c, p_offsets, length, chunk, chunks)
+    o_t = first + tl.arange(0, BT)
+    o_k = i_block * BK + tl.arange(0, BK)
+    mask_k = (o_t < last)[:, None] & (o_k < keys)[None, :]
+    o_where = (o_t * heads + i_h)[:, None] * keys + o_k[None, :]
     through = tl.zeros((BK,), ACC)
     for start in range(0, values, BV):
-        j = start + tl.arange(0, BV)
-        mask_s = (i < keys)[:, None] & (j < values)[None, :]
-        tile = (c * heads + h) * keys * values + i[:, None] * values + j[None, :]
-        state = tl.load(borders + tile, mask=mask_s, other=0.0)
-        through += tl.sum(state * tl.load(dstates + tile, mask=mask_s, other=0.0), 1)
-    total = tl.sum(tl.load(g + where, mask=mask_k, other=0.0).to(ACC), 0)
-    end = tl.load(received + where, mask=mask_k, other=0.0)
-    crossing = tl.cumsum(tl.load(steps + where, mask=mask_k, other=0.0), 0, reverse=True)
-    crossing += tl.cumsum(end, 0) - end + (tl.exp(total) * through)[None, :]
-    tl.store(dg + where, crossing.to(dg.dtype.element_ty), mask=mask_k)
+        o_v = start + tl.arange(0, BV)
+        mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
+        o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+        b_state = tl.load(p_borders + o_tile, mask=mask_s, other=0.0)
+        through += tl.sum(b_state * tl.load(p_dstates + o_tile, mask=mask_s, other=0.0), 1)
+    total = tl.sum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 0)
+    b_end = tl.load(p_received + o_where, mask=mask_k, other=0.0)
+    b_crossing = tl.cumsum(tl.load(p_steps + o_where, mask=mask_k, other=0.0), 0, reverse=True)
+    b_crossing += tl.cumsum(b_end, 0) - b_end + (tl.exp(total) * through)[None, :]
+    tl.store(p_dg + o_where, b_crossing.to(p_dg.dtype.element_ty), mask=mask_k)
 
 
 def _options(plan: Layout) -> dict[str, object]:

@@ -11,177 +11,182 @@ from seqmix.kernels._triton_chunks import RUNTIME, Layout, between, constants, d
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _output(
-    q, k, v, g, scores, borders, o, scores_more, v_more, offsets, length, chunk, chunks, heads, keys, values,
-    GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    p_q, p_k, p_v, p_g, p_scores, p_borders, p_o, p_scores_more, p_v_more,
+    p_offsets, length, chunk, chunks, heads, keys, values,
+    GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    c, h, block = program(heads, tl.cdiv(values, BV))
-    first, last = span(c, offsets, length, chunk, chunks)
-    step = tl.arange(0, BT)
-    t = first + step
-    mask_t = t < last
-    row = t * heads + h
-    j = block * BV + tl.arange(0, BV)
-    mask_v = mask_t[:, None] & (j < values)[None, :]
-    causal = step[:, None] >= step[None, :]
-    out = tl.zeros((BT, BV), ACC)
-    pairs = tl.zeros((BT, BT), ACC)
+    i_c, i_h, i_block = program(heads, tl.cdiv(values, BV))
+    first, last = span(i_c, p_offsets, length, chunk, chunks)
+    o_step = tl.arange(0, BT)
+    o_t = first + o_step
+    mask_t = o_t < last
+    o_row = o_t * heads + i_h
+    o_v = i_block * BV + tl.arange(0, BV)
+    mask_v = mask_t[:, None] & (o_v < values)[None, :]
+    causal = o_step[:, None] >= o_step[None, :]
+    b_out = tl.zeros((BT, BV), ACC)
+    b_pairs = tl.zeros((BT, BT), ACC)
     for start in range(0, keys, BK):
-        i = start + tl.arange(0, BK)
-        mask_k = mask_t[:, None] & (i < keys)[None, :]
-        where = row[:, None] * keys + i[None, :]
-        q_t = tl.load(q + where, mask=mask_k, other=0.0)
-        tile = (c * heads + h) * keys * values + i[:, None] * values + j[None, :]
-        state = tl.load(borders + tile, mask=(i < keys)[:, None] & (j < values)[None, :], other=0.0)
+        o_k = start + tl.arange(0, BK)
+        mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+        o_where = o_row[:, None] * keys + o_k[None, :]
+        b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0)
+        o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+        b_state = tl.load(p_borders + o_tile, mask=(o_k < keys)[:, None] & (o_v < values)[None, :], other=0.0)
         if GATES == 2:
-            g_t = tl.load(g + where, mask=mask_k, other=0.0).to(ACC)
-            out += dot(q_t.to(ACC) * tl.exp(tl.cumsum(g_t, 0)), state, DOT, ACC, PRECISION)
+            b_g = tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC)
+            b_out += dot(b_q.to(ACC) * tl.exp(tl.cumsum(b_g, 0)), b_state, DOT, ACC, PRECISION)
         else:
-            k_t = tl.load(k + row[None, :] * keys + i[:, None], mask=mask_t[None, :] & (i < keys)[:, None], other=0.0)
-            out += dot(q_t, state, DOT, ACC, PRECISION)
-            pairs += dot(q_t, k_t, DOT, ACC, PRECISION)
+            b_k = tl.load(
+                p_k + o_row[None, :] * keys + o_k[:, None], mask=mask_t[None, :] & (o_k < keys)[:, None], other=0.0
+            )
+            b_out += dot(b_q, b_state, DOT, ACC, PRECISION)
+            b_pairs += dot(b_q, b_k, DOT, ACC, PRECISION)
     if GATES == 2:
-        pairs = tl.load(scores + row[:, None] * BT + step[None, :], mask=mask_t[:, None], other=0.0)
+        b_pairs = tl.load(p_scores + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)
     else:
-        upto = running(g, row, mask_t, GATES)
-        pairs = tl.where(causal, pairs * between(upto, causal, ACC), 0.0)
-        out *= tl.exp(upto.to(ACC))[:, None]
-    v_t = tl.load(v + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-    out += dot(pairs, v_t, DOT, ACC, PRECISION)
-    if scores_more is not None:
-        pairs = tl.load(scores_more + row[:, None] * BT + step[None, :], mask=mask_t[:, None], other=0.0)
-        v_t = tl.load(v_more + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-        out += dot(pairs, v_t, DOT, ACC, PRECISION)
-    tl.store(o + row[:, None] * values + j[None, :], out.to(o.dtype.element_ty), mask=mask_v)
+        upto = running(p_g, o_row, mask_t, GATES)
+        b_pairs = tl.where(causal, b_pairs * between(upto, causal, ACC), 0.0)
+        b_out *= tl.exp(upto.to(ACC))[:, None]
+    b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+    b_out += dot(b_pairs, b_v, DOT, ACC, PRECISION)
+    if p_scores_more is not None:
+        b_pairs = tl.load(p_scores_more + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)
+        b_v = tl.load(p_v_more + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+        b_out += dot(b_pairs, b_v, DOT, ACC, PRECISION)
+    tl.store(p_o + o_row[:, None] * values + o_v[None, :], b_out.to(p_o.dtype.element_ty), mask=mask_v)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _values_backward(
-    q, k, do, g, scores, dstates, dv, scores_more, do_more, offsets, length, chunk, chunks, heads, keys, values,
-    GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    p_q, p_k, p_do, p_g, p_scores, p_dstates, p_dv, p_scores_more, p_do_more,
+    p_offsets, length, chunk, chunks, heads, keys, values,
+    GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    # dv_j = sum_t D_tj (q_t . k_j) do_t + e^{G_end - G_j} dS^T k_j; without dstates the first sum alone.
-    c, h, block = program(heads, tl.cdiv(values, BV))
-    first, last = span(c, offsets, length, chunk, chunks)
-    step = tl.arange(0, BT)
-    t = first + step
-    mask_t = t < last
-    row = t * heads + h
-    j = block * BV + tl.arange(0, BV)
-    mask_v = mask_t[:, None] & (j < values)[None, :]
-    causal = step[:, None] >= step[None, :]
-    out = tl.zeros((BT, BV), ACC)
-    pairs = tl.zeros((BT, BT), ACC)
+    # dv_j = sum_t D_tj (q_t . k_j) do_t + e^{G_end - G_j} dS^T k_j; without `p_dstates` the first sum alone.
+    i_c, i_h, i_block = program(heads, tl.cdiv(values, BV))
+    first, last = span(i_c, p_offsets, length, chunk, chunks)
+    o_step = tl.arange(0, BT)
+    o_t = first + o_step
+    mask_t = o_t < last
+    o_row = o_t * heads + i_h
+    o_v = i_block * BV + tl.arange(0, BV)
+    mask_v = mask_t[:, None] & (o_v < values)[None, :]
+    causal = o_step[:, None] >= o_step[None, :]
+    b_out = tl.zeros((BT, BV), ACC)
+    b_pairs = tl.zeros((BT, BT), ACC)
     # Scores (BT, BT), and what the keys hand to the state after the chunk (BT, BV).
     for start in range(0, keys, BK):
-        i = start + tl.arange(0, BK)
-        mask_k = mask_t[:, None] & (i < keys)[None, :]
-        where = row[:, None] * keys + i[None, :]
-        k_t = tl.load(k + where, mask=mask_k, other=0.0)
+        o_k = start + tl.arange(0, BK)
+        mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+        o_where = o_row[:, None] * keys + o_k[None, :]
+        b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)
         if GATES < 2:
-            q_t = tl.load(q + where, mask=mask_k, other=0.0)
-            pairs += dot(q_t, tl.trans(k_t), DOT, ACC, PRECISION)
-        if dstates is not None:
-            tile = (c * heads + h) * keys * values + i[:, None] * values + j[None, :]
-            state = tl.load(dstates + tile, mask=(i < keys)[:, None] & (j < values)[None, :], other=0.0)
+            b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0)
+            b_pairs += dot(b_q, tl.trans(b_k), DOT, ACC, PRECISION)
+        if p_dstates is not None:
+            o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+            b_state = tl.load(p_dstates + o_tile, mask=(o_k < keys)[:, None] & (o_v < values)[None, :], other=0.0)
             if GATES == 2:
-                mask_l = (t + 1 < last)[:, None] & (i < keys)[None, :]
-                k_e = k_t.to(ACC) * tl.exp(to_end(g, where, heads * keys, mask_l, 0, ACC))
-                out += dot(k_e, state, DOT, ACC, PRECISION)
+                mask_l = (o_t + 1 < last)[:, None] & (o_k < keys)[None, :]
+                b_k_e = b_k.to(ACC) * tl.exp(to_end(p_g, o_where, heads * keys, mask_l, 0, ACC))
+                b_out += dot(b_k_e, b_state, DOT, ACC, PRECISION)
             else:
-                out += dot(k_t, state, DOT, ACC, PRECISION)
+                b_out += dot(b_k, b_state, DOT, ACC, PRECISION)
     if GATES == 2:
-        pairs = tl.load(scores + row[:, None] * BT + step[None, :], mask=mask_t[:, None], other=0.0)
+        b_pairs = tl.load(p_scores + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)
     else:
-        pairs = tl.where(causal, pairs * between(running(g, row, mask_t, GATES), causal, ACC), 0.0)
-    if GATES == 1 and dstates is not None:
-        out *= tl.exp(to_end(g, row, heads, t + 1 < last, 0, ACC))[:, None]
+        b_pairs = tl.where(causal, b_pairs * between(running(p_g, o_row, mask_t, GATES), causal, ACC), 0.0)
+    if GATES == 1 and p_dstates is not None:
+        b_out *= tl.exp(to_end(p_g, o_row, heads, o_t + 1 < last, 0, ACC))[:, None]
     # The outputs of the chunk, back through the scores.
-    do_t = tl.load(do + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-    out += dot(tl.trans(pairs), do_t, DOT, ACC, PRECISION)
-    if scores_more is not None:
-        pairs = tl.load(scores_more + row[:, None] * BT + step[None, :], mask=mask_t[:, None], other=0.0)
-        do_t = tl.load(do_more + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-        out += dot(tl.trans(pairs), do_t, DOT, ACC, PRECISION)
-    tl.store(dv + row[:, None] * values + j[None, :], out.to(dv.dtype.element_ty), mask=mask_v)
+    b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+    b_out += dot(tl.trans(b_pairs), b_do, DOT, ACC, PRECISION)
+    if p_scores_more is not None:
+        b_pairs = tl.load(p_scores_more + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)
+        b_do = tl.load(p_do_more + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+        b_out += dot(tl.trans(b_pairs), b_do, DOT, ACC, PRECISION)
+    tl.store(p_dv + o_row[:, None] * values + o_v[None, :], b_out.to(p_dv.dtype.element_ty), mask=mask_v)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _queries_keys_backward(
-    q, k, v, g, do, borders, dstates, dq, dk, dg, dw, du, rows, offsets, length, chunk, chunks, heads, keys, values,
-    GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    p_q, p_k, p_v, p_g, p_do, p_borders, p_dstates, p_dq, p_dk, p_dg, p_dw, p_du, rows,
+    p_offsets, length, chunk, chunks, heads, keys, values,
+    GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     # With P_tj = D_tj (q_t . k_j) (do_t . v_j), the gradient of log decay t is the sum of all that crosses from before
     # step t to t or later: of P over rows from t on and columns before t, and of what S gives and S_end receives.
-    # Nothing is subtracted. With dw, also dw_t = -S du_t, for writes that were reduced by S^T w_t.
+    # Nothing is subtracted. With `p_dw`, also dw_t = -S du_t, for writes that were reduced by S^T w_t.
     blocks = tl.cdiv(keys, BK)
-    c, h, block = program(heads, blocks)
-    first, last = span(c, offsets, length, chunk, chunks)
-    step = tl.arange(0, BT)
-    t = first + step
-    mask_t = t < last
-    row = t * heads + h
-    i = block * BK + tl.arange(0, BK)
-    mask_k = mask_t[:, None] & (i < keys)[None, :]
-    where = row[:, None] * keys + i[None, :]
-    causal = step[:, None] >= step[None, :]
-    pairs = tl.zeros((BT, BT), ACC)
-    dq_t = tl.zeros((BT, BK), ACC)
-    dk_t = tl.zeros((BT, BK), ACC)
-    dw_t = tl.zeros((BT, BK), ACC)
+    i_c, i_h, i_block = program(heads, blocks)
+    first, last = span(i_c, p_offsets, length, chunk, chunks)
+    o_step = tl.arange(0, BT)
+    o_t = first + o_step
+    mask_t = o_t < last
+    o_row = o_t * heads + i_h
+    o_k = i_block * BK + tl.arange(0, BK)
+    mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+    o_where = o_row[:, None] * keys + o_k[None, :]
+    causal = o_step[:, None] >= o_step[None, :]
+    b_pairs = tl.zeros((BT, BT), ACC)
+    b_dq = tl.zeros((BT, BK), ACC)
+    b_dk = tl.zeros((BT, BK), ACC)
+    b_dw = tl.zeros((BT, BK), ACC)
     through = tl.zeros((BK,), ACC)
     # do v^T (BT, BT), and what comes through the states before and after (BT, BK).
     for start in range(0, values, BV):
-        j = start + tl.arange(0, BV)
-        mask_v = mask_t[:, None] & (j < values)[None, :]
-        mask_s = (i < keys)[:, None] & (j < values)[None, :]
-        tile = (c * heads + h) * keys * values + i[:, None] * values + j[None, :]
-        v_t = tl.load(v + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-        do_t = tl.load(do + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-        state = tl.load(borders + tile, mask=mask_s, other=0.0)
-        dstate = tl.load(dstates + tile, mask=mask_s, other=0.0)
-        pairs += dot(do_t, tl.trans(v_t), DOT, ACC, PRECISION)
-        dq_t += dot(do_t, tl.trans(state), DOT, ACC, PRECISION)
-        dk_t += dot(v_t, tl.trans(dstate), DOT, ACC, PRECISION)
+        o_v = start + tl.arange(0, BV)
+        mask_v = mask_t[:, None] & (o_v < values)[None, :]
+        mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
+        o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+        b_state = tl.load(p_borders + o_tile, mask=mask_s, other=0.0)
+        b_dstate = tl.load(p_dstates + o_tile, mask=mask_s, other=0.0)
+        b_pairs += dot(b_do, tl.trans(b_v), DOT, ACC, PRECISION)
+        b_dq += dot(b_do, tl.trans(b_state), DOT, ACC, PRECISION)
+        b_dk += dot(b_v, tl.trans(b_dstate), DOT, ACC, PRECISION)
         if GATES == 1:
-            through += tl.sum(state * dstate, 1)
-        if dw is not None:
-            du_t = tl.load(du + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
-            dw_t -= dot(du_t, tl.trans(state), DOT, ACC, PRECISION)
+            through += tl.sum(b_state * b_dstate, 1)
+        if p_dw is not None:
+            b_du = tl.load(p_du + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+            b_dw -= dot(b_du, tl.trans(b_state), DOT, ACC, PRECISION)
     # Decays, and the gradient of their logarithms.
-    q_t = tl.load(q + where, mask=mask_k, other=0.0)
-    k_t = tl.load(k + where, mask=mask_k, other=0.0)
+    b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0)
+    b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)
     if GATES == 1:
-        upto = running(g, row, mask_t, GATES)
-        pairs = pairs * between(upto, causal, ACC)
-        dq_t *= tl.exp(upto.to(ACC))[:, None]
-        dk_t *= tl.exp(to_end(g, row, heads, t + 1 < last, 0, ACC))[:, None]
-        crossing = crossing_sums(pairs * dot(q_t, tl.trans(k_t), DOT, ACC, PRECISION), step)
-        given = tl.sum(q_t.to(ACC) * dq_t, 1)
-        received = tl.sum(k_t.to(ACC) * dk_t, 1)
+        upto = running(p_g, o_row, mask_t, GATES)
+        b_pairs = b_pairs * between(upto, causal, ACC)
+        b_dq *= tl.exp(upto.to(ACC))[:, None]
+        b_dk *= tl.exp(to_end(p_g, o_row, heads, o_t + 1 < last, 0, ACC))[:, None]
+        crossing = crossing_sums(b_pairs * dot(b_q, tl.trans(b_k), DOT, ACC, PRECISION), o_step)
+        given = tl.sum(b_q.to(ACC) * b_dq, 1)
+        received = tl.sum(b_k.to(ACC) * b_dk, 1)
         crossing += tl.sum(tl.where(causal, given[:, None], 0.0), 0)
-        crossing += tl.sum(tl.where(causal & (step[:, None] > step[None, :]), received[None, :], 0.0), 1)
-        total = tl.sum(tl.load(g + row, mask=mask_t, other=0.0).to(ACC), 0)
+        crossing += tl.sum(tl.where(causal & (o_step[:, None] > o_step[None, :]), received[None, :], 0.0), 1)
+        total = tl.sum(tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC), 0)
         crossing += tl.exp(total) * tl.sum(through, 0)
-        tl.store(dg + (block.to(tl.int64) * rows + t) * heads + h, crossing, mask=mask_t)
+        tl.store(p_dg + (i_block.to(tl.int64) * rows + o_t) * heads + i_h, crossing, mask=mask_t)
     else:
-        pairs = tl.where(causal, pairs, 0.0)
+        b_pairs = tl.where(causal, b_pairs, 0.0)
     # Within the chunk.
-    dq_t += dot(pairs, k_t, DOT, ACC, PRECISION)
-    dk_t += dot(tl.trans(pairs), q_t, DOT, ACC, PRECISION)
-    tl.store(dq + where, dq_t.to(dq.dtype.element_ty), mask=mask_k)
-    tl.store(dk + where, dk_t.to(dk.dtype.element_ty), mask=mask_k)
-    if dw is not None:
-        tl.store(dw + where, dw_t.to(dw.dtype.element_ty), mask=mask_k)
+    b_dq += dot(b_pairs, b_k, DOT, ACC, PRECISION)
+    b_dk += dot(tl.trans(b_pairs), b_q, DOT, ACC, PRECISION)
+    tl.store(p_dq + o_where, b_dq.to(p_dq.dtype.element_ty), mask=mask_k)
+    tl.store(p_dk + o_where, b_dk.to(p_dk.dtype.element_ty), mask=mask_k)
+    if p_dw is not None:
+        tl.store(p_dw + o_where, b_dw.to(p_dw.dtype.element_ty), mask=mask_k)
 
 
 @triton.jit
-def crossing_sums(pairs, step):
+def crossing_sums(b_pairs, o_step):
     """For each t the sum of pairs (BT, BT) over rows from t on and columns before t."""
-    before = tl.cumsum(pairs, 1) - pairs
-    return tl.sum(tl.where(step[:, None] >= step[None, :], before, 0.0), 0)
+    before = tl.cumsum(b_pairs, 1) - b_pairs
+    return tl.sum(tl.where(o_step[:, None] >= o_step[None, :], before, 0.0), 0)
 
 
 def output(

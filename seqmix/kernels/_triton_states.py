@@ -10,81 +10,81 @@ from seqmix.kernels._triton_chunks import RUNTIME, Layout, constants, dot, progr
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _states(
-    k, v, g, initial, borders, final, offsets, length, chunk, chunks,
-    relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
+    p_k, p_v, p_g, p_initial, p_borders, p_final, p_offsets, length, chunk, chunks,
+    p_relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     value_blocks = tl.cdiv(values, BV)
-    s, h, block = program(heads, tl.cdiv(keys, BK) * value_blocks)
-    i = (block // value_blocks) * BK + tl.arange(0, BK)
-    j = (block % value_blocks) * BV + tl.arange(0, BV)
-    mask_s = (i < keys)[:, None] & (j < values)[None, :]
-    tile = i[:, None] * values + j[None, :]
-    step = tl.arange(0, BT)
-    state = tl.load(initial + (s * heads + h) * keys * values + tile, mask=mask_s, other=0.0).to(ACC)
-    begin, end = span(s, relay_offsets, relay_length, relay_chunk, relay_chunks)
+    i_s, i_h, i_block = program(heads, tl.cdiv(keys, BK) * value_blocks)
+    o_k = (i_block // value_blocks) * BK + tl.arange(0, BK)
+    o_v = (i_block % value_blocks) * BV + tl.arange(0, BV)
+    mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
+    o_tile = o_k[:, None] * values + o_v[None, :]
+    o_step = tl.arange(0, BT)
+    b_state = tl.load(p_initial + (i_s * heads + i_h) * keys * values + o_tile, mask=mask_s, other=0.0).to(ACC)
+    begin, end = span(i_s, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for n in range(0, end - begin):
-        c = begin + n
-        first, last = span(c, offsets, length, chunk, chunks)
-        tl.store(borders + (c * heads + h) * keys * values + tile, state, mask=mask_s)
-        t = first + step
-        mask_t = t < last
-        row = t * heads + h
-        mask_k = (i < keys)[:, None] & mask_t[None, :]
-        mask_v = mask_t[:, None] & (j < values)[None, :]
-        k_t = tl.load(k + row[None, :] * keys + i[:, None], mask=mask_k, other=0.0).to(ACC)
-        v_t = tl.load(v + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
+        i_c = begin + n
+        first, last = span(i_c, p_offsets, length, chunk, chunks)
+        tl.store(p_borders + (i_c * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
+        o_t = first + o_step
+        mask_t = o_t < last
+        o_row = o_t * heads + i_h
+        mask_k = (o_k < keys)[:, None] & mask_t[None, :]
+        mask_v = mask_t[:, None] & (o_v < values)[None, :]
+        b_k = tl.load(p_k + o_row[None, :] * keys + o_k[:, None], mask=mask_k, other=0.0).to(ACC)
+        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
         if GATES == 1:
-            k_t *= tl.exp(to_end(g, row, heads, t + 1 < last, 0, ACC))[None, :]
-            state *= tl.exp(tl.sum(tl.load(g + row, mask=mask_t, other=0.0).to(ACC), 0))
+            b_k *= tl.exp(to_end(p_g, o_row, heads, o_t + 1 < last, 0, ACC))[None, :]
+            b_state *= tl.exp(tl.sum(tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC), 0))
         if GATES == 2:
-            where = row[None, :] * keys + i[:, None]
-            mask_l = (i < keys)[:, None] & (t + 1 < last)[None, :]
-            k_t *= tl.exp(to_end(g, where, heads * keys, mask_l, 1, ACC))
-            state *= tl.exp(tl.sum(tl.load(g + where, mask=mask_k, other=0.0).to(ACC), 1))[:, None]
-        state += dot(k_t, v_t, DOT, ACC, PRECISION)
-    tl.store(final + (s * heads + h) * keys * values + tile, state, mask=mask_s)
+            o_where = o_row[None, :] * keys + o_k[:, None]
+            mask_l = (o_k < keys)[:, None] & (o_t + 1 < last)[None, :]
+            b_k *= tl.exp(to_end(p_g, o_where, heads * keys, mask_l, 1, ACC))
+            b_state *= tl.exp(tl.sum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 1))[:, None]
+        b_state += dot(b_k, b_v, DOT, ACC, PRECISION)
+    tl.store(p_final + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _states_backward(
-    q, do, g, dfinal, dstates, dinitial, offsets, length, chunk, chunks,
-    relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
+    p_q, p_do, p_g, p_dfinal, p_dstates, p_dinitial, p_offsets, length, chunk, chunks,
+    p_relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # The gradient of the state after every chunk, from the last chunk to the first.
     value_blocks = tl.cdiv(values, BV)
-    s, h, block = program(heads, tl.cdiv(keys, BK) * value_blocks)
-    i = (block // value_blocks) * BK + tl.arange(0, BK)
-    j = (block % value_blocks) * BV + tl.arange(0, BV)
-    mask_s = (i < keys)[:, None] & (j < values)[None, :]
-    tile = i[:, None] * values + j[None, :]
-    step = tl.arange(0, BT)
-    state = tl.load(dfinal + (s * heads + h) * keys * values + tile, mask=mask_s, other=0.0).to(ACC)
-    begin, end = span(s, relay_offsets, relay_length, relay_chunk, relay_chunks)
+    i_s, i_h, i_block = program(heads, tl.cdiv(keys, BK) * value_blocks)
+    o_k = (i_block // value_blocks) * BK + tl.arange(0, BK)
+    o_v = (i_block % value_blocks) * BV + tl.arange(0, BV)
+    mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
+    o_tile = o_k[:, None] * values + o_v[None, :]
+    o_step = tl.arange(0, BT)
+    b_state = tl.load(p_dfinal + (i_s * heads + i_h) * keys * values + o_tile, mask=mask_s, other=0.0).to(ACC)
+    begin, end = span(i_s, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for n in range(0, end - begin):
-        c = end - 1 - n
-        first, last = span(c, offsets, length, chunk, chunks)
-        tl.store(dstates + (c * heads + h) * keys * values + tile, state, mask=mask_s)
-        t = first + step
-        mask_t = t < last
-        row = t * heads + h
-        mask_k = (i < keys)[:, None] & mask_t[None, :]
-        mask_v = mask_t[:, None] & (j < values)[None, :]
-        q_t = tl.load(q + row[None, :] * keys + i[:, None], mask=mask_k, other=0.0).to(ACC)
-        do_t = tl.load(do + row[:, None] * values + j[None, :], mask=mask_v, other=0.0)
+        i_c = end - 1 - n
+        first, last = span(i_c, p_offsets, length, chunk, chunks)
+        tl.store(p_dstates + (i_c * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
+        o_t = first + o_step
+        mask_t = o_t < last
+        o_row = o_t * heads + i_h
+        mask_k = (o_k < keys)[:, None] & mask_t[None, :]
+        mask_v = mask_t[:, None] & (o_v < values)[None, :]
+        b_q = tl.load(p_q + o_row[None, :] * keys + o_k[:, None], mask=mask_k, other=0.0).to(ACC)
+        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
         if GATES == 1:
-            g_t = tl.load(g + row, mask=mask_t, other=0.0).to(ACC)
-            q_t *= tl.exp(tl.cumsum(g_t, 0))[None, :]
-            state *= tl.exp(tl.sum(g_t, 0))
+            b_g = tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC)
+            b_q *= tl.exp(tl.cumsum(b_g, 0))[None, :]
+            b_state *= tl.exp(tl.sum(b_g, 0))
         if GATES == 2:
-            g_t = tl.load(g + row[None, :] * keys + i[:, None], mask=mask_k, other=0.0).to(ACC)
-            q_t *= tl.exp(tl.cumsum(g_t, 1))
-            state *= tl.exp(tl.sum(g_t, 1))[:, None]
-        state += dot(q_t, do_t, DOT, ACC, PRECISION)
-    tl.store(dinitial + (s * heads + h) * keys * values + tile, state, mask=mask_s)
+            b_g = tl.load(p_g + o_row[None, :] * keys + o_k[:, None], mask=mask_k, other=0.0).to(ACC)
+            b_q *= tl.exp(tl.cumsum(b_g, 1))
+            b_state *= tl.exp(tl.sum(b_g, 1))[:, None]
+        b_state += dot(b_q, b_do, DOT, ACC, PRECISION)
+    tl.store(p_dinitial + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
 
 
 def states(

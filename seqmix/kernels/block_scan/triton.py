@@ -22,44 +22,46 @@ _LARGEST = 128
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _gradients(
-    dh, late, gates, x, h, before, dgates, dx, offsets, length, chunk, chunks, blocks,
+    p_dh, p_late, p_gates, p_x, p_h, p_before, p_dgates, p_dx, p_offsets, length, chunk, chunks, blocks,
     M: tl.constexpr, GATED: tl.constexpr, SIZE: tl.constexpr, BQ: tl.constexpr,
 ):  # fmt: skip
-    # Row q is step q // blocks of block q % blocks; `before` (C, N, m) is the state before each span.
-    kind: tl.constexpr = late.dtype.element_ty
+    # Row q is step q // blocks of block q % blocks; `p_before` (C, N, m) is the state before each span.
+    kind: tl.constexpr = p_late.dtype.element_ty
     SLOTS: tl.constexpr = M + 1 if GATED else M
-    item = tl.program_id(0).to(tl.int64)
-    first, last = span(item, offsets, length, chunk, chunks)
-    i = tl.arange(0, SIZE)
-    mask_i = i < M
+    i_span = tl.program_id(0).to(tl.int64)
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    o_i = tl.arange(0, SIZE)
+    mask_i = o_i < M
     for start in tl.range(first * blocks, last * blocks, BQ):
-        q = start + tl.arange(0, BQ)
-        inside = q < last * blocks
+        o_q = start + tl.arange(0, BQ)
+        inside = o_q < last * blocks
         mask = inside[:, None] & mask_i[None, :]
         mask_ij = mask[:, :, None] & mask_i[None, None, :]
-        row = q[:, None] * M + i[None, :]
-        s = tl.load(dh + row, mask=mask, other=0.0).to(kind) + tl.load(late + row, mask=mask, other=0.0)
-        at_first = (q < (first + 1) * blocks)[:, None]
-        past = tl.load(h + row - blocks * M, mask=mask & (q >= (first + 1) * blocks)[:, None], other=0.0).to(kind)
-        place = (item * blocks + q - first * blocks)[:, None] * M + i[None, :]
-        past = tl.where(at_first, tl.load(before + place, mask=mask & at_first, other=0.0), past)
-        here = row[:, :, None] * SLOTS + i[None, None, :]
+        o_row = o_q[:, None] * M + o_i[None, :]
+        b_s = tl.load(p_dh + o_row, mask=mask, other=0.0).to(kind) + tl.load(p_late + o_row, mask=mask, other=0.0)
+        at_first = (o_q < (first + 1) * blocks)[:, None]
+        b_past = tl.load(p_h + o_row - blocks * M, mask=mask & (o_q >= (first + 1) * blocks)[:, None], other=0.0).to(
+            kind
+        )
+        o_place = (i_span * blocks + o_q - first * blocks)[:, None] * M + o_i[None, :]
+        b_past = tl.where(at_first, tl.load(p_before + o_place, mask=mask & at_first, other=0.0), b_past)
+        o_here = o_row[:, :, None] * SLOTS + o_i[None, None, :]
         if GATED:
-            z = tl.load(gates + here, mask=mask_ij, other=0.0).to(kind)
-            z_input = tl.load(gates + row * SLOTS + M, mask=mask, other=0.0).to(kind)
-            p, p_input = triton_matrices.softmax(z, z_input, mask_i[None, None, :])
-            v = tl.load(x + row, mask=mask, other=0.0).to(kind)
+            b_z = tl.load(p_gates + o_here, mask=mask_ij, other=0.0).to(kind)
+            b_z_input = tl.load(p_gates + o_row * SLOTS + M, mask=mask, other=0.0).to(kind)
+            b_gates, b_gates_input = triton_matrices.softmax(b_z, b_z_input, mask_i[None, None, :])
+            b_v = tl.load(p_x + o_row, mask=mask, other=0.0).to(kind)
             # h_t again from the same rounded values that it is subtracted from: one load less, and errors cancel.
-            now = tl.sum(p * past[:, None, :], 2) + p_input * v
-            flow = s * p_input
-            d_input = flow * (v - now)
-            tl.store(dx + row, flow.to(dx.dtype.element_ty), mask=mask)
-            tl.store(dgates + row * SLOTS + M, d_input.to(dgates.dtype.element_ty), mask=mask)
-            d = s[:, :, None] * p * (past[:, None, :] - now[:, :, None])
+            b_now = tl.sum(b_gates * b_past[:, None, :], 2) + b_gates_input * b_v
+            b_flow = b_s * b_gates_input
+            b_d_input = b_flow * (b_v - b_now)
+            tl.store(p_dx + o_row, b_flow.to(p_dx.dtype.element_ty), mask=mask)
+            tl.store(p_dgates + o_row * SLOTS + M, b_d_input.to(p_dgates.dtype.element_ty), mask=mask)
+            b_d = b_s[:, :, None] * b_gates * (b_past[:, None, :] - b_now[:, :, None])
         else:
-            tl.store(dx + row, s.to(dx.dtype.element_ty), mask=mask)
-            d = s[:, :, None] * past[:, None, :]
-        tl.store(dgates + here, d.to(dgates.dtype.element_ty), mask=mask_ij)
+            tl.store(p_dx + o_row, b_s.to(p_dx.dtype.element_ty), mask=mask)
+            b_d = b_s[:, :, None] * b_past[:, None, :]
+        tl.store(p_dgates + o_here, b_d.to(p_dgates.dtype.element_ty), mask=mask_ij)
 
 
 def _chunk(sequences: Spans, blocks: int, m: int) -> int | None:

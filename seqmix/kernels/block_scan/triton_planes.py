@@ -72,14 +72,14 @@ def _scan_tile(step, M: tl.constexpr):
 
 
 @triton.jit
-def _softmax(pointer, at, mask, M: tl.constexpr, kind: tl.constexpr):
+def _softmax(p_gates, o_at, mask, M: tl.constexpr, kind: tl.constexpr):
     """The M recurrent gates of every row of a block, row after row, and then the M input gates."""
     gates = ()
     inputs = ()
     for i in tl.static_range(M):
         logits = ()
         for k in tl.static_range(M + 1):
-            logits = logits + (tl.load(pointer + (at * M + i) * (M + 1) + k, mask=mask, other=0.0).to(kind),)
+            logits = logits + (tl.load(p_gates + (o_at * M + i) * (M + 1) + k, mask=mask, other=0.0).to(kind),)
         largest = logits[0]
         for k in tl.static_range(1, M + 1):
             largest = tl.maximum(largest, logits[k], propagate_nan=tl.PropagateNan.ALL)
@@ -97,52 +97,52 @@ def _softmax(pointer, at, mask, M: tl.constexpr, kind: tl.constexpr):
 
 @triton.jit(do_not_specialize=RUNTIME)
 def scan(
-    x, gates, initial, h, final, product, offsets, length, chunk, chunks, blocks,
+    p_x, p_gates, p_initial, p_h, p_final, p_product, p_offsets, length, chunk, chunks, blocks,
     M: tl.constexpr, GATED: tl.constexpr, REVERSE: tl.constexpr, ADJOINT: tl.constexpr,
     BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     # Forward: h_t = A_t h_{t-1} + x_t. Adjoint, with REVERSE: c_t = A_t^T (c_{t+1} + x_t), where h receives what comes
-    # into step t, c_{t+1}. Without h only `final` and `product`, the state and the product of transitions at the end
-    # of the span, are wanted.
-    kind: tl.constexpr = final.dtype.element_ty
+    # into step t, c_{t+1}. Without `p_h` only `p_final` and `p_product`, the state and the product of transitions at
+    # the end of the span, are wanted.
+    kind: tl.constexpr = p_final.dtype.element_ty
     groups = tl.cdiv(blocks, BN)
-    item = (tl.program_id(0) // groups).to(tl.int64)
-    n = (tl.program_id(0) % groups) * BN + tl.arange(0, BN)
-    first, last = span(item, offsets, length, chunk, chunks)
-    mask_n = n < blocks
-    step = tl.arange(0, BT)
-    state = (item * blocks + n) * M
+    i_span = (tl.program_id(0) // groups).to(tl.int64)
+    o_n = (tl.program_id(0) % groups) * BN + tl.arange(0, BN)
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    mask_n = o_n < blocks
+    o_step = tl.arange(0, BT)
+    o_state = (i_span * blocks + o_n) * M
     # The state before the span, m planes (BN,), and the map of the span: m m planes and m zeros.
-    carry = ()
+    b_carry = ()
     total = ()
     for i in tl.static_range(M):
-        if initial is None:
-            carry = carry + (tl.zeros((BN,), kind),)
+        if p_initial is None:
+            b_carry = b_carry + (tl.zeros((BN,), kind),)
         else:
-            carry = carry + (tl.load(initial + state + i, mask=mask_n, other=0.0),)
+            b_carry = b_carry + (tl.load(p_initial + o_state + i, mask=mask_n, other=0.0),)
         for j in tl.static_range(M):
             total = total + (tl.full((BN,), 1.0 if i == j else 0.0, kind),)
     for i in tl.static_range(M):
         total = total + (tl.zeros((BN,), kind),)
         if ADJOINT:
-            if h is not None:
-                tl.store(h + ((last - 1) * blocks + n) * M + i, carry[i], mask=mask_n & (0 * n + last > first))
+            if p_h is not None:
+                tl.store(p_h + ((last - 1) * blocks + o_n) * M + i, b_carry[i], mask=mask_n & (0 * o_n + last > first))
     for start in tl.range(first, last, BT):
         # A tile: its gates, then its inputs, planes (BT, BN) for every entry of a matrix or vector.
-        t = start + step
-        mask = (t < last)[:, None] & mask_n[None, :]
+        o_t = start + o_step
+        mask = (o_t < last)[:, None] & mask_n[None, :]
         if REVERSE:
-            t = first + last - 1 - t
-        at = t[:, None] * blocks + n[None, :]
+            o_t = first + last - 1 - o_t
+        o_at = o_t[:, None] * blocks + o_n[None, :]
         if GATED:
-            a = _softmax(gates, at, mask, M, kind)
+            a = _softmax(p_gates, o_at, mask, M, kind)
         else:
             a = ()
             for k in tl.static_range(M * M):
-                a = a + (tl.load(gates + at * (M * M) + k, mask=mask, other=0.0).to(kind),)
+                a = a + (tl.load(p_gates + o_at * (M * M) + k, mask=mask, other=0.0).to(kind),)
         inputs = ()
         for i in tl.static_range(M):
-            value = tl.load(x + at * M + i, mask=mask, other=0.0).to(kind)
+            value = tl.load(p_x + o_at * M + i, mask=mask, other=0.0).to(kind)
             if GATED and not ADJOINT:
                 value *= a[M * M + i]
             inputs = inputs + (value,)
@@ -161,27 +161,27 @@ def scan(
                 vector = vector + (inputs[i],)
         scanned = _scan_tile(matrix + vector, M)
         # The state before the tile goes through; the last row is the state after it.
-        is_end = (step == tl.minimum(last - start, BT) - 1)[:, None]
+        is_end = (o_step == tl.minimum(last - start, BT) - 1)[:, None]
         following = ()
         for i in tl.static_range(M):
             value = scanned[M * M + i]
             for j in tl.static_range(M):
-                value += scanned[i * M + j] * carry[j][None, :]
-            if h is not None:
+                value += scanned[i * M + j] * b_carry[j][None, :]
+            if p_h is not None:
                 if ADJOINT:
-                    tl.store(h + (at - blocks) * M + i, value, mask=mask & (t > first)[:, None])
+                    tl.store(p_h + (o_at - blocks) * M + i, value, mask=mask & (o_t > first)[:, None])
                 else:
-                    tl.store(h + at * M + i, value.to(h.dtype.element_ty), mask=mask)
+                    tl.store(p_h + o_at * M + i, value.to(p_h.dtype.element_ty), mask=mask)
             following = following + (tl.sum(tl.where(is_end, value, 0.0), 0),)
-        carry = following
-        if h is None:
+        b_carry = following
+        if p_h is None:
             ends = ()
             for k in tl.static_range(M * M):
                 ends = ends + (tl.sum(tl.where(is_end, scanned[k], 0.0), 0),)
-            total = compose(total, ends + carry, M)
+            total = compose(total, ends + b_carry, M)
     # What the span hands on.
     for i in tl.static_range(M):
-        tl.store(final + state + i, carry[i], mask=mask_n)
-        if product is not None:
+        tl.store(p_final + o_state + i, b_carry[i], mask=mask_n)
+        if p_product is not None:
             for j in tl.static_range(M):
-                tl.store(product + (state + i) * M + j, total[i * M + j], mask=mask_n)
+                tl.store(p_product + (o_state + i) * M + j, total[i * M + j], mask=mask_n)

@@ -19,114 +19,116 @@ _PIECE = 256
 
 
 @triton.jit
-def _inputs(x, window, s, row, start, d, mask, channels, W: tl.constexpr, kind: tl.constexpr):
-    """Input rows (BT,) of sequence `s`, which starts at `start`; up to W - 1 rows before it lie in the window."""
-    old = (row < start)[:, None]
-    value = tl.load(x + row[:, None] * channels + d[None, :], mask=mask & (row >= start)[:, None], other=0.0).to(kind)
-    place = (s * (W - 1) + row - start + W - 1)[:, None] * channels + d[None, :]
-    before = tl.load(window + place, mask=mask & old & (row >= start - W + 1)[:, None], other=0.0).to(kind)
-    return tl.where(old, before, value)
+def _inputs(p_x, p_window, i_s, o_t, start, o_d, mask, channels, W: tl.constexpr, kind: tl.constexpr):
+    """Input rows (BT,) of sequence `i_s`, which starts at `start`; up to W - 1 rows before it lie in the window."""
+    old = (o_t < start)[:, None]
+    b_x = tl.load(p_x + o_t[:, None] * channels + o_d[None, :], mask=mask & (o_t >= start)[:, None], other=0.0).to(kind)
+    o_place = (i_s * (W - 1) + o_t - start + W - 1)[:, None] * channels + o_d[None, :]
+    b_before = tl.load(p_window + o_place, mask=mask & old & (o_t >= start - W + 1)[:, None], other=0.0).to(kind)
+    return tl.where(old, b_before, b_x)
 
 
 @triton.jit
-def _outputs(dz, taps, dfinal, s, row, start, end, d, mask, channels, W: tl.constexpr, kind: tl.constexpr):
+def _outputs(p_dz, p_taps, p_dfinal, i_s, o_t, start, end, o_d, mask, channels, W: tl.constexpr, kind: tl.constexpr):
     """Gradient of input rows (BT,): the taps mirrored over dz, and that of the window that goes out."""
-    place = (s * (W - 1) + row - end + W - 1)[:, None] * channels + d[None, :]
-    total = tl.load(dfinal + place, mask=mask & (row >= end - W + 1)[:, None], other=0.0).to(kind)
+    o_place = (i_s * (W - 1) + o_t - end + W - 1)[:, None] * channels + o_d[None, :]
+    b_total = tl.load(p_dfinal + o_place, mask=mask & (o_t >= end - W + 1)[:, None], other=0.0).to(kind)
     for k in tl.static_range(W):
-        later = row + (W - 1 - k)
-        inside = mask & (later >= start)[:, None] & (later < end)[:, None]
-        tap = tl.load(taps + k * channels + d, mask=d < channels, other=0.0).to(kind)
-        total += tap[None, :] * tl.load(dz + later[:, None] * channels + d[None, :], mask=inside, other=0.0).to(kind)
-    return total
+        o_later = o_t + (W - 1 - k)
+        inside = mask & (o_later >= start)[:, None] & (o_later < end)[:, None]
+        b_tap = tl.load(p_taps + k * channels + o_d, mask=o_d < channels, other=0.0).to(kind)
+        b_total += b_tap[None, :] * tl.load(
+            p_dz + o_later[:, None] * channels + o_d[None, :], mask=inside, other=0.0
+        ).to(kind)
+    return b_total
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _convolve(
-    x, taps, bias, window, y, dy, dz, dtaps, of, bounds, offsets, length, chunk, chunks, channels,
+    p_x, p_taps, p_bias, p_window, p_y, p_dy, p_dz, p_dtaps, p_of, p_bounds, p_offsets, length, chunk, chunks, channels,
     SILU: tl.constexpr, W: tl.constexpr, DOUBLE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    # Writes y, or where that is None dz, and in `dtaps` (C, W + 1, D) the sums for each tap and for the bias.
+    # Writes y, or where that is None dz, and in `p_dtaps` (C, W + 1, D) the sums for each tap and for the bias.
     kind: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     blocks = tl.cdiv(channels, BD)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
-    mask_d = d < channels
-    first, last = span(item, offsets, length, chunk, chunks)
-    s, start, _ = sequence_of(item, of, bounds, length, chunks)
-    offset = tl.load(bias + d, mask=mask_d, other=0.0).to(kind)
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    mask_d = o_d < channels
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    i_s, start, _ = sequence_of(i_span, p_of, p_bounds, length, chunks)
+    b_bias = tl.load(p_bias + o_d, mask=mask_d, other=0.0).to(kind)
     sums = ()
     for _ in tl.static_range(W + 1):
         sums = sums + (tl.zeros((BD,), kind),)
     # A tile (BT, BD): z, the sum over the taps.
     for begin in tl.range(first, last, BT):
-        t = begin + tl.arange(0, BT)
-        mask = (t < last)[:, None] & mask_d[None, :]
-        z = tl.zeros((BT, BD), kind) + offset[None, :]
+        o_t = begin + tl.arange(0, BT)
+        mask = (o_t < last)[:, None] & mask_d[None, :]
+        b_z = tl.zeros((BT, BD), kind) + b_bias[None, :]
         for k in tl.static_range(W):
-            row = _inputs(x, window, s, t - (W - 1 - k), start, d, mask, channels, W, kind)
-            z += tl.load(taps + k * channels + d, mask=mask_d, other=0.0).to(kind)[None, :] * row
-        here = t[:, None] * channels + d[None, :]
+            b_x = _inputs(p_x, p_window, i_s, o_t - (W - 1 - k), start, o_d, mask, channels, W, kind)
+            b_z += tl.load(p_taps + k * channels + o_d, mask=mask_d, other=0.0).to(kind)[None, :] * b_x
+        o_here = o_t[:, None] * channels + o_d[None, :]
         # e^-z overflows to infinity for very negative z, and the gate is zero there, as it should be.
-        gate = 1.0 / (1.0 + tl.exp(-z))
-        if y is not None:
+        gate = 1.0 / (1.0 + tl.exp(-b_z))
+        if p_y is not None:
             if SILU:
-                z = z * gate
-            tl.store(y + here, z.to(y.dtype.element_ty), mask=mask)
+                b_z = b_z * gate
+            tl.store(p_y + o_here, b_z.to(p_y.dtype.element_ty), mask=mask)
         else:
-            flow = tl.load(dy + here, mask=mask, other=0.0).to(kind)
+            b_flow = tl.load(p_dy + o_here, mask=mask, other=0.0).to(kind)
             if SILU:
-                flow = flow * gate * (1.0 + z * (1.0 - gate))
-            tl.store(dz + here, flow.to(dz.dtype.element_ty), mask=mask)
+                b_flow = b_flow * gate * (1.0 + b_z * (1.0 - gate))
+            tl.store(p_dz + o_here, b_flow.to(p_dz.dtype.element_ty), mask=mask)
             # The sums over time for every tap and the bias.
             added = ()
             for k in tl.static_range(W):
-                row = _inputs(x, window, s, t - (W - 1 - k), start, d, mask, channels, W, kind)
-                added = added + (sums[k] + tl.sum(flow * row, 0),)
-            sums = added + (sums[W] + tl.sum(flow, 0),)
-    if y is None:
+                b_x = _inputs(p_x, p_window, i_s, o_t - (W - 1 - k), start, o_d, mask, channels, W, kind)
+                added = added + (sums[k] + tl.sum(b_flow * b_x, 0),)
+            sums = added + (sums[W] + tl.sum(b_flow, 0),)
+    if p_y is None:
         for k in tl.static_range(W + 1):
-            tl.store(dtaps + (item * (W + 1) + k) * channels + d, sums[k], mask=mask_d)
+            tl.store(p_dtaps + (i_span * (W + 1) + k) * channels + o_d, sums[k], mask=mask_d)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _mirror(
-    dz, taps, dfinal, dx, of, bounds, offsets, length, chunk, chunks, channels,
+    p_dz, p_taps, p_dfinal, p_dx, p_of, p_bounds, p_offsets, length, chunk, chunks, channels,
     W: tl.constexpr, DOUBLE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     kind: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     blocks = tl.cdiv(channels, BD)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
-    first, last = span(item, offsets, length, chunk, chunks)
-    s, start, end = sequence_of(item, of, bounds, length, chunks)
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    i_s, start, end = sequence_of(i_span, p_of, p_bounds, length, chunks)
     for begin in tl.range(first, last, BT):
-        t = begin + tl.arange(0, BT)
-        mask = (t < last)[:, None] & (d < channels)[None, :]
-        value = _outputs(dz, taps, dfinal, s, t, start, end, d, mask, channels, W, kind)
-        tl.store(dx + t[:, None] * channels + d[None, :], value.to(dx.dtype.element_ty), mask=mask)
+        o_t = begin + tl.arange(0, BT)
+        mask = (o_t < last)[:, None] & (o_d < channels)[None, :]
+        b_dx = _outputs(p_dz, p_taps, p_dfinal, i_s, o_t, start, end, o_d, mask, channels, W, kind)
+        tl.store(p_dx + o_t[:, None] * channels + o_d[None, :], b_dx.to(p_dx.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _windows(
-    x, window, final, dz, taps, dfinal, dwindow, offsets, length, chunk, chunks, channels,
+    p_x, p_window, p_final, p_dz, p_taps, p_dfinal, p_dwindow, p_offsets, length, chunk, chunks, channels,
     W: tl.constexpr, DOUBLE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    # The last W - 1 inputs of a sequence, or where `final` is None the gradient of those before its first.
+    # The last W - 1 inputs of a sequence, or where `p_final` is None the gradient of those before its first.
     kind: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     blocks = tl.cdiv(channels, BD)
-    s = (tl.program_id(0) // blocks).to(tl.int64)
-    d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
-    start, end = span(s, offsets, length, chunk, chunks)
-    i = tl.arange(0, BT)
-    mask = (i < W - 1)[:, None] & (d < channels)[None, :]
-    here = (s * (W - 1) + i)[:, None] * channels + d[None, :]
-    if final is not None:
-        value = _inputs(x, window, s, end - W + 1 + i, start, d, mask, channels, W, kind)
-        tl.store(final + here, value.to(final.dtype.element_ty), mask=mask)
+    i_s = (tl.program_id(0) // blocks).to(tl.int64)
+    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    start, end = span(i_s, p_offsets, length, chunk, chunks)
+    o_i = tl.arange(0, BT)
+    mask = (o_i < W - 1)[:, None] & (o_d < channels)[None, :]
+    o_here = (i_s * (W - 1) + o_i)[:, None] * channels + o_d[None, :]
+    if p_final is not None:
+        b_value = _inputs(p_x, p_window, i_s, end - W + 1 + o_i, start, o_d, mask, channels, W, kind)
+        tl.store(p_final + o_here, b_value.to(p_final.dtype.element_ty), mask=mask)
     else:
-        value = _outputs(dz, taps, dfinal, s, start - W + 1 + i, start, end, d, mask, channels, W, kind)
-        tl.store(dwindow + here, value.to(dwindow.dtype.element_ty), mask=mask)
+        b_value = _outputs(p_dz, p_taps, p_dfinal, i_s, start - W + 1 + o_i, start, end, o_d, mask, channels, W, kind)
+        tl.store(p_dwindow + o_here, b_value.to(p_dwindow.dtype.element_ty), mask=mask)
 
 
 def _pieces(x: Tensor, cu_seqlens: Tensor | None) -> Chunked:

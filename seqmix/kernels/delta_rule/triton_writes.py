@@ -21,219 +21,226 @@ from seqmix.kernels._triton_outputs import crossing_sums
 
 @triton.jit(do_not_specialize=RUNTIME)
 def prepare(
-    k, v, beta, g, inverse, w, u, offsets, length, chunk, chunks, heads, keys, values,
+    p_k, p_v, p_beta, p_g, p_inverse, p_w, p_u, p_offsets, length, chunk, chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, SOLVE: tl.constexpr, TIMES: tl.constexpr,
 ):  # fmt: skip
     """R, w and R (beta v) of every chunk."""
-    c, h, _ = program(heads, 1)
-    first, last = span(c, offsets, length, chunk, chunks)
-    step = tl.arange(0, BT)
-    mask_t = first + step < last
-    row = (first + step) * heads + h
-    beta_t = tl.load(beta + row, mask=mask_t, other=0.0).to(ACC)
-    upto = running(g, row, mask_t, GATES)
+    i_c, i_h, _ = program(heads, 1)
+    first, last = span(i_c, p_offsets, length, chunk, chunks)
+    o_step = tl.arange(0, BT)
+    mask_t = first + o_step < last
+    o_row = (first + o_step) * heads + i_h
+    b_beta = tl.load(p_beta + o_row, mask=mask_t, other=0.0).to(ACC)
+    upto = running(p_g, o_row, mask_t, GATES)
     # L transposed: row t of L is then a column, which weighs the rows of R.
-    lower = tl.zeros((BT, BT), SOLVE)
+    b_lower = tl.zeros((BT, BT), SOLVE)
     for start in range(0, keys, BK):
-        i = start + tl.arange(0, BK)
-        k_t = tl.load(k + row[:, None] * keys + i[None, :], mask=mask_t[:, None] & (i < keys)[None, :], other=0.0)
-        lower += dot(k_t, tl.trans(k_t), SOLVE, SOLVE, PRECISION)
-    strict = step[:, None] > step[None, :]
-    lower = tl.trans(tl.where(strict, beta_t[:, None] * between(upto, strict, SOLVE) * lower, 0.0))
-    solved = tl.where(step[:, None] == step[None, :], 1.0, 0.0).to(SOLVE)
+        o_k = start + tl.arange(0, BK)
+        b_k = tl.load(
+            p_k + o_row[:, None] * keys + o_k[None, :], mask=mask_t[:, None] & (o_k < keys)[None, :], other=0.0
+        )
+        b_lower += dot(b_k, tl.trans(b_k), SOLVE, SOLVE, PRECISION)
+    strict = o_step[:, None] > o_step[None, :]
+    b_lower = tl.trans(tl.where(strict, b_beta[:, None] * between(upto, strict, SOLVE) * b_lower, 0.0))
+    b_solved = tl.where(o_step[:, None] == o_step[None, :], 1.0, 0.0).to(SOLVE)
     for t in range(1, BT):
-        weights = tl.sum(tl.where(step[None, :] == t, lower, 0.0), 1)
-        reduced = tl.sum(weights[:, None] * solved, 0)
-        solved -= tl.where(step[:, None] == t, reduced[None, :], 0.0)
-    tl.store(inverse + row[:, None] * BT + step[None, :], solved, mask=mask_t[:, None])
-    decayed = beta_t * tl.exp(upto.to(ACC))
+        weights = tl.sum(tl.where(o_step[None, :] == t, b_lower, 0.0), 1)
+        reduced = tl.sum(weights[:, None] * b_solved, 0)
+        b_solved -= tl.where(o_step[:, None] == t, reduced[None, :], 0.0)
+    tl.store(p_inverse + o_row[:, None] * BT + o_step[None, :], b_solved, mask=mask_t[:, None])
+    decayed = b_beta * tl.exp(upto.to(ACC))
     for start in range(0, keys, BK):
-        i = start + tl.arange(0, BK)
-        mask_k = mask_t[:, None] & (i < keys)[None, :]
-        k_t = tl.load(k + row[:, None] * keys + i[None, :], mask=mask_k, other=0.0).to(ACC)
-        w_t = dot(solved, decayed[:, None] * k_t, TIMES, SOLVE, PRECISION)
-        tl.store(w + row[:, None] * keys + i[None, :], w_t.to(w.dtype.element_ty), mask=mask_k)
+        o_k = start + tl.arange(0, BK)
+        mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+        b_k = tl.load(p_k + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0).to(ACC)
+        b_w = dot(b_solved, decayed[:, None] * b_k, TIMES, SOLVE, PRECISION)
+        tl.store(p_w + o_row[:, None] * keys + o_k[None, :], b_w.to(p_w.dtype.element_ty), mask=mask_k)
     for start in range(0, values, BV):
-        j = start + tl.arange(0, BV)
-        mask_v = mask_t[:, None] & (j < values)[None, :]
-        v_t = tl.load(v + row[:, None] * values + j[None, :], mask=mask_v, other=0.0).to(ACC)
-        u_t = dot(solved, beta_t[:, None] * v_t, TIMES, SOLVE, PRECISION)
-        tl.store(u + row[:, None] * values + j[None, :], u_t.to(u.dtype.element_ty), mask=mask_v)
+        o_v = start + tl.arange(0, BV)
+        mask_v = mask_t[:, None] & (o_v < values)[None, :]
+        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0).to(ACC)
+        b_u = dot(b_solved, b_beta[:, None] * b_v, TIMES, SOLVE, PRECISION)
+        tl.store(p_u + o_row[:, None] * values + o_v[None, :], b_u.to(p_u.dtype.element_ty), mask=mask_v)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def states(
-    k, w, u, g, initial, borders, final, offsets, length, chunk, chunks,
-    relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
+    p_k, p_w, p_u, p_g, p_initial, p_borders, p_final, p_offsets, length, chunk, chunks,
+    p_relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The states before chunks, chunk after chunk; u comes in as R (beta v) and goes out as the writes."""
-    s, h, block = program(heads, tl.cdiv(values, BV))
-    i = tl.arange(0, BK)
-    j = block * BV + tl.arange(0, BV)
-    mask_s = (i < keys)[:, None] & (j < values)[None, :]
-    tile = i[:, None] * values + j[None, :]
-    step = tl.arange(0, BT)
-    state = tl.load(initial + (s * heads + h) * keys * values + tile, mask=mask_s, other=0.0).to(ACC)
-    begin, end = span(s, relay_offsets, relay_length, relay_chunk, relay_chunks)
+    i_s, i_h, i_block = program(heads, tl.cdiv(values, BV))
+    o_k = tl.arange(0, BK)
+    o_v = i_block * BV + tl.arange(0, BV)
+    mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
+    o_tile = o_k[:, None] * values + o_v[None, :]
+    o_step = tl.arange(0, BT)
+    b_state = tl.load(p_initial + (i_s * heads + i_h) * keys * values + o_tile, mask=mask_s, other=0.0).to(ACC)
+    begin, end = span(i_s, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for n in range(0, end - begin):
-        c = begin + n
-        first, last = span(c, offsets, length, chunk, chunks)
-        tl.store(borders + (c * heads + h) * keys * values + tile, state, mask=mask_s)
-        t = first + step
-        mask_t = t < last
-        row = t * heads + h
-        mask_k = mask_t[:, None] & (i < keys)[None, :]
-        here = row[:, None] * values + j[None, :]
-        mask_v = mask_t[:, None] & (j < values)[None, :]
-        w_t = tl.load(w + row[:, None] * keys + i[None, :], mask=mask_k, other=0.0)
-        u_t = tl.load(u + here, mask=mask_v, other=0.0).to(ACC) - dot(w_t, state, DOT, ACC, PRECISION)
-        tl.store(u + here, u_t.to(u.dtype.element_ty), mask=mask_v)
-        k_t = tl.load(k + row[None, :] * keys + i[:, None], mask=mask_t[None, :] & (i < keys)[:, None], other=0.0)
+        i_c = begin + n
+        first, last = span(i_c, p_offsets, length, chunk, chunks)
+        tl.store(p_borders + (i_c * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
+        o_t = first + o_step
+        mask_t = o_t < last
+        o_row = o_t * heads + i_h
+        mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+        o_here = o_row[:, None] * values + o_v[None, :]
+        mask_v = mask_t[:, None] & (o_v < values)[None, :]
+        b_w = tl.load(p_w + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0)
+        b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC) - dot(b_w, b_state, DOT, ACC, PRECISION)
+        tl.store(p_u + o_here, b_u.to(p_u.dtype.element_ty), mask=mask_v)
+        b_k = tl.load(
+            p_k + o_row[None, :] * keys + o_k[:, None], mask=mask_t[None, :] & (o_k < keys)[:, None], other=0.0
+        )
         if GATES == 1:
-            u_t *= tl.exp(to_end(g, row, heads, t + 1 < last, 0, ACC))[:, None]
-            state *= tl.exp(tl.sum(tl.load(g + row, mask=mask_t, other=0.0).to(ACC), 0))
-        state += dot(k_t, u_t, DOT, ACC, PRECISION)
-    tl.store(final + (s * heads + h) * keys * values + tile, state, mask=mask_s)
+            b_u *= tl.exp(to_end(p_g, o_row, heads, o_t + 1 < last, 0, ACC))[:, None]
+            b_state *= tl.exp(tl.sum(tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC), 0))
+        b_state += dot(b_k, b_u, DOT, ACC, PRECISION)
+    tl.store(p_final + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def writes(
-    w, u, borders, offsets, length, chunk, chunks, heads, keys, values,
+    p_w, p_u, p_borders, p_offsets, length, chunk, chunks, heads, keys, values,
     BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """u of all chunks at once where the states before them are known; it comes in as R (beta v)."""
-    c, h, block = program(heads, tl.cdiv(values, BV))
-    first, last = span(c, offsets, length, chunk, chunks)
-    step = tl.arange(0, BT)
-    mask_t = first + step < last
-    row = (first + step) * heads + h
-    j = block * BV + tl.arange(0, BV)
-    here = row[:, None] * values + j[None, :]
-    mask_v = mask_t[:, None] & (j < values)[None, :]
-    u_t = tl.load(u + here, mask=mask_v, other=0.0).to(ACC)
+    i_c, i_h, i_block = program(heads, tl.cdiv(values, BV))
+    first, last = span(i_c, p_offsets, length, chunk, chunks)
+    o_step = tl.arange(0, BT)
+    mask_t = first + o_step < last
+    o_row = (first + o_step) * heads + i_h
+    o_v = i_block * BV + tl.arange(0, BV)
+    o_here = o_row[:, None] * values + o_v[None, :]
+    mask_v = mask_t[:, None] & (o_v < values)[None, :]
+    b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC)
     for start in range(0, keys, BK):
-        i = start + tl.arange(0, BK)
-        w_t = tl.load(w + row[:, None] * keys + i[None, :], mask=mask_t[:, None] & (i < keys)[None, :], other=0.0)
-        tile = (c * heads + h) * keys * values + i[:, None] * values + j[None, :]
-        state = tl.load(borders + tile, mask=(i < keys)[:, None] & (j < values)[None, :], other=0.0)
-        u_t -= dot(w_t, state, DOT, ACC, PRECISION)
-    tl.store(u + here, u_t.to(u.dtype.element_ty), mask=mask_v)
+        o_k = start + tl.arange(0, BK)
+        b_w = tl.load(
+            p_w + o_row[:, None] * keys + o_k[None, :], mask=mask_t[:, None] & (o_k < keys)[None, :], other=0.0
+        )
+        o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+        b_state = tl.load(p_borders + o_tile, mask=(o_k < keys)[:, None] & (o_v < values)[None, :], other=0.0)
+        b_u -= dot(b_w, b_state, DOT, ACC, PRECISION)
+    tl.store(p_u + o_here, b_u.to(p_u.dtype.element_ty), mask=mask_v)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def states_backward(
-    q, k, w, g, do, du, dfinal, dstates, dinitial, offsets, length, chunk, chunks,
-    relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
+    p_q, p_k, p_w, p_g, p_do, p_du, p_dfinal, p_dstates, p_dinitial, p_offsets, length, chunk, chunks,
+    p_relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
     GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the states after chunks, last chunk first; du comes in as what the chunk's own outputs send."""
-    s, h, block = program(heads, tl.cdiv(values, BV))
-    i = tl.arange(0, BK)
-    j = block * BV + tl.arange(0, BV)
-    mask_s = (i < keys)[:, None] & (j < values)[None, :]
-    tile = i[:, None] * values + j[None, :]
-    step = tl.arange(0, BT)
-    state = tl.load(dfinal + (s * heads + h) * keys * values + tile, mask=mask_s, other=0.0).to(ACC)
-    begin, end = span(s, relay_offsets, relay_length, relay_chunk, relay_chunks)
+    i_s, i_h, i_block = program(heads, tl.cdiv(values, BV))
+    o_k = tl.arange(0, BK)
+    o_v = i_block * BV + tl.arange(0, BV)
+    mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
+    o_tile = o_k[:, None] * values + o_v[None, :]
+    o_step = tl.arange(0, BT)
+    b_state = tl.load(p_dfinal + (i_s * heads + i_h) * keys * values + o_tile, mask=mask_s, other=0.0).to(ACC)
+    begin, end = span(i_s, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for n in range(0, end - begin):
-        c = end - 1 - n
-        first, last = span(c, offsets, length, chunk, chunks)
-        tl.store(dstates + (c * heads + h) * keys * values + tile, state, mask=mask_s)
-        t = first + step
-        mask_t = t < last
-        row = t * heads + h
-        mask_k = mask_t[:, None] & (i < keys)[None, :]
-        mask_r = mask_t[None, :] & (i < keys)[:, None]
-        here = row[:, None] * values + j[None, :]
-        mask_v = mask_t[:, None] & (j < values)[None, :]
-        k_t = tl.load(k + row[:, None] * keys + i[None, :], mask=mask_k, other=0.0)
-        sent = dot(k_t, state, DOT, ACC, PRECISION)
-        do_t = tl.load(do + here, mask=mask_v, other=0.0).to(ACC)
+        i_c = end - 1 - n
+        first, last = span(i_c, p_offsets, length, chunk, chunks)
+        tl.store(p_dstates + (i_c * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
+        o_t = first + o_step
+        mask_t = o_t < last
+        o_row = o_t * heads + i_h
+        mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+        mask_r = mask_t[None, :] & (o_k < keys)[:, None]
+        o_here = o_row[:, None] * values + o_v[None, :]
+        mask_v = mask_t[:, None] & (o_v < values)[None, :]
+        b_k = tl.load(p_k + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0)
+        b_sent = dot(b_k, b_state, DOT, ACC, PRECISION)
+        b_do = tl.load(p_do + o_here, mask=mask_v, other=0.0).to(ACC)
         if GATES == 1:
-            g_t = tl.load(g + row, mask=mask_t, other=0.0).to(ACC)
-            sent *= tl.exp(to_end(g, row, heads, t + 1 < last, 0, ACC))[:, None]
-            do_t *= tl.exp(tl.cumsum(g_t, 0))[:, None]
-            state *= tl.exp(tl.sum(g_t, 0))
-        du_t = tl.load(du + here, mask=mask_v, other=0.0).to(ACC) + sent
-        tl.store(du + here, du_t.to(du.dtype.element_ty), mask=mask_v)
-        q_t = tl.load(q + row[None, :] * keys + i[:, None], mask=mask_r, other=0.0)
-        w_t = tl.load(w + row[None, :] * keys + i[:, None], mask=mask_r, other=0.0)
-        state += dot(q_t, do_t, DOT, ACC, PRECISION) - dot(w_t, du_t, DOT, ACC, PRECISION)
-    tl.store(dinitial + (s * heads + h) * keys * values + tile, state, mask=mask_s)
+            b_g = tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC)
+            b_sent *= tl.exp(to_end(p_g, o_row, heads, o_t + 1 < last, 0, ACC))[:, None]
+            b_do *= tl.exp(tl.cumsum(b_g, 0))[:, None]
+            b_state *= tl.exp(tl.sum(b_g, 0))
+        b_du = tl.load(p_du + o_here, mask=mask_v, other=0.0).to(ACC) + b_sent
+        tl.store(p_du + o_here, b_du.to(p_du.dtype.element_ty), mask=mask_v)
+        b_q = tl.load(p_q + o_row[None, :] * keys + o_k[:, None], mask=mask_r, other=0.0)
+        b_w = tl.load(p_w + o_row[None, :] * keys + o_k[:, None], mask=mask_r, other=0.0)
+        b_state += dot(b_q, b_do, DOT, ACC, PRECISION) - dot(b_w, b_du, DOT, ACC, PRECISION)
+    tl.store(p_dinitial + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def prepare_backward(
-    k, v, beta, g, inverse, dw, du, dk_states, dk, dv, dbeta, dg, offsets, length, chunk, chunks, heads, keys, values,
-    GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, SOLVE: tl.constexpr, TIMES: tl.constexpr,
+    p_k, p_v, p_beta, p_g, p_inverse, p_dw, p_du, p_dk_states, p_dk, p_dv, p_dbeta, p_dg,
+    p_offsets, length, chunk, chunks, heads, keys, values,
+    GATES: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr,
+    PRECISION: tl.constexpr, SOLVE: tl.constexpr, TIMES: tl.constexpr,
 ):  # fmt: skip
     """From the gradients of u and w to those of k, v, beta and log g; dk and dg come in with what else reaches them."""
-    c, h, _ = program(heads, 1)
-    first, last = span(c, offsets, length, chunk, chunks)
-    step = tl.arange(0, BT)
-    mask_t = first + step < last
-    row = (first + step) * heads + h
+    i_c, i_h, _ = program(heads, 1)
+    first, last = span(i_c, p_offsets, length, chunk, chunks)
+    o_step = tl.arange(0, BT)
+    mask_t = first + o_step < last
+    o_row = (first + o_step) * heads + i_h
     # Of the whole chunk: strengths and decays (BT,), the inverse R of I + L (BT, BT).
-    beta_t = tl.load(beta + row, mask=mask_t, other=0.0).to(ACC)
-    upto = running(g, row, mask_t, GATES)
-    decay = tl.exp(upto.to(ACC))
-    solved = tl.load(inverse + row[:, None] * BT + step[None, :], mask=mask_t[:, None], other=0.0)
-    transposed = tl.trans(solved)
-    dsolved = tl.zeros((BT, BT), ACC)
-    dbeta_t = tl.zeros((BT,), ACC)
+    b_beta = tl.load(p_beta + o_row, mask=mask_t, other=0.0).to(ACC)
+    upto = running(p_g, o_row, mask_t, GATES)
+    b_decay = tl.exp(upto.to(ACC))
+    b_solved = tl.load(p_inverse + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)
+    b_transposed = tl.trans(b_solved)
+    b_dsolved = tl.zeros((BT, BT), ACC)
+    b_dbeta = tl.zeros((BT,), ACC)
     # From du: dv, and the parts of dR and dbeta.
     for start in range(0, values, BV):
-        j = start + tl.arange(0, BV)
-        here = row[:, None] * values + j[None, :]
-        mask_v = mask_t[:, None] & (j < values)[None, :]
-        v_t = tl.load(v + here, mask=mask_v, other=0.0).to(ACC)
-        du_t = tl.load(du + here, mask=mask_v, other=0.0)
-        dsolved += dot(du_t, tl.trans(beta_t[:, None] * v_t), DOT, ACC, PRECISION)
-        back = dot(transposed, du_t, TIMES, SOLVE, PRECISION).to(ACC)
-        dbeta_t += tl.sum(back * v_t, 1)
-        tl.store(dv + here, (beta_t[:, None] * back).to(dv.dtype.element_ty), mask=mask_v)
+        o_v = start + tl.arange(0, BV)
+        o_here = o_row[:, None] * values + o_v[None, :]
+        mask_v = mask_t[:, None] & (o_v < values)[None, :]
+        b_v = tl.load(p_v + o_here, mask=mask_v, other=0.0).to(ACC)
+        b_du = tl.load(p_du + o_here, mask=mask_v, other=0.0)
+        b_dsolved += dot(b_du, tl.trans(b_beta[:, None] * b_v), DOT, ACC, PRECISION)
+        b_back = dot(b_transposed, b_du, TIMES, SOLVE, PRECISION).to(ACC)
+        b_dbeta += tl.sum(b_back * b_v, 1)
+        tl.store(p_dv + o_here, (b_beta[:, None] * b_back).to(p_dv.dtype.element_ty), mask=mask_v)
     # From dw: the parts of dR and dbeta; k k^T on the way.
-    products = tl.zeros((BT, BT), ACC)
-    given = tl.zeros((BT,), ACC)
+    b_products = tl.zeros((BT, BT), ACC)
+    b_given = tl.zeros((BT,), ACC)
     for start in range(0, keys, BK):
-        i = start + tl.arange(0, BK)
-        where = row[:, None] * keys + i[None, :]
-        mask_k = mask_t[:, None] & (i < keys)[None, :]
-        k_t = tl.load(k + where, mask=mask_k, other=0.0)
-        dw_t = tl.load(dw + where, mask=mask_k, other=0.0)
-        decayed = (beta_t * decay)[:, None] * k_t.to(ACC)
-        dsolved += dot(dw_t, tl.trans(decayed), DOT, ACC, PRECISION)
-        products += dot(k_t, tl.trans(k_t), DOT, ACC, PRECISION)
-        given += tl.sum(dot(transposed, dw_t, TIMES, SOLVE, PRECISION).to(ACC) * k_t.to(ACC), 1)
-    given *= decay
-    dbeta_t += given
+        o_k = start + tl.arange(0, BK)
+        o_where = o_row[:, None] * keys + o_k[None, :]
+        mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+        b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)
+        b_dw = tl.load(p_dw + o_where, mask=mask_k, other=0.0)
+        decayed = (b_beta * b_decay)[:, None] * b_k.to(ACC)
+        b_dsolved += dot(b_dw, tl.trans(decayed), DOT, ACC, PRECISION)
+        b_products += dot(b_k, tl.trans(b_k), DOT, ACC, PRECISION)
+        b_given += tl.sum(dot(b_transposed, b_dw, TIMES, SOLVE, PRECISION).to(ACC) * b_k.to(ACC), 1)
+    b_given *= b_decay
+    b_dbeta += b_given
     # d(I + L) = -R^T dR R^T; these products feed differences of steps, so bfloat16 is not enough for them.
-    dlower = dot(transposed, dot(dsolved, transposed, SOLVE, SOLVE, PRECISION), SOLVE, SOLVE, PRECISION)
-    strict = step[:, None] > step[None, :]
-    dlower = tl.where(strict, -dlower.to(ACC) * between(upto, strict, ACC), 0.0)
-    dbeta_t += tl.sum(dlower * products, 1)
-    tl.store(dbeta + row, dbeta_t.to(dbeta.dtype.element_ty), mask=mask_t)
+    b_dlower = dot(b_transposed, dot(b_dsolved, b_transposed, SOLVE, SOLVE, PRECISION), SOLVE, SOLVE, PRECISION)
+    strict = o_step[:, None] > o_step[None, :]
+    b_dlower = tl.where(strict, -b_dlower.to(ACC) * between(upto, strict, ACC), 0.0)
+    b_dbeta += tl.sum(b_dlower * b_products, 1)
+    tl.store(p_dbeta + o_row, b_dbeta.to(p_dbeta.dtype.element_ty), mask=mask_t)
     # To the log decays, by what crosses each step.
-    dlower *= beta_t[:, None]
+    b_dlower *= b_beta[:, None]
     if GATES == 1:
-        crossing = crossing_sums(dlower * products, step)
-        crossing += tl.sum(tl.where(step[:, None] >= step[None, :], (beta_t * given)[:, None], 0.0), 0)
-        crossing += tl.load(dg + row, mask=mask_t, other=0.0)
-        tl.store(dg + row, crossing, mask=mask_t)
+        crossing = crossing_sums(b_dlower * b_products, o_step)
+        crossing += tl.sum(tl.where(o_step[:, None] >= o_step[None, :], (b_beta * b_given)[:, None], 0.0), 0)
+        crossing += tl.load(p_dg + o_row, mask=mask_t, other=0.0)
+        tl.store(p_dg + o_row, crossing, mask=mask_t)
     # To the keys.
     for start in range(0, keys, BK):
-        i = start + tl.arange(0, BK)
-        where = row[:, None] * keys + i[None, :]
-        mask_k = mask_t[:, None] & (i < keys)[None, :]
-        k_t = tl.load(k + where, mask=mask_k, other=0.0)
-        dw_t = tl.load(dw + where, mask=mask_k, other=0.0)
-        dk_t = tl.load(dk_states + where, mask=mask_k, other=0.0)
-        dk_t += (beta_t * decay)[:, None] * dot(transposed, dw_t, TIMES, SOLVE, PRECISION).to(ACC)
-        dk_t += dot(dlower, k_t, DOT, ACC, PRECISION) + dot(tl.trans(dlower), k_t, DOT, ACC, PRECISION)
-        tl.store(dk + where, dk_t.to(dk.dtype.element_ty), mask=mask_k)
+        o_k = start + tl.arange(0, BK)
+        o_where = o_row[:, None] * keys + o_k[None, :]
+        mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+        b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)
+        b_dw = tl.load(p_dw + o_where, mask=mask_k, other=0.0)
+        b_dk = tl.load(p_dk_states + o_where, mask=mask_k, other=0.0)
+        b_dk += (b_beta * b_decay)[:, None] * dot(b_transposed, b_dw, TIMES, SOLVE, PRECISION).to(ACC)
+        b_dk += dot(b_dlower, b_k, DOT, ACC, PRECISION) + dot(tl.trans(b_dlower), b_k, DOT, ACC, PRECISION)
+        tl.store(p_dk + o_where, b_dk.to(p_dk.dtype.element_ty), mask=mask_k)

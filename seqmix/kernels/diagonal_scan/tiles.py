@@ -27,26 +27,26 @@ def _combine_complex(a0, b0, x0, y0, a1, b1, x1, y1):
 
 
 @triton.jit
-def load(pointer, offsets, mask, kind: tl.constexpr, COMPLEX: tl.constexpr):
+def load(p_x, o_x, mask, kind: tl.constexpr, COMPLEX: tl.constexpr):
     """Real and imaginary part in the type `kind`, zero where masked."""
     if COMPLEX:
-        part = tl.arange(0, 2)
-        both = tl.load(pointer + tl.expand_dims(offsets, -1) * 2 + part, mask=tl.expand_dims(mask, -1), other=0.0)
-        value, value_im = tl.split(both.to(kind))
+        o_part = tl.arange(0, 2)
+        b_both = tl.load(p_x + tl.expand_dims(o_x, -1) * 2 + o_part, mask=tl.expand_dims(mask, -1), other=0.0)
+        b_x, b_x_im = tl.split(b_both.to(kind))
     else:
-        value = tl.load(pointer + offsets, mask=mask, other=0.0).to(kind)
-        value_im = value
-    return value, value_im
+        b_x = tl.load(p_x + o_x, mask=mask, other=0.0).to(kind)
+        b_x_im = b_x
+    return b_x, b_x_im
 
 
 @triton.jit
-def store(pointer, offsets, mask, value, value_im, COMPLEX: tl.constexpr):
+def store(p_x, o_x, mask, b_x, b_x_im, COMPLEX: tl.constexpr):
     if COMPLEX:
-        part = tl.arange(0, 2)
-        both = tl.join(value, value_im).to(pointer.dtype.element_ty)
-        tl.store(pointer + tl.expand_dims(offsets, -1) * 2 + part, both, mask=tl.expand_dims(mask, -1))
+        o_part = tl.arange(0, 2)
+        b_both = tl.join(b_x, b_x_im).to(p_x.dtype.element_ty)
+        tl.store(p_x + tl.expand_dims(o_x, -1) * 2 + o_part, b_both, mask=tl.expand_dims(mask, -1))
     else:
-        tl.store(pointer + offsets, value.to(pointer.dtype.element_ty), mask=mask)
+        tl.store(p_x + o_x, b_x.to(p_x.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -21,101 +21,102 @@ OP = "diagonal_scan"
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _forward(
-    x, a, initial, h, final, product, offsets, length, chunk, chunks, channels,
+    p_x, p_a, p_initial, p_h, p_final, p_product, p_offsets, length, chunk, chunks, channels,
     COMPLEX: tl.constexpr, REVERSE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    # Without h only `final` and `product`, the state and the product of decays at the end of the span, are wanted.
-    kind: tl.constexpr = final.dtype.element_ty
+    # Without `p_h` only `p_final` and `p_product`, the state and the product of decays at the end of the span, are
+    # wanted.
+    kind: tl.constexpr = p_final.dtype.element_ty
     blocks = tl.cdiv(channels, BD)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
-    at = item * channels + d
-    first, last = span(item, offsets, length, chunk, chunks)
-    mask_d = d < channels
-    step = tl.arange(0, BT)
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    o_at = i_span * channels + o_d
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    mask_d = o_d < channels
+    o_step = tl.arange(0, BT)
     total = tl.full((BD,), 1.0, kind)
     total_im = tl.zeros((BD,), kind)
-    carry = tl.zeros((BD,), kind)
-    carry_im = tl.zeros((BD,), kind)
-    if initial is not None:
-        carry, carry_im = load(initial, at, mask_d, kind, COMPLEX)
+    b_carry = tl.zeros((BD,), kind)
+    b_carry_im = tl.zeros((BD,), kind)
+    if p_initial is not None:
+        b_carry, b_carry_im = load(p_initial, o_at, mask_d, kind, COMPLEX)
     for start in tl.range(first, last, BT, num_stages=STAGES):
-        t = start + step
-        mask = (t < last)[:, None] & mask_d[None, :]
+        o_t = start + o_step
+        mask = (o_t < last)[:, None] & mask_d[None, :]
         if REVERSE:
-            t = first + last - 1 - t
-        here = t[:, None] * channels + d[None, :]
-        x_t, x_im = load(x, here, mask, kind, COMPLEX)
-        a_t, a_im = load(a, here, mask, kind, COMPLEX)
-        a_t, a_im, x_t, x_im = scan_tile(a_t, a_im, x_t, x_im, COMPLEX)
-        h_t, h_im = times(a_t, a_im, carry[None, :], carry_im[None, :], COMPLEX)
-        h_t, h_im = h_t + x_t, h_im + x_im
-        is_end = (step == tl.minimum(last - start, BT) - 1)[:, None]
-        carry, carry_im = row_of(h_t, is_end), row_of(h_im, is_end)
-        if h is None:
-            total, total_im = times(total, total_im, row_of(a_t, is_end), row_of(a_im, is_end), COMPLEX)
+            o_t = first + last - 1 - o_t
+        o_here = o_t[:, None] * channels + o_d[None, :]
+        b_x, b_x_im = load(p_x, o_here, mask, kind, COMPLEX)
+        b_a, b_a_im = load(p_a, o_here, mask, kind, COMPLEX)
+        b_a, b_a_im, b_x, b_x_im = scan_tile(b_a, b_a_im, b_x, b_x_im, COMPLEX)
+        b_h, b_h_im = times(b_a, b_a_im, b_carry[None, :], b_carry_im[None, :], COMPLEX)
+        b_h, b_h_im = b_h + b_x, b_h_im + b_x_im
+        is_end = (o_step == tl.minimum(last - start, BT) - 1)[:, None]
+        b_carry, b_carry_im = row_of(b_h, is_end), row_of(b_h_im, is_end)
+        if p_h is None:
+            total, total_im = times(total, total_im, row_of(b_a, is_end), row_of(b_a_im, is_end), COMPLEX)
         else:
-            store(h, here, mask, h_t, h_im, COMPLEX)
-    store(final, at, mask_d, carry, carry_im, COMPLEX)
-    if product is not None:
-        store(product, at, mask_d, total, total_im, COMPLEX)
+            store(p_h, o_here, mask, b_h, b_h_im, COMPLEX)
+    store(p_final, o_at, mask_d, b_carry, b_carry_im, COMPLEX)
+    if p_product is not None:
+        store(p_product, o_at, mask_d, total, total_im, COMPLEX)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _backward(
-    dh, a, h, initial, dfinal, da, dx, dinitial, product, offsets, length, chunk, chunks, channels,
+    p_dh, p_a, p_h, p_initial, p_dfinal, p_da, p_dx, p_dinitial, p_product, p_offsets, length, chunk, chunks, channels,
     COMPLEX: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    # s_t = dh_t + conj(a_{t+1}) s_{t+1} back in time; what comes into the last step, `dfinal`, has the factor 1.
-    # Without dx only `dinitial` and `product`, what a span hands on and the factor of what came in, are wanted.
-    kind: tl.constexpr = dinitial.dtype.element_ty
+    # s_t = dh_t + conj(a_{t+1}) s_{t+1} back in time; what comes into the last step, `p_dfinal`, has the factor 1.
+    # Without `p_dx` only `p_dinitial` and `p_product`, what a span hands on and the factor of what came in, are wanted.
+    kind: tl.constexpr = p_dinitial.dtype.element_ty
     blocks = tl.cdiv(channels, BD)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
-    at = item * channels + d
-    first, last = span(item, offsets, length, chunk, chunks)
-    mask_d = d < channels
-    step = tl.arange(0, BT)
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    o_at = i_span * channels + o_d
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    mask_d = o_d < channels
+    o_step = tl.arange(0, BT)
     # What comes into the span (BD,), and the product of its decays.
     total = tl.full((BD,), 1.0, kind)
     total_im = tl.zeros((BD,), kind)
-    carry = tl.zeros((BD,), kind)
-    carry_im = tl.zeros((BD,), kind)
-    if dfinal is not None:
-        carry, carry_im = load(dfinal, at, mask_d, kind, COMPLEX)
-    if dx is not None:
-        before, before_im = load(initial, at, mask_d, kind, COMPLEX)
+    b_carry = tl.zeros((BD,), kind)
+    b_carry_im = tl.zeros((BD,), kind)
+    if p_dfinal is not None:
+        b_carry, b_carry_im = load(p_dfinal, o_at, mask_d, kind, COMPLEX)
+    if p_dx is not None:
+        b_before, b_before_im = load(p_initial, o_at, mask_d, kind, COMPLEX)
     for start in tl.range(first, last, BT, num_stages=STAGES):
         # A tile (BT, BD), its rows back in time: the adjoint, scanned and joined to what came in.
-        t = first + last - 1 - (start + step)
-        mask = (t >= first)[:, None] & mask_d[None, :]
-        here = t[:, None] * channels + d[None, :]
-        s, s_im = load(dh, here, mask, kind, COMPLEX)
-        a_t, a_im = load(a, here + channels, mask & (t + 1 < last)[:, None], kind, COMPLEX)
-        a_t = tl.where((t + 1 < last)[:, None], a_t, 1.0)
-        a_t, a_im, s, s_im = scan_tile(a_t, -a_im, s, s_im, COMPLEX)
-        late, late_im = times(a_t, a_im, carry[None, :], carry_im[None, :], COMPLEX)
-        s, s_im = s + late, s_im + late_im
-        is_end = (step == tl.minimum(last - start, BT) - 1)[:, None]
-        carry, carry_im = row_of(s, is_end), row_of(s_im, is_end)
+        o_t = first + last - 1 - (start + o_step)
+        mask = (o_t >= first)[:, None] & mask_d[None, :]
+        o_here = o_t[:, None] * channels + o_d[None, :]
+        b_s, b_s_im = load(p_dh, o_here, mask, kind, COMPLEX)
+        b_a, b_a_im = load(p_a, o_here + channels, mask & (o_t + 1 < last)[:, None], kind, COMPLEX)
+        b_a = tl.where((o_t + 1 < last)[:, None], b_a, 1.0)
+        b_a, b_a_im, b_s, b_s_im = scan_tile(b_a, -b_a_im, b_s, b_s_im, COMPLEX)
+        late, late_im = times(b_a, b_a_im, b_carry[None, :], b_carry_im[None, :], COMPLEX)
+        b_s, b_s_im = b_s + late, b_s_im + late_im
+        is_end = (o_step == tl.minimum(last - start, BT) - 1)[:, None]
+        b_carry, b_carry_im = row_of(b_s, is_end), row_of(b_s_im, is_end)
         # The gradients, with h of the step before.
-        if dx is None:
-            total, total_im = times(total, total_im, row_of(a_t, is_end), row_of(a_im, is_end), COMPLEX)
+        if p_dx is None:
+            total, total_im = times(total, total_im, row_of(b_a, is_end), row_of(b_a_im, is_end), COMPLEX)
         else:
-            h_t, h_im = load(h, here - channels, mask & (t > first)[:, None], kind, COMPLEX)
-            h_t = tl.where((t > first)[:, None], h_t, before[None, :])
-            h_im = tl.where((t > first)[:, None], h_im, before_im[None, :])
-            g, g_im = times(s, s_im, h_t, -h_im, COMPLEX)
-            store(dx, here, mask, s, s_im, COMPLEX)
-            store(da, here, mask, g, g_im, COMPLEX)
+            b_h, b_h_im = load(p_h, o_here - channels, mask & (o_t > first)[:, None], kind, COMPLEX)
+            b_h = tl.where((o_t > first)[:, None], b_h, b_before[None, :])
+            b_h_im = tl.where((o_t > first)[:, None], b_h_im, b_before_im[None, :])
+            b_g, b_g_im = times(b_s, b_s_im, b_h, -b_h_im, COMPLEX)
+            store(p_dx, o_here, mask, b_s, b_s_im, COMPLEX)
+            store(p_da, o_here, mask, b_g, b_g_im, COMPLEX)
     if last > first:
         # What reaches the state before the span has passed the first step's decay too.
-        a_t, a_im = load(a, first * channels + d, mask_d, kind, COMPLEX)
-        carry, carry_im = times(carry, carry_im, a_t, -a_im, COMPLEX)
-        total, total_im = times(total, total_im, a_t, -a_im, COMPLEX)
-    store(dinitial, at, mask_d, carry, carry_im, COMPLEX)
-    if product is not None:
-        store(product, at, mask_d, total, total_im, COMPLEX)
+        b_a, b_a_im = load(p_a, first * channels + o_d, mask_d, kind, COMPLEX)
+        b_carry, b_carry_im = times(b_carry, b_carry_im, b_a, -b_a_im, COMPLEX)
+        total, total_im = times(total, total_im, b_a, -b_a_im, COMPLEX)
+    store(p_dinitial, o_at, mask_d, b_carry, b_carry_im, COMPLEX)
+    if p_product is not None:
+        store(p_product, o_at, mask_d, total, total_im, COMPLEX)
 
 
 def _real(tensor: Tensor | None) -> Tensor | None:

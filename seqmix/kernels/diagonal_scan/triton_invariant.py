@@ -25,120 +25,120 @@ def _power(one, a, a_im, exponent, BITS: tl.constexpr, COMPLEX: tl.constexpr):
 
 @triton.jit(do_not_specialize=RUNTIME)
 def forward(
-    x, a, initial, h, final, product, offsets, length, chunk, chunks, channels,
+    p_x, p_a, p_initial, p_h, p_final, p_product, p_offsets, length, chunk, chunks, channels,
     COMPLEX: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    # Without h only `final` and `product` are wanted, as in triton.py.
-    kind: tl.constexpr = final.dtype.element_ty
+    # Without `p_h` only `p_final` and `p_product` are wanted, as in triton.py.
+    kind: tl.constexpr = p_final.dtype.element_ty
     BITS: tl.constexpr = 8
     tl.static_assert(BT < 256)
     blocks = tl.cdiv(channels, BD)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
-    at = item * channels + d
-    first, last = span(item, offsets, length, chunk, chunks)
-    mask_d = d < channels
-    step = tl.arange(0, BT)
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    o_at = i_span * channels + o_d
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    mask_d = o_d < channels
+    o_step = tl.arange(0, BT)
     # Powers of the decay: for every row of a tile, for a whole tile, for the last one.
     one = tl.full((BD,), 1.0, tl.float64)
-    a_t, a_im = load(a, d, mask_d, tl.float64, COMPLEX)
-    tile, tile_im = _power(tl.full((BT, BD), 1.0, tl.float64), a_t, a_im, (step + 1)[:, None], BITS, COMPLEX)
+    b_a, b_a_im = load(p_a, o_d, mask_d, tl.float64, COMPLEX)
+    tile, tile_im = _power(tl.full((BT, BD), 1.0, tl.float64), b_a, b_a_im, (o_step + 1)[:, None], BITS, COMPLEX)
     tile, tile_im = tile.to(kind), tile_im.to(kind)
-    decay = tl.broadcast_to(a_t[None, :], (BT, BD))
-    decay_im = tl.broadcast_to(a_im[None, :], (BT, BD))
-    whole, whole_im = _power(one, a_t, a_im, BT, BITS, COMPLEX)
-    rest, rest_im = _power(one, a_t, a_im, (last - first - 1) % BT + 1, BITS, COMPLEX)
+    decay = tl.broadcast_to(b_a[None, :], (BT, BD))
+    decay_im = tl.broadcast_to(b_a_im[None, :], (BT, BD))
+    whole, whole_im = _power(one, b_a, b_a_im, BT, BITS, COMPLEX)
+    rest, rest_im = _power(one, b_a, b_a_im, (last - first - 1) % BT + 1, BITS, COMPLEX)
     # The state before the span, and the power of its length.
     total, total_im = one, one * 0.0
-    carry, carry_im = one * 0.0, one * 0.0
-    if initial is not None:
-        carry, carry_im = load(initial, at, mask_d, tl.float64, COMPLEX)
+    b_carry, b_carry_im = one * 0.0, one * 0.0
+    if p_initial is not None:
+        b_carry, b_carry_im = load(p_initial, o_at, mask_d, tl.float64, COMPLEX)
     for start in tl.range(first, last, BT, num_stages=STAGES):
         # A tile (BT, BD): scanned from zero, the state before it added.
-        t = start + step
-        mask = (t < last)[:, None] & mask_d[None, :]
-        here = t[:, None] * channels + d[None, :]
-        x_t, x_im = load(x, here, mask, kind, COMPLEX)
-        _, _, x_t, x_im = scan_tile(decay, decay_im, x_t, x_im, COMPLEX)
-        is_end = (step == tl.minimum(last - start, BT) - 1)[:, None]
-        if h is not None:
-            h_t, h_im = times(tile, tile_im, carry.to(kind)[None, :], carry_im.to(kind)[None, :], COMPLEX)
-            store(h, here, mask, h_t + x_t, h_im + x_im, COMPLEX)
+        o_t = start + o_step
+        mask = (o_t < last)[:, None] & mask_d[None, :]
+        o_here = o_t[:, None] * channels + o_d[None, :]
+        b_x, b_x_im = load(p_x, o_here, mask, kind, COMPLEX)
+        _, _, b_x, b_x_im = scan_tile(decay, decay_im, b_x, b_x_im, COMPLEX)
+        is_end = (o_step == tl.minimum(last - start, BT) - 1)[:, None]
+        if p_h is not None:
+            b_h, b_h_im = times(tile, tile_im, b_carry.to(kind)[None, :], b_carry_im.to(kind)[None, :], COMPLEX)
+            store(p_h, o_here, mask, b_h + b_x, b_h_im + b_x_im, COMPLEX)
         # The state after the tile.
         power, power_im = tl.where(start + BT < last, whole, rest), tl.where(start + BT < last, whole_im, rest_im)
         total, total_im = times(total, total_im, power, power_im, COMPLEX)
-        carry, carry_im = times(carry, carry_im, power, power_im, COMPLEX)
-        carry += row_of(x_t, is_end).to(tl.float64)
-        carry_im += row_of(x_im, is_end).to(tl.float64)
-    store(final, at, mask_d, carry, carry_im, COMPLEX)
-    if product is not None:
-        store(product, at, mask_d, total, total_im, COMPLEX)
+        b_carry, b_carry_im = times(b_carry, b_carry_im, power, power_im, COMPLEX)
+        b_carry += row_of(b_x, is_end).to(tl.float64)
+        b_carry_im += row_of(b_x_im, is_end).to(tl.float64)
+    store(p_final, o_at, mask_d, b_carry, b_carry_im, COMPLEX)
+    if p_product is not None:
+        store(p_product, o_at, mask_d, total, total_im, COMPLEX)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def backward(
-    dh, a, h, initial, dfinal, da, dx, dinitial, product, offsets, length, chunk, chunks, channels,
+    p_dh, p_a, p_h, p_initial, p_dfinal, p_da, p_dx, p_dinitial, p_product, p_offsets, length, chunk, chunks, channels,
     COMPLEX: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    # The carry is what flows into a step, conj(a) s_{t+1}, so step r of a tile takes conj(a)^r of it. `da` has one row
-    # a span. Without dx only `dinitial` and `product` are wanted.
-    kind: tl.constexpr = dinitial.dtype.element_ty
+    # The carry is what flows into a step, conj(a) s_{t+1}, so step r of a tile takes conj(a)^r of it. `p_da` has one
+    # row a span. Without `p_dx` only `p_dinitial` and `p_product` are wanted.
+    kind: tl.constexpr = p_dinitial.dtype.element_ty
     BITS: tl.constexpr = 8
     tl.static_assert(BT < 256)
     blocks = tl.cdiv(channels, BD)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
-    at = item * channels + d
-    first, last = span(item, offsets, length, chunk, chunks)
-    mask_d = d < channels
-    step = tl.arange(0, BT)
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    o_at = i_span * channels + o_d
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    mask_d = o_d < channels
+    o_step = tl.arange(0, BT)
     # Powers of the decay, conjugate, as in `forward`.
     one = tl.full((BD,), 1.0, tl.float64)
-    a_t, a_im = load(a, d, mask_d, tl.float64, COMPLEX)
-    a_im = -a_im
-    tile, tile_im = _power(tl.full((BT, BD), 1.0, tl.float64), a_t, a_im, step[:, None], BITS, COMPLEX)
+    b_a, b_a_im = load(p_a, o_d, mask_d, tl.float64, COMPLEX)
+    b_a_im = -b_a_im
+    tile, tile_im = _power(tl.full((BT, BD), 1.0, tl.float64), b_a, b_a_im, o_step[:, None], BITS, COMPLEX)
     tile, tile_im = tile.to(kind), tile_im.to(kind)
-    decay = tl.broadcast_to(a_t[None, :], (BT, BD))
-    decay_im = tl.broadcast_to(a_im[None, :], (BT, BD))
-    whole, whole_im = _power(one, a_t, a_im, BT, BITS, COMPLEX)
-    rest, rest_im = _power(one, a_t, a_im, (last - first - 1) % BT + 1, BITS, COMPLEX)
+    decay = tl.broadcast_to(b_a[None, :], (BT, BD))
+    decay_im = tl.broadcast_to(b_a_im[None, :], (BT, BD))
+    whole, whole_im = _power(one, b_a, b_a_im, BT, BITS, COMPLEX)
+    rest, rest_im = _power(one, b_a, b_a_im, (last - first - 1) % BT + 1, BITS, COMPLEX)
     # What comes into the span, and the power of its length.
     total, total_im = one, one * 0.0
-    carry, carry_im = one * 0.0, one * 0.0
-    if dfinal is not None:
-        carry, carry_im = load(dfinal, at, mask_d, tl.float64, COMPLEX)
+    b_carry, b_carry_im = one * 0.0, one * 0.0
+    if p_dfinal is not None:
+        b_carry, b_carry_im = load(p_dfinal, o_at, mask_d, tl.float64, COMPLEX)
     sum_a = tl.zeros((BD,), kind)
     sum_im = tl.zeros((BD,), kind)
-    if dx is not None:
-        before, before_im = load(initial, at, mask_d, kind, COMPLEX)
+    if p_dx is not None:
+        b_before, b_before_im = load(p_initial, o_at, mask_d, kind, COMPLEX)
     for start in tl.range(first, last, BT, num_stages=STAGES):
         # A tile (BT, BD), its rows back in time: scanned from zero.
-        t = first + last - 1 - (start + step)
-        mask = (t >= first)[:, None] & mask_d[None, :]
-        here = t[:, None] * channels + d[None, :]
-        s, s_im = load(dh, here, mask, kind, COMPLEX)
-        _, _, s, s_im = scan_tile(decay, decay_im, s, s_im, COMPLEX)
-        is_end = (step == tl.minimum(last - start, BT) - 1)[:, None]
-        own, own_im = row_of(s, is_end).to(tl.float64), row_of(s_im, is_end).to(tl.float64)
+        o_t = first + last - 1 - (start + o_step)
+        mask = (o_t >= first)[:, None] & mask_d[None, :]
+        o_here = o_t[:, None] * channels + o_d[None, :]
+        b_s, b_s_im = load(p_dh, o_here, mask, kind, COMPLEX)
+        _, _, b_s, b_s_im = scan_tile(decay, decay_im, b_s, b_s_im, COMPLEX)
+        is_end = (o_step == tl.minimum(last - start, BT) - 1)[:, None]
+        own, own_im = row_of(b_s, is_end).to(tl.float64), row_of(b_s_im, is_end).to(tl.float64)
         # The gradients, with what came in and h of the step before.
-        if dx is not None:
-            late, late_im = times(tile, tile_im, carry.to(kind)[None, :], carry_im.to(kind)[None, :], COMPLEX)
-            s, s_im = s + late, s_im + late_im
-            h_t, h_im = load(h, here - channels, mask & (t > first)[:, None], kind, COMPLEX)
-            h_t = tl.where((t > first)[:, None], h_t, before[None, :])
-            h_im = tl.where((t > first)[:, None], h_im, before_im[None, :])
-            g, g_im = times(s, s_im, h_t, -h_im, COMPLEX)
-            sum_a += tl.sum(tl.where(mask, g, 0.0), 0)
-            sum_im += tl.sum(tl.where(mask, g_im, 0.0), 0)
-            store(dx, here, mask, s, s_im, COMPLEX)
+        if p_dx is not None:
+            late, late_im = times(tile, tile_im, b_carry.to(kind)[None, :], b_carry_im.to(kind)[None, :], COMPLEX)
+            b_s, b_s_im = b_s + late, b_s_im + late_im
+            b_h, b_h_im = load(p_h, o_here - channels, mask & (o_t > first)[:, None], kind, COMPLEX)
+            b_h = tl.where((o_t > first)[:, None], b_h, b_before[None, :])
+            b_h_im = tl.where((o_t > first)[:, None], b_h_im, b_before_im[None, :])
+            b_g, b_g_im = times(b_s, b_s_im, b_h, -b_h_im, COMPLEX)
+            sum_a += tl.sum(tl.where(mask, b_g, 0.0), 0)
+            sum_im += tl.sum(tl.where(mask, b_g_im, 0.0), 0)
+            store(p_dx, o_here, mask, b_s, b_s_im, COMPLEX)
         # What flows into the step before the tile.
         power, power_im = tl.where(start + BT < last, whole, rest), tl.where(start + BT < last, whole_im, rest_im)
         total, total_im = times(total, total_im, power, power_im, COMPLEX)
-        own, own_im = times(own, own_im, a_t, a_im, COMPLEX)
-        carry, carry_im = times(carry, carry_im, power, power_im, COMPLEX)
-        carry, carry_im = carry + own, carry_im + own_im
-    store(dinitial, at, mask_d, carry, carry_im, COMPLEX)
-    if product is not None:
-        store(product, at, mask_d, total, total_im, COMPLEX)
-    if dx is not None:
-        store(da, at, mask_d, sum_a, sum_im, COMPLEX)
+        own, own_im = times(own, own_im, b_a, b_a_im, COMPLEX)
+        b_carry, b_carry_im = times(b_carry, b_carry_im, power, power_im, COMPLEX)
+        b_carry, b_carry_im = b_carry + own, b_carry_im + own_im
+    store(p_dinitial, o_at, mask_d, b_carry, b_carry_im, COMPLEX)
+    if p_product is not None:
+        store(p_product, o_at, mask_d, total, total_im, COMPLEX)
+    if p_dx is not None:
+        store(p_da, o_at, mask_d, sum_a, sum_im, COMPLEX)

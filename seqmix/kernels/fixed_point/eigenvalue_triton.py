@@ -14,43 +14,43 @@ from seqmix.kernels._triton import launch
 
 
 @triton.jit
-def dot(a, b):
-    return tl.dot(a, b, input_precision="ieee", out_dtype=a.dtype)
+def dot(b_a, b_b):
+    return tl.dot(b_a, b_b, input_precision="ieee", out_dtype=b_a.dtype)
 
 
 @triton.jit
-def top_of(gram, B: tl.constexpr, SQUARINGS: tl.constexpr):
+def top_of(b_gram, B: tl.constexpr, SQUARINGS: tl.constexpr):
     """The largest eigenvalue of a positive matrix, and its eigenvector."""
-    i = tl.arange(0, B)
-    diagonal = i[:, None] == i[None, :]
-    power = gram
+    o_i = tl.arange(0, B)
+    diagonal = o_i[:, None] == o_i[None, :]
+    b_power = b_gram
     for _ in range(0, SQUARINGS + 1):
-        trace = tl.sum(tl.sum(tl.where(diagonal, power, 0.0), 1), 0)
-        power /= tl.maximum(trace, 1e-30)
-        power = dot(power, power)
-    weights = tl.sum(tl.where(diagonal, power, 0.0), 1)
+        trace = tl.sum(tl.sum(tl.where(diagonal, b_power, 0.0), 1), 0)
+        b_power /= tl.maximum(trace, 1e-30)
+        b_power = dot(b_power, b_power)
+    weights = tl.sum(tl.where(diagonal, b_power, 0.0), 1)
     weights = tl.where(weights == weights, weights, 0.0)  # with a NaN no column is better than another
-    chosen = tl.min(tl.where(weights == tl.max(weights, 0), i, B), 0)
-    vector = tl.sum(tl.where(i[None, :] == chosen, power, 0.0), 1)
-    vector *= tl.rsqrt(tl.maximum(tl.sum(vector * vector, 0), 1e-30))
-    return tl.sum(vector * tl.sum(gram * vector[None, :], 1), 0), vector
+    chosen = tl.min(tl.where(weights == tl.max(weights, 0), o_i, B), 0)
+    b_vector = tl.sum(tl.where(o_i[None, :] == chosen, b_power, 0.0), 1)
+    b_vector *= tl.rsqrt(tl.maximum(tl.sum(b_vector * b_vector, 0), 1e-30))
+    return tl.sum(b_vector * tl.sum(b_gram * b_vector[None, :], 1), 0), b_vector
 
 
 @triton.jit
-def square(pointer, t, n, B: tl.constexpr):
+def square(p_x, i_t, n, B: tl.constexpr):
     """Matrix t of (L, n, n)."""
-    i = tl.arange(0, B)
-    mask = (i < n)[:, None] & (i < n)[None, :]
-    return tl.load(pointer + t * n * n + i[:, None] * n + i[None, :], mask=mask, other=0.0)
+    o_i = tl.arange(0, B)
+    mask = (o_i < n)[:, None] & (o_i < n)[None, :]
+    return tl.load(p_x + i_t * n * n + o_i[:, None] * n + o_i[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
-def _tops(gram, tops, vectors, n, B: tl.constexpr, SQUARINGS: tl.constexpr):
-    t = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, B)
-    top, vector = top_of(square(gram, t, n, B), B, SQUARINGS)
-    tl.store(tops + t, top)
-    tl.store(vectors + t * n + i, vector, mask=i < n)
+def _tops(p_gram, p_tops, p_vectors, n, B: tl.constexpr, SQUARINGS: tl.constexpr):
+    i_t = tl.program_id(0).to(tl.int64)
+    o_i = tl.arange(0, B)
+    b_top, b_vector = top_of(square(p_gram, i_t, n, B), B, SQUARINGS)
+    tl.store(p_tops + i_t, b_top)
+    tl.store(p_vectors + i_t * n + o_i, b_vector, mask=o_i < n)
 
 
 def side(n: int) -> int:

@@ -23,146 +23,165 @@ from seqmix.kernels.fixed_point.rows import Rows
 
 @triton.jit
 def _numbers(
-    p, more, more0, t, at_first, sequence, at, seen_at, here, mask, row, seen, scale, SEES: tl.constexpr,
+    p_p, p_more, p_more0, i_t, at_first, i_s, at, seen_at, o_here, mask, row, seen, scale, SEES: tl.constexpr,
 ):  # fmt: skip
     """Pre-activations of one token, as `load_pre` has those of many."""
-    value = tl.load(p + t * row + at + here, mask=mask, other=0.0)
+    b_value = tl.load(p_p + i_t * row + at + o_here, mask=mask, other=0.0)
     if SEES:
-        is_first = (0 * here + at_first) != 0
-        added = tl.load(more + (t - 1) * seen + seen_at + here, mask=mask & (is_first == 0), other=0.0)
-        added += tl.load(more0 + sequence * seen + seen_at + here, mask=mask & is_first, other=0.0)
-        value += scale * added
-    return value
+        is_first = (0 * o_here + at_first) != 0
+        b_added = tl.load(p_more + (i_t - 1) * seen + seen_at + o_here, mask=mask & (is_first == 0), other=0.0)
+        b_added += tl.load(p_more0 + i_s * seen + seen_at + o_here, mask=mask & is_first, other=0.0)
+        b_value += scale * b_added
+    return b_value
 
 
 @triton.jit
 def _roots(
-    p, more, more0, t, at_first, sequence, at, seen_at, n, row, seen, scale, SEES: tl.constexpr, B: tl.constexpr,
+    p_p, p_more, p_more0, i_t, at_first, i_s, at, seen_at, n, row, seen, scale, SEES: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Unit rows (B, B), one over the lengths of the raw ones and gates (B,)."""
-    i = tl.arange(0, B)
-    triangle = i[:, None] * n - i[:, None] * (i[:, None] - 1) // 2 + i[None, :] - i[:, None]
-    inside = (i[None, :] >= i[:, None]) & (i[None, :] < n)
-    raw = _numbers(p, more, more0, t, at_first, sequence, at, seen_at, triangle, inside, row, seen, scale, SEES)
-    inverse = tl.rsqrt(tl.sum(raw * raw, 1) + 1e-6)
-    here = n * (n + 1) // 2 + i
-    gate = _numbers(p, more, more0, t, at_first, sequence, at, seen_at, here, i < n, row, seen, scale, SEES)
-    return raw * inverse[:, None], inverse, sigmoid(gate)
+    o_i = tl.arange(0, B)
+    o_triangle = o_i[:, None] * n - o_i[:, None] * (o_i[:, None] - 1) // 2 + o_i[None, :] - o_i[:, None]
+    inside = (o_i[None, :] >= o_i[:, None]) & (o_i[None, :] < n)
+    b_raw = _numbers(p_p, p_more, p_more0, i_t, at_first, i_s, at, seen_at, o_triangle, inside, row, seen, scale, SEES)
+    b_inverse = tl.rsqrt(tl.sum(b_raw * b_raw, 1) + 1e-6)
+    o_here = n * (n + 1) // 2 + o_i
+    b_gate = _numbers(p_p, p_more, p_more0, i_t, at_first, i_s, at, seen_at, o_here, o_i < n, row, seen, scale, SEES)
+    return b_raw * b_inverse[:, None], b_inverse, sigmoid(b_gate)
 
 
 @triton.jit
-def _factor(roots, gate, B: tl.constexpr, SQUARINGS: tl.constexpr):
-    r = gate[:, None] * roots
-    gram = dot(r, tl.trans(r))
-    top, _ = top_of(gram, B, SQUARINGS)
-    return gram / tl.maximum(top, 1.0)
+def _factor(b_roots, b_gate, B: tl.constexpr, SQUARINGS: tl.constexpr):
+    b_r = b_gate[:, None] * b_roots
+    b_gram = dot(b_r, tl.trans(b_r))
+    top, _ = top_of(b_gram, B, SQUARINGS)
+    return b_gram / tl.maximum(top, 1.0)
 
 
 @triton.jit
 def _targets(
-    p, more, more0, y, y0, base, k1s, k2s, first, sequences, busy, target, n1, n2, row, seen, at, seen_at, b_seen,
-    SEES_B: tl.constexpr, SEES_MIXING: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr,
-    STRENGTH: tl.constexpr, SQUARINGS: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
+    p_p, p_more, p_more0, p_y, p_y0, p_base, p_k1s, p_k2s, p_first, p_sequences, p_busy, p_target, n1, n2, row, seen,
+    at, seen_at, seen_b,
+    SEES_B: tl.constexpr, SEES_MIXING: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, STRENGTH: tl.constexpr,
+    SQUARINGS: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
 ):  # fmt: skip
-    # b + K (y - b), where b is `base`; if that is None silu of the second N columns of p, with GATED times the third.
-    t = tl.program_id(0).to(tl.int64)
-    sequence = tl.load(sequences + t)
-    at_first = tl.load(first + t).to(tl.int32)
-    i, j = tl.arange(0, B1)[:, None], tl.arange(0, B2)[None, :]
+    # b + K (y - b), where b is `p_base`; if that is None silu of the second N columns of p, with GATED times the third.
+    i_t = tl.program_id(0).to(tl.int64)
+    i_s = tl.load(p_sequences + i_t)
+    at_first = tl.load(p_first + i_t).to(tl.int32)
+    o_i, o_j = tl.arange(0, B1)[:, None], tl.arange(0, B2)[None, :]
     width = n1 * n2
-    mask = (i < n1) & (j < n2)
-    here = i * n2 + j
+    mask = (o_i < n1) & (o_j < n2)
+    o_here = o_i * n2 + o_j
     # Once, or for a sequence that is done not at all.
-    for _ in range(0, tl.load(busy + sequence).to(tl.int32)):
-        old = tl.load(y + t * width + here, mask=mask, other=0.0)
+    for _ in range(0, tl.load(p_busy + i_s).to(tl.int32)):
+        b_old = tl.load(p_y + i_t * width + o_here, mask=mask, other=0.0)
         # b as a matrix (n_1, n_2).
         scale = 1.0
-        if base is None:
+        if p_base is None:
             if NORMED and (SEES_B or SEES_MIXING):
-                is_first = (0 * here + at_first) != 0
-                past = tl.load(y + (t - 1) * width + here, mask=mask & (is_first == 0), other=0.0)
-                past += tl.load(y0 + sequence * width + here, mask=mask & is_first, other=0.0)
-                scale = tl.rsqrt(tl.sum(tl.sum(past * past, 1), 0) / width + 0.0625)
-            b = _numbers(p, more, more0, t, at_first, sequence, width, b_seen, here, mask, row, seen, scale, SEES_B)
-            b *= sigmoid(b)
+                is_first = (0 * o_here + at_first) != 0
+                b_past = tl.load(p_y + (i_t - 1) * width + o_here, mask=mask & (is_first == 0), other=0.0)
+                b_past += tl.load(p_y0 + i_s * width + o_here, mask=mask & is_first, other=0.0)
+                scale = tl.rsqrt(tl.sum(tl.sum(b_past * b_past, 1), 0) / width + 0.0625)
+            b_b = _numbers(
+                p_p, p_more, p_more0, i_t, at_first, i_s, width, seen_b, o_here, mask, row, seen, scale, SEES_B
+            )
+            b_b *= sigmoid(b_b)
             if GATED:
-                b *= tl.load(p + t * row + 2 * width + here, mask=mask, other=0.0)
+                b_b *= tl.load(p_p + i_t * row + 2 * width + o_here, mask=mask, other=0.0)
         else:
-            b = tl.load(base + t * width + here, mask=mask, other=0.0)
+            b_b = tl.load(p_base + i_t * width + o_here, mask=mask, other=0.0)
         # The factors, from this token's numbers or as they came.
         if SEES_MIXING:
-            roots, _, gate = _roots(
-                p, more, more0, t, at_first, sequence, at, seen_at, n1, row, seen, scale, SEES_MIXING, B1
+            b_roots, _, b_gate = _roots(
+                p_p, p_more, p_more0, i_t, at_first, i_s, at, seen_at, n1, row, seen, scale, SEES_MIXING, B1
             )
-            k1 = STRENGTH * _factor(roots, gate, B1, SQUARINGS)
+            b_k1 = STRENGTH * _factor(b_roots, b_gate, B1, SQUARINGS)
             skip = n1 * (n1 + 1) // 2 + n1
-            roots, _, gate = _roots(
-                p, more, more0, t, at_first, sequence, at + skip, seen_at + skip, n2, row, seen, scale, SEES_MIXING, B2
+            b_roots, _, b_gate = _roots(
+                p_p,
+                p_more,
+                p_more0,
+                i_t,
+                at_first,
+                i_s,
+                at + skip,
+                seen_at + skip,
+                n2,
+                row,
+                seen,
+                scale,
+                SEES_MIXING,
+                B2,
             )
-            k2 = _factor(roots, gate, B2, SQUARINGS)
+            b_k2 = _factor(b_roots, b_gate, B2, SQUARINGS)
         else:
-            k1, k2 = square(k1s, t, n1, B1), square(k2s, t, n2, B2)
-        tl.store(target + t * width + here, b + dot(dot(k1, old - b), k2), mask=mask)
+            b_k1, b_k2 = square(p_k1s, i_t, n1, B1), square(p_k2s, i_t, n2, B2)
+        tl.store(p_target + i_t * width + o_here, b_b + dot(dot(b_k1, b_old - b_b), b_k2), mask=mask)
 
 
 @triton.jit
-def _apply(k1s, k2s, x, gates, out, n1, n2, row, B1: tl.constexpr, B2: tl.constexpr):
+def _apply(p_k1s, p_k2s, p_x, p_gates, p_out, n1, n2, row, B1: tl.constexpr, B2: tl.constexpr):
     # K x, where x comes with the factor sigmoid(-gate) if there are gates, the first N columns of (L, row).
-    t = tl.program_id(0).to(tl.int64)
-    i, j = tl.arange(0, B1)[:, None], tl.arange(0, B2)[None, :]
-    mask = (i < n1) & (j < n2)
-    here = i * n2 + j
-    x_t = tl.load(x + t * n1 * n2 + here, mask=mask, other=0.0)
-    if gates is not None:
-        x_t *= sigmoid(-tl.load(gates + t * row + here, mask=mask, other=0.0))
-    value = dot(dot(square(k1s, t, n1, B1), x_t), square(k2s, t, n2, B2))
-    tl.store(out + t * n1 * n2 + here, value, mask=mask)
+    i_t = tl.program_id(0).to(tl.int64)
+    o_i, o_j = tl.arange(0, B1)[:, None], tl.arange(0, B2)[None, :]
+    mask = (o_i < n1) & (o_j < n2)
+    o_here = o_i * n2 + o_j
+    b_x = tl.load(p_x + i_t * n1 * n2 + o_here, mask=mask, other=0.0)
+    if p_gates is not None:
+        b_x *= sigmoid(-tl.load(p_gates + i_t * row + o_here, mask=mask, other=0.0))
+    b_value = dot(dot(square(p_k1s, i_t, n1, B1), b_x), square(p_k2s, i_t, n2, B2))
+    tl.store(p_out + i_t * n1 * n2 + o_here, b_value, mask=mask)
 
 
 @triton.jit
-def _store_factor_gradient(pre, out, tops, vectors, dk, t, at, out_at, n, row, columns, B: tl.constexpr):
-    i = tl.arange(0, B)
-    roots, inverse, gate = _roots(pre, None, None, t, 0, 0, at, 0, n, row, 0, 0.0, False, B)
-    r = gate[:, None] * roots
-    gram = dot(r, tl.trans(r))
-    top = tl.load(tops + t)
-    vector = tl.load(vectors + t * n + i, mask=i < n, other=0.0)
+def _store_factor_gradient(p_pre, p_out, p_tops, p_vectors, b_dk, i_t, at, out_at, n, row, columns, B: tl.constexpr):
+    o_i = tl.arange(0, B)
+    b_roots, b_inverse, b_gate = _roots(p_pre, None, None, i_t, 0, 0, at, 0, n, row, 0, 0.0, False, B)
+    b_r = b_gate[:, None] * b_roots
+    b_gram = dot(b_r, tl.trans(b_r))
+    b_top = tl.load(p_tops + i_t)
+    b_vector = tl.load(p_vectors + i_t * n + o_i, mask=o_i < n, other=0.0)
     # A matrix whose top eigenvalue is below one is not divided by it.
-    limit = tl.maximum(top, 1.0)
-    dtop = tl.where(top > 1.0, -tl.sum(tl.sum(dk * gram, 1), 0) / (limit * limit), 0.0)
-    dgram = dk / limit + dtop * vector[:, None] * vector[None, :]
-    dr = dot(dgram + tl.trans(dgram), r)
-    dgate = tl.sum(dr * roots, 1) * gate * (1.0 - gate)
-    drows = gate[:, None] * dr
-    draw = inverse[:, None] * (drows - roots * tl.sum(roots * drows, 1)[:, None])
-    triangle = i[:, None] * n - i[:, None] * (i[:, None] - 1) // 2 + i[None, :] - i[:, None]
-    inside = (i[None, :] >= i[:, None]) & (i[None, :] < n)
-    here = out + t * columns + out_at
-    tl.store(here + triangle, draw, mask=inside)
-    tl.store(here + n * (n + 1) // 2 + i, dgate, mask=i < n)
+    limit = tl.maximum(b_top, 1.0)
+    dtop = tl.where(b_top > 1.0, -tl.sum(tl.sum(b_dk * b_gram, 1), 0) / (limit * limit), 0.0)
+    b_dgram = b_dk / limit + dtop * b_vector[:, None] * b_vector[None, :]
+    b_dr = dot(b_dgram + tl.trans(b_dgram), b_r)
+    b_dgate = tl.sum(b_dr * b_roots, 1) * b_gate * (1.0 - b_gate)
+    b_drows = b_gate[:, None] * b_dr
+    b_draw = b_inverse[:, None] * (b_drows - b_roots * tl.sum(b_roots * b_drows, 1)[:, None])
+    o_triangle = o_i[:, None] * n - o_i[:, None] * (o_i[:, None] - 1) // 2 + o_i[None, :] - o_i[:, None]
+    inside = (o_i[None, :] >= o_i[:, None]) & (o_i[None, :] < n)
+    p_here = p_out + i_t * columns + out_at
+    tl.store(p_here + o_triangle, b_draw, mask=inside)
+    tl.store(p_here + n * (n + 1) // 2 + o_i, b_dgate, mask=o_i < n)
 
 
 @triton.jit
 def _gradient(
-    pre, k1s, k2s, tops1, vectors1, tops2, vectors2, w, gates, e, base, out, n1, n2, row, columns, at, out_at,
+    p_pre, p_k1s, p_k2s, p_tops1, p_vectors1, p_tops2, p_vectors2, p_w, p_gates, p_e, p_base, p_out, n1, n2, row,
+    columns, at, out_at,
     STRENGTH: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
 ):  # fmt: skip
-    # The gradient of w^T K (e - b), where b is `base`; w comes with sigmoid(-gate) if there are gates.
-    t = tl.program_id(0).to(tl.int64)
-    i, j = tl.arange(0, B1)[:, None], tl.arange(0, B2)[None, :]
+    # The gradient of w^T K (e - b), where b is `p_base`; w comes with sigmoid(-gate) if there are gates.
+    i_t = tl.program_id(0).to(tl.int64)
+    o_i, o_j = tl.arange(0, B1)[:, None], tl.arange(0, B2)[None, :]
     width = n1 * n2
-    mask = (i < n1) & (j < n2)
-    here = i * n2 + j
-    w_t = tl.load(w + t * width + here, mask=mask, other=0.0)
-    if gates is not None:
-        w_t *= sigmoid(-tl.load(gates + t * row + here, mask=mask, other=0.0))
-    b = tl.load(base + t * width + here, mask=mask, other=0.0)
-    e_t = tl.load(e + t * width + here, mask=mask, other=0.0) - b
-    dk1 = STRENGTH * dot(dot(w_t, square(k2s, t, n2, B2)), tl.trans(e_t))
-    dk2 = dot(tl.trans(w_t), dot(square(k1s, t, n1, B1), e_t))
-    _store_factor_gradient(pre, out, tops1, vectors1, dk1, t, at, out_at, n1, row, columns, B1)
+    mask = (o_i < n1) & (o_j < n2)
+    o_here = o_i * n2 + o_j
+    b_w = tl.load(p_w + i_t * width + o_here, mask=mask, other=0.0)
+    if p_gates is not None:
+        b_w *= sigmoid(-tl.load(p_gates + i_t * row + o_here, mask=mask, other=0.0))
+    b_b = tl.load(p_base + i_t * width + o_here, mask=mask, other=0.0)
+    b_e = tl.load(p_e + i_t * width + o_here, mask=mask, other=0.0) - b_b
+    b_dk1 = STRENGTH * dot(dot(b_w, square(p_k2s, i_t, n2, B2)), tl.trans(b_e))
+    b_dk2 = dot(tl.trans(b_w), dot(square(p_k1s, i_t, n1, B1), b_e))
+    _store_factor_gradient(p_pre, p_out, p_tops1, p_vectors1, b_dk1, i_t, at, out_at, n1, row, columns, B1)
     skip = n1 * (n1 + 1) // 2 + n1
-    _store_factor_gradient(pre, out, tops2, vectors2, dk2, t, at + skip, out_at + skip, n2, row, columns, B2)
+    _store_factor_gradient(
+        p_pre, p_out, p_tops2, p_vectors2, b_dk2, i_t, at + skip, out_at + skip, n2, row, columns, B2
+    )
 
 
 def _options(mixing: Kronecker) -> dict[str, int]:
@@ -190,8 +209,8 @@ class Targets:
         if "mixing" not in cell.hidden:
             self.k1, self.k2 = (k.contiguous() for k in m.factors(_mixing_numbers(p, m)))
         # Columns of p and of what the state adds: mixing comes last in both, b after lambda.
-        b_seen = m.width if "lambda" in cell.hidden else 0
-        self.places = (cell.size - m.size, cell.recurrent - m.size, b_seen)
+        seen_b = m.width if "lambda" in cell.hidden else 0
+        self.places = (cell.size - m.size, cell.recurrent - m.size, seen_b)
 
     def __call__(self, y: Tensor, more: Tensor | None, busy: Tensor) -> Tensor:
         """Targets (L, N); those of sequences that are not `busy` (S,) are left out."""

@@ -32,129 +32,146 @@ def largest_of(x):
 
 @triton.jit
 def end_sweep(
-    old, new, change, size, item, stop, last, n, width, largest_change, largest, BT: tl.constexpr,
+    p_old, p_new, p_change, p_size, i_span, stop, last, o_n, width, largest_change, largest, BT: tl.constexpr,
 ):  # fmt: skip
     """Rows from `stop` on, which are those of a sequence that is done, stay what they were; the largest numbers."""
     for start in range(stop, last, BT):
-        t = start + tl.arange(0, BT)
-        mask = (t < last)[:, None] & (n < width)[None, :]
-        here = t[:, None] * width + n[None, :]
-        tl.store(new + here, tl.load(old + here, mask=mask, other=0.0), mask=mask)
-    tl.store(change + item, largest_change)
-    tl.store(size + item, largest)
+        o_t = start + tl.arange(0, BT)
+        mask = (o_t < last)[:, None] & (o_n < width)[None, :]
+        o_here = o_t[:, None] * width + o_n[None, :]
+        tl.store(p_new + o_here, tl.load(p_old + o_here, mask=mask, other=0.0), mask=mask)
+    tl.store(p_change + i_span, largest_change)
+    tl.store(p_size + i_span, largest)
 
 
 @triton.jit
 def load_pre(
-    p, more, more0, t, begin, sequence, at, seen_at, mask, row, seen, scale, SEES: tl.constexpr,
+    p_p, p_more, p_more0, o_t, begin, i_s, o_at, o_seen, mask, row, seen, scale, SEES: tl.constexpr,
 ):  # fmt: skip
-    """Columns `at` of p (L, row) for rows t, and with SEES `scale` times columns `seen_at` of the token before."""
-    value = tl.load(p + t[:, None] * row + at[None, :], mask=mask, other=0.0)
+    """Columns `o_at` of p (L, row) for rows t, and with SEES `scale` times columns `o_seen` of the token before."""
+    b_value = tl.load(p_p + o_t[:, None] * row + o_at[None, :], mask=mask, other=0.0)
     if SEES:
-        at_first = (t == begin)[:, None]
-        added = tl.load(more + (t - 1)[:, None] * seen + seen_at[None, :], mask=mask & (at_first == 0), other=0.0)
-        added += tl.load(more0 + sequence * seen + (0 * t)[:, None] + seen_at[None, :], mask=mask & at_first, other=0.0)
-        value += scale[:, None] * added
-    return value
+        at_first = (o_t == begin)[:, None]
+        b_added = tl.load(p_more + (o_t - 1)[:, None] * seen + o_seen[None, :], mask=mask & (at_first == 0), other=0.0)
+        b_added += tl.load(p_more0 + i_s * seen + (0 * o_t)[:, None] + o_seen[None, :], mask=mask & at_first, other=0.0)
+        b_value += scale[:, None] * b_added
+    return b_value
 
 
 @triton.jit
-def load_before(h, h0, t, begin, sequence, n, mask, width):
-    """The rows (BT, BN) of h (L, N) before rows t; `h0` (S, N) before the first."""
-    at_first = (t == begin)[:, None]
-    past = tl.load(h + (t - 1)[:, None] * width + n[None, :], mask=mask & (at_first == 0), other=0.0)
-    return past + tl.load(h0 + sequence * width + (0 * t)[:, None] + n[None, :], mask=mask & at_first, other=0.0)
+def load_before(p_h, p_h0, o_t, begin, i_s, o_n, mask, width):
+    """The rows (BT, BN) of h (L, N) before rows t; `p_h0` (S, N) before the first."""
+    at_first = (o_t == begin)[:, None]
+    b_past = tl.load(p_h + (o_t - 1)[:, None] * width + o_n[None, :], mask=mask & (at_first == 0), other=0.0)
+    return b_past + tl.load(p_h0 + i_s * width + (0 * o_t)[:, None] + o_n[None, :], mask=mask & at_first, other=0.0)
 
 
 @triton.jit
 def reflection(
-    p, more, more0, t, begin, sequence, i, at, seen_at, n, mask, mask_t, width, rank, row, seen, scale,
+    p_p, p_more, p_more0, o_t, begin, i_s, i, at, seen_at, o_n, mask, mask_t, width, rank, row, seen, scale,
     SEES: tl.constexpr,
 ):  # fmt: skip
     """Raw numbers, u_i (BT, BN) with one over its raw length, and sigmoid of what makes alpha_i (BT,)."""
-    here = i * width + n
-    raw = load_pre(p, more, more0, t, begin, sequence, at + here, seen_at + here, mask, row, seen, scale, SEES)
-    u = raw * sigmoid(raw)
-    inverse = tl.rsqrt(tl.sum(u * u, 1) + 1e-6)
-    one = rank * width + i + tl.arange(0, 1)
-    gate = load_pre(
-        p, more, more0, t, begin, sequence, at + one, seen_at + one, mask_t[:, None], row, seen, scale, SEES
+    o_here = i * width + o_n
+    b_raw = load_pre(p_p, p_more, p_more0, o_t, begin, i_s, at + o_here, seen_at + o_here, mask, row, seen, scale, SEES)
+    b_u = b_raw * sigmoid(b_raw)
+    b_inverse = tl.rsqrt(tl.sum(b_u * b_u, 1) + 1e-6)
+    o_one = rank * width + i + tl.arange(0, 1)
+    b_gate = load_pre(
+        p_p, p_more, p_more0, o_t, begin, i_s, at + o_one, seen_at + o_one, mask_t[:, None], row, seen, scale, SEES
     )
-    return raw, u * inverse[:, None], inverse, tl.sum(sigmoid(gate), 1)
+    return b_raw, b_u * b_inverse[:, None], b_inverse, tl.sum(sigmoid(b_gate), 1)
 
 
 @triton.jit
 def mixed(
-    p, more, more0, t, begin, sequence, at, seen_at, n, mask, mask_t, width, rank, row, seen, scale, rest,
+    p_p, p_more, p_more0, o_t, begin, i_s, at, seen_at, o_n, mask, mask_t, width, rank, row, seen, scale, b_rest,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES: tl.constexpr,
 ):  # fmt: skip
     """K rest."""
-    total = tl.zeros_like(rest)
+    total = tl.zeros_like(b_rest)
     for index in range(0, rank):
         i = rank - 1 - index
-        _, u, _, gate = reflection(
-            p, more, more0, t, begin, sequence, i, at, seen_at, n, mask, mask_t, width, rank, row, seen, scale, SEES
+        _, b_u, _, b_gate = reflection(
+            p_p,
+            p_more,
+            p_more0,
+            o_t,
+            begin,
+            i_s,
+            i,
+            at,
+            seen_at,
+            o_n,
+            mask,
+            mask_t,
+            width,
+            rank,
+            row,
+            seen,
+            scale,
+            SEES,
         )
-        taken = (STRENGTH * gate * tl.sum(u * rest, 1))[:, None] * u
+        taken = (STRENGTH * b_gate * tl.sum(b_u * b_rest, 1))[:, None] * b_u
         total += taken
         if PRODUCT:
-            rest -= taken
+            b_rest -= taken
     return total
 
 
 @triton.jit
 def mixed_back(
-    pre, t, at, n, mask, mask_t, width, rank, row, left, STRENGTH: tl.constexpr, PRODUCT: tl.constexpr,
+    p_pre, o_t, at, o_n, mask, mask_t, width, rank, row, b_left, STRENGTH: tl.constexpr, PRODUCT: tl.constexpr,
 ):  # fmt: skip
     """K^T left."""
-    total = tl.zeros_like(left)
+    total = tl.zeros_like(b_left)
     for i in range(0, rank):
-        _, u, _, gate = reflection(
-            pre, None, None, t, 0, 0, i, at, 0, n, mask, mask_t, width, rank, row, 0, 0.0, False
+        _, b_u, _, b_gate = reflection(
+            p_pre, None, None, o_t, 0, 0, i, at, 0, o_n, mask, mask_t, width, rank, row, 0, 0.0, False
         )  # fmt: skip
-        taken = (STRENGTH * gate * tl.sum(u * left, 1))[:, None] * u
+        taken = (STRENGTH * b_gate * tl.sum(b_u * b_left, 1))[:, None] * b_u
         total += taken
         if PRODUCT:
-            left -= taken
+            b_left -= taken
     return total
 
 
 @triton.jit
 def store_mixing_gradient(
-    pre, out, t, at, out_at, n, mask, mask_t, width, rank, row, columns, left, rest,
+    p_pre, p_out, o_t, at, out_at, o_n, mask, mask_t, width, rank, row, columns, b_left, b_rest,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """The gradient of left^T K rest in the numbers that make K, to columns `out_at` on of out (L, columns)."""
-    lane = tl.arange(0, BR)[None, :]
-    omegas = tl.zeros((left.shape[0], BR), left.dtype)
+    o_lane = tl.arange(0, BR)[None, :]
+    omegas = tl.zeros((b_left.shape[0], BR), b_left.dtype)
     for index in range(0, rank):
         i = rank - 1 - index
-        _, u, _, gate = reflection(
-            pre, None, None, t, 0, 0, i, at, 0, n, mask, mask_t, width, rank, row, 0, 0.0, False
+        _, b_u, _, b_gate = reflection(
+            p_pre, None, None, o_t, 0, 0, i, at, 0, o_n, mask, mask_t, width, rank, row, 0, 0.0, False
         )  # fmt: skip
-        omega = STRENGTH * gate * tl.sum(u * rest, 1)
-        omegas = tl.where(lane == i, omega[:, None], omegas)
+        omega = STRENGTH * b_gate * tl.sum(b_u * b_rest, 1)
+        omegas = tl.where(o_lane == i, omega[:, None], omegas)
         if PRODUCT:
-            rest -= omega[:, None] * u
+            b_rest -= omega[:, None] * b_u
     for i in range(0, rank):
-        raw, u, inverse, gate = reflection(
-            pre, None, None, t, 0, 0, i, at, 0, n, mask, mask_t, width, rank, row, 0, 0.0, False
+        b_raw, b_u, b_inverse, b_gate = reflection(
+            p_pre, None, None, o_t, 0, 0, i, at, 0, o_n, mask, mask_t, width, rank, row, 0, 0.0, False
         )  # fmt: skip
-        omega = tl.sum(tl.where(lane == i, omegas, 0.0), 1)
+        omega = tl.sum(tl.where(o_lane == i, omegas, 0.0), 1)
         if PRODUCT:
-            rest += omega[:, None] * u
-        on_left, on_rest = tl.sum(u * left, 1), tl.sum(u * rest, 1)
-        eta = STRENGTH * gate * on_left
-        du = omega[:, None] * left + eta[:, None] * rest
-        draw = inverse[:, None] * (du - u * tl.sum(u * du, 1)[:, None])
-        open_ = sigmoid(raw)
-        draw *= open_ * (1.0 + raw * (1.0 - open_))
-        here = out + t[:, None] * columns + out_at
-        tl.store(here + (i * width + n)[None, :], draw, mask=mask)
-        dalpha = STRENGTH * gate * (1.0 - gate) * on_left * on_rest
-        tl.store(out + t * columns + out_at + rank * width + i, dalpha, mask=mask_t)
+            b_rest += omega[:, None] * b_u
+        on_left, on_rest = tl.sum(b_u * b_left, 1), tl.sum(b_u * b_rest, 1)
+        eta = STRENGTH * b_gate * on_left
+        b_du = omega[:, None] * b_left + eta[:, None] * b_rest
+        b_draw = b_inverse[:, None] * (b_du - b_u * tl.sum(b_u * b_du, 1)[:, None])
+        open_ = sigmoid(b_raw)
+        b_draw *= open_ * (1.0 + b_raw * (1.0 - open_))
+        p_here = p_out + o_t[:, None] * columns + out_at
+        tl.store(p_here + (i * width + o_n)[None, :], b_draw, mask=mask)
+        dalpha = STRENGTH * b_gate * (1.0 - b_gate) * on_left * on_rest
+        tl.store(p_out + o_t * columns + out_at + rank * width + i, dalpha, mask=mask_t)
         if PRODUCT:
-            left -= eta[:, None] * u
+            b_left -= eta[:, None] * b_u
 
 
 class Cut:

@@ -29,93 +29,95 @@ def _sum_into(hits, value, value_im, COMPLEX: tl.constexpr):
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _forward(
-    x, d, index, initial, h, final, factor, target, offsets, length, chunk, chunks, states,
+    p_x, p_d, p_index, p_initial, p_h, p_final, p_factor, p_target, p_offsets, length, chunk, chunks, states,
     COMPLEX: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    # Without h only `final` and the map of the span are wanted: `target`, where a state ends, and by which `factor`.
-    kind: tl.constexpr = final.dtype.element_ty
-    item = tl.program_id(0).to(tl.int64)
-    n = tl.arange(0, BN)
-    mask = n < states
-    at = item * states + n
-    first, last = span(item, offsets, length, chunk, chunks)
-    carry = tl.zeros((BN,), kind)
-    carry_im = tl.zeros((BN,), kind)
-    if initial is not None:
-        carry, carry_im = load(initial, at, mask, kind, COMPLEX)
-    product = tl.full((BN,), 1.0, kind)
-    product_im = tl.zeros((BN,), kind)
-    place = n
+    # Without `p_h` only `p_final` and the map of the span are wanted: `p_target`, where a state ends, and by which
+    # `p_factor`.
+    kind: tl.constexpr = p_final.dtype.element_ty
+    i_span = tl.program_id(0).to(tl.int64)
+    o_n = tl.arange(0, BN)
+    mask = o_n < states
+    o_at = i_span * states + o_n
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    b_carry = tl.zeros((BN,), kind)
+    b_carry_im = tl.zeros((BN,), kind)
+    if p_initial is not None:
+        b_carry, b_carry_im = load(p_initial, o_at, mask, kind, COMPLEX)
+    b_product = tl.full((BN,), 1.0, kind)
+    b_product_im = tl.zeros((BN,), kind)
+    b_place = o_n
     for t in range(first, last):
-        here = t * states + n
-        to = tl.load(index + here, mask=mask, other=-1)
-        d_t, d_im = load(d, here, mask, kind, COMPLEX)
-        x_t, x_im = load(x, here, mask, kind, COMPLEX)
-        moved, moved_im = times(d_t, d_im, carry, carry_im, COMPLEX)
-        moved, moved_im = _sum_into(to[None, :] == n[:, None], moved, moved_im, COMPLEX)
-        carry, carry_im = moved + x_t, moved_im + x_im
-        if h is None:
+        o_here = t * states + o_n
+        b_to = tl.load(p_index + o_here, mask=mask, other=-1)
+        b_d, b_d_im = load(p_d, o_here, mask, kind, COMPLEX)
+        b_x, b_x_im = load(p_x, o_here, mask, kind, COMPLEX)
+        moved, moved_im = times(b_d, b_d_im, b_carry, b_carry_im, COMPLEX)
+        moved, moved_im = _sum_into(b_to[None, :] == o_n[:, None], moved, moved_im, COMPLEX)
+        b_carry, b_carry_im = moved + b_x, moved_im + b_x_im
+        if p_h is None:
             # What this step does to the place that a state has come to; one that has gone stays away.
-            hits = place[:, None] == n[None, :]
-            d_t, d_im = _sum_into(hits, d_t, d_im, COMPLEX)
-            product, product_im = times(product, product_im, d_t, d_im, COMPLEX)
-            found = tl.max(tl.where(hits, to[None, :], -1), 1)
-            place = tl.where((found >= 0) & (found < states), found, -1)
+            hits = b_place[:, None] == o_n[None, :]
+            b_d, b_d_im = _sum_into(hits, b_d, b_d_im, COMPLEX)
+            b_product, b_product_im = times(b_product, b_product_im, b_d, b_d_im, COMPLEX)
+            found = tl.max(tl.where(hits, b_to[None, :], -1), 1)
+            b_place = tl.where((found >= 0) & (found < states), found, -1)
         else:
-            store(h, here, mask, carry, carry_im, COMPLEX)
-    store(final, at, mask, carry, carry_im, COMPLEX)
-    if target is not None:
-        store(factor, at, mask, product, product_im, COMPLEX)
-        tl.store(target + at, place, mask=mask)
+            store(p_h, o_here, mask, b_carry, b_carry_im, COMPLEX)
+    store(p_final, o_at, mask, b_carry, b_carry_im, COMPLEX)
+    if p_target is not None:
+        store(p_factor, o_at, mask, b_product, b_product_im, COMPLEX)
+        tl.store(p_target + o_at, b_place, mask=mask)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _backward(
-    dh, d, index, h, initial, dfinal, dd, dx, dinitial, factor, target, offsets, length, chunk, chunks, states,
+    p_dh, p_d, p_index, p_h, p_initial, p_dfinal, p_dd, p_dx, p_dinitial, p_factor, p_target,
+    p_offsets, length, chunk, chunks, states,
     COMPLEX: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    # s_t = dh_t + u_t, and u_{t-1}[n] = conj(d_t[n]) s_t[index_t[n]] flows on. Without dx only what leaves the span,
-    # `dinitial`, and its map are wanted; with dx and without dd the adjoints alone.
-    kind: tl.constexpr = dinitial.dtype.element_ty
-    item = tl.program_id(0).to(tl.int64)
-    n = tl.arange(0, BN)
-    mask = n < states
-    at = item * states + n
-    first, last = span(item, offsets, length, chunk, chunks)
-    carry = tl.zeros((BN,), kind)
-    carry_im = tl.zeros((BN,), kind)
-    if dfinal is not None:
-        carry, carry_im = load(dfinal, at, mask, kind, COMPLEX)
-    product = tl.full((BN,), 1.0, kind)
-    product_im = tl.zeros((BN,), kind)
-    place = n
+    # s_t = dh_t + u_t, and u_{t-1}[n] = conj(d_t[n]) s_t[index_t[n]] flows on. Without `p_dx` only what leaves the
+    # span, `p_dinitial`, and its map are wanted; with `p_dx` and without `p_dd` the adjoints alone.
+    kind: tl.constexpr = p_dinitial.dtype.element_ty
+    i_span = tl.program_id(0).to(tl.int64)
+    o_n = tl.arange(0, BN)
+    mask = o_n < states
+    o_at = i_span * states + o_n
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    b_carry = tl.zeros((BN,), kind)
+    b_carry_im = tl.zeros((BN,), kind)
+    if p_dfinal is not None:
+        b_carry, b_carry_im = load(p_dfinal, o_at, mask, kind, COMPLEX)
+    b_product = tl.full((BN,), 1.0, kind)
+    b_product_im = tl.zeros((BN,), kind)
+    b_place = o_n
     for i in range(last - first):
         t = last - 1 - i
-        here = t * states + n
-        to = tl.load(index + here, mask=mask, other=-1)
-        d_t, d_im = load(d, here, mask, kind, COMPLEX)
-        s, s_im = load(dh, here, mask, kind, COMPLEX)
-        s, s_im = s + carry, s_im + carry_im
-        hits = to[:, None] == n[None, :]
-        g, g_im = _sum_into(hits, s, s_im, COMPLEX)
-        carry, carry_im = times(d_t, -d_im, g, g_im, COMPLEX)
-        if dx is None:
-            # The step comes before those seen: it sends n to `to`, and they send that on.
-            rest, rest_im = _sum_into(hits, product, product_im, COMPLEX)
-            product, product_im = times(d_t, d_im, rest, rest_im, COMPLEX)
-            place = tl.max(tl.where(hits, place[None, :], -1), 1)
+        o_here = t * states + o_n
+        b_to = tl.load(p_index + o_here, mask=mask, other=-1)
+        b_d, b_d_im = load(p_d, o_here, mask, kind, COMPLEX)
+        b_s, b_s_im = load(p_dh, o_here, mask, kind, COMPLEX)
+        b_s, b_s_im = b_s + b_carry, b_s_im + b_carry_im
+        hits = b_to[:, None] == o_n[None, :]
+        b_g, b_g_im = _sum_into(hits, b_s, b_s_im, COMPLEX)
+        b_carry, b_carry_im = times(b_d, -b_d_im, b_g, b_g_im, COMPLEX)
+        if p_dx is None:
+            # The step comes before those seen: it sends n to `b_to`, and they send that on.
+            rest, rest_im = _sum_into(hits, b_product, b_product_im, COMPLEX)
+            b_product, b_product_im = times(b_d, b_d_im, rest, rest_im, COMPLEX)
+            b_place = tl.max(tl.where(hits, b_place[None, :], -1), 1)
         else:
-            store(dx, here, mask, s, s_im, COMPLEX)
-        if dd is not None:
-            later = t + 0 * n > first  # a row, as masks are
-            before, before_im = load(h, here - states, mask & later, kind, COMPLEX)
-            start, start_im = load(initial, at, mask & ~later, kind, COMPLEX)
-            ddecay, ddecay_im = times(before + start, -(before_im + start_im), g, g_im, COMPLEX)
-            store(dd, here, mask, ddecay, ddecay_im, COMPLEX)
-    store(dinitial, at, mask, carry, carry_im, COMPLEX)
-    if target is not None:
-        store(factor, at, mask, product, product_im, COMPLEX)
-        tl.store(target + at, place, mask=mask)
+            store(p_dx, o_here, mask, b_s, b_s_im, COMPLEX)
+        if p_dd is not None:
+            later = t + 0 * o_n > first  # a row, as masks are
+            b_before, b_before_im = load(p_h, o_here - states, mask & later, kind, COMPLEX)
+            b_start, b_start_im = load(p_initial, o_at, mask & ~later, kind, COMPLEX)
+            ddecay, ddecay_im = times(b_before + b_start, -(b_before_im + b_start_im), b_g, b_g_im, COMPLEX)
+            store(p_dd, o_here, mask, ddecay, ddecay_im, COMPLEX)
+    store(p_dinitial, o_at, mask, b_carry, b_carry_im, COMPLEX)
+    if p_target is not None:
+        store(p_factor, o_at, mask, b_product, b_product_im, COMPLEX)
+        tl.store(p_target + o_at, b_place, mask=mask)
 
 
 def _real(tensor: Tensor | None) -> Tensor | None:

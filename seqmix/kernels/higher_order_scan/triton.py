@@ -56,27 +56,27 @@ def _push(value, lags, keep, M: tl.constexpr):
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _forward(
-    a, x, initial, h, final, product, offsets, length, chunk, chunks, channels,
+    p_a, p_x, p_initial, p_h, p_final, p_product, p_offsets, length, chunk, chunks, channels,
     M: tl.constexpr, GATED: tl.constexpr, STEPS: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    # Without h only `final` and `product`, the lags and the map of lags at the end of the span, are wanted.
-    kind: tl.constexpr = final.dtype.element_ty
+    # Without `p_h` only `p_final` and `p_product`, the lags and the map of lags at the end of the span, are wanted.
+    kind: tl.constexpr = p_final.dtype.element_ty
     SLOTS: tl.constexpr = M + 1 if GATED else M
     groups = tl.cdiv(channels, BN)
-    item = (tl.program_id(0) // groups).to(tl.int64)
-    n = (tl.program_id(0) % groups) * BN + tl.arange(0, BN)
-    first, last = span(item, offsets, length, chunk, chunks)
-    mask_n = n < channels
-    state = (item * channels + n) * M
+    i_span = (tl.program_id(0) // groups).to(tl.int64)
+    o_n = (tl.program_id(0) % groups) * BN + tl.arange(0, BN)
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    mask_n = o_n < channels
+    o_state = (i_span * channels + o_n) * M
     # The lags before the span, m planes (BN,), and the map of lags.
     lags = ()
     runs = ()
     for i in tl.static_range(M):
-        if initial is None:
+        if p_initial is None:
             lags = lags + (tl.zeros((BN,), kind),)
         else:
-            lags = lags + (tl.load(initial + state + i, mask=mask_n, other=0.0),)
-        if product is not None:
+            lags = lags + (tl.load(p_initial + o_state + i, mask=mask_n, other=0.0),)
+        if p_product is not None:
             for j in tl.static_range(M):
                 runs = runs + (tl.full((BN,), 1.0 if i == j else 0.0, kind),)
     for start in tl.range(first, last, STEPS):
@@ -84,14 +84,14 @@ def _forward(
         gates = ()
         values = ()
         for u in tl.static_range(STEPS):
-            mask = mask_n & (0 * n + start + u < last)
-            at = (start + u) * channels + n
+            mask = mask_n & (0 * o_n + start + u < last)
+            o_at = (start + u) * channels + o_n
             for k in tl.static_range(SLOTS):
-                gates = gates + (tl.load(a + at * SLOTS + k, mask=mask, other=0.0).to(kind),)
-            values = values + (tl.load(x + at, mask=mask, other=0.0).to(kind),)
+                gates = gates + (tl.load(p_a + o_at * SLOTS + k, mask=mask, other=0.0).to(kind),)
+            values = values + (tl.load(p_x + o_at, mask=mask, other=0.0).to(kind),)
         # The steps, one by one.
         for u in tl.static_range(STEPS):
-            over = 0 * n + start + u >= last
+            over = 0 * o_n + start + u >= last
             g = gates[u * SLOTS : (u + 1) * SLOTS]
             value = values[u]
             if GATED:
@@ -100,9 +100,9 @@ def _forward(
             for i in tl.static_range(M):
                 value += g[i] * lags[i]
             lags = _push(value, lags, over, M)
-            if h is not None:
-                tl.store(h + (start + u) * channels + n, value.to(h.dtype.element_ty), mask=mask_n & (over == 0))
-            if product is not None:
+            if p_h is not None:
+                tl.store(p_h + (start + u) * channels + o_n, value.to(p_h.dtype.element_ty), mask=mask_n & (over == 0))
+            if p_product is not None:
                 following = ()
                 for j in tl.static_range(M):
                     run = runs[j * M : (j + 1) * M]
@@ -113,35 +113,36 @@ def _forward(
                 runs = following
     # What the span hands on.
     for i in tl.static_range(M):
-        tl.store(final + state + i, lags[i], mask=mask_n)
-        if product is not None:
+        tl.store(p_final + o_state + i, lags[i], mask=mask_n)
+        if p_product is not None:
             for j in tl.static_range(M):
-                tl.store(product + (state + i) * M + j, runs[j * M + i], mask=mask_n)
+                tl.store(p_product + (o_state + i) * M + j, runs[j * M + i], mask=mask_n)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _backward(
-    a, x, h, initial, dh, dfinal, da, dx, dinitial, of, bounds, offsets, length, chunk, chunks, channels,
+    p_a, p_x, p_h, p_initial, p_dh, p_dfinal, p_da, p_dx, p_dinitial, p_of, p_bounds,
+    p_offsets, length, chunk, chunks, channels,
     M: tl.constexpr, GATED: tl.constexpr, STEPS: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     # carry[i] is the adjoint of lag i + 1: s_t = dh_t + carry[0], then carry[i] = carry[i + 1] + a_i s_t. Values
-    # before a sequence are in `initial` (S, N, m). Without dx only `dinitial`, what a span hands on, is wanted.
-    kind: tl.constexpr = dinitial.dtype.element_ty
+    # before a sequence are in `p_initial` (S, N, m). Without `p_dx` only `p_dinitial`, what a span hands on, is wanted.
+    kind: tl.constexpr = p_dinitial.dtype.element_ty
     SLOTS: tl.constexpr = M + 1 if GATED else M
     groups = tl.cdiv(channels, BN)
-    item = (tl.program_id(0) // groups).to(tl.int64)
-    n = (tl.program_id(0) % groups) * BN + tl.arange(0, BN)
-    first, last = span(item, offsets, length, chunk, chunks)
-    s, begin, _ = sequence_of(item, of, bounds, length, chunks)
-    mask_n = n < channels
-    state = (item * channels + n) * M
+    i_span = (tl.program_id(0) // groups).to(tl.int64)
+    o_n = (tl.program_id(0) % groups) * BN + tl.arange(0, BN)
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    i_s, begin, _ = sequence_of(i_span, p_of, p_bounds, length, chunks)
+    mask_n = o_n < channels
+    o_state = (i_span * channels + o_n) * M
     # What comes into the span, m planes (BN,).
-    carry = ()
+    b_carry = ()
     for i in tl.static_range(M):
-        if dfinal is None:
-            carry = carry + (tl.zeros((BN,), kind),)
+        if p_dfinal is None:
+            b_carry = b_carry + (tl.zeros((BN,), kind),)
         else:
-            carry = carry + (tl.load(dfinal + state + i, mask=mask_n, other=0.0),)
+            b_carry = b_carry + (tl.load(p_dfinal + o_state + i, mask=mask_n, other=0.0),)
     for start in tl.range(first, last, STEPS):
         newest = first + last - 1 - start
         # Loads of several steps at once.
@@ -149,36 +150,36 @@ def _backward(
         values = ()
         upstream = ()
         for u in tl.static_range(STEPS):
-            mask = mask_n & (0 * n + newest - u >= first)
-            at = (newest - u) * channels + n
+            mask = mask_n & (0 * o_n + newest - u >= first)
+            o_at = (newest - u) * channels + o_n
             for k in tl.static_range(SLOTS):
-                gates = gates + (tl.load(a + at * SLOTS + k, mask=mask, other=0.0).to(kind),)
-            upstream = upstream + (tl.load(dh + at, mask=mask, other=0.0).to(kind),)
-            if GATED and dx is not None:
-                values = values + (tl.load(x + at, mask=mask, other=0.0).to(kind),)
+                gates = gates + (tl.load(p_a + o_at * SLOTS + k, mask=mask, other=0.0).to(kind),)
+            upstream = upstream + (tl.load(p_dh + o_at, mask=mask, other=0.0).to(kind),)
+            if GATED and p_dx is not None:
+                values = values + (tl.load(p_x + o_at, mask=mask, other=0.0).to(kind),)
         # past[k] is h at `newest - 1 - k`.
         past = ()
-        if dx is not None:
+        if p_dx is not None:
             for k in tl.static_range(STEPS + M - 1):
-                row = 0 * n + newest - 1 - k
-                value = tl.load(h + row * channels + n, mask=mask_n & (row >= begin), other=0.0).to(kind)
-                place = (s * channels + n) * M + begin - 1 - row
-                older = tl.load(initial + place, mask=mask_n & (row < begin) & (row >= begin - M), other=0.0)
-                past = past + (tl.where(row >= begin, value, older),)
+                o_row = 0 * o_n + newest - 1 - k
+                b_value = tl.load(p_h + o_row * channels + o_n, mask=mask_n & (o_row >= begin), other=0.0).to(kind)
+                o_place = (i_s * channels + o_n) * M + begin - 1 - o_row
+                b_older = tl.load(p_initial + o_place, mask=mask_n & (o_row < begin) & (o_row >= begin - M), other=0.0)
+                past = past + (tl.where(o_row >= begin, b_value, b_older),)
         # The steps, back in time: the adjoint, then the gradients.
         for u in tl.static_range(STEPS):
-            inside = 0 * n + newest - u >= first
+            inside = 0 * o_n + newest - u >= first
             mask = mask_n & inside
-            at = (newest - u) * channels + n
+            o_at = (newest - u) * channels + o_n
             g = gates[u * SLOTS : (u + 1) * SLOTS]
             if GATED:
                 g = _softmax(g, SLOTS)
-            adjoint = upstream[u] + carry[0]
+            adjoint = upstream[u] + b_carry[0]
             following = ()
             for i in tl.static_range(M - 1):
-                following = following + (tl.where(inside, carry[i + 1] + g[i] * adjoint, carry[i]),)
-            carry = following + (tl.where(inside, g[M - 1] * adjoint, carry[M - 1]),)
-            if dx is not None:
+                following = following + (tl.where(inside, b_carry[i + 1] + g[i] * adjoint, b_carry[i]),)
+            b_carry = following + (tl.where(inside, g[M - 1] * adjoint, b_carry[M - 1]),)
+            if p_dx is not None:
                 if GATED:
                     # h_t again from the same rounded values that it is subtracted from, so that errors cancel.
                     now = g[M] * values[u]
@@ -186,18 +187,18 @@ def _backward(
                         now += g[i] * past[u + i]
                     flow = adjoint * g[M]
                     d = flow * (values[u] - now)
-                    tl.store(da + at * SLOTS + M, d.to(da.dtype.element_ty), mask=mask)
-                    tl.store(dx + at, flow.to(dx.dtype.element_ty), mask=mask)
+                    tl.store(p_da + o_at * SLOTS + M, d.to(p_da.dtype.element_ty), mask=mask)
+                    tl.store(p_dx + o_at, flow.to(p_dx.dtype.element_ty), mask=mask)
                 else:
-                    tl.store(dx + at, adjoint.to(dx.dtype.element_ty), mask=mask)
+                    tl.store(p_dx + o_at, adjoint.to(p_dx.dtype.element_ty), mask=mask)
                 for i in tl.static_range(M):
                     if GATED:
                         d = adjoint * g[i] * (past[u + i] - now)
                     else:
                         d = adjoint * past[u + i]
-                    tl.store(da + at * SLOTS + i, d.to(da.dtype.element_ty), mask=mask)
+                    tl.store(p_da + o_at * SLOTS + i, d.to(p_da.dtype.element_ty), mask=mask)
     for i in tl.static_range(M):
-        tl.store(dinitial + state + i, carry[i], mask=mask_n)
+        tl.store(p_dinitial + o_state + i, b_carry[i], mask=mask_n)
 
 
 def _run(kernel, spans: Spans, channels: int, order: int, gated: bool, *arguments: object) -> None:

@@ -33,110 +33,110 @@ def _row(tile, chosen):
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _forward(
-    q, k, omega, initial, turned_q, turned_k, final, offsets, length, chunk, chunks, angles, half,
+    p_q, p_k, p_omega, p_initial, p_turned_q, p_turned_k, p_final, p_offsets, length, chunk, chunks, angles, half,
     BT: tl.constexpr, BA: tl.constexpr, ACC: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
-    # Without turned_q only `final`, the sum of the increments of the span, is wanted.
+    # Without `p_turned_q` only `p_final`, the sum of the increments of the span, is wanted.
     blocks = tl.cdiv(angles, BA)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    c = (tl.program_id(0) % blocks) * BA + tl.arange(0, BA)
-    mask_c = c < angles
-    first, last = span(item, offsets, length, chunk, chunks)
-    step = tl.arange(0, BT)
-    is_last = (step == BT - 1)[:, None]
-    place = (c // half) * 2 * half + c % half
-    if initial is None:
-        carry = tl.zeros((BA,), tl.float64)
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    o_a = (tl.program_id(0) % blocks) * BA + tl.arange(0, BA)
+    mask_c = o_a < angles
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    o_step = tl.arange(0, BT)
+    is_last = (o_step == BT - 1)[:, None]
+    o_place = (o_a // half) * 2 * half + o_a % half
+    if p_initial is None:
+        b_carry = tl.zeros((BA,), tl.float64)
     else:
-        carry = tl.load(initial + item * angles + c, mask=mask_c, other=0.0)
+        b_carry = tl.load(p_initial + i_span * angles + o_a, mask=mask_c, other=0.0)
     for start in tl.range(first, last, BT, num_stages=2):
-        t = start + step
-        mask = (t < last)[:, None] & mask_c[None, :]
-        turns = tl.load(omega + t[:, None] * angles + c[None, :], mask=mask, other=0.0).to(tl.float64) / TURN
-        turns = _wrap(carry[None, :] + tl.cumsum(_wrap(turns), 0))
-        carry = _row(turns, is_last)
-        if turned_q is not None:
-            angle = (turns * TURN).to(ACC)
+        o_t = start + o_step
+        mask = (o_t < last)[:, None] & mask_c[None, :]
+        b_turns = tl.load(p_omega + o_t[:, None] * angles + o_a[None, :], mask=mask, other=0.0).to(tl.float64) / TURN
+        b_turns = _wrap(b_carry[None, :] + tl.cumsum(_wrap(b_turns), 0))
+        b_carry = _row(b_turns, is_last)
+        if p_turned_q is not None:
+            angle = (b_turns * TURN).to(ACC)
             cos, sin = tl.cos(angle), tl.sin(angle)
-            here = t[:, None] * (2 * angles) + place[None, :]
-            q0 = tl.load(q + here, mask=mask, other=0.0).to(ACC)
-            q1 = tl.load(q + here + half, mask=mask, other=0.0).to(ACC)
-            tl.store(turned_q + here, (q0 * cos - q1 * sin).to(q.dtype.element_ty), mask=mask)
-            tl.store(turned_q + here + half, (q0 * sin + q1 * cos).to(q.dtype.element_ty), mask=mask)
-            k0 = tl.load(k + here, mask=mask, other=0.0).to(ACC)
-            k1 = tl.load(k + here + half, mask=mask, other=0.0).to(ACC)
-            tl.store(turned_k + here, (k0 * cos - k1 * sin).to(k.dtype.element_ty), mask=mask)
-            tl.store(turned_k + here + half, (k0 * sin + k1 * cos).to(k.dtype.element_ty), mask=mask)
-    tl.store(final + item * angles + c, carry, mask=mask_c)
+            o_here = o_t[:, None] * (2 * angles) + o_place[None, :]
+            b_q0 = tl.load(p_q + o_here, mask=mask, other=0.0).to(ACC)
+            b_q1 = tl.load(p_q + o_here + half, mask=mask, other=0.0).to(ACC)
+            tl.store(p_turned_q + o_here, (b_q0 * cos - b_q1 * sin).to(p_q.dtype.element_ty), mask=mask)
+            tl.store(p_turned_q + o_here + half, (b_q0 * sin + b_q1 * cos).to(p_q.dtype.element_ty), mask=mask)
+            b_k0 = tl.load(p_k + o_here, mask=mask, other=0.0).to(ACC)
+            b_k1 = tl.load(p_k + o_here + half, mask=mask, other=0.0).to(ACC)
+            tl.store(p_turned_k + o_here, (b_k0 * cos - b_k1 * sin).to(p_k.dtype.element_ty), mask=mask)
+            tl.store(p_turned_k + o_here + half, (b_k0 * sin + b_k1 * cos).to(p_k.dtype.element_ty), mask=mask)
+    tl.store(p_final + i_span * angles + o_a, b_carry, mask=mask_c)
 
 
 @triton.jit
-def _turn_back(x, upstream, dx, here, half, cos, sin, mask, ACC: tl.constexpr):
+def _turn_back(p_x, p_upstream, p_dx, o_here, half, cos, sin, mask, ACC: tl.constexpr):
     """Store dx = upstream turned back; returns what that contributes to the gradient of the angle."""
-    u0 = tl.load(upstream + here, mask=mask, other=0.0).to(ACC)
-    u1 = tl.load(upstream + here + half, mask=mask, other=0.0).to(ACC)
-    x0 = tl.load(x + here, mask=mask, other=0.0).to(ACC)
-    x1 = tl.load(x + here + half, mask=mask, other=0.0).to(ACC)
-    d0, d1 = u0 * cos + u1 * sin, u1 * cos - u0 * sin
-    tl.store(dx + here, d0.to(dx.dtype.element_ty), mask=mask)
-    tl.store(dx + here + half, d1.to(dx.dtype.element_ty), mask=mask)
-    return tl.where(mask, d1 * x0 - d0 * x1, 0.0)
+    b_u0 = tl.load(p_upstream + o_here, mask=mask, other=0.0).to(ACC)
+    b_u1 = tl.load(p_upstream + o_here + half, mask=mask, other=0.0).to(ACC)
+    b_x0 = tl.load(p_x + o_here, mask=mask, other=0.0).to(ACC)
+    b_x1 = tl.load(p_x + o_here + half, mask=mask, other=0.0).to(ACC)
+    b_d0, b_d1 = b_u0 * cos + b_u1 * sin, b_u1 * cos - b_u0 * sin
+    tl.store(p_dx + o_here, b_d0.to(p_dx.dtype.element_ty), mask=mask)
+    tl.store(p_dx + o_here + half, b_d1.to(p_dx.dtype.element_ty), mask=mask)
+    return tl.where(mask, b_d1 * b_x0 - b_d0 * b_x1, 0.0)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _backward(
-    q, k, omega, end, dturned_q, dturned_k, dfinal, dq, dk, domega, dinitial, offsets, length, chunk, chunks,
-    angles, half,
+    p_q, p_k, p_omega, p_end, p_dturned_q, p_dturned_k, p_dfinal, p_dq, p_dk, p_domega, p_dinitial,
+    p_offsets, length, chunk, chunks, angles, half,
     BT: tl.constexpr, BA: tl.constexpr, ACC: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
-    # Rows of a tile run back in time. Without dfinal sums of gradients start from zero at the end of the span.
+    # Rows of a tile run back in time. Without `p_dfinal` sums of gradients start from zero at the end of the span.
     blocks = tl.cdiv(angles, BA)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    c = (tl.program_id(0) % blocks) * BA + tl.arange(0, BA)
-    mask_c = c < angles
-    first, last = span(item, offsets, length, chunk, chunks)
-    step = tl.arange(0, BT)
-    is_last = (step == BT - 1)[:, None]
-    place = (c // half) * 2 * half + c % half
-    carry = tl.load(end + item * angles + c, mask=mask_c, other=0.0)
-    if dfinal is None:
-        total = tl.zeros((BA,), tl.float64)
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    o_a = (tl.program_id(0) % blocks) * BA + tl.arange(0, BA)
+    mask_c = o_a < angles
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    o_step = tl.arange(0, BT)
+    is_last = (o_step == BT - 1)[:, None]
+    o_place = (o_a // half) * 2 * half + o_a % half
+    b_carry = tl.load(p_end + i_span * angles + o_a, mask=mask_c, other=0.0)
+    if p_dfinal is None:
+        b_total = tl.zeros((BA,), tl.float64)
     else:
-        total = tl.load(dfinal + item * angles + c, mask=mask_c, other=0.0).to(tl.float64)
+        b_total = tl.load(p_dfinal + i_span * angles + o_a, mask=mask_c, other=0.0).to(tl.float64)
     for start in tl.range(first, last, BT, num_stages=2):
-        t = last - 1 - (start - first) - step
-        mask = (t >= first)[:, None] & mask_c[None, :]
-        mask_n = ((t + 1 >= first) & (t + 1 < last))[:, None] & mask_c[None, :]
-        here = t[:, None] * angles + c[None, :]
-        later = tl.load(omega + here + angles, mask=mask_n, other=0.0).to(tl.float64) / TURN
-        turns = _wrap(carry[None, :] - tl.cumsum(_wrap(later), 0))
-        carry = _row(turns, is_last)
-        angle = (turns * TURN).to(ACC)
+        o_t = last - 1 - (start - first) - o_step
+        mask = (o_t >= first)[:, None] & mask_c[None, :]
+        mask_n = ((o_t + 1 >= first) & (o_t + 1 < last))[:, None] & mask_c[None, :]
+        o_here = o_t[:, None] * angles + o_a[None, :]
+        b_later = tl.load(p_omega + o_here + angles, mask=mask_n, other=0.0).to(tl.float64) / TURN
+        b_turns = _wrap(b_carry[None, :] - tl.cumsum(_wrap(b_later), 0))
+        b_carry = _row(b_turns, is_last)
+        angle = (b_turns * TURN).to(ACC)
         cos, sin = tl.cos(angle), tl.sin(angle)
-        pair = t[:, None] * (2 * angles) + place[None, :]
-        part = _turn_back(q, dturned_q, dq, pair, half, cos, sin, mask, ACC)
-        part += _turn_back(k, dturned_k, dk, pair, half, cos, sin, mask, ACC)
-        summed = total[None, :] + tl.cumsum(part, 0).to(tl.float64)
-        total = _row(summed, is_last)
-        tl.store(domega + here, summed.to(ACC).to(domega.dtype.element_ty), mask=mask)
-    tl.store(dinitial + item * angles + c, total.to(dinitial.dtype.element_ty), mask=mask_c)
+        o_pair = o_t[:, None] * (2 * angles) + o_place[None, :]
+        b_part = _turn_back(p_q, p_dturned_q, p_dq, o_pair, half, cos, sin, mask, ACC)
+        b_part += _turn_back(p_k, p_dturned_k, p_dk, o_pair, half, cos, sin, mask, ACC)
+        summed = b_total[None, :] + tl.cumsum(b_part, 0).to(tl.float64)
+        b_total = _row(summed, is_last)
+        tl.store(p_domega + o_here, summed.to(ACC).to(p_domega.dtype.element_ty), mask=mask)
+    tl.store(p_dinitial + i_span * angles + o_a, b_total.to(p_dinitial.dtype.element_ty), mask=mask_c)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _add(
-    sums, incoming, domega, offsets, length, chunk, chunks, angles, BT: tl.constexpr, BA: tl.constexpr,
+    p_sums, p_incoming, p_domega, p_offsets, length, chunk, chunks, angles, BT: tl.constexpr, BA: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(angles, BA)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    c = (tl.program_id(0) % blocks) * BA + tl.arange(0, BA)
-    first, last = span(item, offsets, length, chunk, chunks)
-    more = tl.load(incoming + item * angles + c, mask=c < angles, other=0.0)
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    o_a = (tl.program_id(0) % blocks) * BA + tl.arange(0, BA)
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    b_more = tl.load(p_incoming + i_span * angles + o_a, mask=o_a < angles, other=0.0)
     for start in tl.range(first, last, BT, num_stages=2):
-        t = start + tl.arange(0, BT)
-        mask = (t < last)[:, None] & (c < angles)[None, :]
-        here = t[:, None] * angles + c[None, :]
-        value = tl.load(sums + here, mask=mask, other=0.0) + more[None, :]
-        tl.store(domega + here, value.to(domega.dtype.element_ty), mask=mask)
+        o_t = start + tl.arange(0, BT)
+        mask = (o_t < last)[:, None] & (o_a < angles)[None, :]
+        o_here = o_t[:, None] * angles + o_a[None, :]
+        b_value = tl.load(p_sums + o_here, mask=mask, other=0.0) + b_more[None, :]
+        tl.store(p_domega + o_here, b_value.to(p_domega.dtype.element_ty), mask=mask)
 
 
 class _Run:

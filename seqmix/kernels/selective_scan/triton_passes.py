@@ -43,148 +43,150 @@ def pick(tile, chosen):
 
 @triton.jit(do_not_specialize=RUNTIME)
 def forward(
-    x, dt, A, B, C, D, initial, y, borders, final, product, offsets, length, chunk, chunks,
-    relay_offsets, relay_length, relay_chunk, relay_chunks, channels, states,
+    p_x, p_dt, p_A, p_B, p_C, p_D, p_initial, p_y, p_borders, p_final, p_product, p_offsets, length, chunk, chunks,
+    p_relay_offsets, relay_length, relay_chunk, relay_chunks, channels, states,
     SIGNED: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    # Without y only `final` and `product`, the states and the products of the decays of the span, are wanted.
+    # Without `p_y` only `p_final` and `p_product`, the states and the products of the decays of the span, are wanted.
     blocks = tl.cdiv(channels, BD)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
-    n_all = tl.arange(0, BN)[:, None]
-    mask_d = d < channels
-    mask_s = (n_all < states) & mask_d[None, :]
-    tile = n_all * channels + d[None, :]
-    step = tl.arange(0, BT)
-    is_last = (step == BT - 1)[:, None]
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    o_n = tl.arange(0, BN)[:, None]
+    mask_d = o_d < channels
+    mask_s = (o_n < states) & mask_d[None, :]
+    o_tile = o_n * channels + o_d[None, :]
+    o_step = tl.arange(0, BT)
+    is_last = (o_step == BT - 1)[:, None]
     # The states before the span (BN, BD), and the products of its decays.
-    if initial is None:
-        carry = tl.zeros((BN, BD), ACC)
+    if p_initial is None:
+        b_carry = tl.zeros((BN, BD), ACC)
     else:
-        carry = tl.load(initial + item * states * channels + tile, mask=mask_s, other=0.0).to(ACC)
+        b_carry = tl.load(p_initial + i_span * states * channels + o_tile, mask=mask_s, other=0.0).to(ACC)
     total = tl.full((BN, BD), 1.0, ACC)
-    begin, end = span(item, relay_offsets, relay_length, relay_chunk, relay_chunks)
+    begin, end = span(i_span, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for index in range(0, end - begin):
-        c = begin + index
-        first, last = span(c, offsets, length, chunk, chunks)
-        t = first + step
-        mask_t = t < last
+        i_c = begin + index
+        first, last = span(i_c, p_offsets, length, chunk, chunks)
+        o_t = first + o_step
+        mask_t = o_t < last
         mask = mask_t[:, None] & mask_d[None, :]
-        where = t[:, None] * channels + d[None, :]
+        o_where = o_t[:, None] * channels + o_d[None, :]
         # A chunk (BT, BD).
-        x_t = tl.load(x + where, mask=mask, other=0.0).to(ACC)
-        dt_t = tl.load(dt + where, mask=mask, other=0.0).to(ACC)
-        if borders is not None:
-            tl.store(borders + c * states * channels + tile, carry, mask=mask_s)
-        y_t = tl.load(D + d, mask=mask_d, other=0.0).to(ACC)[None, :] * x_t
+        b_x = tl.load(p_x + o_where, mask=mask, other=0.0).to(ACC)
+        b_dt = tl.load(p_dt + o_where, mask=mask, other=0.0).to(ACC)
+        if p_borders is not None:
+            tl.store(p_borders + i_c * states * channels + o_tile, b_carry, mask=mask_s)
+        b_y = tl.load(p_D + o_d, mask=mask_d, other=0.0).to(ACC)[None, :] * b_x
         # One state index after the other: scanned over the chunk, joined to the state before it.
         for n in range(0, states):
-            A_n = tl.load(A + n * channels + d, mask=mask_d, other=0.0).to(ACC)
-            B_n = tl.load(B + t * states + n, mask=mask_t, other=0.0).to(ACC)
-            a = decay_of(dt_t * A_n[None, :], SIGNED)
-            a, s = tl.associative_scan((a, dt_t * x_t * B_n[:, None]), 0, combine)
-            s += a * pick(carry, n_all == n)[None, :]
-            carry = tl.where(n_all == n, pick(s, is_last)[None, :], carry)
-            if y is None:
-                total = tl.where(n_all == n, total * pick(a, is_last)[None, :], total)
+            b_A = tl.load(p_A + n * channels + o_d, mask=mask_d, other=0.0).to(ACC)
+            b_B = tl.load(p_B + o_t * states + n, mask=mask_t, other=0.0).to(ACC)
+            b_a = decay_of(b_dt * b_A[None, :], SIGNED)
+            b_a, b_s = tl.associative_scan((b_a, b_dt * b_x * b_B[:, None]), 0, combine)
+            b_s += b_a * pick(b_carry, o_n == n)[None, :]
+            b_carry = tl.where(o_n == n, pick(b_s, is_last)[None, :], b_carry)
+            if p_y is None:
+                total = tl.where(o_n == n, total * pick(b_a, is_last)[None, :], total)
             else:
-                C_n = tl.load(C + t * states + n, mask=mask_t, other=0.0).to(ACC)
-                y_t += s * C_n[:, None]
-        if y is not None:
-            tl.store(y + where, y_t.to(y.dtype.element_ty), mask=mask)
-    tl.store(final + item * states * channels + tile, carry, mask=mask_s)
-    if product is not None:
-        tl.store(product + item * states * channels + tile, total, mask=mask_s)
+                b_C = tl.load(p_C + o_t * states + n, mask=mask_t, other=0.0).to(ACC)
+                b_y += b_s * b_C[:, None]
+        if p_y is not None:
+            tl.store(p_y + o_where, b_y.to(p_y.dtype.element_ty), mask=mask)
+    tl.store(p_final + i_span * states * channels + o_tile, b_carry, mask=mask_s)
+    if p_product is not None:
+        tl.store(p_product + i_span * states * channels + o_tile, total, mask=mask_s)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def backward(
-    dy, x, dt, A, B, C, D, borders, incoming, dx, ddt, dA, dB, dC, dD, outgoing, product,
-    offsets, length, chunk, chunks, relay_offsets, relay_length, relay_chunk, relay_chunks, channels, states, rows,
+    p_dy, p_x, p_dt, p_A, p_B, p_C, p_D, p_borders, p_incoming, p_dx, p_ddt, p_dA, p_dB, p_dC, p_dD, p_outgoing,
+    p_product,
+    p_offsets, length, chunk, chunks, p_relay_offsets, relay_length, relay_chunk, relay_chunks, channels, states, rows,
     SIGNED: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     # Rows of a tile run back in time, for g_t = C_t dy_t + a_{t+1} g_{t+1}; the states are scanned forwards and turned
-    # over. Without dx only `outgoing` and `product`, what the span hands on and the factor of what came in, are wanted.
+    # over. Without `p_dx` only `p_outgoing` and `p_product`, what the span hands on and the factor of what came in, are
+    # wanted.
     blocks = tl.cdiv(channels, BD)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    block = (tl.program_id(0) % blocks).to(tl.int64)
-    d = block * BD + tl.arange(0, BD)
-    n_all = tl.arange(0, BN)[:, None]
-    mask_d = d < channels
-    mask_s = (n_all < states) & mask_d[None, :]
-    tile = n_all * channels + d[None, :]
-    step = tl.arange(0, BT)
-    is_last = (step == BT - 1)[:, None]
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    i_block = (tl.program_id(0) % blocks).to(tl.int64)
+    o_d = i_block * BD + tl.arange(0, BD)
+    o_n = tl.arange(0, BN)[:, None]
+    mask_d = o_d < channels
+    mask_s = (o_n < states) & mask_d[None, :]
+    o_tile = o_n * channels + o_d[None, :]
+    o_step = tl.arange(0, BT)
+    is_last = (o_step == BT - 1)[:, None]
     # What comes into the span (BN, BD), and the products of its decays.
-    if incoming is None:
-        carry = tl.zeros((BN, BD), ACC)
+    if p_incoming is None:
+        b_carry = tl.zeros((BN, BD), ACC)
     else:
-        carry = tl.load(incoming + item * states * channels + tile, mask=mask_s, other=0.0).to(ACC)
+        b_carry = tl.load(p_incoming + i_span * states * channels + o_tile, mask=mask_s, other=0.0).to(ACC)
     total = tl.full((BN, BD), 1.0, ACC)
     sum_A = tl.zeros((BN, BD), ACC)
     sum_D = tl.zeros((BD,), ACC)
-    begin, end = span(item, relay_offsets, relay_length, relay_chunk, relay_chunks)
+    begin, end = span(i_span, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for index in range(0, end - begin):
-        c = end - 1 - index
-        first, last = span(c, offsets, length, chunk, chunks)
-        t = last - 1 - step
-        mask_t = t >= first
+        i_c = end - 1 - index
+        first, last = span(i_c, p_offsets, length, chunk, chunks)
+        o_t = last - 1 - o_step
+        mask_t = o_t >= first
         mask = mask_t[:, None] & mask_d[None, :]
-        where = t[:, None] * channels + d[None, :]
-        mask_n = ((t + 1 >= first) & (t + 1 < last))[:, None] & mask_d[None, :]
+        o_where = o_t[:, None] * channels + o_d[None, :]
+        mask_n = ((o_t + 1 >= first) & (o_t + 1 < last))[:, None] & mask_d[None, :]
         # A chunk (BT, BD).
-        dt_t = tl.load(dt + where, mask=mask, other=0.0).to(ACC)
-        dt_next = tl.load(dt + where + channels, mask=mask_n, other=0.0).to(ACC)
-        dy_t = tl.load(dy + where, mask=mask, other=0.0).to(ACC)
-        if dx is not None:
-            x_t = tl.load(x + where, mask=mask, other=0.0).to(ACC)
-            dx_t = tl.load(D + d, mask=mask_d, other=0.0).to(ACC)[None, :] * dy_t
-            ddt_t = tl.zeros((BT, BD), ACC)
-            sum_D += tl.sum(dy_t * x_t, 0)
+        b_dt = tl.load(p_dt + o_where, mask=mask, other=0.0).to(ACC)
+        b_dt_next = tl.load(p_dt + o_where + channels, mask=mask_n, other=0.0).to(ACC)
+        b_dy = tl.load(p_dy + o_where, mask=mask, other=0.0).to(ACC)
+        if p_dx is not None:
+            b_x = tl.load(p_x + o_where, mask=mask, other=0.0).to(ACC)
+            b_dx = tl.load(p_D + o_d, mask=mask_d, other=0.0).to(ACC)[None, :] * b_dy
+            b_ddt = tl.zeros((BT, BD), ACC)
+            sum_D += tl.sum(b_dy * b_x, 0)
             # The step before each one, in order of time and aligned with the turned rows.
-            p = last - BT + step - 1
-            mask_b = (p >= first)[:, None] & mask_d[None, :]
-            before = p[:, None] * channels + d[None, :]
-            dt_p = tl.load(dt + before, mask=mask_b, other=0.0).to(ACC)
-            x_p = dt_p * tl.load(x + before, mask=mask_b, other=0.0).to(ACC)
+            o_p = last - BT + o_step - 1
+            mask_b = (o_p >= first)[:, None] & mask_d[None, :]
+            o_before = o_p[:, None] * channels + o_d[None, :]
+            b_dt_p = tl.load(p_dt + o_before, mask=mask_b, other=0.0).to(ACC)
+            b_x_p = b_dt_p * tl.load(p_x + o_before, mask=mask_b, other=0.0).to(ACC)
         # One state index after the other: g_t, scanned back over the chunk.
         for n in range(0, states):
-            A_n = tl.load(A + n * channels + d, mask=mask_d, other=0.0).to(ACC)
-            C_n = tl.load(C + t * states + n, mask=mask_t, other=0.0).to(ACC)
-            through, g = tl.associative_scan(
-                (decay_of(dt_next * A_n[None, :], SIGNED), dy_t * C_n[:, None]), 0, combine
+            b_A = tl.load(p_A + n * channels + o_d, mask=mask_d, other=0.0).to(ACC)
+            b_C = tl.load(p_C + o_t * states + n, mask=mask_t, other=0.0).to(ACC)
+            through, b_g = tl.associative_scan(
+                (decay_of(b_dt_next * b_A[None, :], SIGNED), b_dy * b_C[:, None]), 0, combine
             )
-            g += through * pick(carry, n_all == n)[None, :]
-            slope = exponential(dt_t * A_n[None, :])
-            a = slope
+            b_g += through * pick(b_carry, o_n == n)[None, :]
+            slope = exponential(b_dt * b_A[None, :])
+            b_a = slope
             if SIGNED:
-                a = 2.0 * slope - 1.0
+                b_a = 2.0 * slope - 1.0
                 slope = 2.0 * slope
-            carry = tl.where(n_all == n, pick(a * g, is_last)[None, :], carry)
+            b_carry = tl.where(o_n == n, pick(b_a * b_g, is_last)[None, :], b_carry)
             # The states again from the one before the chunk, and what they give.
-            if dx is None:
-                total = tl.where(n_all == n, total * pick(a * through, is_last)[None, :], total)
+            if p_dx is None:
+                total = tl.where(o_n == n, total * pick(b_a * through, is_last)[None, :], total)
             else:
-                B_n = tl.load(B + t * states + n, mask=mask_t, other=0.0).to(ACC)[:, None]
-                B_p = tl.load(B + p * states + n, mask=p >= first, other=0.0).to(ACC)[:, None]
-                start = tl.load(borders + (c * states + n) * channels + d, mask=mask_d, other=0.0)
-                source = tl.where((p + 1 == first)[:, None], start[None, :], x_p * B_p)
-                _, s = tl.associative_scan((decay_of(dt_p * A_n[None, :], SIGNED), source), 0, combine)
-                s = tl.flip(s, 0)
-                slope *= g * s
-                s = a * s + dt_t * x_t * B_n
-                ddt_t += slope * A_n[None, :] + g * x_t * B_n
-                dx_t += g * dt_t * B_n
-                sum_A += tl.where(n_all == n, tl.sum(slope * dt_t, 0)[None, :], 0.0)
-                part = (block * rows + t) * states + n
-                tl.store(dB + part, tl.sum(g * dt_t * x_t, 1), mask=mask_t)
-                tl.store(dC + part, tl.sum(tl.where(mask, dy_t * s, 0.0), 1), mask=mask_t)
-        if dx is not None:
-            tl.store(dx + where, dx_t.to(dx.dtype.element_ty), mask=mask)
-            tl.store(ddt + where, ddt_t.to(ddt.dtype.element_ty), mask=mask)
-    tl.store(outgoing + item * states * channels + tile, carry, mask=mask_s)
-    if product is not None:
-        tl.store(product + item * states * channels + tile, total, mask=mask_s)
-    if dx is not None:
-        tl.store(dA + item * states * channels + tile, sum_A, mask=mask_s)
-        tl.store(dD + item * channels + d, sum_D, mask=mask_d)
+                b_B = tl.load(p_B + o_t * states + n, mask=mask_t, other=0.0).to(ACC)[:, None]
+                b_B_p = tl.load(p_B + o_p * states + n, mask=o_p >= first, other=0.0).to(ACC)[:, None]
+                b_start = tl.load(p_borders + (i_c * states + n) * channels + o_d, mask=mask_d, other=0.0)
+                source = tl.where((o_p + 1 == first)[:, None], b_start[None, :], b_x_p * b_B_p)
+                _, b_s = tl.associative_scan((decay_of(b_dt_p * b_A[None, :], SIGNED), source), 0, combine)
+                b_s = tl.flip(b_s, 0)
+                slope *= b_g * b_s
+                b_s = b_a * b_s + b_dt * b_x * b_B
+                b_ddt += slope * b_A[None, :] + b_g * b_x * b_B
+                b_dx += b_g * b_dt * b_B
+                sum_A += tl.where(o_n == n, tl.sum(slope * b_dt, 0)[None, :], 0.0)
+                o_part = (i_block * rows + o_t) * states + n
+                tl.store(p_dB + o_part, tl.sum(b_g * b_dt * b_x, 1), mask=mask_t)
+                tl.store(p_dC + o_part, tl.sum(tl.where(mask, b_dy * b_s, 0.0), 1), mask=mask_t)
+        if p_dx is not None:
+            tl.store(p_dx + o_where, b_dx.to(p_dx.dtype.element_ty), mask=mask)
+            tl.store(p_ddt + o_where, b_ddt.to(p_ddt.dtype.element_ty), mask=mask)
+    tl.store(p_outgoing + i_span * states * channels + o_tile, b_carry, mask=mask_s)
+    if p_product is not None:
+        tl.store(p_product + i_span * states * channels + o_tile, total, mask=mask_s)
+    if p_dx is not None:
+        tl.store(p_dA + i_span * states * channels + o_tile, sum_A, mask=mask_s)
+        tl.store(p_dD + i_span * channels + o_d, sum_D, mask=mask_d)

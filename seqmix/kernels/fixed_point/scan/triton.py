@@ -41,80 +41,85 @@ def combine(a0, s0, a1, s1):
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _sweep(
-    p, more, more0, old, h0, busy, target, initial, new, last_state, product, change, size, of, bounds,
-    offsets, length, chunk, chunks, width, rank, row, seen,
+    p_p, p_more, p_more0, p_old, p_h0, p_busy, p_target, p_initial, p_new, p_last_state, p_product, p_change, p_size,
+    p_of, p_bounds,
+    p_offsets, length, chunk, chunks, width, rank, row, seen,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES_DECAY: tl.constexpr, SEES_B: tl.constexpr,
-    SEES_MIXING: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, DAMPING: tl.constexpr,
-    BT: tl.constexpr, BN: tl.constexpr,
+    SEES_MIXING: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, DAMPING: tl.constexpr, BT: tl.constexpr,
+    BN: tl.constexpr,
 ):  # fmt: skip
-    # Without `new` only the state at the end of the span and the product of its decays are wanted.
-    item = tl.program_id(0).to(tl.int64)
-    n = tl.arange(0, BN)
-    mask_n = n < width
-    first, last = span(item, offsets, length, chunk, chunks)
-    sequence, begin, _ = sequence_of(item, of, bounds, length, chunks)
-    stop = tl.where(tl.load(busy + sequence) != 0, last, first)
-    step = tl.arange(0, BT)
-    is_last = (step == BT - 1)[:, None]
-    kind: tl.constexpr = p.dtype.element_ty
+    # Without `p_new` only the state at the end of the span and the product of its decays are wanted.
+    i_span = tl.program_id(0).to(tl.int64)
+    o_n = tl.arange(0, BN)
+    mask_n = o_n < width
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    i_s, begin, _ = sequence_of(i_span, p_of, p_bounds, length, chunks)
+    stop = tl.where(tl.load(p_busy + i_s) != 0, last, first)
+    o_step = tl.arange(0, BT)
+    is_last = (o_step == BT - 1)[:, None]
+    kind: tl.constexpr = p_p.dtype.element_ty
     # Where the parts of what the state adds begin.
-    b_seen = 0
-    mixing_seen = 0
+    seen_b = 0
+    seen_mixing = 0
     if SEES_DECAY:
-        b_seen += width
-        mixing_seen += width
+        seen_b += width
+        seen_mixing += width
     if SEES_B:
-        mixing_seen += width
+        seen_mixing += width
     # The state before the span (BN,), and the product of its decays.
     total = tl.full((BN,), 1.0, kind)
-    carry = tl.zeros((BN,), kind)
-    if initial is not None:
-        carry = tl.load(initial + item * width + n, mask=mask_n, other=0.0)
+    b_carry = tl.zeros((BN,), kind)
+    if p_initial is not None:
+        b_carry = tl.load(p_initial + i_span * width + o_n, mask=mask_n, other=0.0)
     largest_change = tl.max(tl.zeros((BN,), kind), 0)
     largest = largest_change
     for start in range(first, stop, BT):
-        t = start + step
-        mask_t = t < last
+        o_t = start + o_step
+        mask_t = o_t < last
         mask = mask_t[:, None] & mask_n[None, :]
         # A tile (BT, BN): the last iterate, and the factor of what it adds to the gates.
-        h = tl.load(old + t[:, None] * width + n[None, :], mask=mask, other=0.0)
+        b_h = tl.load(p_old + o_t[:, None] * width + o_n[None, :], mask=mask, other=0.0)
         scale = tl.full((BT,), 1.0, kind)
         if NORMED and (SEES_DECAY or SEES_B or SEES_MIXING):
-            past = load_before(old, h0, t, begin, sequence, n, mask, width)
-            scale = tl.rsqrt(tl.sum(past * past, 1) / width + 0.0625)
+            b_past = load_before(p_old, p_h0, o_t, begin, i_s, o_n, mask, width)
+            scale = tl.rsqrt(tl.sum(b_past * b_past, 1) / width + 0.0625)
         # What the recurrence is drawn to: e + K (h - e).
-        gate = load_pre(p, more, more0, t, begin, sequence, n, n, mask, row, seen, scale, SEES_DECAY)
-        if target is None:
-            raw = load_pre(p, more, more0, t, begin, sequence, n + width, n + b_seen, mask, row, seen, scale, SEES_B)
-            e = raw * sigmoid(raw)
+        b_gate = load_pre(p_p, p_more, p_more0, o_t, begin, i_s, o_n, o_n, mask, row, seen, scale, SEES_DECAY)
+        if p_target is None:
+            b_raw = load_pre(
+                p_p, p_more, p_more0, o_t, begin, i_s, o_n + width, o_n + seen_b, mask, row, seen, scale, SEES_B
+            )
+            b_e = b_raw * sigmoid(b_raw)
             if GATED:
-                e *= load_pre(p, more, more0, t, begin, sequence, n + 2 * width, n, mask, row, seen, scale, False)
-            goal = e + mixed(
-                p, more, more0, t, begin, sequence, (2 + GATED) * width, mixing_seen, n, mask, mask_t, width, rank,
-                row, seen, scale, h - e, STRENGTH, PRODUCT, SEES_MIXING,
+                b_e *= load_pre(
+                    p_p, p_more, p_more0, o_t, begin, i_s, o_n + 2 * width, o_n, mask, row, seen, scale, False
+                )
+            b_goal = b_e + mixed(
+                p_p, p_more, p_more0, o_t, begin, i_s, (2 + GATED) * width, seen_mixing, o_n, mask, mask_t, width, rank,
+                row, seen, scale, b_h - b_e, STRENGTH, PRODUCT, SEES_MIXING,
             )  # fmt: skip
         else:
-            goal = tl.load(target + t[:, None] * width + n[None, :], mask=mask, other=0.0)
+            b_goal = tl.load(p_target + o_t[:, None] * width + o_n[None, :], mask=mask, other=0.0)
         # The scan over the tile, joined to the state before it.
-        decay = tl.where(mask, sigmoid(gate), 1.0)
-        x = tl.where(mask, sigmoid(-gate) * goal, 0.0)
-        decay, x = tl.associative_scan((decay, x), 0, combine)
-        x += decay * carry[None, :]
-        carry = tl.sum(tl.where(is_last, x, 0.0), 0)
+        decay = tl.where(mask, sigmoid(b_gate), 1.0)
+        b_x = tl.where(mask, sigmoid(-b_gate) * b_goal, 0.0)
+        decay, b_x = tl.associative_scan((decay, b_x), 0, combine)
+        b_x += decay * b_carry[None, :]
+        b_carry = tl.sum(tl.where(is_last, b_x, 0.0), 0)
         # The next iterate, and how far it went.
-        if new is None:
+        if p_new is None:
             total *= tl.sum(tl.where(is_last, decay, 0.0), 0)
         else:
-            largest_change = tl.maximum(largest_change, largest_of(tl.where(mask, x - h, 0.0)))
+            largest_change = tl.maximum(largest_change, largest_of(tl.where(mask, b_x - b_h, 0.0)))
             if DAMPING != 1.0:
-                x = h + DAMPING * (x - h)
-            tl.store(new + t[:, None] * width + n[None, :], x, mask=mask)
-            largest = tl.maximum(largest, largest_of(tl.where(mask, x, 0.0)))
-    tl.store(last_state + item * width + n, carry, mask=mask_n)
-    if product is not None:
-        tl.store(product + item * width + n, total, mask=mask_n)
-    if new is not None:
-        end_sweep(old, new, change, size, item, stop, last, n, width, largest_change, largest, BT)
+                b_x = b_h + DAMPING * (b_x - b_h)
+            tl.store(p_new + o_t[:, None] * width + o_n[None, :], b_x, mask=mask)
+            largest = tl.maximum(largest, largest_of(tl.where(mask, b_x, 0.0)))
+    tl.store(p_last_state + i_span * width + o_n, b_carry, mask=mask_n)
+    if p_product is not None:
+        tl.store(p_product + i_span * width + o_n, total, mask=mask_n)
+    if p_new is not None:
+        end_sweep(p_old, p_new, p_change, p_size, i_span, stop, last, o_n, width, largest_change, largest, BT)
 
 
 class Sweeps:

@@ -30,145 +30,149 @@ from seqmix.kernels.fixed_point.scan.triton import Sweeps, combine
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _gradients(
-    pre, h, h0, v, target, back, out, of, bounds, offsets, length, chunk, chunks, width, rank, row, columns,
+    p_pre, p_h, p_h0, p_v, p_target, p_back, p_out, p_of, p_bounds,
+    p_offsets, length, chunk, chunks, width, rank, row, columns,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES_DECAY: tl.constexpr, SEES_B: tl.constexpr,
     SEES_MIXING: tl.constexpr, STORE_V: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, BR: tl.constexpr,
     BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     # The wanted columns of dp (L, columns); e + K (h - e) and K^T (1 - lambda) v come in where the mixing has no rank.
-    item = tl.program_id(0).to(tl.int64)
-    n = tl.arange(0, BN)
-    first, last = span(item, offsets, length, chunk, chunks)
-    sequence, begin, _ = sequence_of(item, of, bounds, length, chunks)
+    i_span = tl.program_id(0).to(tl.int64)
+    o_n = tl.arange(0, BN)
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    i_s, begin, _ = sequence_of(i_span, p_of, p_bounds, length, chunks)
     # Where the wanted columns begin.
-    b_at = 0
-    mixing_at = 0
+    at_b = 0
+    at_mixing = 0
     if SEES_DECAY:
-        b_at += width
-        mixing_at += width
+        at_b += width
+        at_mixing += width
     if SEES_B:
-        mixing_at += width
+        at_mixing += width
     if STORE_V:
-        mixing_at += width
+        at_mixing += width
     for start in range(first, last, BT):
-        t = start + tl.arange(0, BT)
-        mask_t = t < last
-        mask = mask_t[:, None] & (n < width)[None, :]
-        here = t[:, None] * width + n[None, :]
+        o_t = start + tl.arange(0, BT)
+        mask_t = o_t < last
+        mask = mask_t[:, None] & (o_n < width)[None, :]
+        o_here = o_t[:, None] * width + o_n[None, :]
         # A tile (BT, BN): the gates again, h - e and (1 - lambda) v.
-        gate = tl.load(pre + t[:, None] * row + n[None, :], mask=mask, other=0.0)
-        raw = tl.load(pre + t[:, None] * row + width + n[None, :], mask=mask, other=0.0)
-        v_t = tl.load(v + here, mask=mask, other=0.0)
-        decay, write, open_ = sigmoid(gate), sigmoid(-gate), sigmoid(raw)
-        b = raw * open_
-        e = b
+        b_gate = tl.load(p_pre + o_t[:, None] * row + o_n[None, :], mask=mask, other=0.0)
+        b_raw = tl.load(p_pre + o_t[:, None] * row + width + o_n[None, :], mask=mask, other=0.0)
+        b_v = tl.load(p_v + o_here, mask=mask, other=0.0)
+        decay, write, open_ = sigmoid(b_gate), sigmoid(-b_gate), sigmoid(b_raw)
+        b_b = b_raw * open_
+        b_e = b_b
         if GATED:
-            value = tl.load(pre + t[:, None] * row + 2 * width + n[None, :], mask=mask, other=0.0)
-            e = b * value
-        off = tl.load(h + here, mask=mask, other=0.0) - e
-        w = write * v_t
+            b_value = tl.load(p_pre + o_t[:, None] * row + 2 * width + o_n[None, :], mask=mask, other=0.0)
+            b_e = b_b * b_value
+        b_off = tl.load(p_h + o_here, mask=mask, other=0.0) - b_e
+        b_w = write * b_v
         # To lambda.
         if SEES_DECAY:
-            if target is None:
-                goal = e + mixed(
-                    pre, None, None, t, 0, 0, (2 + GATED) * width, 0, n, mask, mask_t, width, rank, row, 0, 0.0, off,
-                    STRENGTH, PRODUCT, False,
+            if p_target is None:
+                b_goal = b_e + mixed(
+                    p_pre, None, None, o_t, 0, 0, (2 + GATED) * width, 0, o_n, mask, mask_t, width, rank, row, 0, 0.0,
+                    b_off, STRENGTH, PRODUCT, False,
                 )  # fmt: skip
             else:
-                goal = tl.load(target + here, mask=mask, other=0.0)
-            past = load_before(h, h0, t, begin, sequence, n, mask, width)
-            tl.store(out + t[:, None] * columns + n[None, :], v_t * (past - goal) * decay * write, mask=mask)
+                b_goal = tl.load(p_target + o_here, mask=mask, other=0.0)
+            b_past = load_before(p_h, p_h0, o_t, begin, i_s, o_n, mask, width)
+            tl.store(p_out + o_t[:, None] * columns + o_n[None, :], b_v * (b_past - b_goal) * decay * write, mask=mask)
         # To b, and to v with which it is multiplied.
         if SEES_B:
-            if back is None:
-                db = w - mixed_back(
-                    pre, t, (2 + GATED) * width, n, mask, mask_t, width, rank, row, w, STRENGTH, PRODUCT
+            if p_back is None:
+                b_db = b_w - mixed_back(
+                    p_pre, o_t, (2 + GATED) * width, o_n, mask, mask_t, width, rank, row, b_w, STRENGTH, PRODUCT
                 )
             else:
-                db = w - tl.load(back + here, mask=mask, other=0.0)
+                b_db = b_w - tl.load(p_back + o_here, mask=mask, other=0.0)
             if STORE_V:
-                tl.store(out + t[:, None] * columns + b_at + width + n[None, :], db * b, mask=mask)
+                tl.store(p_out + o_t[:, None] * columns + at_b + width + o_n[None, :], b_db * b_b, mask=mask)
             if GATED:
-                db *= value
-            db *= open_ * (1.0 + raw * (1.0 - open_))
-            tl.store(out + t[:, None] * columns + b_at + n[None, :], db, mask=mask)
+                b_db *= b_value
+            b_db *= open_ * (1.0 + b_raw * (1.0 - open_))
+            tl.store(p_out + o_t[:, None] * columns + at_b + o_n[None, :], b_db, mask=mask)
         # To the mixing.
         if SEES_MIXING and rank > 0:
             store_mixing_gradient(
-                pre, out, t, (2 + GATED) * width, mixing_at, n, mask, mask_t, width, rank, row, columns, w, off,
-                STRENGTH, PRODUCT, BR,
+                p_pre, p_out, o_t, (2 + GATED) * width, at_mixing, o_n, mask, mask_t, width, rank, row, columns, b_w,
+                b_off, STRENGTH, PRODUCT, BR,
             )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _sweep(
-    pre, h, old, cotangent, ds, back, busy, incoming, new, first_state, product, change, size, of, bounds,
-    offsets, length, chunk, chunks, width, rank, row,
+    p_pre, p_h, p_old, p_cotangent, p_ds, p_back, p_busy, p_incoming, p_new, p_first_state, p_product, p_change, p_size,
+    p_of, p_bounds,
+    p_offsets, length, chunk, chunks, width, rank, row,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, GATED: tl.constexpr, NORMED: tl.constexpr, DAMPING: tl.constexpr,
     BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    # Rows of a tile run back in time. Without `new` only v at the start of the span and the product of the decays are
-    # wanted. `ds` (L, N) is what each token sends to s of the one before it.
-    item = tl.program_id(0).to(tl.int64)
-    n = tl.arange(0, BN)
-    mask_n = n < width
-    first, last = span(item, offsets, length, chunk, chunks)
-    sequence, _, end = sequence_of(item, of, bounds, length, chunks)
-    stop = tl.where(tl.load(busy + sequence) != 0, last, first)
-    step = tl.arange(0, BT)
-    is_last = (step == BT - 1)[:, None]
-    kind: tl.constexpr = pre.dtype.element_ty
+    # Rows of a tile run back in time. Without `p_new` only v at the start of the span and the product of the decays are
+    # wanted. `p_ds` (L, N) is what each token sends to s of the one before it.
+    i_span = tl.program_id(0).to(tl.int64)
+    o_n = tl.arange(0, BN)
+    mask_n = o_n < width
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    i_s, _, end = sequence_of(i_span, p_of, p_bounds, length, chunks)
+    stop = tl.where(tl.load(p_busy + i_s) != 0, last, first)
+    o_step = tl.arange(0, BT)
+    is_last = (o_step == BT - 1)[:, None]
+    kind: tl.constexpr = p_pre.dtype.element_ty
     # What comes into the span (BN,), and the product of its decays.
     total = tl.full((BN,), 1.0, kind)
-    carry = tl.zeros((BN,), kind)
-    if incoming is not None:
-        carry = tl.load(incoming + item * width + n, mask=mask_n, other=0.0)
+    b_carry = tl.zeros((BN,), kind)
+    if p_incoming is not None:
+        b_carry = tl.load(p_incoming + i_span * width + o_n, mask=mask_n, other=0.0)
     largest_change = tl.max(tl.zeros((BN,), kind), 0)
     largest = largest_change
     for start in range(first, stop, BT):
-        t = first + last - 1 - (start + step)
-        mask_t = t >= first
+        o_t = first + last - 1 - (start + o_step)
+        mask_t = o_t >= first
         mask = mask_t[:, None] & mask_n[None, :]
-        following = mask & (t + 1 < end)[:, None]
-        here = t[:, None] * width + n[None, :]
+        following = mask & (o_t + 1 < end)[:, None]
+        o_here = o_t[:, None] * width + o_n[None, :]
         # A tile (BT, BN): the cotangents, with what comes through the mixing and the next token's gates.
-        gate = tl.load(pre + t[:, None] * row + n[None, :], mask=mask, other=0.0)
-        later = tl.load(pre + (t + 1)[:, None] * row + n[None, :], mask=following, other=0.0)
-        v = tl.load(old + here, mask=mask, other=0.0)
-        x = tl.load(cotangent + here, mask=mask, other=0.0)
-        if back is None:
-            w = sigmoid(-gate) * v
-            x += mixed_back(pre, t, (2 + GATED) * width, n, mask, mask_t, width, rank, row, w, STRENGTH, PRODUCT)
+        b_gate = tl.load(p_pre + o_t[:, None] * row + o_n[None, :], mask=mask, other=0.0)
+        b_later = tl.load(p_pre + (o_t + 1)[:, None] * row + o_n[None, :], mask=following, other=0.0)
+        b_v = tl.load(p_old + o_here, mask=mask, other=0.0)
+        b_x = tl.load(p_cotangent + o_here, mask=mask, other=0.0)
+        if p_back is None:
+            b_w = sigmoid(-b_gate) * b_v
+            b_x += mixed_back(
+                p_pre, o_t, (2 + GATED) * width, o_n, mask, mask_t, width, rank, row, b_w, STRENGTH, PRODUCT
+            )
         else:
-            x += tl.load(back + here, mask=mask, other=0.0)
-        if ds is not None:
-            sent = tl.load(ds + here + width, mask=following, other=0.0)
+            b_x += tl.load(p_back + o_here, mask=mask, other=0.0)
+        if p_ds is not None:
+            b_sent = tl.load(p_ds + o_here + width, mask=following, other=0.0)
             if NORMED:
-                s = tl.load(h + here, mask=mask, other=0.0)
-                inverse = tl.rsqrt(tl.sum(s * s, 1) / width + 0.0625)[:, None]
-                s *= inverse
-                sent = inverse * (sent - s * (tl.sum(s * sent, 1) / width)[:, None])
-            x += sent
+                b_s = tl.load(p_h + o_here, mask=mask, other=0.0)
+                inverse = tl.rsqrt(tl.sum(b_s * b_s, 1) / width + 0.0625)[:, None]
+                b_s *= inverse
+                b_sent = inverse * (b_sent - b_s * (tl.sum(b_s * b_sent, 1) / width)[:, None])
+            b_x += b_sent
         # Nothing follows the last token of a sequence; rows past the span's first one are padding.
-        decay = tl.where(following, sigmoid(later), 0.0)
+        decay = tl.where(following, sigmoid(b_later), 0.0)
         decay = tl.where(mask, decay, 1.0)
-        decay, x = tl.associative_scan((decay, tl.where(mask, x, 0.0)), 0, combine)
-        x += decay * carry[None, :]
-        carry = tl.sum(tl.where(is_last, x, 0.0), 0)
+        decay, b_x = tl.associative_scan((decay, tl.where(mask, b_x, 0.0)), 0, combine)
+        b_x += decay * b_carry[None, :]
+        b_carry = tl.sum(tl.where(is_last, b_x, 0.0), 0)
         # The next iterate, and how far it went.
-        if new is None:
+        if p_new is None:
             total *= tl.sum(tl.where(is_last, decay, 0.0), 0)
         else:
-            largest_change = tl.maximum(largest_change, largest_of(tl.where(mask, x - v, 0.0)))
+            largest_change = tl.maximum(largest_change, largest_of(tl.where(mask, b_x - b_v, 0.0)))
             if DAMPING != 1.0:
-                x = v + DAMPING * (x - v)
-            tl.store(new + here, x, mask=mask)
-            largest = tl.maximum(largest, largest_of(tl.where(mask, x, 0.0)))
-    tl.store(first_state + item * width + n, carry, mask=mask_n)
-    if product is not None:
-        tl.store(product + item * width + n, total, mask=mask_n)
-    if new is not None:
-        end_sweep(old, new, change, size, item, stop, last, n, width, largest_change, largest, BT)
+                b_x = b_v + DAMPING * (b_x - b_v)
+            tl.store(p_new + o_here, b_x, mask=mask)
+            largest = tl.maximum(largest, largest_of(tl.where(mask, b_x, 0.0)))
+    tl.store(p_first_state + i_span * width + o_n, b_carry, mask=mask_n)
+    if p_product is not None:
+        tl.store(p_product + i_span * width + o_n, total, mask=mask_n)
+    if p_new is not None:
+        end_sweep(p_old, p_new, p_change, p_size, i_span, stop, last, o_n, width, largest_change, largest, BT)
 
 
 class AdjointSweeps:

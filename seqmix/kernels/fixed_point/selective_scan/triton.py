@@ -32,78 +32,82 @@ OP = "fixed_point_selective_scan"
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _mix(
-    p, more, more0, u, y, busy, b, c, x, of, bounds, offsets, length, chunk, chunks, width, states, rank, row, seen,
+    p_p, p_more, p_more0, p_u, p_y, p_busy, p_b, p_c, p_x, p_of, p_bounds,
+    p_offsets, length, chunk, chunks, width, states, rank, row, seen,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES_B: tl.constexpr, SEES_C: tl.constexpr,
     SEES_MIXING: tl.constexpr, BS: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     # b, c (L, N) of unit length and, where there is an x, x = u + K (y - u).
-    item = tl.program_id(0).to(tl.int64)
-    n, s = tl.arange(0, BN), tl.arange(0, BS)
-    first, last = span(item, offsets, length, chunk, chunks)
-    sequence, begin, _ = sequence_of(item, of, bounds, length, chunks)
-    last = tl.where(tl.load(busy + sequence) != 0, last, first)
-    c_seen = 0
-    mixing_seen = 0
+    i_span = tl.program_id(0).to(tl.int64)
+    o_n, o_s = tl.arange(0, BN), tl.arange(0, BS)
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    i_s, begin, _ = sequence_of(i_span, p_of, p_bounds, length, chunks)
+    last = tl.where(tl.load(p_busy + i_s) != 0, last, first)
+    seen_c = 0
+    seen_mixing = 0
     if SEES_B:
-        c_seen += states
-        mixing_seen += states
+        seen_c += states
+        seen_mixing += states
     if SEES_C:
-        mixing_seen += states
+        seen_mixing += states
     for start in range(first, last, BT):
-        t = start + tl.arange(0, BT)
-        mask_t = t < last
-        mask = mask_t[:, None] & (n < width)[None, :]
-        mask_s = mask_t[:, None] & (s < states)[None, :]
-        one = tl.full((BT,), 1.0, p.dtype.element_ty)
-        raw = load_pre(p, more, more0, t, begin, sequence, s, s, mask_s, row, seen, one, SEES_B)
-        raw *= tl.rsqrt(tl.sum(raw * raw, 1) + 1e-5)[:, None]
-        tl.store(b + t[:, None] * states + s[None, :], raw, mask=mask_s)
-        raw = load_pre(p, more, more0, t, begin, sequence, states + s, c_seen + s, mask_s, row, seen, one, SEES_C)
-        raw *= tl.rsqrt(tl.sum(raw * raw, 1) + 1e-5)[:, None]
-        tl.store(c + t[:, None] * states + s[None, :], raw, mask=mask_s)
-        if x is not None:
-            here = t[:, None] * width + n[None, :]
-            u_t = tl.load(u + here, mask=mask, other=0.0)
-            rest = tl.load(y + here, mask=mask, other=0.0) - u_t
-            u_t += mixed(
-                p, more, more0, t, begin, sequence, 2 * states, mixing_seen, n, mask, mask_t, width, rank, row, seen,
-                one, rest, STRENGTH, PRODUCT, SEES_MIXING,
+        o_t = start + tl.arange(0, BT)
+        mask_t = o_t < last
+        mask = mask_t[:, None] & (o_n < width)[None, :]
+        mask_s = mask_t[:, None] & (o_s < states)[None, :]
+        one = tl.full((BT,), 1.0, p_p.dtype.element_ty)
+        b_raw = load_pre(p_p, p_more, p_more0, o_t, begin, i_s, o_s, o_s, mask_s, row, seen, one, SEES_B)
+        b_raw *= tl.rsqrt(tl.sum(b_raw * b_raw, 1) + 1e-5)[:, None]
+        tl.store(p_b + o_t[:, None] * states + o_s[None, :], b_raw, mask=mask_s)
+        b_raw = load_pre(
+            p_p, p_more, p_more0, o_t, begin, i_s, states + o_s, seen_c + o_s, mask_s, row, seen, one, SEES_C
+        )
+        b_raw *= tl.rsqrt(tl.sum(b_raw * b_raw, 1) + 1e-5)[:, None]
+        tl.store(p_c + o_t[:, None] * states + o_s[None, :], b_raw, mask=mask_s)
+        if p_x is not None:
+            o_here = o_t[:, None] * width + o_n[None, :]
+            b_u = tl.load(p_u + o_here, mask=mask, other=0.0)
+            b_rest = tl.load(p_y + o_here, mask=mask, other=0.0) - b_u
+            b_u += mixed(
+                p_p, p_more, p_more0, o_t, begin, i_s, 2 * states, seen_mixing, o_n, mask, mask_t, width, rank, row,
+                seen, one, b_rest, STRENGTH, PRODUCT, SEES_MIXING,
             )  # fmt: skip
-            tl.store(x + here, u_t, mask=mask)
+            tl.store(p_x + o_here, b_u, mask=mask)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _finish(
-    value, norm, sent, old, busy, new, change, size, of, bounds, offsets, length, chunk, chunks, width,
+    p_value, p_norm, p_sent, p_old, p_busy, p_new, p_change, p_size, p_of, p_bounds,
+    p_offsets, length, chunk, chunks, width,
     DAMPING: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    # The next iterate: LayerNorm of `value` if there is a `norm`, else `value` and what the token after sends.
-    item = tl.program_id(0).to(tl.int64)
-    n = tl.arange(0, BN)
-    first, last = span(item, offsets, length, chunk, chunks)
-    sequence, _, end = sequence_of(item, of, bounds, length, chunks)
-    stop = tl.where(tl.load(busy + sequence) != 0, last, first)
-    largest_change = tl.max(tl.zeros((BN,), new.dtype.element_ty), 0)
+    # The next iterate: LayerNorm of `p_value` if there is a `p_norm`, else `p_value` and what the token after sends.
+    i_span = tl.program_id(0).to(tl.int64)
+    o_n = tl.arange(0, BN)
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    i_s, _, end = sequence_of(i_span, p_of, p_bounds, length, chunks)
+    stop = tl.where(tl.load(p_busy + i_s) != 0, last, first)
+    largest_change = tl.max(tl.zeros((BN,), p_new.dtype.element_ty), 0)
     largest = largest_change
     for start in range(first, stop, BT):
-        t = start + tl.arange(0, BT)
-        mask = (t < last)[:, None] & (n < width)[None, :]
-        here = t[:, None] * width + n[None, :]
-        x = tl.load(value + here, mask=mask, other=0.0)
-        y = tl.load(old + here, mask=mask, other=0.0)
-        if norm is not None:
-            x = tl.where(mask, x - (tl.sum(x, 1) / width)[:, None], 0.0)
-            x *= tl.rsqrt(tl.sum(x * x, 1) / width + 1e-5)[:, None]
-            x *= tl.load(norm + n, mask=n < width, other=0.0)[None, :]
-            x += tl.load(norm + width + n, mask=n < width, other=0.0)[None, :]
-        if sent is not None:
-            x += tl.load(sent + here + width, mask=mask & (t + 1 < end)[:, None], other=0.0)
-        largest_change = tl.maximum(largest_change, largest_of(tl.where(mask, x - y, 0.0)))
+        o_t = start + tl.arange(0, BT)
+        mask = (o_t < last)[:, None] & (o_n < width)[None, :]
+        o_here = o_t[:, None] * width + o_n[None, :]
+        b_x = tl.load(p_value + o_here, mask=mask, other=0.0)
+        b_y = tl.load(p_old + o_here, mask=mask, other=0.0)
+        if p_norm is not None:
+            b_x = tl.where(mask, b_x - (tl.sum(b_x, 1) / width)[:, None], 0.0)
+            b_x *= tl.rsqrt(tl.sum(b_x * b_x, 1) / width + 1e-5)[:, None]
+            b_x *= tl.load(p_norm + o_n, mask=o_n < width, other=0.0)[None, :]
+            b_x += tl.load(p_norm + width + o_n, mask=o_n < width, other=0.0)[None, :]
+        if p_sent is not None:
+            b_x += tl.load(p_sent + o_here + width, mask=mask & (o_t + 1 < end)[:, None], other=0.0)
+        largest_change = tl.maximum(largest_change, largest_of(tl.where(mask, b_x - b_y, 0.0)))
         if DAMPING != 1.0:
-            x = y + DAMPING * (x - y)
-        tl.store(new + here, x, mask=mask)
-        largest = tl.maximum(largest, largest_of(tl.where(mask, x, 0.0)))
-    end_sweep(old, new, change, size, item, stop, last, n, width, largest_change, largest, BT)
+            b_x = b_y + DAMPING * (b_x - b_y)
+        tl.store(p_new + o_here, b_x, mask=mask)
+        largest = tl.maximum(largest, largest_of(tl.where(mask, b_x, 0.0)))
+    end_sweep(p_old, p_new, p_change, p_size, i_span, stop, last, o_n, width, largest_change, largest, BT)
 
 
 class Sweeps:

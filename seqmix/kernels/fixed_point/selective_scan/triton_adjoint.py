@@ -21,67 +21,71 @@ from seqmix.kernels.selective_scan import triton as selective_scan
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _norm_back(
-    zeta, unit, inverse, norm, do, offsets, length, chunk, chunks, width, BT: tl.constexpr, BN: tl.constexpr,
+    p_zeta, p_unit, p_inverse, p_norm, p_do, p_offsets, length, chunk, chunks, width,
+    BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    item = tl.program_id(0).to(tl.int64)
-    n = tl.arange(0, BN)
-    first, last = span(item, offsets, length, chunk, chunks)
+    i_span = tl.program_id(0).to(tl.int64)
+    o_n = tl.arange(0, BN)
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
     for start in range(first, last, BT):
-        t = start + tl.arange(0, BT)
-        mask = (t < last)[:, None] & (n < width)[None, :]
-        here = t[:, None] * width + n[None, :]
-        g = tl.load(zeta + here, mask=mask, other=0.0) * tl.load(norm + n, mask=n < width, other=0.0)[None, :]
-        unit_t = tl.load(unit + here, mask=mask, other=0.0)
-        g -= (tl.sum(g, 1) / width)[:, None] + unit_t * (tl.sum(unit_t * g, 1) / width)[:, None]
-        tl.store(do + here, g * tl.load(inverse + t, mask=t < last, other=0.0)[:, None], mask=mask)
+        o_t = start + tl.arange(0, BT)
+        mask = (o_t < last)[:, None] & (o_n < width)[None, :]
+        o_here = o_t[:, None] * width + o_n[None, :]
+        b_g = (
+            tl.load(p_zeta + o_here, mask=mask, other=0.0) * tl.load(p_norm + o_n, mask=o_n < width, other=0.0)[None, :]
+        )
+        b_unit = tl.load(p_unit + o_here, mask=mask, other=0.0)
+        b_g -= (tl.sum(b_g, 1) / width)[:, None] + b_unit * (tl.sum(b_unit * b_g, 1) / width)[:, None]
+        tl.store(p_do + o_here, b_g * tl.load(p_inverse + o_t, mask=o_t < last, other=0.0)[:, None], mask=mask)
 
 
 @triton.jit
-def _unit_back(pre, upstream, out, t, at, out_at, s, mask, states, row, columns):
-    raw = tl.load(pre + t[:, None] * row + at + s[None, :], mask=mask, other=0.0)
-    d = tl.load(upstream + t[:, None] * states + s[None, :], mask=mask, other=0.0)
-    inverse = tl.rsqrt(tl.sum(raw * raw, 1) + 1e-5)[:, None]
-    raw *= inverse
-    d = inverse * (d - raw * tl.sum(raw * d, 1)[:, None])
-    tl.store(out + t[:, None] * columns + out_at + s[None, :], d, mask=mask)
+def _unit_back(p_pre, p_upstream, p_out, o_t, at, out_at, o_s, mask, states, row, columns):
+    b_raw = tl.load(p_pre + o_t[:, None] * row + at + o_s[None, :], mask=mask, other=0.0)
+    b_d = tl.load(p_upstream + o_t[:, None] * states + o_s[None, :], mask=mask, other=0.0)
+    b_inverse = tl.rsqrt(tl.sum(b_raw * b_raw, 1) + 1e-5)[:, None]
+    b_raw *= b_inverse
+    b_d = b_inverse * (b_d - b_raw * tl.sum(b_raw * b_d, 1)[:, None])
+    tl.store(p_out + o_t[:, None] * columns + out_at + o_s[None, :], b_d, mask=mask)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _pull(
-    pre, u, y, dy, dx, db, dc, back, out, offsets, length, chunk, chunks, width, states, rank, row, columns,
+    p_pre, p_u, p_y, p_dy, p_dx, p_db, p_dc, p_back, p_out,
+    p_offsets, length, chunk, chunks, width, states, rank, row, columns,
     STRENGTH: tl.constexpr, PRODUCT: tl.constexpr, SEES_B: tl.constexpr, SEES_C: tl.constexpr,
     SEES_MIXING: tl.constexpr, BR: tl.constexpr, BS: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    # `back` becomes dy + K^T dx where dy is given, and out (L, columns) the wanted columns of dp.
-    item = tl.program_id(0).to(tl.int64)
-    n, s = tl.arange(0, BN), tl.arange(0, BS)
-    first, last = span(item, offsets, length, chunk, chunks)
-    c_at = 0
-    mixing_at = 0
+    # `p_back` becomes dy + K^T dx where dy is given, and out (L, columns) the wanted columns of dp.
+    i_span = tl.program_id(0).to(tl.int64)
+    o_n, o_s = tl.arange(0, BN), tl.arange(0, BS)
+    first, last = span(i_span, p_offsets, length, chunk, chunks)
+    at_c = 0
+    at_mixing = 0
     if SEES_B:
-        c_at += states
-        mixing_at += states
+        at_c += states
+        at_mixing += states
     if SEES_C:
-        mixing_at += states
+        at_mixing += states
     for start in range(first, last, BT):
-        t = start + tl.arange(0, BT)
-        mask_t = t < last
-        mask = mask_t[:, None] & (n < width)[None, :]
-        mask_s = mask_t[:, None] & (s < states)[None, :]
-        here = t[:, None] * width + n[None, :]
+        o_t = start + tl.arange(0, BT)
+        mask_t = o_t < last
+        mask = mask_t[:, None] & (o_n < width)[None, :]
+        mask_s = mask_t[:, None] & (o_s < states)[None, :]
+        o_here = o_t[:, None] * width + o_n[None, :]
         if SEES_B:
-            _unit_back(pre, db, out, t, 0, 0, s, mask_s, states, row, columns)
+            _unit_back(p_pre, p_db, p_out, o_t, 0, 0, o_s, mask_s, states, row, columns)
         if SEES_C:
-            _unit_back(pre, dc, out, t, states, c_at, s, mask_s, states, row, columns)
-        if dy is not None:
-            w = tl.load(dx + here, mask=mask, other=0.0)
-            value = tl.load(dy + here, mask=mask, other=0.0)
-            value += mixed_back(pre, t, 2 * states, n, mask, mask_t, width, rank, row, w, STRENGTH, PRODUCT)
-            tl.store(back + here, value, mask=mask)
+            _unit_back(p_pre, p_dc, p_out, o_t, states, at_c, o_s, mask_s, states, row, columns)
+        if p_dy is not None:
+            b_w = tl.load(p_dx + o_here, mask=mask, other=0.0)
+            b_value = tl.load(p_dy + o_here, mask=mask, other=0.0)
+            b_value += mixed_back(p_pre, o_t, 2 * states, o_n, mask, mask_t, width, rank, row, b_w, STRENGTH, PRODUCT)
+            tl.store(p_back + o_here, b_value, mask=mask)
             if SEES_MIXING:
-                e = tl.load(y + here, mask=mask, other=0.0) - tl.load(u + here, mask=mask, other=0.0)
+                b_e = tl.load(p_y + o_here, mask=mask, other=0.0) - tl.load(p_u + o_here, mask=mask, other=0.0)
                 store_mixing_gradient(
-                    pre, out, t, 2 * states, mixing_at, n, mask, mask_t, width, rank, row, columns, w, e,
+                    p_pre, p_out, o_t, 2 * states, at_mixing, o_n, mask, mask_t, width, rank, row, columns, b_w, b_e,
                     STRENGTH, PRODUCT, BR,
                 )  # fmt: skip
 
