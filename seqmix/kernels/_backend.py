@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, wraps
@@ -116,7 +116,7 @@ def in_chunks(package: str, device: torch.device) -> bool:
     return device.type != "cpu" and (package, {"cuda": "triton"}.get(device.type)) not in _AVAILABLE
 
 
-def outside_autocast(op):  # type: ignore[no-untyped-def]
+def outside_autocast(op: Callable[..., Any]) -> Callable[..., Any]:
     """`op` in the types of its arguments, also where its backward pass is called under autocast."""
 
     @wraps(op)

@@ -34,6 +34,6 @@ def handed_on(op: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling() or (handler := _handler.get()) is None:
             return op(*args, **kwargs)
-        return handler(op, args, kwargs)  # type: ignore[no-any-return]
+        return handler(op, args, kwargs)
 
     return call

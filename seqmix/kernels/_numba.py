@@ -1,4 +1,10 @@
-"""How CPU kernels are compiled: no GIL, IEEE division, fused multiply-add, kept on disk where that is possible."""
+"""How CPU kernels are compiled: no GIL, IEEE division, fused multiply-add, kept on disk where that is possible.
+
+Numba keeps what it compiled beside the file of a function, and compiles it again when that file changes, but not when
+a function that it calls changes in another file: old machine code would go on giving old numbers. So a kernel's helpers
+stand in its own file, and where two kernels need the same one, `_exp`, `_tanh`, `_copy`, `_dot` or `_eliminate`, each
+has a copy; a test keeps the copies alike. Here stands only what has no formula that anybody might edit.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +30,7 @@ def jit(*flags: str) -> Callable[[Callable[..., Any]], Any]:
     return compile_lazily
 
 
-@intrinsic
-def use_wide_vectors(typing_context: Any) -> Any:
+def _use_wide_vectors(typing_context: Any) -> Any:
     """Let LLVM use 512-bit registers in the function that calls this: it avoids them, at a third of the speed."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -34,3 +39,26 @@ def use_wide_vectors(typing_context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+def _bits(typing_context: Any, value: Any, target: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(target))
+
+    return target(value), generate
+
+
+def _as_float32(typing_context: Any, bits: Any) -> Any:
+    """The float32 with these 32 bits."""
+    return _bits(typing_context, types.int32, types.float32)
+
+
+def _as_int32(typing_context: Any, number: Any) -> Any:
+    """The 32 bits of a float32."""
+    return _bits(typing_context, types.float32, types.int32)
+
+
+# What compiled code calls has other arguments than what makes its code.
+use_wide_vectors: Any = intrinsic(_use_wide_vectors)
+as_float32: Any = intrinsic(_as_float32)
+as_int32: Any = intrinsic(_as_int32)

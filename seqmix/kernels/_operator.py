@@ -34,7 +34,7 @@ class Operator:
             # B = 0: nothing comes out, and the gradients of what all sequences share are zero.
             if args[values].shape[0] == 0:
                 return tuple(output.zero_() for output in self._fake(*args))
-            return function(*args)  # type: ignore[no-any-return]
+            return function(*args)
 
         self.op = torch.library.custom_op(f"seqmix::{name}", mutates_args=(), schema=schema)(run)
 

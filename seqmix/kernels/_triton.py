@@ -128,8 +128,8 @@ def span(i_span, p_offsets, length, chunk, chunks):
         last = tl.minimum(first + chunk, (i_s + 1) * length)
     else:
         # Offsets on a GPU are not checked by value: clamped, wrong ones give wrong numbers but read no foreign memory.
-        first = tl.maximum(tl.load(p_offsets + i_span).to(tl.int64), 0)
-        last = tl.minimum(tl.load(p_offsets + i_span + 1).to(tl.int64), length)
+        first = tl.maximum(tl.load(p_offsets + i_span).to(tl.int64), 0)  # scalar
+        last = tl.minimum(tl.load(p_offsets + i_span + 1).to(tl.int64), length)  # scalar
     return first, last
 
 
@@ -141,7 +141,7 @@ def sequence_of(i_c, p_of, p_bounds, length, chunks):
         start = i_s * length
         end = start + length
     else:
-        i_s = tl.load(p_of + i_c).to(tl.int64)
+        i_s = tl.load(p_of + i_c).to(tl.int64)  # scalar
         start, end = span(i_s, p_bounds, length, length, 1)
     return i_s, start, end
 

@@ -94,14 +94,14 @@ def constants(plan: Layout, gates: int) -> dict[str, Any]:
 
 @triton.jit
 def dot(b_a, b_b, DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr):
-    return tl.dot(b_a.to(DOT), b_b.to(DOT), input_precision=PRECISION, out_dtype=ACC)
+    return tl.dot(b_a.to(DOT), b_b.to(DOT), input_precision=PRECISION, out_dtype=ACC)  # (m, n)
 
 
 @triton.jit
 def running(p_g, o_row, mask, GATES: tl.constexpr):
     """Sums of log decays up to each step of a chunk, in float64: differences of them follow."""
     if GATES == 1:
-        b_g = tl.load(p_g + o_row, mask=mask, other=0.0).to(tl.float64)
+        b_g = tl.load(p_g + o_row, mask=mask, other=0.0).to(tl.float64)  # (BT,)
         b_g = tl.where(b_g < -1e4, -1e4, b_g)  # e^-inf: infinities have no difference
     else:
         b_g = tl.zeros(o_row.shape, tl.float64)
@@ -118,7 +118,7 @@ def between(upto, causal, ACC: tl.constexpr):
 @triton.jit
 def to_end(p_g, o_where, stride, mask, axis: tl.constexpr, ACC: tl.constexpr):
     """Sums of log decays after each step of a chunk; `mask` is where there is a next step, `stride` elements on."""
-    return tl.cumsum(tl.load(p_g + o_where + stride, mask=mask, other=0.0).to(ACC), axis, reverse=True)
+    return tl.cumsum(tl.load(p_g + o_where + stride, mask=mask, other=0.0).to(ACC), axis, reverse=True)  # as o_where
 
 
 @triton.jit

@@ -22,7 +22,7 @@ def _after(p_g, o_t, mask_n, end, i_h, o_k, heads, keys, ACC: tl.constexpr):
     """Log decays from each step t (BC,) to the end of its sub-chunk, and of all of it."""
     o_where = (o_t * heads + i_h)[:, None] * keys + o_k[None, :]
     mask = mask_n & (o_k < keys)[None, :]
-    whole = tl.sum(tl.load(p_g + o_where, mask=mask, other=0.0).to(ACC), 0)
+    whole = tl.sum(tl.load(p_g + o_where, mask=mask, other=0.0).to(ACC), 0)  # (BC, BK)
     return to_end(p_g, o_where, heads * keys, mask & (o_t + 1 < end)[:, None], 0, ACC), whole
 
 
@@ -43,13 +43,13 @@ def _scores(
     for start in range(0, keys, BK):
         o_k = start + tl.arange(0, BK)
         mask_k = mask_t[:, None] & (o_k < keys)[None, :]
-        b_reach = tl.load(p_q + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0).to(ACC)
+        b_reach = tl.load(p_q + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0).to(ACC)  # (BC, BK)
         for n in range(0, BC):
             j = first + i_sub * BC + BC - 1 - n
             ok = o_k < tl.where(j < last, keys, 0)
             o_here = (j * heads + i_h) * keys + o_k
-            b_k_j = tl.load(p_k + o_here, mask=ok, other=0.0).to(ACC)
-            b_a_j = tl.exp(tl.load(p_g + o_here, mask=ok, other=0.0).to(ACC))
+            b_k_j = tl.load(p_k + o_here, mask=ok, other=0.0).to(ACC)  # (BK,)
+            b_a_j = tl.exp(tl.load(p_g + o_here, mask=ok, other=0.0).to(ACC))  # (BK,)
             score = tl.sum(b_reach * b_k_j[None, :], 1)
             pair = (o_t >= j)[:, None] & (o_t[None, :] == j)
             b_inside += tl.where(pair, score[:, None], 0.0)
@@ -58,19 +58,20 @@ def _scores(
     # With every sub-chunk before: decays up to the query, between the two, and after the key.
     for other in range(0, BT // BC):
         b_outside = tl.zeros((BC, BC), ACC)
+        # Keys (BC, BK) of the other sub-chunk as they are at the start of this one.
         if other < i_sub:
             for start in range(0, keys, BK):
                 o_k = start + tl.arange(0, BK)
                 mask_k = mask_t[:, None] & (o_k < keys)[None, :]
                 o_where = o_row[:, None] * keys + o_k[None, :]
-                upto = tl.cumsum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 0)
-                b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0).to(ACC) * tl.exp(upto)
+                upto = tl.cumsum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 0)  # (BC, BK)
+                b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0).to(ACC) * tl.exp(upto)  # (BC, BK)
                 gap = tl.zeros((BK,), ACC)
                 for n in range(other + 1, i_sub):
                     o_between = first + n * BC + o_lane
                     o_here = (o_between * heads + i_h)[:, None] * keys + o_k[None, :]
                     mask = (o_between < last)[:, None] & (o_k < keys)[None, :]
-                    gap += tl.sum(tl.load(p_g + o_here, mask=mask, other=0.0).to(ACC), 0)
+                    gap += tl.sum(tl.load(p_g + o_here, mask=mask, other=0.0).to(ACC), 0)  # (BC, BK)
                 o_s = first + other * BC + o_lane
                 mask_s = (o_s < last)[:, None]
                 after, _ = _after(
@@ -80,9 +81,9 @@ def _scores(
                     p_k + (o_s * heads + i_h)[:, None] * keys + o_k[None, :],
                     mask=mask_s & (o_k < keys)[None, :],
                     other=0.0,
-                )
+                )  # (BC, BK)
                 b_k_s = b_k_s.to(ACC) * tl.exp(after + gap[None, :])
-                b_outside += dot(b_q, tl.trans(b_k_s), DOT, ACC, PRECISION)
+                b_outside += dot(b_q, tl.trans(b_k_s), DOT, ACC, PRECISION)  # (BC, BC)
         if other != i_sub:
             tl.store(p_scores + o_row[:, None] * BT + other * BC + o_lane[None, :], b_outside, mask=mask_t[:, None])
 
@@ -101,9 +102,9 @@ def _score_gradients(
     for start in range(0, values, BV):
         o_v = start + tl.arange(0, BV)
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
-        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-        b_pairs += dot(b_do, tl.trans(b_v), DOT, ACC, PRECISION)
+        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
+        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
+        b_pairs += dot(b_do, tl.trans(b_v), DOT, ACC, PRECISION)  # (BT, BT)
     b_pairs = tl.where(o_step[:, None] >= o_step[None, :], b_pairs, 0.0)
     tl.store(p_dscores + o_row[:, None] * BT + o_step[None, :], b_pairs, mask=mask_t[:, None])
 
@@ -136,14 +137,16 @@ def _queries_keys_backward(
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
         mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
         o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
-        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BC, BV)
+        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BC, BV)
         if p_borders is not None:
+            # (BC, BK), (BK, BV)
             b_dq += dot(b_do, tl.trans(tl.load(p_borders + o_tile, mask=mask_s, other=0.0)), DOT, ACC, PRECISION)
         if p_dstates is not None:
+            # (BC, BK), (BK, BV)
             b_dk += dot(b_v, tl.trans(tl.load(p_dstates + o_tile, mask=mask_s, other=0.0)), DOT, ACC, PRECISION)
     # Backwards from here to the start of the chunk; `gap` is what lies between two sub-chunks.
-    upto = tl.cumsum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 0)
+    upto = tl.cumsum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 0)  # (BC, BK)
     after, _ = _after(p_g, o_t, mask_t[:, None], tl.minimum(begin + BC, last), i_h, o_k, heads, keys, ACC)
     gap = tl.zeros((BK,), ACC)
     near = tl.zeros((BC, BK), ACC)
@@ -154,11 +157,11 @@ def _queries_keys_backward(
         before, whole = _after(p_g, o_s, mask_s, tl.minimum(first + (other + 1) * BC, last), i_h, o_k, heads, keys, ACC)
         b_k_s = tl.load(
             p_k + (o_s * heads + i_h)[:, None] * keys + o_k[None, :], mask=mask_s & (o_k < keys)[None, :], other=0.0
-        )
+        )  # (BC, BK)
         b_pairs = tl.load(
             p_dscores + o_row[:, None] * BT + other * BC + o_lane[None, :], mask=mask_t[:, None], other=0.0
-        )
-        near += dot(b_pairs, b_k_s.to(ACC) * tl.exp(before + gap[None, :]), DOT, ACC, PRECISION)
+        )  # (BC, BC)
+        near += dot(b_pairs, b_k_s.to(ACC) * tl.exp(before + gap[None, :]), DOT, ACC, PRECISION)  # (BC, BK)
         gap += whole
     b_dq = tl.exp(upto) * (b_dq * tl.exp(gap)[None, :] + near)
     # Onwards from here to the end of the chunk.
@@ -168,18 +171,19 @@ def _queries_keys_backward(
         o_s = first + other * BC + o_lane
         mask_s = (o_s < last)[:, None] & (o_k < keys)[None, :]
         o_here = (o_s * heads + i_h)[:, None] * keys + o_k[None, :]
-        b_g_s = tl.load(p_g + o_here, mask=mask_s, other=0.0).to(ACC)
+        b_g_s = tl.load(p_g + o_here, mask=mask_s, other=0.0).to(ACC)  # (BC, BK)
+        # (BC, BK)
         b_q_s = tl.load(p_q + o_here, mask=mask_s, other=0.0).to(ACC) * tl.exp(tl.cumsum(b_g_s, 0) + gap[None, :])
         b_pairs = tl.load(
             p_dscores + (o_s * heads + i_h)[:, None] * BT + i_sub * BC + o_lane[None, :],
             mask=(o_s < last)[:, None],
             other=0.0,
-        )
-        near += dot(tl.trans(b_pairs), b_q_s, DOT, ACC, PRECISION)
+        )  # (BC, BC)
+        near += dot(tl.trans(b_pairs), b_q_s, DOT, ACC, PRECISION)  # (BC, BK)
         gap += tl.sum(b_g_s, 0)
     b_dk = b_dk * tl.exp(after + gap[None, :])
-    b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0).to(ACC)
-    b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0).to(ACC)
+    b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0).to(ACC)  # (BC, BK)
+    b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0).to(ACC)  # (BC, BK)
     tl.store(p_received + o_where, b_k * b_dk, mask=mask_k)
     b_dk_in = tl.exp(after) * near
     # Inside: `decay` is the one from step j to every later step. A step's own pair has none.
@@ -188,16 +192,16 @@ def _queries_keys_backward(
         o_v = begin + BC - 1 - n
         ok = o_k < tl.where(o_v < last, keys, 0)
         o_here = (o_v * heads + i_h) * keys + o_k
-        b_k_j = tl.load(p_k + o_here, mask=ok, other=0.0).to(ACC)
-        b_a_j = tl.exp(tl.load(p_g + o_here, mask=ok, other=0.0).to(ACC))
-        b_pair = tl.load(p_dscores + o_row * BT + (o_v - first), mask=mask_t & (o_t > o_v), other=0.0)
+        b_k_j = tl.load(p_k + o_here, mask=ok, other=0.0).to(ACC)  # (BK,)
+        b_a_j = tl.exp(tl.load(p_g + o_here, mask=ok, other=0.0).to(ACC))  # (BK,)
+        b_pair = tl.load(p_dscores + o_row * BT + (o_v - first), mask=mask_t & (o_t > o_v), other=0.0)  # (BC,)
         b_dq += b_pair[:, None] * decay * b_k_j[None, :]
         b_own = tl.sum(b_pair[:, None] * decay * b_q, 0)
         b_dk_in += tl.where((o_t == o_v)[:, None], b_own[None, :], 0.0)
         decay = tl.where((o_t >= o_v)[:, None], decay * b_a_j[None, :], decay)
     # The sums that the decays' gradients are made of, and a step's own pair.
     tl.store(p_steps + o_where, b_q * b_dq - b_k * b_dk_in, mask=mask_k)
-    b_own = tl.load(p_dscores + o_row * BT + i_sub * BC + o_lane, mask=mask_t, other=0.0)[:, None]
+    b_own = tl.load(p_dscores + o_row * BT + i_sub * BC + o_lane, mask=mask_t, other=0.0)[:, None]  # (BC,)
     tl.store(p_dq + o_where, (b_dq + b_own * b_k).to(p_dq.dtype.element_ty), mask=mask_k)
     tl.store(p_dk + o_where, (b_dk + b_dk_in + b_own * b_q).to(p_dk.dtype.element_ty), mask=mask_k)
 
@@ -220,11 +224,11 @@ def _decays_backward(
         o_v = start + tl.arange(0, BV)
         mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
         o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
-        b_state = tl.load(p_borders + o_tile, mask=mask_s, other=0.0)
-        through += tl.sum(b_state * tl.load(p_dstates + o_tile, mask=mask_s, other=0.0), 1)
-    total = tl.sum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 0)
-    b_end = tl.load(p_received + o_where, mask=mask_k, other=0.0)
-    b_crossing = tl.cumsum(tl.load(p_steps + o_where, mask=mask_k, other=0.0), 0, reverse=True)
+        b_state = tl.load(p_borders + o_tile, mask=mask_s, other=0.0)  # (BK, BV)
+        through += tl.sum(b_state * tl.load(p_dstates + o_tile, mask=mask_s, other=0.0), 1)  # (BK, BV)
+    total = tl.sum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 0)  # (BT, BK)
+    b_end = tl.load(p_received + o_where, mask=mask_k, other=0.0)  # (BT, BK)
+    b_crossing = tl.cumsum(tl.load(p_steps + o_where, mask=mask_k, other=0.0), 0, reverse=True)  # (BT, BK)
     b_crossing += tl.cumsum(b_end, 0) - b_end + (tl.exp(total) * through)[None, :]
     tl.store(p_dg + o_where, b_crossing.to(p_dg.dtype.element_ty), mask=mask_k)
 

@@ -27,34 +27,39 @@ def _output(
     causal = o_step[:, None] >= o_step[None, :]
     b_out = tl.zeros((BT, BV), ACC)
     b_pairs = tl.zeros((BT, BT), ACC)
+    # What the state before the chunk gives (BT, BV), and the scores (BT, BT) unless they are in memory.
     for start in range(0, keys, BK):
         o_k = start + tl.arange(0, BK)
         mask_k = mask_t[:, None] & (o_k < keys)[None, :]
         o_where = o_row[:, None] * keys + o_k[None, :]
-        b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0)
+        b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0)  # (BT, BK)
         o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+        # (BK, BV)
         b_state = tl.load(p_borders + o_tile, mask=(o_k < keys)[:, None] & (o_v < values)[None, :], other=0.0)
         if GATES == 2:
-            b_g = tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC)
-            b_out += dot(b_q.to(ACC) * tl.exp(tl.cumsum(b_g, 0)), b_state, DOT, ACC, PRECISION)
+            b_g = tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC)  # (BT, BK)
+            b_out += dot(b_q.to(ACC) * tl.exp(tl.cumsum(b_g, 0)), b_state, DOT, ACC, PRECISION)  # (BT, BV)
         else:
             b_k = tl.load(
                 p_k + o_row[None, :] * keys + o_k[:, None], mask=mask_t[None, :] & (o_k < keys)[:, None], other=0.0
-            )
-            b_out += dot(b_q, b_state, DOT, ACC, PRECISION)
-            b_pairs += dot(b_q, b_k, DOT, ACC, PRECISION)
+            )  # (BK, BT)
+            b_out += dot(b_q, b_state, DOT, ACC, PRECISION)  # (BT, BV)
+            b_pairs += dot(b_q, b_k, DOT, ACC, PRECISION)  # (BT, BT)
+    # Decays on the way.
     if GATES == 2:
-        b_pairs = tl.load(p_scores + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)
+        b_pairs = tl.load(p_scores + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)  # (BT, BT)
     else:
         upto = running(p_g, o_row, mask_t, GATES)
         b_pairs = tl.where(causal, b_pairs * between(upto, causal, ACC), 0.0)
         b_out *= tl.exp(upto.to(ACC))[:, None]
-    b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-    b_out += dot(b_pairs, b_v, DOT, ACC, PRECISION)
+    # What the chunk's own values give.
+    b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
+    b_out += dot(b_pairs, b_v, DOT, ACC, PRECISION)  # (BT, BV)
     if p_scores_more is not None:
+        # (BT, BT)
         b_pairs = tl.load(p_scores_more + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)
-        b_v = tl.load(p_v_more + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-        b_out += dot(b_pairs, b_v, DOT, ACC, PRECISION)
+        b_v = tl.load(p_v_more + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
+        b_out += dot(b_pairs, b_v, DOT, ACC, PRECISION)  # (BT, BV)
     tl.store(p_o + o_row[:, None] * values + o_v[None, :], b_out.to(p_o.dtype.element_ty), mask=mask_v)
 
 
@@ -82,32 +87,34 @@ def _values_backward(
         o_k = start + tl.arange(0, BK)
         mask_k = mask_t[:, None] & (o_k < keys)[None, :]
         o_where = o_row[:, None] * keys + o_k[None, :]
-        b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)
+        b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)  # (BT, BK)
         if GATES < 2:
-            b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0)
-            b_pairs += dot(b_q, tl.trans(b_k), DOT, ACC, PRECISION)
+            b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0)  # (BT, BK)
+            b_pairs += dot(b_q, tl.trans(b_k), DOT, ACC, PRECISION)  # (BT, BT)
         if p_dstates is not None:
             o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+            # (BK, BV)
             b_state = tl.load(p_dstates + o_tile, mask=(o_k < keys)[:, None] & (o_v < values)[None, :], other=0.0)
             if GATES == 2:
                 mask_l = (o_t + 1 < last)[:, None] & (o_k < keys)[None, :]
                 b_k_e = b_k.to(ACC) * tl.exp(to_end(p_g, o_where, heads * keys, mask_l, 0, ACC))
-                b_out += dot(b_k_e, b_state, DOT, ACC, PRECISION)
+                b_out += dot(b_k_e, b_state, DOT, ACC, PRECISION)  # (BT, BV)
             else:
-                b_out += dot(b_k, b_state, DOT, ACC, PRECISION)
+                b_out += dot(b_k, b_state, DOT, ACC, PRECISION)  # (BT, BV)
     if GATES == 2:
-        b_pairs = tl.load(p_scores + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)
+        b_pairs = tl.load(p_scores + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)  # (BT, BT)
     else:
         b_pairs = tl.where(causal, b_pairs * between(running(p_g, o_row, mask_t, GATES), causal, ACC), 0.0)
     if GATES == 1 and p_dstates is not None:
         b_out *= tl.exp(to_end(p_g, o_row, heads, o_t + 1 < last, 0, ACC))[:, None]
     # The outputs of the chunk, back through the scores.
-    b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-    b_out += dot(tl.trans(b_pairs), b_do, DOT, ACC, PRECISION)
+    b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
+    b_out += dot(tl.trans(b_pairs), b_do, DOT, ACC, PRECISION)  # (BT, BV)
     if p_scores_more is not None:
+        # (BT, BT)
         b_pairs = tl.load(p_scores_more + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)
-        b_do = tl.load(p_do_more + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-        b_out += dot(tl.trans(b_pairs), b_do, DOT, ACC, PRECISION)
+        b_do = tl.load(p_do_more + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
+        b_out += dot(tl.trans(b_pairs), b_do, DOT, ACC, PRECISION)  # (BT, BV)
     tl.store(p_dv + o_row[:, None] * values + o_v[None, :], b_out.to(p_dv.dtype.element_ty), mask=mask_v)
 
 
@@ -143,39 +150,39 @@ def _queries_keys_backward(
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
         mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
         o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
-        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-        b_state = tl.load(p_borders + o_tile, mask=mask_s, other=0.0)
-        b_dstate = tl.load(p_dstates + o_tile, mask=mask_s, other=0.0)
-        b_pairs += dot(b_do, tl.trans(b_v), DOT, ACC, PRECISION)
-        b_dq += dot(b_do, tl.trans(b_state), DOT, ACC, PRECISION)
-        b_dk += dot(b_v, tl.trans(b_dstate), DOT, ACC, PRECISION)
+        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
+        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
+        b_state = tl.load(p_borders + o_tile, mask=mask_s, other=0.0)  # (BK, BV)
+        b_dstate = tl.load(p_dstates + o_tile, mask=mask_s, other=0.0)  # (BK, BV)
+        b_pairs += dot(b_do, tl.trans(b_v), DOT, ACC, PRECISION)  # (BT, BT)
+        b_dq += dot(b_do, tl.trans(b_state), DOT, ACC, PRECISION)  # (BT, BK)
+        b_dk += dot(b_v, tl.trans(b_dstate), DOT, ACC, PRECISION)  # (BT, BK)
         if GATES == 1:
             through += tl.sum(b_state * b_dstate, 1)
         if p_dw is not None:
-            b_du = tl.load(p_du + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-            b_dw -= dot(b_du, tl.trans(b_state), DOT, ACC, PRECISION)
+            b_du = tl.load(p_du + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
+            b_dw -= dot(b_du, tl.trans(b_state), DOT, ACC, PRECISION)  # (BT, BK)
     # Decays, and the gradient of their logarithms.
-    b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0)
-    b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)
+    b_q = tl.load(p_q + o_where, mask=mask_k, other=0.0)  # (BT, BK)
+    b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)  # (BT, BK)
     if GATES == 1:
         upto = running(p_g, o_row, mask_t, GATES)
         b_pairs = b_pairs * between(upto, causal, ACC)
         b_dq *= tl.exp(upto.to(ACC))[:, None]
         b_dk *= tl.exp(to_end(p_g, o_row, heads, o_t + 1 < last, 0, ACC))[:, None]
-        crossing = crossing_sums(b_pairs * dot(b_q, tl.trans(b_k), DOT, ACC, PRECISION), o_step)
+        crossing = crossing_sums(b_pairs * dot(b_q, tl.trans(b_k), DOT, ACC, PRECISION), o_step)  # (BT, BT)
         given = tl.sum(b_q.to(ACC) * b_dq, 1)
         received = tl.sum(b_k.to(ACC) * b_dk, 1)
         crossing += tl.sum(tl.where(causal, given[:, None], 0.0), 0)
         crossing += tl.sum(tl.where(causal & (o_step[:, None] > o_step[None, :]), received[None, :], 0.0), 1)
-        total = tl.sum(tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC), 0)
+        total = tl.sum(tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC), 0)  # (BT,)
         crossing += tl.exp(total) * tl.sum(through, 0)
         tl.store(p_dg + (i_block.to(tl.int64) * rows + o_t) * heads + i_h, crossing, mask=mask_t)
     else:
         b_pairs = tl.where(causal, b_pairs, 0.0)
     # Within the chunk.
-    b_dq += dot(b_pairs, b_k, DOT, ACC, PRECISION)
-    b_dk += dot(tl.trans(b_pairs), b_q, DOT, ACC, PRECISION)
+    b_dq += dot(b_pairs, b_k, DOT, ACC, PRECISION)  # (BT, BK)
+    b_dk += dot(tl.trans(b_pairs), b_q, DOT, ACC, PRECISION)  # (BT, BK)
     tl.store(p_dq + o_where, b_dq.to(p_dq.dtype.element_ty), mask=mask_k)
     tl.store(p_dk + o_where, b_dk.to(p_dk.dtype.element_ty), mask=mask_k)
     if p_dw is not None:

@@ -22,6 +22,7 @@ def _states(
     mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
     o_tile = o_k[:, None] * values + o_v[None, :]
     o_step = tl.arange(0, BT)
+    # (BK, BV)
     b_state = tl.load(p_initial + (i_s * heads + i_h) * keys * values + o_tile, mask=mask_s, other=0.0).to(ACC)
     begin, end = span(i_s, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for n in range(0, end - begin):
@@ -33,17 +34,17 @@ def _states(
         o_row = o_t * heads + i_h
         mask_k = (o_k < keys)[:, None] & mask_t[None, :]
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
-        b_k = tl.load(p_k + o_row[None, :] * keys + o_k[:, None], mask=mask_k, other=0.0).to(ACC)
-        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+        b_k = tl.load(p_k + o_row[None, :] * keys + o_k[:, None], mask=mask_k, other=0.0).to(ACC)  # (BK, BT)
+        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
         if GATES == 1:
             b_k *= tl.exp(to_end(p_g, o_row, heads, o_t + 1 < last, 0, ACC))[None, :]
-            b_state *= tl.exp(tl.sum(tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC), 0))
+            b_state *= tl.exp(tl.sum(tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC), 0))  # (BT,)
         if GATES == 2:
             o_where = o_row[None, :] * keys + o_k[:, None]
             mask_l = (o_k < keys)[:, None] & (o_t + 1 < last)[None, :]
             b_k *= tl.exp(to_end(p_g, o_where, heads * keys, mask_l, 1, ACC))
-            b_state *= tl.exp(tl.sum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 1))[:, None]
-        b_state += dot(b_k, b_v, DOT, ACC, PRECISION)
+            b_state *= tl.exp(tl.sum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 1))[:, None]  # (BK, BT)
+        b_state += dot(b_k, b_v, DOT, ACC, PRECISION)  # (BK, BV)
     tl.store(p_final + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
 
 
@@ -62,6 +63,7 @@ def _states_backward(
     mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
     o_tile = o_k[:, None] * values + o_v[None, :]
     o_step = tl.arange(0, BT)
+    # (BK, BV)
     b_state = tl.load(p_dfinal + (i_s * heads + i_h) * keys * values + o_tile, mask=mask_s, other=0.0).to(ACC)
     begin, end = span(i_s, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for n in range(0, end - begin):
@@ -73,17 +75,17 @@ def _states_backward(
         o_row = o_t * heads + i_h
         mask_k = (o_k < keys)[:, None] & mask_t[None, :]
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
-        b_q = tl.load(p_q + o_row[None, :] * keys + o_k[:, None], mask=mask_k, other=0.0).to(ACC)
-        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
+        b_q = tl.load(p_q + o_row[None, :] * keys + o_k[:, None], mask=mask_k, other=0.0).to(ACC)  # (BK, BT)
+        b_do = tl.load(p_do + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
         if GATES == 1:
-            b_g = tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC)
+            b_g = tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC)  # (BT,)
             b_q *= tl.exp(tl.cumsum(b_g, 0))[None, :]
             b_state *= tl.exp(tl.sum(b_g, 0))
         if GATES == 2:
-            b_g = tl.load(p_g + o_row[None, :] * keys + o_k[:, None], mask=mask_k, other=0.0).to(ACC)
+            b_g = tl.load(p_g + o_row[None, :] * keys + o_k[:, None], mask=mask_k, other=0.0).to(ACC)  # (BK, BT)
             b_q *= tl.exp(tl.cumsum(b_g, 1))
             b_state *= tl.exp(tl.sum(b_g, 1))[:, None]
-        b_state += dot(b_q, b_do, DOT, ACC, PRECISION)
+        b_state += dot(b_q, b_do, DOT, ACC, PRECISION)  # (BK, BV)
     tl.store(p_dinitial + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
 
 

@@ -7,11 +7,11 @@ L rows of all sequences, S sequences, N blocks, m block size.
 
 import numpy as np
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 from torch import Tensor
 
 from seqmix.kernels._memory import empty_like
-from seqmix.kernels._numba import jit
+from seqmix.kernels._numba import as_float32, jit
 from seqmix.kernels._sequences import offsets, rows
 from seqmix.kernels._threads import channel_chunks, run
 
@@ -21,18 +21,6 @@ _LARGEST_UNROLLED = 16
 
 def _template(m: int):
     return (0,) * m if m <= _LARGEST_UNROLLED else np.empty(m)
-
-
-@intrinsic
-def _as_float32(typing_context, bits):
-    """The float32 with these 32 bits."""
-    if bits != types.int32:
-        return None
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
 
 
 def _exp(x):
@@ -57,7 +45,7 @@ def _exp_for(x):
             p = p * r + np.float32(5.0000001201e-1)
             p = p * r * r + r + np.float32(1.0)
             bits = np.int32((np.int32(n) + np.int32(127)) << np.int32(23))
-            result = p * _as_float32(bits)  # type: ignore[call-arg]
+            result = p * as_float32(bits)
             return np.float32(0.0) if x < np.float32(-87.0) else result
 
         return exp_float32

@@ -38,19 +38,21 @@ def _gradients(
         mask = inside[:, None] & mask_i[None, :]
         mask_ij = mask[:, :, None] & mask_i[None, None, :]
         o_row = o_q[:, None] * M + o_i[None, :]
+        # Rows (BQ, m) of s, and of h before the step.
+        # (BQ, SIZE)
         b_s = tl.load(p_dh + o_row, mask=mask, other=0.0).to(kind) + tl.load(p_late + o_row, mask=mask, other=0.0)
         at_first = (o_q < (first + 1) * blocks)[:, None]
-        b_past = tl.load(p_h + o_row - blocks * M, mask=mask & (o_q >= (first + 1) * blocks)[:, None], other=0.0).to(
-            kind
-        )
+        mask_h = mask & (o_q >= (first + 1) * blocks)[:, None]
+        b_past = tl.load(p_h + o_row - blocks * M, mask=mask_h, other=0.0).to(kind)  # (BQ, SIZE)
         o_place = (i_span * blocks + o_q - first * blocks)[:, None] * M + o_i[None, :]
-        b_past = tl.where(at_first, tl.load(p_before + o_place, mask=mask & at_first, other=0.0), b_past)
+        b_past = tl.where(at_first, tl.load(p_before + o_place, mask=mask & at_first, other=0.0), b_past)  # (BQ, SIZE)
         o_here = o_row[:, :, None] * SLOTS + o_i[None, None, :]
+        # To logits and values, or to matrices and inputs.
         if GATED:
-            b_z = tl.load(p_gates + o_here, mask=mask_ij, other=0.0).to(kind)
-            b_z_input = tl.load(p_gates + o_row * SLOTS + M, mask=mask, other=0.0).to(kind)
+            b_z = tl.load(p_gates + o_here, mask=mask_ij, other=0.0).to(kind)  # (BQ, SIZE, SIZE)
+            b_z_input = tl.load(p_gates + o_row * SLOTS + M, mask=mask, other=0.0).to(kind)  # (BQ, SIZE)
             b_gates, b_gates_input = triton_matrices.softmax(b_z, b_z_input, mask_i[None, None, :])
-            b_v = tl.load(p_x + o_row, mask=mask, other=0.0).to(kind)
+            b_v = tl.load(p_x + o_row, mask=mask, other=0.0).to(kind)  # (BQ, SIZE)
             # h_t again from the same rounded values that it is subtracted from: one load less, and errors cancel.
             b_now = tl.sum(b_gates * b_past[:, None, :], 2) + b_gates_input * b_v
             b_flow = b_s * b_gates_input

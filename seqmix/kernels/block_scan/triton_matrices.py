@@ -42,7 +42,7 @@ def scan(
     # The state before the span (m,), and the product of transitions (m, m).
     b_carry = tl.zeros((SIZE,), kind)
     if p_initial is not None:
-        b_carry = tl.load(p_initial + o_state + o_i, mask=mask_i, other=0.0)
+        b_carry = tl.load(p_initial + o_state + o_i, mask=mask_i, other=0.0)  # (SIZE,)
     if p_product is not None:
         total = tl.where(o_i[:, None] == o_i[None, :], 1.0, 0.0).to(kind)
     if ADJOINT:
@@ -50,6 +50,7 @@ def scan(
             tl.store(p_h + ((last - 1) * blocks + i_n) * M + o_i, b_carry, mask=mask_i & (0 * o_i + last > first))
     # Loads of several steps at once, then the steps one by one.
     for start in tl.range(first, last, STEPS):
+        # Loads of the next steps.
         matrices = ()
         vectors = ()
         openings = ()
@@ -60,10 +61,11 @@ def scan(
                 t = first + last - 1 - t
             o_at = t * blocks + i_n
             o_here = o_at * (M * SLOTS) + o_i[:, None] * SLOTS + o_i[None, :]
+            # (SIZE, SIZE)
             matrices = matrices + (tl.load(p_gates + o_here, mask=mask[:, None] & mask_i[None, :], other=0.0).to(kind),)
-            vectors = vectors + (tl.load(p_x + o_at * M + o_i, mask=mask, other=0.0).to(kind),)
+            vectors = vectors + (tl.load(p_x + o_at * M + o_i, mask=mask, other=0.0).to(kind),)  # (SIZE,)
             if GATED:
-                b_opening = tl.load(p_gates + (o_at * M + o_i) * SLOTS + M, mask=mask, other=0.0).to(kind)
+                b_opening = tl.load(p_gates + (o_at * M + o_i) * SLOTS + M, mask=mask, other=0.0).to(kind)  # (SIZE,)
                 openings = openings + (b_opening,)
         # A step: the softmax of its gates, the product with the state, the product of transitions.
         for u in tl.static_range(STEPS):

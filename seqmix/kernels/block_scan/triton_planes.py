@@ -79,6 +79,7 @@ def _softmax(p_gates, o_at, mask, M: tl.constexpr, kind: tl.constexpr):
     for i in tl.static_range(M):
         logits = ()
         for k in tl.static_range(M + 1):
+            # (BT, BN)
             logits = logits + (tl.load(p_gates + (o_at * M + i) * (M + 1) + k, mask=mask, other=0.0).to(kind),)
         largest = logits[0]
         for k in tl.static_range(1, M + 1):
@@ -119,7 +120,7 @@ def scan(
         if p_initial is None:
             b_carry = b_carry + (tl.zeros((BN,), kind),)
         else:
-            b_carry = b_carry + (tl.load(p_initial + o_state + i, mask=mask_n, other=0.0),)
+            b_carry = b_carry + (tl.load(p_initial + o_state + i, mask=mask_n, other=0.0),)  # (BN,)
         for j in tl.static_range(M):
             total = total + (tl.full((BN,), 1.0 if i == j else 0.0, kind),)
     for i in tl.static_range(M):
@@ -139,13 +140,13 @@ def scan(
         else:
             a = ()
             for k in tl.static_range(M * M):
-                a = a + (tl.load(p_gates + o_at * (M * M) + k, mask=mask, other=0.0).to(kind),)
+                a = a + (tl.load(p_gates + o_at * (M * M) + k, mask=mask, other=0.0).to(kind),)  # (BT, BN)
         inputs = ()
         for i in tl.static_range(M):
-            value = tl.load(p_x + o_at * M + i, mask=mask, other=0.0).to(kind)
+            b_x = tl.load(p_x + o_at * M + i, mask=mask, other=0.0).to(kind)  # (BT, BN)
             if GATED and not ADJOINT:
-                value *= a[M * M + i]
-            inputs = inputs + (value,)
+                b_x *= a[M * M + i]
+            inputs = inputs + (b_x,)
         # The affine maps of all steps, composed along time by a scan.
         matrix = ()
         vector = ()

@@ -8,11 +8,11 @@ argument. Letters: L rows of all sequences, S sequences, D channels, W taps.
 import numpy as np
 import torch
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 from torch import Tensor
 
 from seqmix.kernels._memory import empty_like
-from seqmix.kernels._numba import jit
+from seqmix.kernels._numba import as_float32, as_int32, jit
 from seqmix.kernels._sequences import array, offsets, rows
 from seqmix.kernels._threads import channel_chunks, run
 
@@ -20,26 +20,6 @@ OP = "causal_conv1d"
 
 # Gradients of weight and bias are summed over this many steps at a time: short sums lose less to rounding.
 _SUM = 64
-
-
-@intrinsic
-def _as_float32(typing_context, bits):
-    """The float32 with these 32 bits."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
-
-
-@intrinsic
-def _as_int32(typing_context, number):
-    """The 32 bits of a float32."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(types.int32))
-
-    return types.int32(types.float32), generate
 
 
 def _exp(x):
@@ -64,8 +44,8 @@ def _exp_for(x):
             p = p * q + (np.float32(8.3334519073e-3) * r + np.float32(4.1665795894e-2))
             p = p * q + (np.float32(1.6666665459e-1) * r + np.float32(5.0000001201e-1))
             p = (p * q + r) + np.float32(1.0)
-            bits = np.int32(_as_int32(shifted) << np.int32(23))  # type: ignore[call-arg]
-            return p * _as_float32(bits)  # type: ignore[call-arg]
+            bits = np.int32(as_int32(shifted) << np.int32(23))
+            return p * as_float32(bits)
 
         return exp_float32
     return lambda x: np.exp(x)

@@ -22,8 +22,10 @@ _PIECE = 256
 def _inputs(p_x, p_window, i_s, o_t, start, o_d, mask, channels, W: tl.constexpr, kind: tl.constexpr):
     """Input rows (BT,) of sequence `i_s`, which starts at `start`; up to W - 1 rows before it lie in the window."""
     old = (o_t < start)[:, None]
+    # (BT, BD)
     b_x = tl.load(p_x + o_t[:, None] * channels + o_d[None, :], mask=mask & (o_t >= start)[:, None], other=0.0).to(kind)
     o_place = (i_s * (W - 1) + o_t - start + W - 1)[:, None] * channels + o_d[None, :]
+    # (BT, BD)
     b_before = tl.load(p_window + o_place, mask=mask & old & (o_t >= start - W + 1)[:, None], other=0.0).to(kind)
     return tl.where(old, b_before, b_x)
 
@@ -32,14 +34,14 @@ def _inputs(p_x, p_window, i_s, o_t, start, o_d, mask, channels, W: tl.constexpr
 def _outputs(p_dz, p_taps, p_dfinal, i_s, o_t, start, end, o_d, mask, channels, W: tl.constexpr, kind: tl.constexpr):
     """Gradient of input rows (BT,): the taps mirrored over dz, and that of the window that goes out."""
     o_place = (i_s * (W - 1) + o_t - end + W - 1)[:, None] * channels + o_d[None, :]
-    b_total = tl.load(p_dfinal + o_place, mask=mask & (o_t >= end - W + 1)[:, None], other=0.0).to(kind)
+    b_total = tl.load(p_dfinal + o_place, mask=mask & (o_t >= end - W + 1)[:, None], other=0.0).to(kind)  # (BT, BD)
     for k in tl.static_range(W):
         o_later = o_t + (W - 1 - k)
         inside = mask & (o_later >= start)[:, None] & (o_later < end)[:, None]
-        b_tap = tl.load(p_taps + k * channels + o_d, mask=o_d < channels, other=0.0).to(kind)
+        b_tap = tl.load(p_taps + k * channels + o_d, mask=o_d < channels, other=0.0).to(kind)  # (BD,)
         b_total += b_tap[None, :] * tl.load(
             p_dz + o_later[:, None] * channels + o_d[None, :], mask=inside, other=0.0
-        ).to(kind)
+        ).to(kind)  # (BT, BD)
     return b_total
 
 
@@ -56,7 +58,7 @@ def _convolve(
     mask_d = o_d < channels
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     i_s, start, _ = sequence_of(i_span, p_of, p_bounds, length, chunks)
-    b_bias = tl.load(p_bias + o_d, mask=mask_d, other=0.0).to(kind)
+    b_bias = tl.load(p_bias + o_d, mask=mask_d, other=0.0).to(kind)  # (BD,)
     sums = ()
     for _ in tl.static_range(W + 1):
         sums = sums + (tl.zeros((BD,), kind),)
@@ -67,7 +69,7 @@ def _convolve(
         b_z = tl.zeros((BT, BD), kind) + b_bias[None, :]
         for k in tl.static_range(W):
             b_x = _inputs(p_x, p_window, i_s, o_t - (W - 1 - k), start, o_d, mask, channels, W, kind)
-            b_z += tl.load(p_taps + k * channels + o_d, mask=mask_d, other=0.0).to(kind)[None, :] * b_x
+            b_z += tl.load(p_taps + k * channels + o_d, mask=mask_d, other=0.0).to(kind)[None, :] * b_x  # (BD,)
         o_here = o_t[:, None] * channels + o_d[None, :]
         # e^-z overflows to infinity for very negative z, and the gate is zero there, as it should be.
         gate = 1.0 / (1.0 + tl.exp(-b_z))
@@ -76,7 +78,7 @@ def _convolve(
                 b_z = b_z * gate
             tl.store(p_y + o_here, b_z.to(p_y.dtype.element_ty), mask=mask)
         else:
-            b_flow = tl.load(p_dy + o_here, mask=mask, other=0.0).to(kind)
+            b_flow = tl.load(p_dy + o_here, mask=mask, other=0.0).to(kind)  # (BT, BD)
             if SILU:
                 b_flow = b_flow * gate * (1.0 + b_z * (1.0 - gate))
             tl.store(p_dz + o_here, b_flow.to(p_dz.dtype.element_ty), mask=mask)

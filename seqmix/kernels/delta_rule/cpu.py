@@ -28,7 +28,7 @@ def _copy(source, target):
 
 @jit()
 def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o, final, borders):
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     keys, values = initial.shape[2:]
     padded = (keys + 3) // 4 * 4
     state = np.zeros((padded, values), q.dtype)
@@ -78,7 +78,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o
 @jit("reassoc")
 def _recompute(a, b, k, v_t, do_t, before, here, read, write, dq):
     """One step of the transposed state (V, K), what was read and written, and dq = S do."""
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     for c in range(len(dq)):
         dq[c] = 0
     zero = a - a
@@ -103,7 +103,7 @@ def _adjoint(a, b, k, q, v_t, do_t, before, read, write, Z, dk, dv, dpart):
     With P = a S_{t-1}: dwrite = Z^T k, dP = Z - beta k dwrite^T, dk = Z write - beta P dwrite. Returns the gradient
     of beta; `dpart` (K,) receives the parts of that of log a, the sum of dP P.
     """
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     for c in range(len(k)):
         dk[c] = 0
         dpart[c] = 0

@@ -31,7 +31,7 @@ def prepare(
     o_step = tl.arange(0, BT)
     mask_t = first + o_step < last
     o_row = (first + o_step) * heads + i_h
-    b_beta = tl.load(p_beta + o_row, mask=mask_t, other=0.0).to(ACC)
+    b_beta = tl.load(p_beta + o_row, mask=mask_t, other=0.0).to(ACC)  # (BT,)
     upto = running(p_g, o_row, mask_t, GATES)
     # L transposed: row t of L is then a column, which weighs the rows of R.
     b_lower = tl.zeros((BT, BT), SOLVE)
@@ -39,28 +39,30 @@ def prepare(
         o_k = start + tl.arange(0, BK)
         b_k = tl.load(
             p_k + o_row[:, None] * keys + o_k[None, :], mask=mask_t[:, None] & (o_k < keys)[None, :], other=0.0
-        )
-        b_lower += dot(b_k, tl.trans(b_k), SOLVE, SOLVE, PRECISION)
+        )  # (BT, BK)
+        b_lower += dot(b_k, tl.trans(b_k), SOLVE, SOLVE, PRECISION)  # (BT, BT)
     strict = o_step[:, None] > o_step[None, :]
     b_lower = tl.trans(tl.where(strict, b_beta[:, None] * between(upto, strict, SOLVE) * b_lower, 0.0))
+    # R, row by row.
     b_solved = tl.where(o_step[:, None] == o_step[None, :], 1.0, 0.0).to(SOLVE)
     for t in range(1, BT):
         weights = tl.sum(tl.where(o_step[None, :] == t, b_lower, 0.0), 1)
         reduced = tl.sum(weights[:, None] * b_solved, 0)
         b_solved -= tl.where(o_step[:, None] == t, reduced[None, :], 0.0)
     tl.store(p_inverse + o_row[:, None] * BT + o_step[None, :], b_solved, mask=mask_t[:, None])
+    # w and R (beta v).
     decayed = b_beta * tl.exp(upto.to(ACC))
     for start in range(0, keys, BK):
         o_k = start + tl.arange(0, BK)
         mask_k = mask_t[:, None] & (o_k < keys)[None, :]
-        b_k = tl.load(p_k + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0).to(ACC)
-        b_w = dot(b_solved, decayed[:, None] * b_k, TIMES, SOLVE, PRECISION)
+        b_k = tl.load(p_k + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0).to(ACC)  # (BT, BK)
+        b_w = dot(b_solved, decayed[:, None] * b_k, TIMES, SOLVE, PRECISION)  # (BT, BK)
         tl.store(p_w + o_row[:, None] * keys + o_k[None, :], b_w.to(p_w.dtype.element_ty), mask=mask_k)
     for start in range(0, values, BV):
         o_v = start + tl.arange(0, BV)
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
-        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0).to(ACC)
-        b_u = dot(b_solved, b_beta[:, None] * b_v, TIMES, SOLVE, PRECISION)
+        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0).to(ACC)  # (BT, BV)
+        b_u = dot(b_solved, b_beta[:, None] * b_v, TIMES, SOLVE, PRECISION)  # (BT, BV)
         tl.store(p_u + o_row[:, None] * values + o_v[None, :], b_u.to(p_u.dtype.element_ty), mask=mask_v)
 
 
@@ -78,6 +80,7 @@ def states(
     mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
     o_tile = o_k[:, None] * values + o_v[None, :]
     o_step = tl.arange(0, BT)
+    # (BK, BV)
     b_state = tl.load(p_initial + (i_s * heads + i_h) * keys * values + o_tile, mask=mask_s, other=0.0).to(ACC)
     begin, end = span(i_s, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for n in range(0, end - begin):
@@ -90,16 +93,16 @@ def states(
         mask_k = mask_t[:, None] & (o_k < keys)[None, :]
         o_here = o_row[:, None] * values + o_v[None, :]
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
-        b_w = tl.load(p_w + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0)
-        b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC) - dot(b_w, b_state, DOT, ACC, PRECISION)
+        b_w = tl.load(p_w + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0)  # (BT, BK)
+        b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC) - dot(b_w, b_state, DOT, ACC, PRECISION)  # (BT, BV)
         tl.store(p_u + o_here, b_u.to(p_u.dtype.element_ty), mask=mask_v)
         b_k = tl.load(
             p_k + o_row[None, :] * keys + o_k[:, None], mask=mask_t[None, :] & (o_k < keys)[:, None], other=0.0
-        )
+        )  # (BK, BT)
         if GATES == 1:
             b_u *= tl.exp(to_end(p_g, o_row, heads, o_t + 1 < last, 0, ACC))[:, None]
-            b_state *= tl.exp(tl.sum(tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC), 0))
-        b_state += dot(b_k, b_u, DOT, ACC, PRECISION)
+            b_state *= tl.exp(tl.sum(tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC), 0))  # (BT,)
+        b_state += dot(b_k, b_u, DOT, ACC, PRECISION)  # (BK, BV)
     tl.store(p_final + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
 
 
@@ -118,15 +121,16 @@ def writes(
     o_v = i_block * BV + tl.arange(0, BV)
     o_here = o_row[:, None] * values + o_v[None, :]
     mask_v = mask_t[:, None] & (o_v < values)[None, :]
-    b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC)
+    b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC)  # (BT, BV)
     for start in range(0, keys, BK):
         o_k = start + tl.arange(0, BK)
         b_w = tl.load(
             p_w + o_row[:, None] * keys + o_k[None, :], mask=mask_t[:, None] & (o_k < keys)[None, :], other=0.0
-        )
+        )  # (BT, BK)
         o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+        # (BK, BV)
         b_state = tl.load(p_borders + o_tile, mask=(o_k < keys)[:, None] & (o_v < values)[None, :], other=0.0)
-        b_u -= dot(b_w, b_state, DOT, ACC, PRECISION)
+        b_u -= dot(b_w, b_state, DOT, ACC, PRECISION)  # (BT, BV)
     tl.store(p_u + o_here, b_u.to(p_u.dtype.element_ty), mask=mask_v)
 
 
@@ -144,12 +148,14 @@ def states_backward(
     mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
     o_tile = o_k[:, None] * values + o_v[None, :]
     o_step = tl.arange(0, BT)
+    # (BK, BV)
     b_state = tl.load(p_dfinal + (i_s * heads + i_h) * keys * values + o_tile, mask=mask_s, other=0.0).to(ACC)
     begin, end = span(i_s, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for n in range(0, end - begin):
         i_c = end - 1 - n
         first, last = span(i_c, p_offsets, length, chunk, chunks)
         tl.store(p_dstates + (i_c * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
+        # Rows of the chunk, and of its keys turned.
         o_t = first + o_step
         mask_t = o_t < last
         o_row = o_t * heads + i_h
@@ -157,19 +163,21 @@ def states_backward(
         mask_r = mask_t[None, :] & (o_k < keys)[:, None]
         o_here = o_row[:, None] * values + o_v[None, :]
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
-        b_k = tl.load(p_k + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0)
-        b_sent = dot(b_k, b_state, DOT, ACC, PRECISION)
-        b_do = tl.load(p_do + o_here, mask=mask_v, other=0.0).to(ACC)
+        # What the state after the chunk sends to the writes, decayed like them.
+        b_k = tl.load(p_k + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0)  # (BT, BK)
+        b_sent = dot(b_k, b_state, DOT, ACC, PRECISION)  # (BT, BV)
+        b_do = tl.load(p_do + o_here, mask=mask_v, other=0.0).to(ACC)  # (BT, BV)
         if GATES == 1:
-            b_g = tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC)
+            b_g = tl.load(p_g + o_row, mask=mask_t, other=0.0).to(ACC)  # (BT,)
             b_sent *= tl.exp(to_end(p_g, o_row, heads, o_t + 1 < last, 0, ACC))[:, None]
             b_do *= tl.exp(tl.cumsum(b_g, 0))[:, None]
             b_state *= tl.exp(tl.sum(b_g, 0))
-        b_du = tl.load(p_du + o_here, mask=mask_v, other=0.0).to(ACC) + b_sent
+        b_du = tl.load(p_du + o_here, mask=mask_v, other=0.0).to(ACC) + b_sent  # (BT, BV)
         tl.store(p_du + o_here, b_du.to(p_du.dtype.element_ty), mask=mask_v)
-        b_q = tl.load(p_q + o_row[None, :] * keys + o_k[:, None], mask=mask_r, other=0.0)
-        b_w = tl.load(p_w + o_row[None, :] * keys + o_k[:, None], mask=mask_r, other=0.0)
-        b_state += dot(b_q, b_do, DOT, ACC, PRECISION) - dot(b_w, b_du, DOT, ACC, PRECISION)
+        # The state before the chunk.
+        b_q = tl.load(p_q + o_row[None, :] * keys + o_k[:, None], mask=mask_r, other=0.0)  # (BK, BT)
+        b_w = tl.load(p_w + o_row[None, :] * keys + o_k[:, None], mask=mask_r, other=0.0)  # (BK, BT)
+        b_state += dot(b_q, b_do, DOT, ACC, PRECISION) - dot(b_w, b_du, DOT, ACC, PRECISION)  # (BK, BV)
     tl.store(p_dinitial + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
 
 
@@ -187,10 +195,10 @@ def prepare_backward(
     mask_t = first + o_step < last
     o_row = (first + o_step) * heads + i_h
     # Of the whole chunk: strengths and decays (BT,), the inverse R of I + L (BT, BT).
-    b_beta = tl.load(p_beta + o_row, mask=mask_t, other=0.0).to(ACC)
+    b_beta = tl.load(p_beta + o_row, mask=mask_t, other=0.0).to(ACC)  # (BT,)
     upto = running(p_g, o_row, mask_t, GATES)
     b_decay = tl.exp(upto.to(ACC))
-    b_solved = tl.load(p_inverse + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)
+    b_solved = tl.load(p_inverse + o_row[:, None] * BT + o_step[None, :], mask=mask_t[:, None], other=0.0)  # (BT, BT)
     b_transposed = tl.trans(b_solved)
     b_dsolved = tl.zeros((BT, BT), ACC)
     b_dbeta = tl.zeros((BT,), ACC)
@@ -199,10 +207,10 @@ def prepare_backward(
         o_v = start + tl.arange(0, BV)
         o_here = o_row[:, None] * values + o_v[None, :]
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
-        b_v = tl.load(p_v + o_here, mask=mask_v, other=0.0).to(ACC)
-        b_du = tl.load(p_du + o_here, mask=mask_v, other=0.0)
-        b_dsolved += dot(b_du, tl.trans(b_beta[:, None] * b_v), DOT, ACC, PRECISION)
-        b_back = dot(b_transposed, b_du, TIMES, SOLVE, PRECISION).to(ACC)
+        b_v = tl.load(p_v + o_here, mask=mask_v, other=0.0).to(ACC)  # (BT, BV)
+        b_du = tl.load(p_du + o_here, mask=mask_v, other=0.0)  # (BT, BV)
+        b_dsolved += dot(b_du, tl.trans(b_beta[:, None] * b_v), DOT, ACC, PRECISION)  # (BT, BT)
+        b_back = dot(b_transposed, b_du, TIMES, SOLVE, PRECISION).to(ACC)  # (BT, BV)
         b_dbeta += tl.sum(b_back * b_v, 1)
         tl.store(p_dv + o_here, (b_beta[:, None] * b_back).to(p_dv.dtype.element_ty), mask=mask_v)
     # From dw: the parts of dR and dbeta; k k^T on the way.
@@ -212,15 +220,16 @@ def prepare_backward(
         o_k = start + tl.arange(0, BK)
         o_where = o_row[:, None] * keys + o_k[None, :]
         mask_k = mask_t[:, None] & (o_k < keys)[None, :]
-        b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)
-        b_dw = tl.load(p_dw + o_where, mask=mask_k, other=0.0)
+        b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)  # (BT, BK)
+        b_dw = tl.load(p_dw + o_where, mask=mask_k, other=0.0)  # (BT, BK)
         decayed = (b_beta * b_decay)[:, None] * b_k.to(ACC)
-        b_dsolved += dot(b_dw, tl.trans(decayed), DOT, ACC, PRECISION)
-        b_products += dot(b_k, tl.trans(b_k), DOT, ACC, PRECISION)
-        b_given += tl.sum(dot(b_transposed, b_dw, TIMES, SOLVE, PRECISION).to(ACC) * b_k.to(ACC), 1)
+        b_dsolved += dot(b_dw, tl.trans(decayed), DOT, ACC, PRECISION)  # (BT, BT)
+        b_products += dot(b_k, tl.trans(b_k), DOT, ACC, PRECISION)  # (BT, BT)
+        b_given += tl.sum(dot(b_transposed, b_dw, TIMES, SOLVE, PRECISION).to(ACC) * b_k.to(ACC), 1)  # (BT, BK)
     b_given *= b_decay
     b_dbeta += b_given
     # d(I + L) = -R^T dR R^T; these products feed differences of steps, so bfloat16 is not enough for them.
+    # (BT, BT)
     b_dlower = dot(b_transposed, dot(b_dsolved, b_transposed, SOLVE, SOLVE, PRECISION), SOLVE, SOLVE, PRECISION)
     strict = o_step[:, None] > o_step[None, :]
     b_dlower = tl.where(strict, -b_dlower.to(ACC) * between(upto, strict, ACC), 0.0)
@@ -231,16 +240,16 @@ def prepare_backward(
     if GATES == 1:
         crossing = crossing_sums(b_dlower * b_products, o_step)
         crossing += tl.sum(tl.where(o_step[:, None] >= o_step[None, :], (b_beta * b_given)[:, None], 0.0), 0)
-        crossing += tl.load(p_dg + o_row, mask=mask_t, other=0.0)
+        crossing += tl.load(p_dg + o_row, mask=mask_t, other=0.0)  # (BT,)
         tl.store(p_dg + o_row, crossing, mask=mask_t)
     # To the keys.
     for start in range(0, keys, BK):
         o_k = start + tl.arange(0, BK)
         o_where = o_row[:, None] * keys + o_k[None, :]
         mask_k = mask_t[:, None] & (o_k < keys)[None, :]
-        b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)
-        b_dw = tl.load(p_dw + o_where, mask=mask_k, other=0.0)
-        b_dk = tl.load(p_dk_states + o_where, mask=mask_k, other=0.0)
-        b_dk += (b_beta * b_decay)[:, None] * dot(b_transposed, b_dw, TIMES, SOLVE, PRECISION).to(ACC)
-        b_dk += dot(b_dlower, b_k, DOT, ACC, PRECISION) + dot(tl.trans(b_dlower), b_k, DOT, ACC, PRECISION)
+        b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0)  # (BT, BK)
+        b_dw = tl.load(p_dw + o_where, mask=mask_k, other=0.0)  # (BT, BK)
+        b_dk = tl.load(p_dk_states + o_where, mask=mask_k, other=0.0)  # (BT, BK)
+        b_dk += (b_beta * b_decay)[:, None] * dot(b_transposed, b_dw, TIMES, SOLVE, PRECISION).to(ACC)  # (BT, BK)
+        b_dk += dot(b_dlower, b_k, DOT, ACC, PRECISION) + dot(tl.trans(b_dlower), b_k, DOT, ACC, PRECISION)  # (BT, BK)
         tl.store(p_dk + o_where, b_dk.to(p_dk.dtype.element_ty), mask=mask_k)

@@ -31,10 +31,11 @@ def load(p_x, o_x, mask, kind: tl.constexpr, COMPLEX: tl.constexpr):
     """Real and imaginary part in the type `kind`, zero where masked."""
     if COMPLEX:
         o_part = tl.arange(0, 2)
+        # as o_x, and 2
         b_both = tl.load(p_x + tl.expand_dims(o_x, -1) * 2 + o_part, mask=tl.expand_dims(mask, -1), other=0.0)
         b_x, b_x_im = tl.split(b_both.to(kind))
     else:
-        b_x = tl.load(p_x + o_x, mask=mask, other=0.0).to(kind)
+        b_x = tl.load(p_x + o_x, mask=mask, other=0.0).to(kind)  # as o_x
         b_x_im = b_x
     return b_x, b_x_im
 

@@ -39,15 +39,15 @@ def _forward(
     b_carry = tl.zeros((BD,), kind)
     b_carry_im = tl.zeros((BD,), kind)
     if p_initial is not None:
-        b_carry, b_carry_im = load(p_initial, o_at, mask_d, kind, COMPLEX)
+        b_carry, b_carry_im = load(p_initial, o_at, mask_d, kind, COMPLEX)  # (BD,)
     for start in tl.range(first, last, BT, num_stages=STAGES):
         o_t = start + o_step
         mask = (o_t < last)[:, None] & mask_d[None, :]
         if REVERSE:
             o_t = first + last - 1 - o_t
         o_here = o_t[:, None] * channels + o_d[None, :]
-        b_x, b_x_im = load(p_x, o_here, mask, kind, COMPLEX)
-        b_a, b_a_im = load(p_a, o_here, mask, kind, COMPLEX)
+        b_x, b_x_im = load(p_x, o_here, mask, kind, COMPLEX)  # (BT, BD)
+        b_a, b_a_im = load(p_a, o_here, mask, kind, COMPLEX)  # (BT, BD)
         b_a, b_a_im, b_x, b_x_im = scan_tile(b_a, b_a_im, b_x, b_x_im, COMPLEX)
         b_h, b_h_im = times(b_a, b_a_im, b_carry[None, :], b_carry_im[None, :], COMPLEX)
         b_h, b_h_im = b_h + b_x, b_h_im + b_x_im
@@ -83,16 +83,16 @@ def _backward(
     b_carry = tl.zeros((BD,), kind)
     b_carry_im = tl.zeros((BD,), kind)
     if p_dfinal is not None:
-        b_carry, b_carry_im = load(p_dfinal, o_at, mask_d, kind, COMPLEX)
+        b_carry, b_carry_im = load(p_dfinal, o_at, mask_d, kind, COMPLEX)  # (BD,)
     if p_dx is not None:
-        b_before, b_before_im = load(p_initial, o_at, mask_d, kind, COMPLEX)
+        b_before, b_before_im = load(p_initial, o_at, mask_d, kind, COMPLEX)  # (BD,)
     for start in tl.range(first, last, BT, num_stages=STAGES):
         # A tile (BT, BD), its rows back in time: the adjoint, scanned and joined to what came in.
         o_t = first + last - 1 - (start + o_step)
         mask = (o_t >= first)[:, None] & mask_d[None, :]
         o_here = o_t[:, None] * channels + o_d[None, :]
-        b_s, b_s_im = load(p_dh, o_here, mask, kind, COMPLEX)
-        b_a, b_a_im = load(p_a, o_here + channels, mask & (o_t + 1 < last)[:, None], kind, COMPLEX)
+        b_s, b_s_im = load(p_dh, o_here, mask, kind, COMPLEX)  # (BT, BD)
+        b_a, b_a_im = load(p_a, o_here + channels, mask & (o_t + 1 < last)[:, None], kind, COMPLEX)  # (BT, BD)
         b_a = tl.where((o_t + 1 < last)[:, None], b_a, 1.0)
         b_a, b_a_im, b_s, b_s_im = scan_tile(b_a, -b_a_im, b_s, b_s_im, COMPLEX)
         late, late_im = times(b_a, b_a_im, b_carry[None, :], b_carry_im[None, :], COMPLEX)
@@ -103,7 +103,7 @@ def _backward(
         if p_dx is None:
             total, total_im = times(total, total_im, row_of(b_a, is_end), row_of(b_a_im, is_end), COMPLEX)
         else:
-            b_h, b_h_im = load(p_h, o_here - channels, mask & (o_t > first)[:, None], kind, COMPLEX)
+            b_h, b_h_im = load(p_h, o_here - channels, mask & (o_t > first)[:, None], kind, COMPLEX)  # (BT, BD)
             b_h = tl.where((o_t > first)[:, None], b_h, b_before[None, :])
             b_h_im = tl.where((o_t > first)[:, None], b_h_im, b_before_im[None, :])
             b_g, b_g_im = times(b_s, b_s_im, b_h, -b_h_im, COMPLEX)
@@ -111,7 +111,7 @@ def _backward(
             store(p_da, o_here, mask, b_g, b_g_im, COMPLEX)
     if last > first:
         # What reaches the state before the span has passed the first step's decay too.
-        b_a, b_a_im = load(p_a, first * channels + o_d, mask_d, kind, COMPLEX)
+        b_a, b_a_im = load(p_a, first * channels + o_d, mask_d, kind, COMPLEX)  # (BD,)
         b_carry, b_carry_im = times(b_carry, b_carry_im, b_a, -b_a_im, COMPLEX)
         total, total_im = times(total, total_im, b_a, -b_a_im, COMPLEX)
     store(p_dinitial, o_at, mask_d, b_carry, b_carry_im, COMPLEX)

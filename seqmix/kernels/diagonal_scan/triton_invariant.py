@@ -41,7 +41,7 @@ def forward(
     o_step = tl.arange(0, BT)
     # Powers of the decay: for every row of a tile, for a whole tile, for the last one.
     one = tl.full((BD,), 1.0, tl.float64)
-    b_a, b_a_im = load(p_a, o_d, mask_d, tl.float64, COMPLEX)
+    b_a, b_a_im = load(p_a, o_d, mask_d, tl.float64, COMPLEX)  # (BD,)
     tile, tile_im = _power(tl.full((BT, BD), 1.0, tl.float64), b_a, b_a_im, (o_step + 1)[:, None], BITS, COMPLEX)
     tile, tile_im = tile.to(kind), tile_im.to(kind)
     decay = tl.broadcast_to(b_a[None, :], (BT, BD))
@@ -52,13 +52,13 @@ def forward(
     total, total_im = one, one * 0.0
     b_carry, b_carry_im = one * 0.0, one * 0.0
     if p_initial is not None:
-        b_carry, b_carry_im = load(p_initial, o_at, mask_d, tl.float64, COMPLEX)
+        b_carry, b_carry_im = load(p_initial, o_at, mask_d, tl.float64, COMPLEX)  # (BD,)
     for start in tl.range(first, last, BT, num_stages=STAGES):
         # A tile (BT, BD): scanned from zero, the state before it added.
         o_t = start + o_step
         mask = (o_t < last)[:, None] & mask_d[None, :]
         o_here = o_t[:, None] * channels + o_d[None, :]
-        b_x, b_x_im = load(p_x, o_here, mask, kind, COMPLEX)
+        b_x, b_x_im = load(p_x, o_here, mask, kind, COMPLEX)  # (BT, BD)
         _, _, b_x, b_x_im = scan_tile(decay, decay_im, b_x, b_x_im, COMPLEX)
         is_end = (o_step == tl.minimum(last - start, BT) - 1)[:, None]
         if p_h is not None:
@@ -94,7 +94,7 @@ def backward(
     o_step = tl.arange(0, BT)
     # Powers of the decay, conjugate, as in `forward`.
     one = tl.full((BD,), 1.0, tl.float64)
-    b_a, b_a_im = load(p_a, o_d, mask_d, tl.float64, COMPLEX)
+    b_a, b_a_im = load(p_a, o_d, mask_d, tl.float64, COMPLEX)  # (BD,)
     b_a_im = -b_a_im
     tile, tile_im = _power(tl.full((BT, BD), 1.0, tl.float64), b_a, b_a_im, o_step[:, None], BITS, COMPLEX)
     tile, tile_im = tile.to(kind), tile_im.to(kind)
@@ -106,17 +106,17 @@ def backward(
     total, total_im = one, one * 0.0
     b_carry, b_carry_im = one * 0.0, one * 0.0
     if p_dfinal is not None:
-        b_carry, b_carry_im = load(p_dfinal, o_at, mask_d, tl.float64, COMPLEX)
+        b_carry, b_carry_im = load(p_dfinal, o_at, mask_d, tl.float64, COMPLEX)  # (BD,)
     sum_a = tl.zeros((BD,), kind)
     sum_im = tl.zeros((BD,), kind)
     if p_dx is not None:
-        b_before, b_before_im = load(p_initial, o_at, mask_d, kind, COMPLEX)
+        b_before, b_before_im = load(p_initial, o_at, mask_d, kind, COMPLEX)  # (BD,)
     for start in tl.range(first, last, BT, num_stages=STAGES):
         # A tile (BT, BD), its rows back in time: scanned from zero.
         o_t = first + last - 1 - (start + o_step)
         mask = (o_t >= first)[:, None] & mask_d[None, :]
         o_here = o_t[:, None] * channels + o_d[None, :]
-        b_s, b_s_im = load(p_dh, o_here, mask, kind, COMPLEX)
+        b_s, b_s_im = load(p_dh, o_here, mask, kind, COMPLEX)  # (BT, BD)
         _, _, b_s, b_s_im = scan_tile(decay, decay_im, b_s, b_s_im, COMPLEX)
         is_end = (o_step == tl.minimum(last - start, BT) - 1)[:, None]
         own, own_im = row_of(b_s, is_end).to(tl.float64), row_of(b_s_im, is_end).to(tl.float64)
@@ -124,7 +124,7 @@ def backward(
         if p_dx is not None:
             late, late_im = times(tile, tile_im, b_carry.to(kind)[None, :], b_carry_im.to(kind)[None, :], COMPLEX)
             b_s, b_s_im = b_s + late, b_s_im + late_im
-            b_h, b_h_im = load(p_h, o_here - channels, mask & (o_t > first)[:, None], kind, COMPLEX)
+            b_h, b_h_im = load(p_h, o_here - channels, mask & (o_t > first)[:, None], kind, COMPLEX)  # (BT, BD)
             b_h = tl.where((o_t > first)[:, None], b_h, b_before[None, :])
             b_h_im = tl.where((o_t > first)[:, None], b_h_im, b_before_im[None, :])
             b_g, b_g_im = times(b_s, b_s_im, b_h, -b_h_im, COMPLEX)

@@ -32,7 +32,7 @@ def _load(q, k, a, b, w, t, h, column):
 
 @jit()
 def _forward(first, last, heads, bounds, slots, q, k, v, a, b, w, initial, o, final, borders):
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     keys, values = initial.shape[2:]
     padded = (keys + 3) // 4 * 4
     state = np.zeros((padded, values), q.dtype)
@@ -58,10 +58,12 @@ def _forward(first, last, heads, bounds, slots, q, k, v, a, b, w, initial, o, fi
                 v_t, o_t = v[t, h], o[t, h]
             for c in range(keys):
                 column[B, c] = b[min(t + 1, end - 1), h, c] if end > start else column[B, c]
+            # What b reads of S_{t-1} was found a step ago, what it reads of S_t is found now.
             read, following = moved[(t - start) % 2], moved[(t - start + 1) % 2]
             for d in range(values):
                 following[d] = 0
                 o_t[d] = 0
+            # The new state and its readers, four rows at a time.
             for c in range(0, padded, 4):
                 w0, w1, w2, w3 = column[W, c], column[W, c + 1], column[W, c + 2], column[W, c + 3]
                 a0, a1, a2, a3 = column[A, c], column[A, c + 1], column[A, c + 2], column[A, c + 3]
@@ -83,7 +85,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, a, b, w, initial, o, fi
 @jit("reassoc")
 def _recompute(column, v_t, do_t, before, here, read, dq):
     """One step of the transposed state (V, K), what was read, and dq = S do."""
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     k, a, b, w = column[K], column[A], column[B], column[W]
     for c in range(len(dq)):
         dq[c] = 0
@@ -107,7 +109,7 @@ def _adjoint(column, v_t, do_t, before, read, Z, dv, grads):
     `grads`, rows as in `column`: dk = Z v, da = Z r, db = S_{t-1} dr with dr = Z^T a, and the sum over values of
     Z S_{t-1}, which is the gradient of the decay. What goes out is w Z + b dr^T.
     """
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     q, k, a, b, w = column[Q], column[K], column[A], column[B], column[W]
     dk, da, db, dw = grads[K], grads[A], grads[B], grads[W]
     for c in range(len(k)):

@@ -33,30 +33,34 @@ def prepare(
     o_before = o_row - heads
     mask_b = mask_t & (o_step > 0)
     # A_ba transposed: row t of A_ba is then a column, which weighs the rows of M.
+    # (BT, BT)
     b_lower = tl.load(p_scores_ba + o_before[None, :] * BT + o_step[:, None], mask=mask_b[None, :], other=0.0).to(SOLVE)
+    # M, row by row.
     b_solved = tl.where(o_step[:, None] == o_step[None, :], 1.0, 0.0).to(SOLVE)
     for t in range(1, BT):
         weights = tl.sum(tl.where(o_step[None, :] == t, b_lower, 0.0), 1)
         added = tl.sum(weights[:, None] * b_solved, 0)
         b_solved += tl.where(o_step[:, None] == t, added[None, :], 0.0)
     tl.store(p_inverse + o_row[:, None] * BT + o_step[None, :], b_solved, mask=mask_t[:, None])
+    # w and u.
     for start in range(0, keys, BK):
         o_k = start + tl.arange(0, BK)
         mask_k = mask_t[:, None] & (o_k < keys)[None, :]
         b_g = tl.load(
             p_g + o_before[:, None] * keys + o_k[None, :], mask=mask_b[:, None] & (o_k < keys)[None, :], other=0.0
-        )
-        b_b = tl.load(p_b + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0).to(ACC)
+        )  # (BT, BK)
+        b_b = tl.load(p_b + o_row[:, None] * keys + o_k[None, :], mask=mask_k, other=0.0).to(ACC)  # (BT, BK)
         b_b *= tl.exp(tl.cumsum(b_g.to(ACC), 0))
-        b_w = dot(b_solved, b_b, TIMES, SOLVE, PRECISION)
+        b_w = dot(b_solved, b_b, TIMES, SOLVE, PRECISION)  # (BT, BK)
         tl.store(p_w + o_row[:, None] * keys + o_k[None, :], b_w.to(p_w.dtype.element_ty), mask=mask_k)
+    # (BT, BT)
     b_pairs = tl.load(p_scores_bk + o_before[:, None] * BT + o_step[None, :], mask=mask_b[:, None], other=0.0)
-    b_pairs = dot(b_solved, b_pairs, SOLVE, SOLVE, PRECISION)
+    b_pairs = dot(b_solved, b_pairs, SOLVE, SOLVE, PRECISION)  # (BT, BT)
     for start in range(0, values, BV):
         o_v = start + tl.arange(0, BV)
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
-        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-        b_u = dot(b_pairs, b_v, TIMES, SOLVE, PRECISION)
+        b_v = tl.load(p_v + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
+        b_u = dot(b_pairs, b_v, TIMES, SOLVE, PRECISION)  # (BT, BV)
         tl.store(p_u + o_row[:, None] * values + o_v[None, :], b_u.to(p_u.dtype.element_ty), mask=mask_v)
 
 
@@ -74,6 +78,7 @@ def states(
     mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
     o_tile = o_k[:, None] * values + o_v[None, :]
     o_step = tl.arange(0, BT)
+    # (BK, BV)
     b_state = tl.load(p_initial + (i_s * heads + i_h) * keys * values + o_tile, mask=mask_s, other=0.0).to(ACC)
     begin, end = span(i_s, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for n in range(0, end - begin):
@@ -89,16 +94,16 @@ def states(
         mask_k = mask_t[None, :] & (o_k < keys)[:, None]
         b_w = tl.load(
             p_w + o_row[:, None] * keys + o_k[None, :], mask=mask_t[:, None] & (o_k < keys)[None, :], other=0.0
-        )
-        b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC) + dot(b_w, b_state, DOT, ACC, PRECISION)
+        )  # (BT, BK)
+        b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC) + dot(b_w, b_state, DOT, ACC, PRECISION)  # (BT, BV)
         tl.store(p_u + o_here, b_u.to(p_u.dtype.element_ty), mask=mask_v)
         # Keys (BK, BT) as they are at the end of the chunk.
         b_left = tl.exp(to_end(p_g, o_where, heads * keys, (o_t + 1 < last)[None, :] & (o_k < keys)[:, None], 1, ACC))
-        b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0).to(ACC) * b_left
-        b_a = tl.load(p_a + o_where, mask=mask_k, other=0.0).to(ACC) * b_left
-        b_state *= tl.exp(tl.sum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 1))[:, None]
-        b_v = tl.load(p_v + o_here, mask=mask_v, other=0.0)
-        b_state += dot(b_k, b_v, DOT, ACC, PRECISION) + dot(b_a, b_u, DOT, ACC, PRECISION)
+        b_k = tl.load(p_k + o_where, mask=mask_k, other=0.0).to(ACC) * b_left  # (BK, BT)
+        b_a = tl.load(p_a + o_where, mask=mask_k, other=0.0).to(ACC) * b_left  # (BK, BT)
+        b_state *= tl.exp(tl.sum(tl.load(p_g + o_where, mask=mask_k, other=0.0).to(ACC), 1))[:, None]  # (BK, BT)
+        b_v = tl.load(p_v + o_here, mask=mask_v, other=0.0)  # (BT, BV)
+        b_state += dot(b_k, b_v, DOT, ACC, PRECISION) + dot(b_a, b_u, DOT, ACC, PRECISION)  # (BK, BV)
     tl.store(p_final + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
 
 
@@ -117,15 +122,16 @@ def reads(
     o_v = i_block * BV + tl.arange(0, BV)
     o_here = o_row[:, None] * values + o_v[None, :]
     mask_v = mask_t[:, None] & (o_v < values)[None, :]
-    b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC)
+    b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC)  # (BT, BV)
     for start in range(0, keys, BK):
         o_k = start + tl.arange(0, BK)
         b_w = tl.load(
             p_w + o_row[:, None] * keys + o_k[None, :], mask=mask_t[:, None] & (o_k < keys)[None, :], other=0.0
-        )
+        )  # (BT, BK)
         o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+        # (BK, BV)
         b_state = tl.load(p_borders + o_tile, mask=(o_k < keys)[:, None] & (o_v < values)[None, :], other=0.0)
-        b_u += dot(b_w, b_state, DOT, ACC, PRECISION)
+        b_u += dot(b_w, b_state, DOT, ACC, PRECISION)  # (BT, BV)
     tl.store(p_u + o_here, b_u.to(p_u.dtype.element_ty), mask=mask_v)
 
 
@@ -143,12 +149,14 @@ def states_backward(
     mask_s = (o_k < keys)[:, None] & (o_v < values)[None, :]
     o_tile = o_k[:, None] * values + o_v[None, :]
     o_step = tl.arange(0, BT)
+    # (BK, BV)
     b_state = tl.load(p_dfinal + (i_s * heads + i_h) * keys * values + o_tile, mask=mask_s, other=0.0).to(ACC)
     begin, end = span(i_s, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for n in range(0, end - begin):
         i_c = end - 1 - n
         first, last = span(i_c, p_offsets, length, chunk, chunks)
         tl.store(p_dstates + (i_c * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
+        # Rows of the chunk.
         o_t = first + o_step
         mask_t = o_t < last
         o_row = o_t * heads + i_h
@@ -156,19 +164,21 @@ def states_backward(
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
         o_where = o_row[:, None] * keys + o_k[None, :]
         mask_k = mask_t[:, None] & (o_k < keys)[None, :]
+        # What the state after the chunk sends to the reads.
         b_left = to_end(p_g, o_where, heads * keys, (o_t + 1 < last)[:, None] & (o_k < keys)[None, :], 0, ACC)
-        b_a = tl.load(p_a + o_where, mask=mask_k, other=0.0).to(ACC) * tl.exp(b_left)
+        b_a = tl.load(p_a + o_where, mask=mask_k, other=0.0).to(ACC) * tl.exp(b_left)  # (BT, BK)
+        # (BT, BV)
         b_du = tl.load(p_du + o_here, mask=mask_v, other=0.0).to(ACC) + dot(b_a, b_state, DOT, ACC, PRECISION)
         tl.store(p_du + o_here, b_du.to(p_du.dtype.element_ty), mask=mask_v)
         # Queries and reads (BK, BT) from the state before the chunk.
         o_turned = o_row[None, :] * keys + o_k[:, None]
         mask_r = mask_t[None, :] & (o_k < keys)[:, None]
-        b_g = tl.load(p_g + o_turned, mask=mask_r, other=0.0).to(ACC)
-        b_q = tl.load(p_q + o_turned, mask=mask_r, other=0.0).to(ACC) * tl.exp(tl.cumsum(b_g, 1))
-        b_w = tl.load(p_w + o_turned, mask=mask_r, other=0.0)
-        b_do = tl.load(p_do + o_here, mask=mask_v, other=0.0)
+        b_g = tl.load(p_g + o_turned, mask=mask_r, other=0.0).to(ACC)  # (BK, BT)
+        b_q = tl.load(p_q + o_turned, mask=mask_r, other=0.0).to(ACC) * tl.exp(tl.cumsum(b_g, 1))  # (BK, BT)
+        b_w = tl.load(p_w + o_turned, mask=mask_r, other=0.0)  # (BK, BT)
+        b_do = tl.load(p_do + o_here, mask=mask_v, other=0.0)  # (BT, BV)
         b_state *= tl.exp(tl.sum(b_g, 1))[:, None]
-        b_state += dot(b_q, b_do, DOT, ACC, PRECISION) + dot(b_w, b_du, DOT, ACC, PRECISION)
+        b_state += dot(b_q, b_do, DOT, ACC, PRECISION) + dot(b_w, b_du, DOT, ACC, PRECISION)  # (BK, BV)
     tl.store(p_dinitial + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
 
 
@@ -191,9 +201,10 @@ def solve_backward(
     mask_v = mask_t[:, None] & (o_v < values)[None, :]
     # Row t of M^T du one step early: columns t + 1 of M.
     o_follows = tl.where(o_t + 1 < last, o_step + 1, 0)
+    # (BT, BT)
     b_solved = tl.load(p_inverse + o_row[None, :] * BT + o_follows[:, None], mask=mask_t[None, :], other=0.0)
-    b_du = tl.load(p_du + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)
-    b_wanted = dot(b_solved, b_du, TIMES, SOLVE, PRECISION)
+    b_du = tl.load(p_du + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0)  # (BT, BV)
+    b_wanted = dot(b_solved, b_du, TIMES, SOLVE, PRECISION)  # (BT, BV)
     o_here = o_row[:, None] * values + o_v[None, :]
     inside = (o_t + 1 < last)[:, None]
     tl.store(p_dwanted + o_here, tl.where(inside, b_wanted, 0.0).to(p_dwanted.dtype.element_ty), mask=mask_v)
@@ -212,13 +223,14 @@ def b_backward(
     o_row = (first + o_step) * heads + i_h
     o_k = i_block * BK + tl.arange(0, BK)
     b_db_first = tl.zeros((BK,), ACC)
-    b_weights = tl.load(p_inverse + o_row * BT, mask=mask_t, other=0.0).to(ACC)
+    b_weights = tl.load(p_inverse + o_row * BT, mask=mask_t, other=0.0).to(ACC)  # (BT,)
     for start in range(0, values, BV):
         o_v = start + tl.arange(0, BV)
         mask_v = mask_t[:, None] & (o_v < values)[None, :]
-        b_du = tl.load(p_du + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0).to(ACC)
+        b_du = tl.load(p_du + o_row[:, None] * values + o_v[None, :], mask=mask_v, other=0.0).to(ACC)  # (BT, BV)
         b_wanted = tl.sum(b_weights[:, None] * b_du, 0)
         o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+        # (BK, BV)
         b_state = tl.load(p_borders + o_tile, mask=(o_k < keys)[:, None] & (o_v < values)[None, :], other=0.0)
         b_db_first += tl.sum(b_state * b_wanted[None, :], 1)
     mask_k = mask_t[:, None] & (o_k < keys)[None, :]
@@ -226,6 +238,6 @@ def b_backward(
     mask_b = mask_k & (o_step > 0)[:, None]
     b_db = tl.load(p_dq_values + o_before, mask=mask_b, other=0.0) + tl.load(
         p_dq_reads + o_before, mask=mask_b, other=0.0
-    )
+    )  # (BT, BK)
     b_db = tl.where((o_step == 0)[:, None], b_db_first[None, :], b_db)
     tl.store(p_db + o_row[:, None] * keys + o_k[None, :], b_db.to(p_db.dtype.element_ty), mask=mask_k)

@@ -15,7 +15,7 @@ from seqmix.kernels._triton import launch
 
 @triton.jit
 def dot(b_a, b_b):
-    return tl.dot(b_a, b_b, input_precision="ieee", out_dtype=b_a.dtype)
+    return tl.dot(b_a, b_b, input_precision="ieee", out_dtype=b_a.dtype)  # (B1, B3)
 
 
 @triton.jit
@@ -27,7 +27,7 @@ def top_of(b_gram, B: tl.constexpr, SQUARINGS: tl.constexpr):
     for _ in range(0, SQUARINGS + 1):
         trace = tl.sum(tl.sum(tl.where(diagonal, b_power, 0.0), 1), 0)
         b_power /= tl.maximum(trace, 1e-30)
-        b_power = dot(b_power, b_power)
+        b_power = dot(b_power, b_power)  # (B, B)
     weights = tl.sum(tl.where(diagonal, b_power, 0.0), 1)
     weights = tl.where(weights == weights, weights, 0.0)  # with a NaN no column is better than another
     chosen = tl.min(tl.where(weights == tl.max(weights, 0), o_i, B), 0)
@@ -41,14 +41,14 @@ def square(p_x, i_t, n, B: tl.constexpr):
     """Matrix t of (L, n, n)."""
     o_i = tl.arange(0, B)
     mask = (o_i < n)[:, None] & (o_i < n)[None, :]
-    return tl.load(p_x + i_t * n * n + o_i[:, None] * n + o_i[None, :], mask=mask, other=0.0)
+    return tl.load(p_x + i_t * n * n + o_i[:, None] * n + o_i[None, :], mask=mask, other=0.0)  # (B, B)
 
 
 @triton.jit
 def _tops(p_gram, p_tops, p_vectors, n, B: tl.constexpr, SQUARINGS: tl.constexpr):
     i_t = tl.program_id(0).to(tl.int64)
     o_i = tl.arange(0, B)
-    b_top, b_vector = top_of(square(p_gram, i_t, n, B), B, SQUARINGS)
+    b_top, b_vector = top_of(square(p_gram, i_t, n, B), B, SQUARINGS)  # (B, B)
     tl.store(p_tops + i_t, b_top)
     tl.store(p_vectors + i_t * n + o_i, b_vector, mask=o_i < n)
 

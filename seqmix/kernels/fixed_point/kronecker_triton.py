@@ -26,11 +26,12 @@ def _numbers(
     p_p, p_more, p_more0, i_t, at_first, i_s, at, seen_at, o_here, mask, row, seen, scale, SEES: tl.constexpr,
 ):  # fmt: skip
     """Pre-activations of one token, as `load_pre` has those of many."""
-    b_value = tl.load(p_p + i_t * row + at + o_here, mask=mask, other=0.0)
+    b_value = tl.load(p_p + i_t * row + at + o_here, mask=mask, other=0.0)  # as o_here
     if SEES:
         is_first = (0 * o_here + at_first) != 0
+        # as o_here
         b_added = tl.load(p_more + (i_t - 1) * seen + seen_at + o_here, mask=mask & (is_first == 0), other=0.0)
-        b_added += tl.load(p_more0 + i_s * seen + seen_at + o_here, mask=mask & is_first, other=0.0)
+        b_added += tl.load(p_more0 + i_s * seen + seen_at + o_here, mask=mask & is_first, other=0.0)  # as o_here
         b_value += scale * b_added
     return b_value
 
@@ -53,7 +54,7 @@ def _roots(
 @triton.jit
 def _factor(b_roots, b_gate, B: tl.constexpr, SQUARINGS: tl.constexpr):
     b_r = b_gate[:, None] * b_roots
-    b_gram = dot(b_r, tl.trans(b_r))
+    b_gram = dot(b_r, tl.trans(b_r))  # (B, B)
     top, _ = top_of(b_gram, B, SQUARINGS)
     return b_gram / tl.maximum(top, 1.0)
 
@@ -67,31 +68,32 @@ def _targets(
 ):  # fmt: skip
     # b + K (y - b), where b is `p_base`; if that is None silu of the second N columns of p, with GATED times the third.
     i_t = tl.program_id(0).to(tl.int64)
-    i_s = tl.load(p_sequences + i_t)
-    at_first = tl.load(p_first + i_t).to(tl.int32)
+    i_s = tl.load(p_sequences + i_t)  # scalar
+    at_first = tl.load(p_first + i_t).to(tl.int32)  # scalar
     o_i, o_j = tl.arange(0, B1)[:, None], tl.arange(0, B2)[None, :]
     width = n1 * n2
     mask = (o_i < n1) & (o_j < n2)
     o_here = o_i * n2 + o_j
     # Once, or for a sequence that is done not at all.
-    for _ in range(0, tl.load(p_busy + i_s).to(tl.int32)):
-        b_old = tl.load(p_y + i_t * width + o_here, mask=mask, other=0.0)
+    for _ in range(0, tl.load(p_busy + i_s).to(tl.int32)):  # scalar
+        b_old = tl.load(p_y + i_t * width + o_here, mask=mask, other=0.0)  # (B1, B2)
         # b as a matrix (n_1, n_2).
         scale = 1.0
         if p_base is None:
+            # What the gates see of the token before.
             if NORMED and (SEES_B or SEES_MIXING):
                 is_first = (0 * o_here + at_first) != 0
-                b_past = tl.load(p_y + (i_t - 1) * width + o_here, mask=mask & (is_first == 0), other=0.0)
-                b_past += tl.load(p_y0 + i_s * width + o_here, mask=mask & is_first, other=0.0)
+                b_past = tl.load(p_y + (i_t - 1) * width + o_here, mask=mask & (is_first == 0), other=0.0)  # (B1, B2)
+                b_past += tl.load(p_y0 + i_s * width + o_here, mask=mask & is_first, other=0.0)  # (B1, B2)
                 scale = tl.rsqrt(tl.sum(tl.sum(b_past * b_past, 1), 0) / width + 0.0625)
             b_b = _numbers(
                 p_p, p_more, p_more0, i_t, at_first, i_s, width, seen_b, o_here, mask, row, seen, scale, SEES_B
             )
             b_b *= sigmoid(b_b)
             if GATED:
-                b_b *= tl.load(p_p + i_t * row + 2 * width + o_here, mask=mask, other=0.0)
+                b_b *= tl.load(p_p + i_t * row + 2 * width + o_here, mask=mask, other=0.0)  # (B1, B2)
         else:
-            b_b = tl.load(p_base + i_t * width + o_here, mask=mask, other=0.0)
+            b_b = tl.load(p_base + i_t * width + o_here, mask=mask, other=0.0)  # (B1, B2)
         # The factors, from this token's numbers or as they came.
         if SEES_MIXING:
             b_roots, _, b_gate = _roots(
@@ -117,8 +119,9 @@ def _targets(
             )
             b_k2 = _factor(b_roots, b_gate, B2, SQUARINGS)
         else:
-            b_k1, b_k2 = square(p_k1s, i_t, n1, B1), square(p_k2s, i_t, n2, B2)
-        tl.store(p_target + i_t * width + o_here, b_b + dot(dot(b_k1, b_old - b_b), b_k2), mask=mask)
+            b_k1, b_k2 = square(p_k1s, i_t, n1, B1), square(p_k2s, i_t, n2, B2)  # (B1, B1), (B2, B2)
+        # The target.
+        tl.store(p_target + i_t * width + o_here, b_b + dot(dot(b_k1, b_old - b_b), b_k2), mask=mask)  # (B1, B2)
 
 
 @triton.jit
@@ -128,10 +131,10 @@ def _apply(p_k1s, p_k2s, p_x, p_gates, p_out, n1, n2, row, B1: tl.constexpr, B2:
     o_i, o_j = tl.arange(0, B1)[:, None], tl.arange(0, B2)[None, :]
     mask = (o_i < n1) & (o_j < n2)
     o_here = o_i * n2 + o_j
-    b_x = tl.load(p_x + i_t * n1 * n2 + o_here, mask=mask, other=0.0)
+    b_x = tl.load(p_x + i_t * n1 * n2 + o_here, mask=mask, other=0.0)  # (B1, B2)
     if p_gates is not None:
-        b_x *= sigmoid(-tl.load(p_gates + i_t * row + o_here, mask=mask, other=0.0))
-    b_value = dot(dot(square(p_k1s, i_t, n1, B1), b_x), square(p_k2s, i_t, n2, B2))
+        b_x *= sigmoid(-tl.load(p_gates + i_t * row + o_here, mask=mask, other=0.0))  # (B1, B2)
+    b_value = dot(dot(square(p_k1s, i_t, n1, B1), b_x), square(p_k2s, i_t, n2, B2))  # (B1, B2), (B1, B1), (B2, B2)
     tl.store(p_out + i_t * n1 * n2 + o_here, b_value, mask=mask)
 
 
@@ -140,14 +143,14 @@ def _store_factor_gradient(p_pre, p_out, p_tops, p_vectors, b_dk, i_t, at, out_a
     o_i = tl.arange(0, B)
     b_roots, b_inverse, b_gate = _roots(p_pre, None, None, i_t, 0, 0, at, 0, n, row, 0, 0.0, False, B)
     b_r = b_gate[:, None] * b_roots
-    b_gram = dot(b_r, tl.trans(b_r))
-    b_top = tl.load(p_tops + i_t)
-    b_vector = tl.load(p_vectors + i_t * n + o_i, mask=o_i < n, other=0.0)
+    b_gram = dot(b_r, tl.trans(b_r))  # (B, B)
+    b_top = tl.load(p_tops + i_t)  # scalar
+    b_vector = tl.load(p_vectors + i_t * n + o_i, mask=o_i < n, other=0.0)  # (B,)
     # A matrix whose top eigenvalue is below one is not divided by it.
     limit = tl.maximum(b_top, 1.0)
     dtop = tl.where(b_top > 1.0, -tl.sum(tl.sum(b_dk * b_gram, 1), 0) / (limit * limit), 0.0)
     b_dgram = b_dk / limit + dtop * b_vector[:, None] * b_vector[None, :]
-    b_dr = dot(b_dgram + tl.trans(b_dgram), b_r)
+    b_dr = dot(b_dgram + tl.trans(b_dgram), b_r)  # (B, B)
     b_dgate = tl.sum(b_dr * b_roots, 1) * b_gate * (1.0 - b_gate)
     b_drows = b_gate[:, None] * b_dr
     b_draw = b_inverse[:, None] * (b_drows - b_roots * tl.sum(b_roots * b_drows, 1)[:, None])
@@ -170,13 +173,13 @@ def _gradient(
     width = n1 * n2
     mask = (o_i < n1) & (o_j < n2)
     o_here = o_i * n2 + o_j
-    b_w = tl.load(p_w + i_t * width + o_here, mask=mask, other=0.0)
+    b_w = tl.load(p_w + i_t * width + o_here, mask=mask, other=0.0)  # (B1, B2)
     if p_gates is not None:
-        b_w *= sigmoid(-tl.load(p_gates + i_t * row + o_here, mask=mask, other=0.0))
-    b_b = tl.load(p_base + i_t * width + o_here, mask=mask, other=0.0)
-    b_e = tl.load(p_e + i_t * width + o_here, mask=mask, other=0.0) - b_b
-    b_dk1 = STRENGTH * dot(dot(b_w, square(p_k2s, i_t, n2, B2)), tl.trans(b_e))
-    b_dk2 = dot(tl.trans(b_w), dot(square(p_k1s, i_t, n1, B1), b_e))
+        b_w *= sigmoid(-tl.load(p_gates + i_t * row + o_here, mask=mask, other=0.0))  # (B1, B2)
+    b_b = tl.load(p_base + i_t * width + o_here, mask=mask, other=0.0)  # (B1, B2)
+    b_e = tl.load(p_e + i_t * width + o_here, mask=mask, other=0.0) - b_b  # (B1, B2)
+    b_dk1 = STRENGTH * dot(dot(b_w, square(p_k2s, i_t, n2, B2)), tl.trans(b_e))  # (B1, B1), (B1, B2), (B2, B2)
+    b_dk2 = dot(tl.trans(b_w), dot(square(p_k1s, i_t, n1, B1), b_e))  # (B2, B2), (B1, B2), (B1, B1)
     _store_factor_gradient(p_pre, p_out, p_tops1, p_vectors1, b_dk1, i_t, at, out_at, n1, row, columns, B1)
     skip = n1 * (n1 + 1) // 2 + n1
     _store_factor_gradient(

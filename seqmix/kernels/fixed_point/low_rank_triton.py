@@ -39,7 +39,7 @@ def end_sweep(
         o_t = start + tl.arange(0, BT)
         mask = (o_t < last)[:, None] & (o_n < width)[None, :]
         o_here = o_t[:, None] * width + o_n[None, :]
-        tl.store(p_new + o_here, tl.load(p_old + o_here, mask=mask, other=0.0), mask=mask)
+        tl.store(p_new + o_here, tl.load(p_old + o_here, mask=mask, other=0.0), mask=mask)  # (BT, BN)
     tl.store(p_change + i_span, largest_change)
     tl.store(p_size + i_span, largest)
 
@@ -49,10 +49,12 @@ def load_pre(
     p_p, p_more, p_more0, o_t, begin, i_s, o_at, o_seen, mask, row, seen, scale, SEES: tl.constexpr,
 ):  # fmt: skip
     """Columns `o_at` of p (L, row) for rows t, and with SEES `scale` times columns `o_seen` of the token before."""
-    b_value = tl.load(p_p + o_t[:, None] * row + o_at[None, :], mask=mask, other=0.0)
+    b_value = tl.load(p_p + o_t[:, None] * row + o_at[None, :], mask=mask, other=0.0)  # (BT, BN)
     if SEES:
         at_first = (o_t == begin)[:, None]
+        # (BT, BN)
         b_added = tl.load(p_more + (o_t - 1)[:, None] * seen + o_seen[None, :], mask=mask & (at_first == 0), other=0.0)
+        # (BT, BN)
         b_added += tl.load(p_more0 + i_s * seen + (0 * o_t)[:, None] + o_seen[None, :], mask=mask & at_first, other=0.0)
         b_value += scale[:, None] * b_added
     return b_value
@@ -62,7 +64,9 @@ def load_pre(
 def load_before(p_h, p_h0, o_t, begin, i_s, o_n, mask, width):
     """The rows (BT, BN) of h (L, N) before rows t; `p_h0` (S, N) before the first."""
     at_first = (o_t == begin)[:, None]
+    # (BT, BN)
     b_past = tl.load(p_h + (o_t - 1)[:, None] * width + o_n[None, :], mask=mask & (at_first == 0), other=0.0)
+    # (BT, BN)
     return b_past + tl.load(p_h0 + i_s * width + (0 * o_t)[:, None] + o_n[None, :], mask=mask & at_first, other=0.0)
 
 

@@ -112,17 +112,17 @@ def fixed_point_selective_scan(
 
 def _root(cell: SelectiveCell, g: Gates, rest: Tensor, gain: Tensor, scale: Tensor, stop: Stop) -> Tensor:
     """y = norm(rest + gain K y) with its derivatives: the root is found as a constant, Newton steps from it are not."""
-    factors = type(g.factors)(*(f.detach() for f in g.factors))  # type: ignore[call-arg]
+    factors = type(g.factors)(*(f.detach() for f in g.factors))
     constant = Gates(g.pre.detach(), g.b.detach(), g.c.detach(), factors)
     with torch.no_grad():
         # Less the bias of the norm, y is the solution without one of what remains.
         bias = scale[1].expand_as(rest)
-        known = rest + gain * cell.mixing.apply(factors, bias)  # type: ignore[arg-type]
+        known = rest + gain * cell.mixing.apply(factors, bias)
         y = cell.solve(constant, known.detach(), gain.detach(), scale[0].detach(), stop)[0] + bias
     for _ in range(_STEPS):
-        normed = norm(rest + gain * cell.mixing.apply(g.factors, y), scale)  # type: ignore[arg-type]
+        normed = norm(rest + gain * cell.mixing.apply(g.factors, y), scale)
         slope = slope_of(normed, gain)
-        y = y - cell.mixing.solve(g.factors, slope, y - normed.y)  # type: ignore[arg-type]
+        y = y - cell.mixing.solve(g.factors, slope, y - normed.y)
     return y
 
 

@@ -31,9 +31,10 @@ def solve(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved, Tens
     iterations = torch.zeros(rows.sequences, dtype=torch.long, device=y.device)
     residual = y.new_zeros(rows.sequences)
     diverging: list[Tensor] = []
-    where, current, count = slice(None), problem, 0
+    current, count = problem, 0
+    where: Tensor | slice = slice(None)
     if len(ids) < rows.sequences:
-        where, _ = rows.select(ids)  # type: ignore[assignment]
+        where, _ = rows.select(ids)
         current, y = problem.select(ids), y[where]
     while len(ids):
         new = current.sweep(y)
@@ -61,7 +62,7 @@ def solve(problem: Problem, y: Tensor, stop: Stop) -> tuple[Tensor, Solved, Tens
             if len(ids):
                 inner, _ = current.rows.select(kept)
                 current, y = current.select(kept), y[inner]
-                where, _ = rows.select(ids)  # type: ignore[assignment]
+                where, _ = rows.select(ids)
     wild = torch.cat(diverging) if diverging else ids[:0]
     report = Solved(iterations, residual, residual <= stop.tolerance, torch.zeros_like(residual))
     return solution, report, wild

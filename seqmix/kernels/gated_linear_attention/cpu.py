@@ -40,7 +40,7 @@ def _load(decay, t, h, out):
 
 @jit()
 def _forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final, borders):
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     keys, values = initial.shape[2:]
     padded = (keys + 3) // 4 * 4
     state = np.zeros((padded, values), q.dtype)
@@ -78,7 +78,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, fina
 @jit()
 def _recompute(v_t, column, before, here):
     """One step of the transposed state (V, K). column: decay, k."""
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     a, k = column[0], column[1]
     for d in range(len(v_t)):
         x, p, s = v_t[d], before[d], here[d]
@@ -92,7 +92,7 @@ def _adjoint(v_t, do_t, column, before, Z, dv, grads):
 
     grads: dk = Z v; the sum over values of Z S_{t-1}, which is the gradient of the decay; dq = S_t do.
     """
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     a, k, q = column[0], column[1], column[2]
     dk, da, dq = grads[0], grads[1], grads[2]
     for c in range(len(a)):

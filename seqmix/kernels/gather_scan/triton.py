@@ -43,15 +43,15 @@ def _forward(
     b_carry = tl.zeros((BN,), kind)
     b_carry_im = tl.zeros((BN,), kind)
     if p_initial is not None:
-        b_carry, b_carry_im = load(p_initial, o_at, mask, kind, COMPLEX)
+        b_carry, b_carry_im = load(p_initial, o_at, mask, kind, COMPLEX)  # (BN,)
     b_product = tl.full((BN,), 1.0, kind)
     b_product_im = tl.zeros((BN,), kind)
     b_place = o_n
     for t in range(first, last):
         o_here = t * states + o_n
-        b_to = tl.load(p_index + o_here, mask=mask, other=-1)
-        b_d, b_d_im = load(p_d, o_here, mask, kind, COMPLEX)
-        b_x, b_x_im = load(p_x, o_here, mask, kind, COMPLEX)
+        b_to = tl.load(p_index + o_here, mask=mask, other=-1)  # (BN,)
+        b_d, b_d_im = load(p_d, o_here, mask, kind, COMPLEX)  # (BN,)
+        b_x, b_x_im = load(p_x, o_here, mask, kind, COMPLEX)  # (BN,)
         moved, moved_im = times(b_d, b_d_im, b_carry, b_carry_im, COMPLEX)
         moved, moved_im = _sum_into(b_to[None, :] == o_n[:, None], moved, moved_im, COMPLEX)
         b_carry, b_carry_im = moved + b_x, moved_im + b_x_im
@@ -84,19 +84,21 @@ def _backward(
     mask = o_n < states
     o_at = i_span * states + o_n
     first, last = span(i_span, p_offsets, length, chunk, chunks)
+    # What comes into the span (BN,), the factors of its map and where that sends every state.
     b_carry = tl.zeros((BN,), kind)
     b_carry_im = tl.zeros((BN,), kind)
     if p_dfinal is not None:
-        b_carry, b_carry_im = load(p_dfinal, o_at, mask, kind, COMPLEX)
+        b_carry, b_carry_im = load(p_dfinal, o_at, mask, kind, COMPLEX)  # (BN,)
     b_product = tl.full((BN,), 1.0, kind)
     b_product_im = tl.zeros((BN,), kind)
     b_place = o_n
     for i in range(last - first):
         t = last - 1 - i
         o_here = t * states + o_n
-        b_to = tl.load(p_index + o_here, mask=mask, other=-1)
-        b_d, b_d_im = load(p_d, o_here, mask, kind, COMPLEX)
-        b_s, b_s_im = load(p_dh, o_here, mask, kind, COMPLEX)
+        # A step: its adjoint, and what flows on.
+        b_to = tl.load(p_index + o_here, mask=mask, other=-1)  # (BN,)
+        b_d, b_d_im = load(p_d, o_here, mask, kind, COMPLEX)  # (BN,)
+        b_s, b_s_im = load(p_dh, o_here, mask, kind, COMPLEX)  # (BN,)
         b_s, b_s_im = b_s + b_carry, b_s_im + b_carry_im
         hits = b_to[:, None] == o_n[None, :]
         b_g, b_g_im = _sum_into(hits, b_s, b_s_im, COMPLEX)
@@ -110,8 +112,8 @@ def _backward(
             store(p_dx, o_here, mask, b_s, b_s_im, COMPLEX)
         if p_dd is not None:
             later = t + 0 * o_n > first  # a row, as masks are
-            b_before, b_before_im = load(p_h, o_here - states, mask & later, kind, COMPLEX)
-            b_start, b_start_im = load(p_initial, o_at, mask & ~later, kind, COMPLEX)
+            b_before, b_before_im = load(p_h, o_here - states, mask & later, kind, COMPLEX)  # (BN,)
+            b_start, b_start_im = load(p_initial, o_at, mask & ~later, kind, COMPLEX)  # (BN,)
             ddecay, ddecay_im = times(b_before + b_start, -(b_before_im + b_start_im), b_g, b_g_im, COMPLEX)
             store(p_dd, o_here, mask, ddecay, ddecay_im, COMPLEX)
     store(p_dinitial, o_at, mask, b_carry, b_carry_im, COMPLEX)

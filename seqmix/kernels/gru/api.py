@@ -29,7 +29,7 @@ def gru(
     derivatives and forward-mode AD, but under the reference.
     """
     if preferred() != "reference":
-        return _gru(x, h0, weight_ih, weight_hh, bias, bias_n, cu_seqlens)  # type: ignore[no-any-return]
+        return _gru(x, h0, weight_ih, weight_hh, bias, bias_n, cu_seqlens)
 
     def recurrence(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         rows = []

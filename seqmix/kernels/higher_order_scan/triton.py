@@ -75,7 +75,7 @@ def _forward(
         if p_initial is None:
             lags = lags + (tl.zeros((BN,), kind),)
         else:
-            lags = lags + (tl.load(p_initial + o_state + i, mask=mask_n, other=0.0),)
+            lags = lags + (tl.load(p_initial + o_state + i, mask=mask_n, other=0.0),)  # (BN,)
         if p_product is not None:
             for j in tl.static_range(M):
                 runs = runs + (tl.full((BN,), 1.0 if i == j else 0.0, kind),)
@@ -87,8 +87,8 @@ def _forward(
             mask = mask_n & (0 * o_n + start + u < last)
             o_at = (start + u) * channels + o_n
             for k in tl.static_range(SLOTS):
-                gates = gates + (tl.load(p_a + o_at * SLOTS + k, mask=mask, other=0.0).to(kind),)
-            values = values + (tl.load(p_x + o_at, mask=mask, other=0.0).to(kind),)
+                gates = gates + (tl.load(p_a + o_at * SLOTS + k, mask=mask, other=0.0).to(kind),)  # (BN,)
+            values = values + (tl.load(p_x + o_at, mask=mask, other=0.0).to(kind),)  # (BN,)
         # The steps, one by one.
         for u in tl.static_range(STEPS):
             over = 0 * o_n + start + u >= last
@@ -142,7 +142,7 @@ def _backward(
         if p_dfinal is None:
             b_carry = b_carry + (tl.zeros((BN,), kind),)
         else:
-            b_carry = b_carry + (tl.load(p_dfinal + o_state + i, mask=mask_n, other=0.0),)
+            b_carry = b_carry + (tl.load(p_dfinal + o_state + i, mask=mask_n, other=0.0),)  # (BN,)
     for start in tl.range(first, last, STEPS):
         newest = first + last - 1 - start
         # Loads of several steps at once.
@@ -153,17 +153,19 @@ def _backward(
             mask = mask_n & (0 * o_n + newest - u >= first)
             o_at = (newest - u) * channels + o_n
             for k in tl.static_range(SLOTS):
-                gates = gates + (tl.load(p_a + o_at * SLOTS + k, mask=mask, other=0.0).to(kind),)
-            upstream = upstream + (tl.load(p_dh + o_at, mask=mask, other=0.0).to(kind),)
+                gates = gates + (tl.load(p_a + o_at * SLOTS + k, mask=mask, other=0.0).to(kind),)  # (BN,)
+            upstream = upstream + (tl.load(p_dh + o_at, mask=mask, other=0.0).to(kind),)  # (BN,)
             if GATED and p_dx is not None:
-                values = values + (tl.load(p_x + o_at, mask=mask, other=0.0).to(kind),)
+                values = values + (tl.load(p_x + o_at, mask=mask, other=0.0).to(kind),)  # (BN,)
         # past[k] is h at `newest - 1 - k`.
         past = ()
         if p_dx is not None:
             for k in tl.static_range(STEPS + M - 1):
                 o_row = 0 * o_n + newest - 1 - k
+                # (BN,)
                 b_value = tl.load(p_h + o_row * channels + o_n, mask=mask_n & (o_row >= begin), other=0.0).to(kind)
                 o_place = (i_s * channels + o_n) * M + begin - 1 - o_row
+                # (BN,)
                 b_older = tl.load(p_initial + o_place, mask=mask_n & (o_row < begin) & (o_row >= begin - M), other=0.0)
                 past = past + (tl.where(o_row >= begin, b_value, b_older),)
         # The steps, back in time: the adjoint, then the gradients.

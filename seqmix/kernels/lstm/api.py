@@ -22,7 +22,7 @@ def lstm(
     `NotImplementedError` for second derivatives and forward-mode AD, but under the reference.
     """
     if preferred() != "reference":
-        return _lstm(x, h0, c0, weight_ih, weight_hh, bias, cu_seqlens)  # type: ignore[no-any-return]
+        return _lstm(x, h0, c0, weight_ih, weight_hh, bias, cu_seqlens)
 
     def recurrence(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         (h, c), rows = state.chunk(2, -1), []

@@ -61,7 +61,7 @@ def _tanh_for(x):
 @jit()
 def _step(k, v, f, W, before, after, Z):
     """The next state, and Z; `after` may be `before`."""
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     keys, values = before.shape
     one = before.dtype.type(1)
     for c in range(keys):
@@ -102,7 +102,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, f, W, initial, o, final
 @jit("reassoc")
 def _adjoint(q, k, v, f, Wt, before, after, Z, g, clip, G, dU, dq, dk, dv, dW):
     """One step back: G comes in as the gradient of H_t from later steps, goes out as that of H_{t-1}; returns df."""
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     keys, values = G.shape
     zero, one = G.dtype.type(0), G.dtype.type(1)
     df = zero

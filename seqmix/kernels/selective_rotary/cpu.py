@@ -64,7 +64,7 @@ def _cos_quarter_for(x):
 @jit()
 def _advance(theta, omega, sign):
     """theta += sign omega, modulo one turn; all in double precision."""
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     for c in range(len(theta)):
         x = theta[c] + sign * np.float64(omega[c])
         turns = (x * (1 / _TURN) + _ROUND) - _ROUND
@@ -74,7 +74,7 @@ def _advance(theta, omega, sign):
 @jit()
 def _turn(theta, cos, sin):
     """cos theta and sin theta, in the type of the two that receive them."""
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     one, two = cos.dtype.type(1), cos.dtype.type(2)
     for c in range(len(theta)):
         quarters = (theta[c] * (1 / _QUARTER) + _ROUND) - _ROUND
@@ -89,7 +89,7 @@ def _turn(theta, cos, sin):
 @jit()
 def _rotate(x, cos, sin, y):
     """y = x turned by the angles, for some heads: x and y (h, K), cos and sin (h K/2,)."""
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     half = x.shape[1] // 2
     for h in range(len(x)):
         x_h, y_h, j = x[h], y[h], h * half
@@ -102,7 +102,7 @@ def _rotate(x, cos, sin, y):
 @jit()
 def _rotate_back(x, dy, cos, sin, dx, dtheta):
     """dx = dy turned back, and dtheta += dx1 x0 - dx0 x1."""
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     half = x.shape[1] // 2
     for h in range(len(x)):
         x_h, u_h, d_h, j = x[h], dy[h], dx[h], h * half

@@ -48,10 +48,11 @@ def _forward(
     if p_initial is None:
         b_carry = tl.zeros((BA,), tl.float64)
     else:
-        b_carry = tl.load(p_initial + i_span * angles + o_a, mask=mask_c, other=0.0)
+        b_carry = tl.load(p_initial + i_span * angles + o_a, mask=mask_c, other=0.0)  # (BA,)
     for start in tl.range(first, last, BT, num_stages=2):
         o_t = start + o_step
         mask = (o_t < last)[:, None] & mask_c[None, :]
+        # (BT, BA)
         b_turns = tl.load(p_omega + o_t[:, None] * angles + o_a[None, :], mask=mask, other=0.0).to(tl.float64) / TURN
         b_turns = _wrap(b_carry[None, :] + tl.cumsum(_wrap(b_turns), 0))
         b_carry = _row(b_turns, is_last)
@@ -59,12 +60,12 @@ def _forward(
             angle = (b_turns * TURN).to(ACC)
             cos, sin = tl.cos(angle), tl.sin(angle)
             o_here = o_t[:, None] * (2 * angles) + o_place[None, :]
-            b_q0 = tl.load(p_q + o_here, mask=mask, other=0.0).to(ACC)
-            b_q1 = tl.load(p_q + o_here + half, mask=mask, other=0.0).to(ACC)
+            b_q0 = tl.load(p_q + o_here, mask=mask, other=0.0).to(ACC)  # (BT, BA)
+            b_q1 = tl.load(p_q + o_here + half, mask=mask, other=0.0).to(ACC)  # (BT, BA)
             tl.store(p_turned_q + o_here, (b_q0 * cos - b_q1 * sin).to(p_q.dtype.element_ty), mask=mask)
             tl.store(p_turned_q + o_here + half, (b_q0 * sin + b_q1 * cos).to(p_q.dtype.element_ty), mask=mask)
-            b_k0 = tl.load(p_k + o_here, mask=mask, other=0.0).to(ACC)
-            b_k1 = tl.load(p_k + o_here + half, mask=mask, other=0.0).to(ACC)
+            b_k0 = tl.load(p_k + o_here, mask=mask, other=0.0).to(ACC)  # (BT, BA)
+            b_k1 = tl.load(p_k + o_here + half, mask=mask, other=0.0).to(ACC)  # (BT, BA)
             tl.store(p_turned_k + o_here, (b_k0 * cos - b_k1 * sin).to(p_k.dtype.element_ty), mask=mask)
             tl.store(p_turned_k + o_here + half, (b_k0 * sin + b_k1 * cos).to(p_k.dtype.element_ty), mask=mask)
     tl.store(p_final + i_span * angles + o_a, b_carry, mask=mask_c)
@@ -73,10 +74,10 @@ def _forward(
 @triton.jit
 def _turn_back(p_x, p_upstream, p_dx, o_here, half, cos, sin, mask, ACC: tl.constexpr):
     """Store dx = upstream turned back; returns what that contributes to the gradient of the angle."""
-    b_u0 = tl.load(p_upstream + o_here, mask=mask, other=0.0).to(ACC)
-    b_u1 = tl.load(p_upstream + o_here + half, mask=mask, other=0.0).to(ACC)
-    b_x0 = tl.load(p_x + o_here, mask=mask, other=0.0).to(ACC)
-    b_x1 = tl.load(p_x + o_here + half, mask=mask, other=0.0).to(ACC)
+    b_u0 = tl.load(p_upstream + o_here, mask=mask, other=0.0).to(ACC)  # (BT, BA)
+    b_u1 = tl.load(p_upstream + o_here + half, mask=mask, other=0.0).to(ACC)  # (BT, BA)
+    b_x0 = tl.load(p_x + o_here, mask=mask, other=0.0).to(ACC)  # (BT, BA)
+    b_x1 = tl.load(p_x + o_here + half, mask=mask, other=0.0).to(ACC)  # (BT, BA)
     b_d0, b_d1 = b_u0 * cos + b_u1 * sin, b_u1 * cos - b_u0 * sin
     tl.store(p_dx + o_here, b_d0.to(p_dx.dtype.element_ty), mask=mask)
     tl.store(p_dx + o_here + half, b_d1.to(p_dx.dtype.element_ty), mask=mask)
@@ -98,17 +99,17 @@ def _backward(
     o_step = tl.arange(0, BT)
     is_last = (o_step == BT - 1)[:, None]
     o_place = (o_a // half) * 2 * half + o_a % half
-    b_carry = tl.load(p_end + i_span * angles + o_a, mask=mask_c, other=0.0)
+    b_carry = tl.load(p_end + i_span * angles + o_a, mask=mask_c, other=0.0)  # (BA,)
     if p_dfinal is None:
         b_total = tl.zeros((BA,), tl.float64)
     else:
-        b_total = tl.load(p_dfinal + i_span * angles + o_a, mask=mask_c, other=0.0).to(tl.float64)
+        b_total = tl.load(p_dfinal + i_span * angles + o_a, mask=mask_c, other=0.0).to(tl.float64)  # (BA,)
     for start in tl.range(first, last, BT, num_stages=2):
         o_t = last - 1 - (start - first) - o_step
         mask = (o_t >= first)[:, None] & mask_c[None, :]
         mask_n = ((o_t + 1 >= first) & (o_t + 1 < last))[:, None] & mask_c[None, :]
         o_here = o_t[:, None] * angles + o_a[None, :]
-        b_later = tl.load(p_omega + o_here + angles, mask=mask_n, other=0.0).to(tl.float64) / TURN
+        b_later = tl.load(p_omega + o_here + angles, mask=mask_n, other=0.0).to(tl.float64) / TURN  # (BT, BA)
         b_turns = _wrap(b_carry[None, :] - tl.cumsum(_wrap(b_later), 0))
         b_carry = _row(b_turns, is_last)
         angle = (b_turns * TURN).to(ACC)
@@ -130,12 +131,12 @@ def _add(
     i_span = (tl.program_id(0) // blocks).to(tl.int64)
     o_a = (tl.program_id(0) % blocks) * BA + tl.arange(0, BA)
     first, last = span(i_span, p_offsets, length, chunk, chunks)
-    b_more = tl.load(p_incoming + i_span * angles + o_a, mask=o_a < angles, other=0.0)
+    b_more = tl.load(p_incoming + i_span * angles + o_a, mask=o_a < angles, other=0.0)  # (BA,)
     for start in tl.range(first, last, BT, num_stages=2):
         o_t = start + tl.arange(0, BT)
         mask = (o_t < last)[:, None] & (o_a < angles)[None, :]
         o_here = o_t[:, None] * angles + o_a[None, :]
-        b_value = tl.load(p_sums + o_here, mask=mask, other=0.0) + b_more[None, :]
+        b_value = tl.load(p_sums + o_here, mask=mask, other=0.0) + b_more[None, :]  # (BT, BA)
         tl.store(p_domega + o_here, b_value.to(p_domega.dtype.element_ty), mask=mask)
 
 

@@ -61,7 +61,7 @@ def forward(
     if p_initial is None:
         b_carry = tl.zeros((BN, BD), ACC)
     else:
-        b_carry = tl.load(p_initial + i_span * states * channels + o_tile, mask=mask_s, other=0.0).to(ACC)
+        b_carry = tl.load(p_initial + i_span * states * channels + o_tile, mask=mask_s, other=0.0).to(ACC)  # (BN, BD)
     total = tl.full((BN, BD), 1.0, ACC)
     begin, end = span(i_span, p_relay_offsets, relay_length, relay_chunk, relay_chunks)
     for index in range(0, end - begin):
@@ -72,15 +72,15 @@ def forward(
         mask = mask_t[:, None] & mask_d[None, :]
         o_where = o_t[:, None] * channels + o_d[None, :]
         # A chunk (BT, BD).
-        b_x = tl.load(p_x + o_where, mask=mask, other=0.0).to(ACC)
-        b_dt = tl.load(p_dt + o_where, mask=mask, other=0.0).to(ACC)
+        b_x = tl.load(p_x + o_where, mask=mask, other=0.0).to(ACC)  # (BT, BD)
+        b_dt = tl.load(p_dt + o_where, mask=mask, other=0.0).to(ACC)  # (BT, BD)
         if p_borders is not None:
             tl.store(p_borders + i_c * states * channels + o_tile, b_carry, mask=mask_s)
-        b_y = tl.load(p_D + o_d, mask=mask_d, other=0.0).to(ACC)[None, :] * b_x
+        b_y = tl.load(p_D + o_d, mask=mask_d, other=0.0).to(ACC)[None, :] * b_x  # (BD,)
         # One state index after the other: scanned over the chunk, joined to the state before it.
         for n in range(0, states):
-            b_A = tl.load(p_A + n * channels + o_d, mask=mask_d, other=0.0).to(ACC)
-            b_B = tl.load(p_B + o_t * states + n, mask=mask_t, other=0.0).to(ACC)
+            b_A = tl.load(p_A + n * channels + o_d, mask=mask_d, other=0.0).to(ACC)  # (BD,)
+            b_B = tl.load(p_B + o_t * states + n, mask=mask_t, other=0.0).to(ACC)  # (BT,)
             b_a = decay_of(b_dt * b_A[None, :], SIGNED)
             b_a, b_s = tl.associative_scan((b_a, b_dt * b_x * b_B[:, None]), 0, combine)
             b_s += b_a * pick(b_carry, o_n == n)[None, :]
@@ -88,7 +88,7 @@ def forward(
             if p_y is None:
                 total = tl.where(o_n == n, total * pick(b_a, is_last)[None, :], total)
             else:
-                b_C = tl.load(p_C + o_t * states + n, mask=mask_t, other=0.0).to(ACC)
+                b_C = tl.load(p_C + o_t * states + n, mask=mask_t, other=0.0).to(ACC)  # (BT,)
                 b_y += b_s * b_C[:, None]
         if p_y is not None:
             tl.store(p_y + o_where, b_y.to(p_y.dtype.element_ty), mask=mask)
@@ -121,7 +121,7 @@ def backward(
     if p_incoming is None:
         b_carry = tl.zeros((BN, BD), ACC)
     else:
-        b_carry = tl.load(p_incoming + i_span * states * channels + o_tile, mask=mask_s, other=0.0).to(ACC)
+        b_carry = tl.load(p_incoming + i_span * states * channels + o_tile, mask=mask_s, other=0.0).to(ACC)  # (BN, BD)
     total = tl.full((BN, BD), 1.0, ACC)
     sum_A = tl.zeros((BN, BD), ACC)
     sum_D = tl.zeros((BD,), ACC)
@@ -129,30 +129,31 @@ def backward(
     for index in range(0, end - begin):
         i_c = end - 1 - index
         first, last = span(i_c, p_offsets, length, chunk, chunks)
+        # Rows of the chunk.
         o_t = last - 1 - o_step
         mask_t = o_t >= first
         mask = mask_t[:, None] & mask_d[None, :]
         o_where = o_t[:, None] * channels + o_d[None, :]
         mask_n = ((o_t + 1 >= first) & (o_t + 1 < last))[:, None] & mask_d[None, :]
         # A chunk (BT, BD).
-        b_dt = tl.load(p_dt + o_where, mask=mask, other=0.0).to(ACC)
-        b_dt_next = tl.load(p_dt + o_where + channels, mask=mask_n, other=0.0).to(ACC)
-        b_dy = tl.load(p_dy + o_where, mask=mask, other=0.0).to(ACC)
+        b_dt = tl.load(p_dt + o_where, mask=mask, other=0.0).to(ACC)  # (BT, BD)
+        b_dt_next = tl.load(p_dt + o_where + channels, mask=mask_n, other=0.0).to(ACC)  # (BT, BD)
+        b_dy = tl.load(p_dy + o_where, mask=mask, other=0.0).to(ACC)  # (BT, BD)
         if p_dx is not None:
-            b_x = tl.load(p_x + o_where, mask=mask, other=0.0).to(ACC)
-            b_dx = tl.load(p_D + o_d, mask=mask_d, other=0.0).to(ACC)[None, :] * b_dy
+            b_x = tl.load(p_x + o_where, mask=mask, other=0.0).to(ACC)  # (BT, BD)
+            b_dx = tl.load(p_D + o_d, mask=mask_d, other=0.0).to(ACC)[None, :] * b_dy  # (BD,)
             b_ddt = tl.zeros((BT, BD), ACC)
             sum_D += tl.sum(b_dy * b_x, 0)
             # The step before each one, in order of time and aligned with the turned rows.
             o_p = last - BT + o_step - 1
             mask_b = (o_p >= first)[:, None] & mask_d[None, :]
             o_before = o_p[:, None] * channels + o_d[None, :]
-            b_dt_p = tl.load(p_dt + o_before, mask=mask_b, other=0.0).to(ACC)
-            b_x_p = b_dt_p * tl.load(p_x + o_before, mask=mask_b, other=0.0).to(ACC)
+            b_dt_p = tl.load(p_dt + o_before, mask=mask_b, other=0.0).to(ACC)  # (BT, BD)
+            b_x_p = b_dt_p * tl.load(p_x + o_before, mask=mask_b, other=0.0).to(ACC)  # (BT, BD)
         # One state index after the other: g_t, scanned back over the chunk.
         for n in range(0, states):
-            b_A = tl.load(p_A + n * channels + o_d, mask=mask_d, other=0.0).to(ACC)
-            b_C = tl.load(p_C + o_t * states + n, mask=mask_t, other=0.0).to(ACC)
+            b_A = tl.load(p_A + n * channels + o_d, mask=mask_d, other=0.0).to(ACC)  # (BD,)
+            b_C = tl.load(p_C + o_t * states + n, mask=mask_t, other=0.0).to(ACC)  # (BT,)
             through, b_g = tl.associative_scan(
                 (decay_of(b_dt_next * b_A[None, :], SIGNED), b_dy * b_C[:, None]), 0, combine
             )
@@ -167,9 +168,9 @@ def backward(
             if p_dx is None:
                 total = tl.where(o_n == n, total * pick(b_a * through, is_last)[None, :], total)
             else:
-                b_B = tl.load(p_B + o_t * states + n, mask=mask_t, other=0.0).to(ACC)[:, None]
-                b_B_p = tl.load(p_B + o_p * states + n, mask=o_p >= first, other=0.0).to(ACC)[:, None]
-                b_start = tl.load(p_borders + (i_c * states + n) * channels + o_d, mask=mask_d, other=0.0)
+                b_B = tl.load(p_B + o_t * states + n, mask=mask_t, other=0.0).to(ACC)[:, None]  # (BT,)
+                b_B_p = tl.load(p_B + o_p * states + n, mask=o_p >= first, other=0.0).to(ACC)[:, None]  # (BT,)
+                b_start = tl.load(p_borders + (i_c * states + n) * channels + o_d, mask=mask_d, other=0.0)  # (BD,)
                 source = tl.where((o_p + 1 == first)[:, None], b_start[None, :], b_x_p * b_B_p)
                 _, b_s = tl.associative_scan((decay_of(b_dt_p * b_A[None, :], SIGNED), source), 0, combine)
                 b_s = tl.flip(b_s, 0)

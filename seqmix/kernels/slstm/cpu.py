@@ -9,36 +9,16 @@ vectorised in float32. Letters: L rows of all sequences, N units of a head.
 import numpy as np
 import torch
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 from torch import Tensor
 
 from seqmix.kernels._loops import shifted
 from seqmix.kernels._memory import empty_like
-from seqmix.kernels._numba import jit, use_wide_vectors
+from seqmix.kernels._numba import as_float32, as_int32, jit, use_wide_vectors
 from seqmix.kernels._sequences import array, offsets, rows
 from seqmix.kernels._threads import run
 
 OP = "sLSTM"
-
-
-@intrinsic
-def _as_float32(typing_context, bits):
-    """The float32 with these 32 bits."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
-
-
-@intrinsic
-def _as_int32(typing_context, number):
-    """The 32 bits of a float32."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(types.int32))
-
-    return types.int32(types.float32), generate
 
 
 def _exp(x):
@@ -63,8 +43,8 @@ def _exp_for(x):
             p = p * q + (np.float32(8.3334519073e-3) * r + np.float32(4.1665795894e-2))
             p = p * q + (np.float32(1.6666665459e-1) * r + np.float32(5.0000001201e-1))
             p = (p * q + r) + np.float32(1.0)
-            bits = np.int32(_as_int32(shifted) << np.int32(23))  # type: ignore[call-arg]
-            return p * _as_float32(bits)  # type: ignore[call-arg]
+            bits = np.int32(as_int32(shifted) << np.int32(23))
+            return p * as_float32(bits)
 
         return exp_float32
     return lambda x: np.exp(x)
@@ -126,7 +106,7 @@ def _tanh_for(x):
 @jit()
 def _cell(gates, h, c, n, m):
     """One step of all units of a head, in place."""
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     zero, one, units = c.dtype.type(0), c.dtype.type(1), len(h)
     for j in range(units):
         i, f, z, o = gates[j], gates[units + j], gates[2 * units + j], gates[3 * units + j]
@@ -166,7 +146,7 @@ def _forward(first, last, heads, bounds, p, R, initial, h, cells, kept, final):
 @jit()
 def _adjoint(gates, cells, c_before, n_before, m_before, dh, dhidden, dc, dn, dm, dgates):
     """One step back for all units of a head; dhidden, dc, dn and dm change in place."""
-    use_wide_vectors()  # type: ignore[call-arg]
+    use_wide_vectors()
     zero, one, units = dc.dtype.type(0), dc.dtype.type(1), len(dc)
     for j in range(units):
         i, f, c, n, m = gates[j], gates[units + j], cells[0, j], cells[1, j], cells[2, j]

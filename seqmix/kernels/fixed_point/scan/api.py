@@ -87,7 +87,7 @@ def fixed_point_scan(
             OP, chosen, p, full_weight(chosen, weight), initial_state.to(p.dtype), cu_seqlens,
             phantom=gradient == "phantom",
         )  # fmt: skip
-    return _scan(  # type: ignore[no-any-return]
+    return _scan(
         p, weight, initial_state.to(p.dtype), cu_seqlens, mixing, rank, strength, hidden, gated, normed,
         solver, tolerance, max_iterations, damping, fallback, gradient,
     )  # fmt: skip
@@ -105,7 +105,8 @@ def _compiled_problem(chosen: Cell, p: Tensor, weight: Tensor, h0: Tensor, rows:
     wide = weight.new_zeros(weight.shape[1], chosen.spans[-1].stop - seen if chosen.spans else 0)
     for span, part in zip(chosen.spans, chosen._split(weight.mT), strict=True):
         wide[:, span.start - seen : span.stop - seen] = part
-    m: LowRank = chosen.mixing  # type: ignore[assignment]
+    m = chosen.mixing
+    assert isinstance(m, LowRank)
     constants = (m.rank, m.strength, m.product, chosen.gated, chosen.normed)
     return cpu.Problem(p, wide, seen, h0, rows.bounds, *constants)
 

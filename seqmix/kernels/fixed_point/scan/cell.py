@@ -10,7 +10,7 @@ Every gradient is written out, because the solvers run inside a custom op, where
 """
 
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class Gates(NamedTuple):
     decay: Tensor  # lambda (..., N)
     write: Tensor  # 1 - lambda
     e: Tensor  # b v or b, (..., N)
-    factors: tuple[Tensor, ...]  # of K
+    factors: Any  # of K, as `Mixing.factors` gives them
 
 
 class Cell:
@@ -76,7 +76,7 @@ class Cell:
             pre[..., span] += part
         return pre
 
-    def _factors(self, pre: Tensor) -> tuple[Tensor, ...]:
+    def _factors(self, pre: Tensor) -> Any:
         return self.mixing.factors(pre[..., self.at_mixing :])
 
     def seen(self, h: Tensor) -> Tensor:
@@ -89,36 +89,36 @@ class Cell:
     def solve(self, g: Gates, h_prev: Tensor) -> Tensor:
         """h_t, exactly."""
         # In h - e: M (h - e) = lambda (h_prev - e), which has no cancelling terms.
-        return g.e + self.mixing.solve(g.factors, scaled(g.write), g.decay * (h_prev - g.e))  # type: ignore[arg-type]
+        return g.e + self.mixing.solve(g.factors, scaled(g.write), g.decay * (h_prev - g.e))
 
     def target(self, g: Gates, h: Tensor) -> Tensor:
         """e + K (h - e): what a sweep writes."""
-        return g.e + self.mixing.apply(g.factors, h - g.e)  # type: ignore[arg-type]
+        return g.e + self.mixing.apply(g.factors, h - g.e)
 
     def solve_transposed(self, g: Gates, cotangent: Tensor) -> Tensor:
         """v = M^-T of the cotangent of h_t."""
-        return self.mixing.solve_transposed(g.factors, scaled(g.write), cotangent)  # type: ignore[arg-type]
+        return self.mixing.solve_transposed(g.factors, scaled(g.write), cotangent)
 
     def radius(self, g: Gates) -> Tensor:
         """The spectral radius of (I - Lambda)(I - Q), (...): a sweep contracts at a token where it is below one."""
-        return self.mixing.radius(g.factors, scaled(g.write))  # type: ignore[arg-type]
+        return self.mixing.radius(g.factors, scaled(g.write))
 
     def mixed_back(self, g: Gates, v: Tensor) -> Tensor:
         """K^T (1 - lambda) v: what a sweep of the adjoint adds within a token."""
-        return self.mixing.apply_transposed(g.factors, g.write * v)  # type: ignore[arg-type]
+        return self.mixing.apply_transposed(g.factors, g.write * v)
 
     def vjp(self, g: Gates, h_prev: Tensor, h: Tensor, v: Tensor) -> Tensor:
         """The gradient in p_t, (..., M), from v = M^-T of the cotangent of h_t."""
         n, f, w = self.mixing.width, g.factors, g.write * v
         ddecay = v * (h_prev - self.target(g, h))
-        de = w - self.mixing.apply_transposed(f, w)  # type: ignore[arg-type]
-        dmixing = self.mixing.vjp(g.pre[..., self.at_mixing :], f, w, h - g.e)  # type: ignore[arg-type]
+        de = w - self.mixing.apply_transposed(f, w)
+        dmixing = self.mixing.vjp(g.pre[..., self.at_mixing :], f, w, h - g.e)
         raw = g.pre[..., n : 2 * n]
         db, dv = (de * g.pre[..., 2 * n : 3 * n], [de * silu(raw)]) if self.gated else (de, [])
         return torch.cat((ddecay * g.decay * g.write, db * silu_grad(raw), *dv, dmixing), -1)
 
-    def hidden_vjp(self, dpre: Tensor, weight: Tensor, h_prev: Tensor) -> Tensor | int:
-        """The gradient that reaches h_{t-1} through the gates."""
+    def hidden_vjp(self, dpre: Tensor, weight: Tensor, h_prev: Tensor) -> Any:
+        """The gradient that reaches h_{t-1} through the gates, or 0 where they do not see it."""
         if not self.spans:
             return 0
         ds = self.recurrent_rows(dpre) @ weight

@@ -26,12 +26,12 @@ def forward(problem: Forward) -> Tensor:
     """h (L, N), exactly."""
     g, mixing = problem.gates(problem.p), problem.cell.mixing
     if isinstance(mixing, Kronecker):
-        inverse = _inverse(mixing.dense(g.factors), g.write)  # type: ignore[arg-type]
+        inverse = _inverse(mixing.dense(g.factors), g.write)
         source = g.e - (inverse @ (g.decay * g.e).unsqueeze(-1)).squeeze(-1)
         return _dense_scan(inverse * g.decay.unsqueeze(-2), source, problem.h0, problem.rows)
     u = g.factors[0]
     left = u * g.write.unsqueeze(-2)
-    right = mixing.gain(g.factors, left @ u.mT) @ u * g.decay.unsqueeze(-2)  # type: ignore[arg-type]
+    right = mixing.gain(g.factors, left @ u.mT) @ u * g.decay.unsqueeze(-2)
     source = g.write * g.e - _twice(left, right, g.e)
     return low_rank_scan(g.decay, source, left, right, problem.h0, problem.rows)
 
@@ -46,11 +46,11 @@ def adjoint(problem: Adjoint) -> Tensor:
         return rows.following(x).flip(0)
 
     if isinstance(mixing, Kronecker):
-        inverse = _inverse(mixing.dense(g.factors), g.write).mT  # type: ignore[arg-type]
+        inverse = _inverse(mixing.dense(g.factors), g.write).mT
         q = _dense_scan(reverse(g.decay.unsqueeze(-1) * inverse), problem.cotangent.flip(0), zeros, backward).flip(0)
         return (inverse @ q.unsqueeze(-1)).squeeze(-1)
     u = g.factors[0]
-    right = mixing.gain(g.factors, (u * g.write.unsqueeze(-2)) @ u.mT).mT @ u * g.write.unsqueeze(-2)  # type: ignore[arg-type]
+    right = mixing.gain(g.factors, (u * g.write.unsqueeze(-2)) @ u.mT).mT @ u * g.write.unsqueeze(-2)
     left = u * g.decay.unsqueeze(-2)
     q = low_rank_scan(reverse(g.decay), problem.cotangent.flip(0), reverse(left), reverse(right), zeros, backward)
     q = q.flip(0)

@@ -9,7 +9,7 @@ run backwards; its sweeps contract exactly where those of the forward pass do.
 
 import importlib.util
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -115,8 +115,8 @@ class Adjoint:
             return self.fused.vjp(v)
         return self.cell.vjp(self.gates, self.before, self.h, v)
 
-    def through_gates(self, v: Tensor) -> Tensor | int:
-        """What v sends to the state before its token through the gates, (L, N)."""
+    def through_gates(self, v: Tensor) -> Any:
+        """What v sends to the state before its token through the gates, (L, N), or 0 where they do not see it."""
         if not self.cell.spans:
             return 0
         dpre = self.cell.vjp(self.gates, self.before, self.h, v)
@@ -132,7 +132,7 @@ class Adjoint:
     def sweep(self, y: Tensor) -> Tensor:
         x = self.cotangent + self.cell.mixed_back(self.gates, y)
         if self.cell.spans:
-            x = x + self.rows.following(self.through_gates(y))  # type: ignore[arg-type]
+            x = x + self.rows.following(self.through_gates(y))
         return self.scan(x)
 
     def select(self, ids: Tensor) -> "Adjoint":
@@ -161,5 +161,5 @@ class Adjoint:
 
 
 def _at(g: Gates, token: Tensor) -> Gates:
-    factors = type(g.factors)(*(f[token] for f in g.factors))  # type: ignore[call-arg]
+    factors = type(g.factors)(*(f[token] for f in g.factors))
     return Gates(g.pre[token], g.decay[token], g.write[token], g.e[token], factors)

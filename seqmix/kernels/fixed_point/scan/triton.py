@@ -54,7 +54,7 @@ def _sweep(
     mask_n = o_n < width
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     i_s, begin, _ = sequence_of(i_span, p_of, p_bounds, length, chunks)
-    stop = tl.where(tl.load(p_busy + i_s) != 0, last, first)
+    stop = tl.where(tl.load(p_busy + i_s) != 0, last, first)  # scalar
     o_step = tl.arange(0, BT)
     is_last = (o_step == BT - 1)[:, None]
     kind: tl.constexpr = p_p.dtype.element_ty
@@ -70,7 +70,7 @@ def _sweep(
     total = tl.full((BN,), 1.0, kind)
     b_carry = tl.zeros((BN,), kind)
     if p_initial is not None:
-        b_carry = tl.load(p_initial + i_span * width + o_n, mask=mask_n, other=0.0)
+        b_carry = tl.load(p_initial + i_span * width + o_n, mask=mask_n, other=0.0)  # (BN,)
     largest_change = tl.max(tl.zeros((BN,), kind), 0)
     largest = largest_change
     for start in range(first, stop, BT):
@@ -78,7 +78,7 @@ def _sweep(
         mask_t = o_t < last
         mask = mask_t[:, None] & mask_n[None, :]
         # A tile (BT, BN): the last iterate, and the factor of what it adds to the gates.
-        b_h = tl.load(p_old + o_t[:, None] * width + o_n[None, :], mask=mask, other=0.0)
+        b_h = tl.load(p_old + o_t[:, None] * width + o_n[None, :], mask=mask, other=0.0)  # (BT, BN)
         scale = tl.full((BT,), 1.0, kind)
         if NORMED and (SEES_DECAY or SEES_B or SEES_MIXING):
             b_past = load_before(p_old, p_h0, o_t, begin, i_s, o_n, mask, width)
@@ -99,7 +99,7 @@ def _sweep(
                 row, seen, scale, b_h - b_e, STRENGTH, PRODUCT, SEES_MIXING,
             )  # fmt: skip
         else:
-            b_goal = tl.load(p_target + o_t[:, None] * width + o_n[None, :], mask=mask, other=0.0)
+            b_goal = tl.load(p_target + o_t[:, None] * width + o_n[None, :], mask=mask, other=0.0)  # (BT, BN)
         # The scan over the tile, joined to the state before it.
         decay = tl.where(mask, sigmoid(b_gate), 1.0)
         b_x = tl.where(mask, sigmoid(-b_gate) * b_goal, 0.0)
@@ -133,13 +133,13 @@ class Sweeps:
         self.cut = Cut(OP, rows, p)
         m = cell.mixing
         self.sees = {f"SEES_{name}": part in cell.hidden for name, part in zip(_SEES, PARTS, strict=True)}
-        low_rank = isinstance(m, LowRank)
         # A constant, because a number handed to a kernel is float32.
-        self.options = {"STRENGTH": float(m.strength), "PRODUCT": low_rank and m.product} | tile(m.width)  # type: ignore[union-attr]
+        rank, product = (m.rank, m.product) if isinstance(m, LowRank) else (0, False)
+        self.options = {"STRENGTH": float(m.strength), "PRODUCT": product} | tile(m.width)
         self.options |= {"GATED": cell.gated, "NORMED": cell.normed}
-        self.sizes = (m.width, m.rank if low_rank else 0, cell.size, cell.recurrent)  # type: ignore[union-attr]
+        self.sizes = (m.width, rank, cell.size, cell.recurrent)
         self.kronecker = None
-        if not low_rank:
+        if not isinstance(m, LowRank):
             from seqmix.kernels.fixed_point.kronecker_triton import Targets
 
             self.kronecker = Targets(cell, self.p, self.more0, self.h0, rows)

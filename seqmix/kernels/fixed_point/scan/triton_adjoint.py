@@ -57,16 +57,16 @@ def _gradients(
         mask = mask_t[:, None] & (o_n < width)[None, :]
         o_here = o_t[:, None] * width + o_n[None, :]
         # A tile (BT, BN): the gates again, h - e and (1 - lambda) v.
-        b_gate = tl.load(p_pre + o_t[:, None] * row + o_n[None, :], mask=mask, other=0.0)
-        b_raw = tl.load(p_pre + o_t[:, None] * row + width + o_n[None, :], mask=mask, other=0.0)
-        b_v = tl.load(p_v + o_here, mask=mask, other=0.0)
+        b_gate = tl.load(p_pre + o_t[:, None] * row + o_n[None, :], mask=mask, other=0.0)  # (BT, BN)
+        b_raw = tl.load(p_pre + o_t[:, None] * row + width + o_n[None, :], mask=mask, other=0.0)  # (BT, BN)
+        b_v = tl.load(p_v + o_here, mask=mask, other=0.0)  # (BT, BN)
         decay, write, open_ = sigmoid(b_gate), sigmoid(-b_gate), sigmoid(b_raw)
         b_b = b_raw * open_
         b_e = b_b
         if GATED:
-            b_value = tl.load(p_pre + o_t[:, None] * row + 2 * width + o_n[None, :], mask=mask, other=0.0)
+            b_value = tl.load(p_pre + o_t[:, None] * row + 2 * width + o_n[None, :], mask=mask, other=0.0)  # (BT, BN)
             b_e = b_b * b_value
-        b_off = tl.load(p_h + o_here, mask=mask, other=0.0) - b_e
+        b_off = tl.load(p_h + o_here, mask=mask, other=0.0) - b_e  # (BT, BN)
         b_w = write * b_v
         # To lambda.
         if SEES_DECAY:
@@ -76,7 +76,7 @@ def _gradients(
                     b_off, STRENGTH, PRODUCT, False,
                 )  # fmt: skip
             else:
-                b_goal = tl.load(p_target + o_here, mask=mask, other=0.0)
+                b_goal = tl.load(p_target + o_here, mask=mask, other=0.0)  # (BT, BN)
             b_past = load_before(p_h, p_h0, o_t, begin, i_s, o_n, mask, width)
             tl.store(p_out + o_t[:, None] * columns + o_n[None, :], b_v * (b_past - b_goal) * decay * write, mask=mask)
         # To b, and to v with which it is multiplied.
@@ -86,7 +86,7 @@ def _gradients(
                     p_pre, o_t, (2 + GATED) * width, o_n, mask, mask_t, width, rank, row, b_w, STRENGTH, PRODUCT
                 )
             else:
-                b_db = b_w - tl.load(p_back + o_here, mask=mask, other=0.0)
+                b_db = b_w - tl.load(p_back + o_here, mask=mask, other=0.0)  # (BT, BN)
             if STORE_V:
                 tl.store(p_out + o_t[:, None] * columns + at_b + width + o_n[None, :], b_db * b_b, mask=mask)
             if GATED:
@@ -116,7 +116,7 @@ def _sweep(
     mask_n = o_n < width
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     i_s, _, end = sequence_of(i_span, p_of, p_bounds, length, chunks)
-    stop = tl.where(tl.load(p_busy + i_s) != 0, last, first)
+    stop = tl.where(tl.load(p_busy + i_s) != 0, last, first)  # scalar
     o_step = tl.arange(0, BT)
     is_last = (o_step == BT - 1)[:, None]
     kind: tl.constexpr = p_pre.dtype.element_ty
@@ -124,7 +124,7 @@ def _sweep(
     total = tl.full((BN,), 1.0, kind)
     b_carry = tl.zeros((BN,), kind)
     if p_incoming is not None:
-        b_carry = tl.load(p_incoming + i_span * width + o_n, mask=mask_n, other=0.0)
+        b_carry = tl.load(p_incoming + i_span * width + o_n, mask=mask_n, other=0.0)  # (BN,)
     largest_change = tl.max(tl.zeros((BN,), kind), 0)
     largest = largest_change
     for start in range(first, stop, BT):
@@ -134,21 +134,21 @@ def _sweep(
         following = mask & (o_t + 1 < end)[:, None]
         o_here = o_t[:, None] * width + o_n[None, :]
         # A tile (BT, BN): the cotangents, with what comes through the mixing and the next token's gates.
-        b_gate = tl.load(p_pre + o_t[:, None] * row + o_n[None, :], mask=mask, other=0.0)
-        b_later = tl.load(p_pre + (o_t + 1)[:, None] * row + o_n[None, :], mask=following, other=0.0)
-        b_v = tl.load(p_old + o_here, mask=mask, other=0.0)
-        b_x = tl.load(p_cotangent + o_here, mask=mask, other=0.0)
+        b_gate = tl.load(p_pre + o_t[:, None] * row + o_n[None, :], mask=mask, other=0.0)  # (BT, BN)
+        b_later = tl.load(p_pre + (o_t + 1)[:, None] * row + o_n[None, :], mask=following, other=0.0)  # (BT, BN)
+        b_v = tl.load(p_old + o_here, mask=mask, other=0.0)  # (BT, BN)
+        b_x = tl.load(p_cotangent + o_here, mask=mask, other=0.0)  # (BT, BN)
         if p_back is None:
             b_w = sigmoid(-b_gate) * b_v
             b_x += mixed_back(
                 p_pre, o_t, (2 + GATED) * width, o_n, mask, mask_t, width, rank, row, b_w, STRENGTH, PRODUCT
             )
         else:
-            b_x += tl.load(p_back + o_here, mask=mask, other=0.0)
+            b_x += tl.load(p_back + o_here, mask=mask, other=0.0)  # (BT, BN)
         if p_ds is not None:
-            b_sent = tl.load(p_ds + o_here + width, mask=following, other=0.0)
+            b_sent = tl.load(p_ds + o_here + width, mask=following, other=0.0)  # (BT, BN)
             if NORMED:
-                b_s = tl.load(p_h + o_here, mask=mask, other=0.0)
+                b_s = tl.load(p_h + o_here, mask=mask, other=0.0)  # (BT, BN)
                 inverse = tl.rsqrt(tl.sum(b_s * b_s, 1) / width + 0.0625)[:, None]
                 b_s *= inverse
                 b_sent = inverse * (b_sent - b_s * (tl.sum(b_s * b_sent, 1) / width)[:, None])

@@ -184,7 +184,7 @@ def _backward(
     if adjoint.cell.spans:
         dweight = adjoint.cell.recurrent_rows(d.p).mT @ adjoint.before
         if asked.gradient == "implicit":
-            dy0 = rows.start(adjoint.through_gates(d.p), dy0)  # type: ignore[arg-type]
+            dy0 = rows.start(adjoint.through_gates(d.p), dy0)
     # An empty sequence hands its states on.
     dy0 = torch.where((rows.lengths == 0).unsqueeze(-1), dlast, dy0)
     return d.u.view_as(u), d.dt.view_as(dt), d.p.view_as(p), d.A, d.D, dweight, d.norm, d.s0, dy0

@@ -11,7 +11,7 @@ Letters: D channels (d_inner), N states of each, R rows of W.
 
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Gates(NamedTuple):
     pre: Tensor  # (..., M)
     b: Tensor  # (..., N), of unit length
     c: Tensor  # (..., N)
-    factors: tuple[Tensor, ...]  # of K
+    factors: Any  # of K, as `Mixing.factors` gives them
 
 
 class Normed(NamedTuple):
@@ -130,11 +130,11 @@ class Cell:
 
     def mixed(self, g: Gates, u: Tensor, y: Tensor) -> Tensor:
         """x = u + K (y - u)."""
-        return u + self.mixing.apply(g.factors, y - u)  # type: ignore[arg-type]
+        return u + self.mixing.apply(g.factors, y - u)
 
     def mixed_back(self, g: Gates, dx: Tensor) -> Tensor:
         """K^T dx."""
-        return self.mixing.apply_transposed(g.factors, dx)  # type: ignore[arg-type]
+        return self.mixing.apply_transposed(g.factors, dx)
 
     def gain(self, g: Gates, dt: Tensor, D: Tensor) -> Tensor:
         """dt b.c + D: what a change of x_t does to o_t, channel by channel."""
@@ -147,7 +147,7 @@ class Cell:
         subtracts the mean, so only the root of 1 / deviation(tau) - tau is looked for. It changes sign between zero and
         the first pole of y(tau); that root is the branch which grows out of K = 0, where sweeps from zero go as well.
         """
-        u, s = self.mixing.as_product(g.factors)  # type: ignore[arg-type]
+        u, s = self.mixing.as_product(g.factors)
         centred, columns = _centre(rest), _centre(gain.unsqueeze(-2) * u)
         width = rest.shape[-1]
         system = s @ (u * weight) @ columns.mT
@@ -200,7 +200,7 @@ class Cell:
 
     def beyond_pole(self, g: Gates, normed: Normed, gain: Tensor) -> Tensor:
         """Where o has a deviation below the pole, so that y is not on the branch that `solve` takes (...)."""
-        u, s = self.mixing.as_product(g.factors)  # type: ignore[arg-type]
+        u, s = self.mixing.as_product(g.factors)
         system = s @ (u * normed.weight) @ _centre(gain.unsqueeze(-2) * u).mT
         return _first_pole(system) * normed.inverse.squeeze(-1) >= 1
 
@@ -208,16 +208,16 @@ class Cell:
         """(I - K^T B^T)^-1 cotangent."""
         spread = _spread(normed)
         back: Linear = lambda v: gain.unsqueeze(-2) * spread.back(v)  # noqa: E731
-        return self.mixing.solve_transposed(g.factors, back, cotangent)  # type: ignore[arg-type]
+        return self.mixing.solve_transposed(g.factors, back, cotangent)
 
     def radius(self, g: Gates, normed: Normed, gain: Tensor) -> Tensor:
         """The spectral radius of B K (...)."""
-        return self.mixing.radius(g.factors, slope_of(normed, gain))  # type: ignore[arg-type]
+        return self.mixing.radius(g.factors, slope_of(normed, gain))
 
     def vjp(self, g: Gates, db: Tensor, dc: Tensor, dx: Tensor, difference: Tensor) -> Tensor:
         """The gradient in p_t (..., M); `difference` is y_t - u_t."""
         n = self.states
-        dmixing = self.mixing.vjp(g.pre[..., 2 * n :], g.factors, dx, difference)  # type: ignore[arg-type]
+        dmixing = self.mixing.vjp(g.pre[..., 2 * n :], g.factors, dx, difference)
         return torch.cat((_unit_vjp(g.pre[..., :n], db), _unit_vjp(g.pre[..., n : 2 * n], dc), dmixing), -1)
 
     def recurrent_rows(self, dpre: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ o'_t = norm'^T zeta_t, the states' gradient S_t = o'_t c_t^T + decay_{t+1} S_{t+
 
 import importlib.util
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -109,7 +109,8 @@ class Forward:
 
     def recurrence(self) -> Recurrence:
         """The same for a compiled pass over time."""
-        m: LowRank = self.cell.mixing  # type: ignore[assignment]
+        m = self.cell.mixing
+        assert isinstance(m, LowRank)
         constants = (self.cell.where, m.rank, m.strength, m.product)
         return Recurrence(self.inputs, self.s0, self.y0, self.rows.bounds, *constants)
 
@@ -198,8 +199,8 @@ class Adjoint:
         dc = (do.unsqueeze(-1) * self.states[at]).sum(-2)
         return self.cell.vjp(_at(self.gates, at), db, dc, dx, self.y[at] - i.u[at])
 
-    def through_gates(self, dpre: Tensor) -> Tensor | int:
-        """What dpre sends to y of the token before."""
+    def through_gates(self, dpre: Tensor) -> Any:
+        """What dpre sends to y of the token before, or 0 where its gates do not see it."""
         return self.cell.recurrent_rows(dpre) @ self.forward.inputs.weight if self.cell.spans else 0
 
     def sweep(self, y: Tensor) -> Tensor:
@@ -208,7 +209,7 @@ class Adjoint:
         dx = self.dx(do, back)
         new = self.dy + self.cell.mixed_back(self.gates, dx)
         if self.cell.spans:
-            new = new + self.rows.following(self.through_gates(self.dpre(do, back, dx)))  # type: ignore[arg-type]
+            new = new + self.rows.following(self.through_gates(self.dpre(do, back, dx)))
         return new
 
     def gradients(self, zeta: Tensor) -> Gradients:
@@ -263,11 +264,11 @@ class Adjoint:
             later = later + do.unsqueeze(-1) * g.c.unsqueeze(-2)
             if cell.spans:
                 dx = i.D * do + dt * (later * b).sum(-1)
-                carry[alive] = self.through_gates(self.dpre(do, later, dx, token))  # type: ignore[assignment]
+                carry[alive] = self.through_gates(self.dpre(do, later, dx, token))
             states[alive] = self.decay[token] * later
         return zeta
 
 
 def _at(g: Gates, at: Tensor | slice) -> Gates:
-    factors = type(g.factors)(*(f[at] for f in g.factors))  # type: ignore[call-arg]
+    factors = type(g.factors)(*(f[at] for f in g.factors))
     return Gates(g.pre[at], g.b[at], g.c[at], factors)

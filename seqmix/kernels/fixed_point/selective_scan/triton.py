@@ -42,7 +42,8 @@ def _mix(
     o_n, o_s = tl.arange(0, BN), tl.arange(0, BS)
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     i_s, begin, _ = sequence_of(i_span, p_of, p_bounds, length, chunks)
-    last = tl.where(tl.load(p_busy + i_s) != 0, last, first)
+    last = tl.where(tl.load(p_busy + i_s) != 0, last, first)  # scalar
+    # Where the parts of what the state adds begin.
     seen_c = 0
     seen_mixing = 0
     if SEES_B:
@@ -56,6 +57,7 @@ def _mix(
         mask = mask_t[:, None] & (o_n < width)[None, :]
         mask_s = mask_t[:, None] & (o_s < states)[None, :]
         one = tl.full((BT,), 1.0, p_p.dtype.element_ty)
+        # b and c.
         b_raw = load_pre(p_p, p_more, p_more0, o_t, begin, i_s, o_s, o_s, mask_s, row, seen, one, SEES_B)
         b_raw *= tl.rsqrt(tl.sum(b_raw * b_raw, 1) + 1e-5)[:, None]
         tl.store(p_b + o_t[:, None] * states + o_s[None, :], b_raw, mask=mask_s)
@@ -64,10 +66,11 @@ def _mix(
         )
         b_raw *= tl.rsqrt(tl.sum(b_raw * b_raw, 1) + 1e-5)[:, None]
         tl.store(p_c + o_t[:, None] * states + o_s[None, :], b_raw, mask=mask_s)
+        # x, from rows of u and y.
         if p_x is not None:
             o_here = o_t[:, None] * width + o_n[None, :]
-            b_u = tl.load(p_u + o_here, mask=mask, other=0.0)
-            b_rest = tl.load(p_y + o_here, mask=mask, other=0.0) - b_u
+            b_u = tl.load(p_u + o_here, mask=mask, other=0.0)  # (BT, BN)
+            b_rest = tl.load(p_y + o_here, mask=mask, other=0.0) - b_u  # (BT, BN)
             b_u += mixed(
                 p_p, p_more, p_more0, o_t, begin, i_s, 2 * states, seen_mixing, o_n, mask, mask_t, width, rank, row,
                 seen, one, b_rest, STRENGTH, PRODUCT, SEES_MIXING,
@@ -86,22 +89,22 @@ def _finish(
     o_n = tl.arange(0, BN)
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     i_s, _, end = sequence_of(i_span, p_of, p_bounds, length, chunks)
-    stop = tl.where(tl.load(p_busy + i_s) != 0, last, first)
+    stop = tl.where(tl.load(p_busy + i_s) != 0, last, first)  # scalar
     largest_change = tl.max(tl.zeros((BN,), p_new.dtype.element_ty), 0)
     largest = largest_change
     for start in range(first, stop, BT):
         o_t = start + tl.arange(0, BT)
         mask = (o_t < last)[:, None] & (o_n < width)[None, :]
         o_here = o_t[:, None] * width + o_n[None, :]
-        b_x = tl.load(p_value + o_here, mask=mask, other=0.0)
-        b_y = tl.load(p_old + o_here, mask=mask, other=0.0)
+        b_x = tl.load(p_value + o_here, mask=mask, other=0.0)  # (BT, BN)
+        b_y = tl.load(p_old + o_here, mask=mask, other=0.0)  # (BT, BN)
         if p_norm is not None:
             b_x = tl.where(mask, b_x - (tl.sum(b_x, 1) / width)[:, None], 0.0)
             b_x *= tl.rsqrt(tl.sum(b_x * b_x, 1) / width + 1e-5)[:, None]
-            b_x *= tl.load(p_norm + o_n, mask=o_n < width, other=0.0)[None, :]
-            b_x += tl.load(p_norm + width + o_n, mask=o_n < width, other=0.0)[None, :]
+            b_x *= tl.load(p_norm + o_n, mask=o_n < width, other=0.0)[None, :]  # (BN,)
+            b_x += tl.load(p_norm + width + o_n, mask=o_n < width, other=0.0)[None, :]  # (BN,)
         if p_sent is not None:
-            b_x += tl.load(p_sent + o_here + width, mask=mask & (o_t + 1 < end)[:, None], other=0.0)
+            b_x += tl.load(p_sent + o_here + width, mask=mask & (o_t + 1 < end)[:, None], other=0.0)  # (BT, BN)
         largest_change = tl.maximum(largest_change, largest_of(tl.where(mask, b_x - b_y, 0.0)))
         if DAMPING != 1.0:
             b_x = b_y + DAMPING * (b_x - b_y)

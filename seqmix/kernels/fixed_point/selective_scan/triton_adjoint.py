@@ -33,16 +33,16 @@ def _norm_back(
         o_here = o_t[:, None] * width + o_n[None, :]
         b_g = (
             tl.load(p_zeta + o_here, mask=mask, other=0.0) * tl.load(p_norm + o_n, mask=o_n < width, other=0.0)[None, :]
-        )
-        b_unit = tl.load(p_unit + o_here, mask=mask, other=0.0)
+        )  # (BT, BN), (BN,)
+        b_unit = tl.load(p_unit + o_here, mask=mask, other=0.0)  # (BT, BN)
         b_g -= (tl.sum(b_g, 1) / width)[:, None] + b_unit * (tl.sum(b_unit * b_g, 1) / width)[:, None]
-        tl.store(p_do + o_here, b_g * tl.load(p_inverse + o_t, mask=o_t < last, other=0.0)[:, None], mask=mask)
+        tl.store(p_do + o_here, b_g * tl.load(p_inverse + o_t, mask=o_t < last, other=0.0)[:, None], mask=mask)  # (BT,)
 
 
 @triton.jit
 def _unit_back(p_pre, p_upstream, p_out, o_t, at, out_at, o_s, mask, states, row, columns):
-    b_raw = tl.load(p_pre + o_t[:, None] * row + at + o_s[None, :], mask=mask, other=0.0)
-    b_d = tl.load(p_upstream + o_t[:, None] * states + o_s[None, :], mask=mask, other=0.0)
+    b_raw = tl.load(p_pre + o_t[:, None] * row + at + o_s[None, :], mask=mask, other=0.0)  # (BT, BS)
+    b_d = tl.load(p_upstream + o_t[:, None] * states + o_s[None, :], mask=mask, other=0.0)  # (BT, BS)
     b_inverse = tl.rsqrt(tl.sum(b_raw * b_raw, 1) + 1e-5)[:, None]
     b_raw *= b_inverse
     b_d = b_inverse * (b_d - b_raw * tl.sum(b_raw * b_d, 1)[:, None])
@@ -78,11 +78,12 @@ def _pull(
         if SEES_C:
             _unit_back(p_pre, p_dc, p_out, o_t, states, at_c, o_s, mask_s, states, row, columns)
         if p_dy is not None:
-            b_w = tl.load(p_dx + o_here, mask=mask, other=0.0)
-            b_value = tl.load(p_dy + o_here, mask=mask, other=0.0)
+            b_w = tl.load(p_dx + o_here, mask=mask, other=0.0)  # (BT, BN)
+            b_value = tl.load(p_dy + o_here, mask=mask, other=0.0)  # (BT, BN)
             b_value += mixed_back(p_pre, o_t, 2 * states, o_n, mask, mask_t, width, rank, row, b_w, STRENGTH, PRODUCT)
             tl.store(p_back + o_here, b_value, mask=mask)
             if SEES_MIXING:
+                # (BT, BN)
                 b_e = tl.load(p_y + o_here, mask=mask, other=0.0) - tl.load(p_u + o_here, mask=mask, other=0.0)
                 store_mixing_gradient(
                     p_pre, p_out, o_t, 2 * states, at_mixing, o_n, mask, mask_t, width, rank, row, columns, b_w, b_e,
