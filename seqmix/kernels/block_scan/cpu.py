@@ -241,15 +241,9 @@ def forward(
 
 
 def backward(
-    dh: Tensor,
-    dfinal: Tensor,
-    a: Tensor,
-    x: Tensor,
-    h: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
+    dh: Tensor, dfinal: Tensor, a: Tensor, x: Tensor, h: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None,
     gated: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of `a` (matrices or logits), x (or v) and the initial state."""
     if gated:
         return _backward("gated_block_scan", _gated_backward, (a, x, h), initial_state, dh, dfinal, cu_seqlens)

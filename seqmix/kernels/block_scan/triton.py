@@ -122,15 +122,9 @@ def forward(
 
 
 def backward(
-    dh: Tensor,
-    dfinal: Tensor,
-    a: Tensor,
-    x: Tensor,
-    h: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
+    dh: Tensor, dfinal: Tensor, a: Tensor, x: Tensor, h: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None,
     gated: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of `a` (matrices or logits), x (or v) and the initial state."""
     blocks, m = x.shape[2:]
     sequences = whole_sequences(_op(gated, m), x, cu_seqlens)

@@ -173,15 +173,9 @@ def forward(
 
 
 def backward(
-    dy: Tensor,
-    dfinal: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
-    silu: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dy: Tensor, dfinal: Tensor, x: Tensor, weight: Tensor, bias: Tensor, initial_state: Tensor,
+    cu_seqlens: Tensor | None, silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, weight, bias and the initial state."""
     bounds = offsets(OP, x, cu_seqlens)
     sequences = len(bounds) - 1

@@ -61,14 +61,8 @@ def _prepared(
 
 
 def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    log_g: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_g: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """o (B, T, H, V) in the type of v, the final state (S, H, K, V) and the states before chunks (slots, H, K, V)."""
     plan, gates = layout(OP, q, k, v, cu_seqlens, CHUNK), log_g.shape[3]
     q, k, v, beta, log_g, initial_state = (t.detach().contiguous() for t in (q, k, v, beta, log_g, initial_state))
@@ -85,17 +79,9 @@ def forward(
 
 
 def backward(
-    do: Tensor,
-    dfinal: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    log_g: Tensor,
-    initial_state: Tensor,
-    borders: Tensor,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, ...]:
+    do: Tensor, dfinal: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_g: Tensor, initial_state: Tensor,
+    borders: Tensor, cu_seqlens: Tensor | None,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of q, k, v, beta, log_g and the initial state."""
     plan, gates = layout(OP, q, k, v, cu_seqlens, CHUNK), log_g.shape[3]
     do, dfinal, q, k, v, beta, log_g = (t.detach().contiguous() for t in (do, dfinal, q, k, v, beta, log_g))

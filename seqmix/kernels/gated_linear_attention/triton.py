@@ -45,16 +45,9 @@ def forward(
 
 
 def backward(
-    do: Tensor,
-    dfinal: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_g: Tensor,
-    initial_state: Tensor,
-    borders: Tensor,
+    do: Tensor, dfinal: Tensor, q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, initial_state: Tensor, borders: Tensor,
     cu_seqlens: Tensor | None,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of q, k, v, log_g and the initial state; those of the states before chunks are carried first."""
     plan, gates = layout(OP, q, k, v, cu_seqlens, CHUNK), _gates(log_g)
     do, dfinal, q, k, v, log_g = (t.detach().contiguous() for t in (do, dfinal, q, k, v, log_g))

@@ -66,14 +66,8 @@ def forward(
 
 
 def backward(
-    dh: Tensor,
-    dfinal: Tensor,
-    index: Tensor,
-    d: Tensor,
-    h: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    dh: Tensor, dfinal: Tensor, index: Tensor, d: Tensor, h: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of d, x and the initial state: s_t = dh_t + u_t with u_{t-1}[n] = conj(d_t[n]) s_t[index_t[n]]."""
     bounds, dd, dx, dinitial = offsets(OP, h, cu_seqlens), empty_like(d), empty_like(h), empty_like(initial_state)
     given = (bounds, rows(index).view(np.uint32), rows(d), rows(h), array(initial_state), rows(dh), array(dfinal))

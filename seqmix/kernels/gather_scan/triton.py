@@ -172,14 +172,8 @@ def forward(
 
 
 def backward(
-    dh: Tensor,
-    dfinal: Tensor,
-    index: Tensor,
-    d: Tensor,
-    h: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    dh: Tensor, dfinal: Tensor, index: Tensor, d: Tensor, h: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of d, x and the initial state."""
     sequences = whole_sequences(OP, h, cu_seqlens)
     dd, dx, dinitial = fresh(d), fresh(h), fresh(initial_state)

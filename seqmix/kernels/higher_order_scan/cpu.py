@@ -208,15 +208,9 @@ def forward(
 
 
 def backward(
-    dh: Tensor,
-    dfinal: Tensor,
-    a: Tensor,
-    x: Tensor,
-    h: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
+    dh: Tensor, dfinal: Tensor, a: Tensor, x: Tensor, h: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None,
     gated: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of `a` (coefficients or logits), x (or v) and the initial state."""
     bounds = offsets(_op(gated), h, cu_seqlens)
     da = empty_like(a)

@@ -247,15 +247,9 @@ def forward(
 
 
 def backward(
-    dh: Tensor,
-    dfinal: Tensor,
-    a: Tensor,
-    x: Tensor,
-    h: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
+    dh: Tensor, dfinal: Tensor, a: Tensor, x: Tensor, h: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None,
     gated: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of `a` (coefficients or logits), x (or v) and the initial state."""
     dh, dfinal, a, x, h, initial_state = _contiguous(dh, dfinal, a, x, h, initial_state)
     channels, order = initial_state.shape[1:]

@@ -173,18 +173,9 @@ def forward(
 
 
 def backward(
-    do: Tensor,
-    dfinal: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    f: Tensor,
-    W: Tensor,
-    state: Tensor,
-    borders: Tensor,
-    cu_seqlens: Tensor | None,
-    clip: float,
-) -> tuple[Tensor, ...]:
+    do: Tensor, dfinal: Tensor, q: Tensor, k: Tensor, v: Tensor, f: Tensor, W: Tensor, state: Tensor, borders: Tensor,
+    cu_seqlens: Tensor | None, clip: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of q, k, v, f, W and the initial state."""
     bounds, heads = offsets(OP, q, cu_seqlens), q.shape[2]
     gradients, dstate = [empty_like(t) for t in (q, k, v, f)], empty_like(state)

@@ -199,15 +199,9 @@ def forward(
 
 
 def backward(
-    dq_out: Tensor,
-    dk_out: Tensor,
-    dfinal: Tensor,
-    q: Tensor,
-    k: Tensor,
-    increment: Tensor,
-    end_angle: Tensor,
+    dq_out: Tensor, dk_out: Tensor, dfinal: Tensor, q: Tensor, k: Tensor, increment: Tensor, end_angle: Tensor,
     cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, the increments and the initial angle.
 
     q and k are turned back; an increment collects the gradients of its own and of every later angle.

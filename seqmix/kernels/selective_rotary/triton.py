@@ -191,15 +191,9 @@ def forward(
 
 
 def backward(
-    dq_out: Tensor,
-    dk_out: Tensor,
-    dfinal: Tensor,
-    q: Tensor,
-    k: Tensor,
-    increment: Tensor,
-    end_angle: Tensor,
+    dq_out: Tensor, dk_out: Tensor, dfinal: Tensor, q: Tensor, k: Tensor, increment: Tensor, end_angle: Tensor,
     cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, the increments and the initial angle, as in the CPU kernels."""
     dq_out, dk_out, q, k, increment = (t.detach().contiguous() for t in (dq_out, dk_out, q, k, increment))
     run = _Run(q, dfinal, cu_seqlens)

@@ -29,16 +29,9 @@ def _inputs(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, s
 
 
 def forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None,
     signed: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """y (B, T, D), the final state (S, D, N) and the borders (slots, N, D); all of one type."""
     bounds = offsets(OP, x, cu_seqlens)
     channels, states = A.shape
@@ -62,19 +55,9 @@ def forward(
 
 
 def backward(
-    dy: Tensor,
-    dfinal: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    initial_state: Tensor,
-    borders: Tensor,
-    cu_seqlens: Tensor | None,
-    signed: bool,
-) -> tuple[Tensor, ...]:
+    dy: Tensor, dfinal: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
+    initial_state: Tensor, borders: Tensor, cu_seqlens: Tensor | None, signed: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of x, dt, A, B, C, D and the initial state.
 
     With g_t = C_t dy_t + a_{t+1} g_{t+1}: dB_t = sum_d g_t dt_t x_t, dC_t = sum_d dy_t s_t, and the exponent's

@@ -51,16 +51,9 @@ def _turn(state: Tensor) -> Tensor:
 
 
 def forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None,
     signed: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """y (B, T, D) in the type of x, the final state (S, D, N) and the states before chunks (slots, N, D)."""
     x, dt, B, C, D = (t.detach().contiguous() for t in (x, dt, B, C, D))
     channels, states = A.shape
@@ -94,19 +87,9 @@ def forward(
 
 
 def backward(
-    dy: Tensor,
-    dfinal: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    initial_state: Tensor,
-    borders: Tensor,
-    cu_seqlens: Tensor | None,
-    signed: bool,
-) -> tuple[Tensor, ...]:
+    dy: Tensor, dfinal: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
+    initial_state: Tensor, borders: Tensor, cu_seqlens: Tensor | None, signed: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of x, dt, A, B, C, D and the initial state."""
     dy, x, dt, B, C, D = (t.detach().contiguous() for t in (dy, x, dt, B, C, D))
     channels, states = A.shape

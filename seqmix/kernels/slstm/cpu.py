@@ -202,15 +202,9 @@ def forward(p: Tensor, R: Tensor, state: Tensor, cu_seqlens: Tensor | None) -> t
 
 
 def backward(
-    dh: Tensor,
-    dfinal: Tensor,
-    R: Tensor,
-    state: Tensor,
-    h: Tensor,
-    cells: Tensor,
-    gates: Tensor,
+    dh: Tensor, dfinal: Tensor, R: Tensor, state: Tensor, h: Tensor, cells: Tensor, gates: Tensor,
     cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of p, R and the initial state."""
     bounds, heads = offsets(OP, h, cu_seqlens), h.shape[2]
     before = shifted(h, state[:, 0], cu_seqlens).flatten(0, 1).transpose(0, 1)  # (H, L, N)
