@@ -47,7 +47,7 @@ def recurrent_op(
     kept: str,
     gradients: str | None = None,
     options: str = "",
-    values: int = 0,
+    values: str | None = None,
 ) -> Operator:
     """Register `seqmix::<name>` and its backward pass; all arguments are positional and in their final types.
 
@@ -63,7 +63,7 @@ def recurrent_op(
         kept: names of what the backward pass needs, among inputs, outputs and extra.
         gradients: which of the backward pass's arguments have the shapes of the inputs, in their order; the inputs.
         options: as in torch's schemas, `"bool gated, str backend"`.
-        values: which input is (B, T, ...).
+        values: an input (B, T, ...), the first one if None.
     """
     tensors, results, more, keeps = (names.split() for names in (inputs, outputs, extra, kept))
     differentiable = [tensor for tensor in tensors if tensor not in fixed.split()]
@@ -75,7 +75,8 @@ def recurrent_op(
         typed = ", ".join([f"Tensor {argument}" for argument in arguments] + tail)
         return f"({typed}) -> ({', '.join(['Tensor'] * returned)})"
 
-    op = Operator(name, owner, forward, values, schema(tensors, len(results + more)))
+    place = 0 if values is None else tensors.index(values)
+    op = Operator(name, owner, forward, place, schema(tensors, len(results + more)))
     back = Operator(f"{name}_backward", owner, backward, 0, schema(upstream + keeps, len(differentiable)))
     names = [*tensors, "cu_seqlens", *chosen]
     names_back = [*upstream, *keeps, "cu_seqlens", *chosen]

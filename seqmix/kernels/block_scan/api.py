@@ -1,12 +1,12 @@
 """`block_scan` and `gated_block_scan`: recurrences with a small dense matrix per block (BD-LRU, dense RNNs)."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from seqmix.kernels import checks
+from seqmix.kernels._gated_scan import gated_op, gated_scan
 from seqmix.kernels._handing import handed_on
-from seqmix.kernels._prepare import prepare
-from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
-from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.block_scan import reference
 
 
@@ -47,7 +47,7 @@ def block_scan(
     checks.check_tensor("block_scan", "x", x, "B T N m")
     checks.check_tensor("block_scan", "a", a, "B T N m m")
     checks.check_shape("block_scan", "a", a, (*x.shape, x.shape[-1]), "as x, and the block size m")
-    return _scan("block_scan", "a", a, "x", x, initial_state, cu_seqlens, backend)
+    return _scan("block_scan", reference.block_scan, {"a": a, "x": x}, initial_state, cu_seqlens, backend)
 
 
 @handed_on
@@ -87,43 +87,21 @@ def gated_block_scan(
     checks.check_tensor("gated_block_scan", "logits", logits, "B T N m m+1")
     expected = (*v.shape, v.shape[-1] + 1)
     checks.check_shape("gated_block_scan", "logits", logits, expected, "as v, and m + 1 slots")
-    return _scan("gated_block_scan", "logits", logits, "v", v, initial_state, cu_seqlens, backend)
+    tensors = {"logits": logits, "v": v}
+    return _scan("gated_block_scan", reference.gated_block_scan, tensors, initial_state, cu_seqlens, backend)
 
 
 def _scan(
-    op: str,
-    gates_name: str,
-    gates: Tensor,
-    values_name: str,
-    values: Tensor,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    backend: str | None,
-) -> tuple[Tensor, Tensor]:
+    op: str, reference: Callable[..., tuple[Tensor, Tensor]], tensors: dict[str, Tensor],
+    initial_state: Tensor | None, cu_seqlens: Tensor | None, backend: str | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    _, (name, values) = tensors.items()
     if 0 in values.shape[2:]:
-        raise ValueError(f"{op}: {values_name} must hold at least one block of size m >= 1, got {tuple(values.shape)}")
-    tensors = {gates_name: gates, values_name: values}
-    state_shape = tuple(values.shape[2:])
-    result = values.dtype
-    backend, (gates, values), h0 = prepare(
-        op, __package__, tensors, values_name, "S N m", state_shape, initial_state, cu_seqlens, backend
+        raise ValueError(f"{op}: {name} must hold at least one block of size m >= 1, got {tuple(values.shape)}")
+    shape = tuple(values.shape[2:])
+    return gated_scan(
+        op, __package__, reference, _block_scan, tensors, "S N m", shape, initial_state, cu_seqlens, backend
     )
-    if backend == "reference":
-        h, final = over_sequences(op, getattr(reference, op), (gates, values), h0, cu_seqlens)
-    else:
-        h, final = _block_scan(gates, values, h0, cu_seqlens, op == "gated_block_scan", backend)
-    return h.to(result), final
 
 
-# Weights or logits `a`, with input or values `x`: torch need not know which.
-_block_scan = recurrent_op_of_kernels(
-    "block_scan",
-    __package__,
-    owner="block_scan and gated_block_scan",
-    inputs="a x initial_state",
-    outputs="h final",
-    fakes=same("x", "initial_state"),
-    kept="a x h initial_state",
-    gradients="a x initial_state",
-    options="bool gated",
-)
+_block_scan = gated_op("block_scan", __package__)

@@ -1,16 +1,10 @@
 """`delta_rule`: the recurrence under DeltaNet, Gated DeltaNet and DeltaProduct."""
 
-from functools import partial
-
 from torch import Tensor
 
 from seqmix.kernels import checks
-from seqmix.kernels._backend import in_chunks
-from seqmix.kernels._chunked import matrix_recurrence
 from seqmix.kernels._handing import handed_on
-from seqmix.kernels._prepare import prepare
-from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, with_borders
-from seqmix.kernels._sequences import over_sequences
+from seqmix.kernels._matrix_state import check_heads, matrix_op, run
 from seqmix.kernels.delta_rule import reference
 
 OP = "delta_rule"
@@ -59,41 +53,21 @@ def delta_rule(
         >>> o.flatten().tolist()  # at beta = 1 a value replaces the one before
         [1.0, 2.0, 3.0]
     """
-    checks.check_tensor(OP, "q", q, "B T H K")
-    checks.check_tensor(OP, "k", k, "B T H K")
-    checks.check_tensor(OP, "v", v, "B T H V")
+    check_heads(OP, q, k, v)
     checks.check_tensor(OP, "beta", beta, "B T H")
-    checks.check_shape(OP, "k", k, q.shape, "as q")
-    checks.check_shape(OP, "v", v, (*q.shape[:3], v.shape[3]), "batch, time and heads of q")
     checks.check_shape(OP, "beta", beta, q.shape[:3], "batch, time and heads of q")
-    for name, tensor in (("q", q), ("v", v)):
-        if 0 in tensor.shape[2:]:
-            raise ValueError(f"{OP}: {name} must hold at least one head of width 1, got shape {tuple(tensor.shape)}")
     if log_g is not None:
         checks.check_tensor(OP, "log_g", log_g, "B T H")
         checks.check_shape(OP, "log_g", log_g, q.shape[:3], "batch, time and heads of q")
-    given, result = {"q": q, "k": k, "v": v, "beta": beta, "log_g": log_g}, v.dtype
-    backend, (q, k, v, beta, log_g), S0 = prepare(
-        OP, __package__, given, "v", "S H K V", (*q.shape[2:], v.shape[3]), initial_state, cu_seqlens, backend
+    tensors = {"q": q, "k": k, "v": v, "beta": beta, "log_g": log_g}
+    return run(
+        OP, __package__, reference.delta_rule, _delta_rule, tensors, initial_state, cu_seqlens, backend, _with_decays
     )
-    if backend == "reference":
-        chunked = in_chunks(__package__, v.device)
-        step = partial(matrix_recurrence, reference.delta_rule, chunked=chunked)
-        gates = (beta,) if log_g is None else (beta, log_g)
-        o, final = over_sequences(OP, step, (q, k, v, *gates), S0, cu_seqlens)
-    else:
-        # One form for the kernels: (B, T, H, G) with G = 1, or 0 where nothing decays.
-        decays = q.new_empty(*q.shape[:3], 0) if log_g is None else log_g[..., None]
-        o, final, _ = _delta_rule(q, k, v, beta, decays, S0, cu_seqlens, backend)
-    return o.to(result), final
 
 
-_delta_rule = recurrent_op_of_kernels(
-    OP,
-    __package__,
-    inputs="q k v beta log_g initial_state",
-    outputs="o final",
-    extra="borders",
-    fakes=with_borders(__package__, "v"),
-    kept="q k v beta log_g initial_state borders",
-)
+def _with_decays(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_g: Tensor | None) -> tuple[Tensor, ...]:
+    """One form for the kernels: (B, T, H, G) with G = 1, or 0 where nothing decays."""
+    return q, k, v, beta, q.new_empty(*q.shape[:3], 0) if log_g is None else log_g[..., None]
+
+
+_delta_rule = matrix_op(OP, __package__, "q k v beta log_g")

@@ -73,7 +73,7 @@ _diagonal_scan = recurrent_op_of_kernels(
     OP,
     __package__,
     inputs="a x initial_state",
-    values=1,
+    values="x",
     outputs="h final",
     fakes=same("x", "initial_state"),
     kept="a h initial_state",

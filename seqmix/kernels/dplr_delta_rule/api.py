@@ -1,16 +1,10 @@
 """`dplr_delta_rule`: the recurrence under KDA, RWKV-7 and Gated DeltaNet-2."""
 
-from functools import partial
-
 from torch import Tensor
 
 from seqmix.kernels import checks
-from seqmix.kernels._backend import in_chunks
-from seqmix.kernels._chunked import matrix_recurrence
 from seqmix.kernels._handing import handed_on
-from seqmix.kernels._prepare import prepare
-from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, with_borders
-from seqmix.kernels._sequences import over_sequences
+from seqmix.kernels._matrix_state import matrix_op, run
 from seqmix.kernels.dplr_delta_rule import reference
 
 OP = "dplr_delta_rule"
@@ -70,24 +64,7 @@ def dplr_delta_rule(
             checks.check_shape(OP, name, tensor, q.shape, "as q")
         if 0 in tensor.shape[2:]:
             raise ValueError(f"{OP}: {name} must hold at least one head of width 1, got shape {tuple(tensor.shape)}")
-    result = v.dtype
-    backend, tensors, S0 = prepare(
-        OP, __package__, given, "v", "S H K V", (*q.shape[2:], v.shape[3]), initial_state, cu_seqlens, backend
-    )
-    if backend == "reference":
-        step = partial(matrix_recurrence, reference.dplr_delta_rule, chunked=in_chunks(__package__, v.device))
-        o, final = over_sequences(OP, step, tensors, S0, cu_seqlens)
-    else:
-        o, final, _ = _dplr_delta_rule(*tensors, S0, cu_seqlens, backend)
-    return o.to(result), final
+    return run(OP, __package__, reference.dplr_delta_rule, _dplr_delta_rule, given, initial_state, cu_seqlens, backend)
 
 
-_dplr_delta_rule = recurrent_op_of_kernels(
-    OP,
-    __package__,
-    inputs="q k v a b log_w initial_state",
-    outputs="o final",
-    extra="borders",
-    fakes=with_borders(__package__, "v"),
-    kept="q k v a b log_w initial_state borders",
-)
+_dplr_delta_rule = matrix_op(OP, __package__, "q k v a b log_w")

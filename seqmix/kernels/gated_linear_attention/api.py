@@ -1,16 +1,10 @@
 """`gated_linear_attention`: the recurrence under GLA, Mamba-2, Mamba-3, retention and plain linear attention."""
 
-from functools import partial
-
 from torch import Tensor
 
 from seqmix.kernels import checks
-from seqmix.kernels._backend import in_chunks
-from seqmix.kernels._chunked import matrix_recurrence
 from seqmix.kernels._handing import handed_on
-from seqmix.kernels._prepare import prepare
-from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, with_borders
-from seqmix.kernels._sequences import over_sequences
+from seqmix.kernels._matrix_state import check_heads, matrix_op, run
 from seqmix.kernels.gated_linear_attention import reference
 
 OP = "gated_linear_attention"
@@ -57,39 +51,22 @@ def gated_linear_attention(
         >>> [round(value, 4) for value in o.flatten().tolist()]
         [1.0, 1.5, 1.75]
     """
-    checks.check_tensor(OP, "q", q, "B T H K")
-    checks.check_tensor(OP, "k", k, "B T H K")
-    checks.check_tensor(OP, "v", v, "B T H V")
-    checks.check_shape(OP, "k", k, q.shape, "as q")
-    checks.check_shape(OP, "v", v, (*q.shape[:3], v.shape[3]), "batch, time and heads of q")
-    for name, tensor in (("q", q), ("v", v)):
-        if 0 in tensor.shape[2:]:
-            raise ValueError(f"{OP}: {name} must hold at least one head of width 1, got shape {tuple(tensor.shape)}")
+    check_heads(OP, q, k, v)
     if log_g is not None:
         per_head = isinstance(log_g, Tensor) and log_g.ndim == 3
         checks.check_tensor(OP, "log_g", log_g, "B T H" if per_head else "B T H K")
         checks.check_shape(OP, "log_g", log_g, q.shape[: log_g.ndim], "as q, the last axis optional")
-    given, result = {"q": q, "k": k, "v": v, "log_g": log_g}, v.dtype
-    backend, (q, k, v, log_g), S0 = prepare(
-        OP, __package__, given, "v", "S H K V", (*q.shape[2:], v.shape[3]), initial_state, cu_seqlens, backend
-    )
-    if backend == "reference":
-        chunked = in_chunks(__package__, v.device)
-        step = partial(matrix_recurrence, reference.gated_linear_attention, chunked=chunked)
-        o, final = over_sequences(OP, step, (q, k, v) if log_g is None else (q, k, v, log_g), S0, cu_seqlens)
-    else:
-        # One form for the kernels: (B, T, H, G) with G = K, 1, or 0 where nothing decays.
-        decays = q.new_empty(*q.shape[:3], 0) if log_g is None else log_g if log_g.ndim == 4 else log_g[..., None]
-        o, final, _ = _gated_linear_attention(q, k, v, decays, S0, cu_seqlens, backend)
-    return o.to(result), final
+    tensors = {"q": q, "k": k, "v": v, "log_g": log_g}
+    return run(
+        OP, __package__, reference.gated_linear_attention, _gated_linear_attention, tensors, initial_state, cu_seqlens,
+        backend, _with_decays,
+    )  # fmt: skip
 
 
-_gated_linear_attention = recurrent_op_of_kernels(
-    OP,
-    __package__,
-    inputs="q k v log_g initial_state",
-    outputs="o final",
-    extra="borders",
-    fakes=with_borders(__package__, "v"),
-    kept="q k v log_g initial_state borders",
-)
+def _with_decays(q: Tensor, k: Tensor, v: Tensor, log_g: Tensor | None) -> tuple[Tensor, ...]:
+    """One form for the kernels: (B, T, H, G) with G = K, 1, or 0 where nothing decays."""
+    decays = q.new_empty(*q.shape[:3], 0) if log_g is None else log_g if log_g.ndim == 4 else log_g[..., None]
+    return q, k, v, decays
+
+
+_gated_linear_attention = matrix_op(OP, __package__, "q k v log_g")

@@ -97,7 +97,7 @@ _gather_scan = recurrent_op_of_kernels(
     __package__,
     inputs="index d x initial_state",
     fixed="index",
-    values=2,
+    values="x",
     outputs="h final",
     fakes=same("x", "initial_state"),
     kept="index d h initial_state",

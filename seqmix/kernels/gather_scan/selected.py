@@ -140,5 +140,5 @@ _selected_gather_scan = recurrent_op(
     kept="weights dictionary d h initial_state index",
     gradients="weights dictionary d h initial_state",
     options="bool straight_through, str backend",
-    values=3,
+    values="x",
 )

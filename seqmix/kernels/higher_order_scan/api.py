@@ -1,12 +1,12 @@
 """`higher_order_scan` and its gated form: linear difference equations of order m, one per channel (H-LRU)."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from seqmix.kernels import checks
+from seqmix.kernels._gated_scan import gated_op, gated_scan
 from seqmix.kernels._handing import handed_on
-from seqmix.kernels._prepare import prepare
-from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
-from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.higher_order_scan import reference
 
 
@@ -46,7 +46,8 @@ def higher_order_scan(
     """
     checks.check_tensor("higher_order_scan", "x", x, "B T N")
     checks.check_tensor("higher_order_scan", "a", a, "B T N m")
-    return _scan("higher_order_scan", "a", a, "x", x, a.shape[-1], initial_state, cu_seqlens, backend)
+    tensors = {"a": a, "x": x}
+    return _scan("higher_order_scan", reference.higher_order_scan, tensors, 0, initial_state, cu_seqlens, backend)
 
 
 @handed_on
@@ -84,45 +85,24 @@ def gated_higher_order_scan(
     """
     checks.check_tensor("gated_higher_order_scan", "v", v, "B T N")
     checks.check_tensor("gated_higher_order_scan", "logits", logits, "B T N m+1")
-    order = logits.shape[-1] - 1
-    return _scan("gated_higher_order_scan", "logits", logits, "v", v, order, initial_state, cu_seqlens, backend)
+    tensors = {"logits": logits, "v": v}
+    op = "gated_higher_order_scan"
+    return _scan(op, reference.gated_higher_order_scan, tensors, 1, initial_state, cu_seqlens, backend)
 
 
 def _scan(
-    op: str,
-    gates_name: str,
-    gates: Tensor,
-    values_name: str,
-    values: Tensor,
-    order: int,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    backend: str | None,
-) -> tuple[Tensor, Tensor]:
-    checks.check_shape(op, gates_name, gates, (*values.shape, gates.shape[-1]), f"as {values_name}, and its slots")
+    op: str, reference: Callable[..., tuple[Tensor, Tensor]], tensors: dict[str, Tensor], gates: int,
+    initial_state: Tensor | None, cu_seqlens: Tensor | None, backend: str | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    (name, slots), (values_name, values) = tensors.items()
+    order = slots.shape[-1] - gates
+    checks.check_shape(op, name, slots, (*values.shape, slots.shape[-1]), f"as {values_name}, and its slots")
     if order < 1 or values.shape[-1] == 0:
-        raise ValueError(f"{op}: {gates_name} must hold an order m >= 1 for N >= 1 channels, got {tuple(gates.shape)}")
-    tensors = {gates_name: gates, values_name: values}
-    result = values.dtype
-    backend, (gates, values), h0 = prepare(
-        op, __package__, tensors, values_name, "S N m", (values.shape[-1], order), initial_state, cu_seqlens, backend
+        raise ValueError(f"{op}: {name} must hold an order m >= 1 for N >= 1 channels, got {tuple(slots.shape)}")
+    shape = (values.shape[-1], order)
+    return gated_scan(
+        op, __package__, reference, _higher_order_scan, tensors, "S N m", shape, initial_state, cu_seqlens, backend
     )
-    if backend == "reference":
-        h, final = over_sequences(op, getattr(reference, op), (gates, values), h0, cu_seqlens)
-    else:
-        h, final = _higher_order_scan(gates, values, h0, cu_seqlens, op == "gated_higher_order_scan", backend)
-    return h.to(result), final
 
 
-# Weights or logits `a`, with input or values `x`: torch need not know which.
-_higher_order_scan = recurrent_op_of_kernels(
-    "higher_order_scan",
-    __package__,
-    owner="higher_order_scan and gated_higher_order_scan",
-    inputs="a x initial_state",
-    outputs="h final",
-    fakes=same("x", "initial_state"),
-    kept="a x h initial_state",
-    gradients="a x initial_state",
-    options="bool gated",
-)
+_higher_order_scan = gated_op("higher_order_scan", __package__)
