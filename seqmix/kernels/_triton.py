@@ -146,6 +146,14 @@ def sequence_of(i_c, p_of, p_bounds, length, chunks):
     return i_s, start, end
 
 
+@triton.jit
+def program_of(channels, BD: tl.constexpr):
+    """Which span this program walks, and its channels (BD,)."""
+    blocks = tl.cdiv(channels, BD)
+    i_span = (tl.program_id(0) // blocks).to(tl.int64)
+    return i_span, (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+
+
 # Whether kernels run in Triton's interpreter, which was chosen when they were made.
 INTERPRETED = not isinstance(span, triton.JITFunction)
 

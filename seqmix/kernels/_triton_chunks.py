@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqmix.kernels._triton import INTERPRETED, Chunked, Spans, cut, lanes, whole_sequences
+from seqmix.kernels._triton import INTERPRETED, Chunked, Spans, cut, lanes, span, whole_sequences
 
 RUNTIME = ["length", "chunk", "chunks", "relay_length", "relay_chunk", "relay_chunks", "rows"]
 
@@ -125,3 +125,11 @@ def to_end(p_g, o_where, stride, mask, axis: tl.constexpr, ACC: tl.constexpr):
 def program(heads, blocks):
     i_program = tl.program_id(0)
     return (i_program // (heads * blocks)).to(tl.int64), (i_program // blocks) % heads, i_program % blocks
+
+
+@triton.jit
+def steps_of(i_c, i_h, heads, p_offsets, length, chunk, chunks, BT: tl.constexpr):
+    """The steps of a chunk (BT,), their rows of (L, H), and which of them there are."""
+    first, last = span(i_c, p_offsets, length, chunk, chunks)
+    o_step = tl.arange(0, BT)
+    return o_step, (first + o_step) * heads + i_h, first + o_step < last

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqmix.kernels._triton import fresh, launch, span
-from seqmix.kernels._triton_chunks import RUNTIME, Layout, dot, program, to_end
+from seqmix.kernels._triton_chunks import RUNTIME, Layout, dot, program, steps_of, to_end
 
 SUB = 16
 
@@ -94,10 +94,7 @@ def _score_gradients(
     BT: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_c, i_h, _ = program(heads, 1)
-    first, last = span(i_c, p_offsets, length, chunk, chunks)
-    o_step = tl.arange(0, BT)
-    mask_t = first + o_step < last
-    o_row = (first + o_step) * heads + i_h
+    o_step, o_row, mask_t = steps_of(i_c, i_h, heads, p_offsets, length, chunk, chunks, BT)
     b_pairs = tl.zeros((BT, BT), ACC)
     for start in range(0, values, BV):
         o_v = start + tl.arange(0, BV)

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqmix.kernels._triton import fresh, launch, span
-from seqmix.kernels._triton_chunks import RUNTIME, Layout, between, constants, dot, program, running, to_end
+from seqmix.kernels._triton_chunks import RUNTIME, Layout, between, constants, dot, program, running, steps_of, to_end
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -17,11 +17,7 @@ def _output(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_c, i_h, i_block = program(heads, tl.cdiv(values, BV))
-    first, last = span(i_c, p_offsets, length, chunk, chunks)
-    o_step = tl.arange(0, BT)
-    o_t = first + o_step
-    mask_t = o_t < last
-    o_row = o_t * heads + i_h
+    o_step, o_row, mask_t = steps_of(i_c, i_h, heads, p_offsets, length, chunk, chunks, BT)
     o_v = i_block * BV + tl.arange(0, BV)
     mask_v = mask_t[:, None] & (o_v < values)[None, :]
     causal = o_step[:, None] >= o_step[None, :]

@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqmix.kernels._triton import launch, span
-from seqmix.kernels._triton_chunks import RUNTIME, Layout, constants, dot, program, to_end
+from seqmix.kernels._triton_chunks import RUNTIME, Layout, constants, dot, program, steps_of, to_end
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -89,6 +89,35 @@ def _states_backward(
     tl.store(p_dinitial + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
 
 
+@triton.jit(do_not_specialize=RUNTIME)
+def _reads(
+    p_w, p_u, p_borders, p_offsets, length, chunk, chunks, heads, keys, values,
+    MINUS: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    # u of all chunks at once, plus or minus what w reads of the states before them.
+    i_c, i_h, i_block = program(heads, tl.cdiv(values, BV))
+    _, o_row, mask_t = steps_of(i_c, i_h, heads, p_offsets, length, chunk, chunks, BT)
+    o_v = i_block * BV + tl.arange(0, BV)
+    o_here = o_row[:, None] * values + o_v[None, :]
+    mask_v = mask_t[:, None] & (o_v < values)[None, :]
+    b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC)  # (BT, BV)
+    for start in range(0, keys, BK):
+        o_k = start + tl.arange(0, BK)
+        b_w = tl.load(
+            p_w + o_row[:, None] * keys + o_k[None, :], mask=mask_t[:, None] & (o_k < keys)[None, :], other=0.0
+        )  # (BT, BK)
+        o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
+        # (BK, BV)
+        b_state = tl.load(p_borders + o_tile, mask=(o_k < keys)[:, None] & (o_v < values)[None, :], other=0.0)
+        b_read = dot(b_w, b_state, DOT, ACC, PRECISION)  # (BT, BV)
+        if MINUS:
+            b_u -= b_read
+        else:
+            b_u += b_read
+    tl.store(p_u + o_here, b_u.to(p_u.dtype.element_ty), mask=mask_v)
+
+
 def states(
     plan: Layout, gates: int, k: Tensor, v: Tensor, g: Tensor, initial: Tensor, borders: Tensor, final: Tensor
 ) -> None:
@@ -105,3 +134,10 @@ def states_backward(
     programs = plan.relay.number * plan.heads * plan.key_blocks * plan.value_blocks
     arguments = (q, do, g, dfinal, dstates, dinitial, *plan.chunks.arguments, *plan.relay.arguments, *plan.sizes)
     launch(_states_backward, programs, *arguments, **constants(plan, gates))
+
+
+def reads(plan: Layout, w: Tensor, u: Tensor, borders: Tensor, *, minus: bool) -> None:
+    """Write u (L, H, V) plus or minus w S into u, with w (L, H, K) and the states S before chunks (C, H, K, V)."""
+    programs = plan.chunks.number * plan.heads * plan.value_blocks
+    options = plan.options | {"BK": plan.BK, "BV": plan.BV, "num_warps": 4, "num_stages": 2}
+    launch(_reads, programs, w, u, borders, *plan.chunks.arguments, *plan.sizes, MINUS=minus, **options)

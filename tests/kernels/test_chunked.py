@@ -46,6 +46,13 @@ def make(op, kind, batch, length, dtype=torch.float64):
     return {name: t.to(wide if t.is_complex() else dtype).requires_grad_() for name, t in given.items()}, state, wide
 
 
+def asking(op):
+    """The module that asks whether to run in chunks."""
+    return importlib.import_module(
+        f"seqmix.kernels.{'diagonal_scan.api' if op == 'diagonal_scan' else '_matrix_state'}"
+    )
+
+
 def measure(op, given, state, cu_seqlens=None):
     out, final = OPS[op](**given, initial_state=state, cu_seqlens=cu_seqlens, backend="reference")
     loss = (out * torch.arange(out.numel()).view_as(out).cos()).sum() + final.sum()
@@ -60,9 +67,7 @@ def test_equals_the_loop(monkeypatch, op, kind, length):
     state = torch.randn(2, *shape, dtype=dtype, requires_grad=True)
     expected = measure(op, given, state)
     calls = []
-    monkeypatch.setattr(
-        importlib.import_module(f"seqmix.kernels.{op}.api"), "in_chunks", lambda *_: calls.append(1) or True
-    )
+    monkeypatch.setattr(asking(op), "in_chunks", lambda *_: calls.append(1) or True)
     found = measure(op, given, state)
     assert calls
     for a, b in zip(found, expected, strict=True):
@@ -78,7 +83,7 @@ def test_packed(monkeypatch, op):
     bounds = torch.tensor([0, 7, 7, 8, 40], dtype=torch.int32)
     state = torch.randn(4, *shape, dtype=torch.float64, requires_grad=True)
     expected = measure(op, given, state, bounds)
-    monkeypatch.setattr(importlib.import_module(f"seqmix.kernels.{op}.api"), "in_chunks", lambda *_: True)
+    monkeypatch.setattr(asking(op), "in_chunks", lambda *_: True)
     for a, b in zip(measure(op, given, state, bounds), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
 
@@ -93,7 +98,7 @@ def test_single_precision_by_the_rule(monkeypatch, op, kind):
     truth, _ = OPS[op](**{n: t.double() for n, t in given.items()}, initial_state=state.double(), backend="reference")
     errors = []
     for chunks in (False, True):
-        monkeypatch.setattr(importlib.import_module(f"seqmix.kernels.{op}.api"), "in_chunks", lambda *_, c=chunks: c)
+        monkeypatch.setattr(asking(op), "in_chunks", lambda *_, c=chunks: c)
         out, _ = OPS[op](**given, initial_state=state, backend="reference")
         errors.append((out.double() - truth).abs().max().item())
     assert errors[1] <= 3 * errors[0] + 2 * torch.finfo(torch.float32).eps * truth.abs().max().item()

@@ -7,7 +7,7 @@ over tuples. A program scans a tile of BT steps, adds the carry, and goes on, in
 import triton
 import triton.language as tl
 
-from seqmix.kernels._triton import RUNTIME, span
+from seqmix.kernels._triton import RUNTIME, program_of, span
 
 
 @triton.jit
@@ -106,9 +106,7 @@ def scan(
     # into step t, c_{t+1}. Without `p_h` only `p_final` and `p_product`, the state and the product of transitions at
     # the end of the span, are wanted.
     kind: tl.constexpr = p_final.dtype.element_ty
-    groups = tl.cdiv(blocks, BN)
-    i_span = (tl.program_id(0) // groups).to(tl.int64)
-    o_n = (tl.program_id(0) % groups) * BN + tl.arange(0, BN)
+    i_span, o_n = program_of(blocks, BN)
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     mask_n = o_n < blocks
     o_step = tl.arange(0, BT)

@@ -10,7 +10,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqmix.kernels._triton import RUNTIME, Chunked, cut, fresh, lanes, launch, sequence_of, span, whole_sequences
+from seqmix.kernels._triton import (
+    RUNTIME,
+    Chunked,
+    cut,
+    fresh,
+    lanes,
+    launch,
+    program_of,
+    sequence_of,
+    span,
+    whole_sequences,
+)
 
 OP = "causal_conv1d"
 
@@ -52,9 +63,7 @@ def _convolve(
 ):  # fmt: skip
     # Writes y, or where that is None dz, and in `p_dtaps` (C, W + 1, D) the sums for each tap and for the bias.
     kind: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    blocks = tl.cdiv(channels, BD)
-    i_span = (tl.program_id(0) // blocks).to(tl.int64)
-    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    i_span, o_d = program_of(channels, BD)
     mask_d = o_d < channels
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     i_s, start, _ = sequence_of(i_span, p_of, p_bounds, length, chunks)
@@ -99,9 +108,7 @@ def _mirror(
     W: tl.constexpr, DOUBLE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     kind: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    blocks = tl.cdiv(channels, BD)
-    i_span = (tl.program_id(0) // blocks).to(tl.int64)
-    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    i_span, o_d = program_of(channels, BD)
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     i_s, start, end = sequence_of(i_span, p_of, p_bounds, length, chunks)
     for begin in tl.range(first, last, BT):
@@ -118,9 +125,7 @@ def _windows(
 ):  # fmt: skip
     # The last W - 1 inputs of a sequence, or where `p_final` is None the gradient of those before its first.
     kind: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    blocks = tl.cdiv(channels, BD)
-    i_s = (tl.program_id(0) // blocks).to(tl.int64)
-    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    i_s, o_d = program_of(channels, BD)
     start, end = span(i_s, p_offsets, length, chunk, chunks)
     o_i = tl.arange(0, BT)
     mask = (o_i < W - 1)[:, None] & (o_d < channels)[None, :]

@@ -16,6 +16,7 @@ from seqmix.kernels import _triton_chunks as chunks
 from seqmix.kernels import _triton_outputs as outputs
 from seqmix.kernels._triton import fresh, launch
 from seqmix.kernels._triton_chunks import Layout, layout
+from seqmix.kernels._triton_states import reads
 from seqmix.kernels.delta_rule import triton_writes as kernels
 
 OP = "delta_rule"
@@ -85,12 +86,9 @@ def backward(
     """Gradients of q, k, v, beta, log_g and the initial state."""
     plan, gates = layout(OP, q, k, v, cu_seqlens, CHUNK), log_g.shape[3]
     do, dfinal, q, k, v, beta, log_g = (t.detach().contiguous() for t in (do, dfinal, q, k, v, beta, log_g))
-    spans, options, walk = plan.chunks, _options(plan, gates), _walk(plan, gates)
+    spans, walk = plan.chunks, _walk(plan, gates)
     inverse, w, u = _prepared(plan, gates, k, v, beta, log_g, borders)
-    plain = {name: value for name, value in options.items() if name != "GATES"}
-    programs = spans.number * plan.heads * plan.value_blocks
-    launch(kernels.writes, programs, w, u, borders, *spans.arguments, *plan.sizes, **plain)
-
+    reads(plan, w, u, borders, minus=True)
     du = fresh(u)
     outputs.values_backward(plan, gates, q, k, do, log_g, None, None, du)
     dstates, dinitial = fresh(borders), fresh(initial_state)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from seqmix.kernels._triton import span
-from seqmix.kernels._triton_chunks import RUNTIME, between, dot, program, running, to_end
+from seqmix.kernels._triton_chunks import RUNTIME, between, dot, program, running, steps_of, to_end
 from seqmix.kernels._triton_outputs import crossing_sums
 
 
@@ -27,10 +27,7 @@ def prepare(
 ):  # fmt: skip
     """R, w and R (beta v) of every chunk."""
     i_c, i_h, _ = program(heads, 1)
-    first, last = span(i_c, p_offsets, length, chunk, chunks)
-    o_step = tl.arange(0, BT)
-    mask_t = first + o_step < last
-    o_row = (first + o_step) * heads + i_h
+    o_step, o_row, mask_t = steps_of(i_c, i_h, heads, p_offsets, length, chunk, chunks, BT)
     b_beta = tl.load(p_beta + o_row, mask=mask_t, other=0.0).to(ACC)  # (BT,)
     upto = running(p_g, o_row, mask_t, GATES)
     # L transposed: row t of L is then a column, which weighs the rows of R.
@@ -107,34 +104,6 @@ def states(
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def writes(
-    p_w, p_u, p_borders, p_offsets, length, chunk, chunks, heads, keys, values,
-    BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """u of all chunks at once where the states before them are known; it comes in as R (beta v)."""
-    i_c, i_h, i_block = program(heads, tl.cdiv(values, BV))
-    first, last = span(i_c, p_offsets, length, chunk, chunks)
-    o_step = tl.arange(0, BT)
-    mask_t = first + o_step < last
-    o_row = (first + o_step) * heads + i_h
-    o_v = i_block * BV + tl.arange(0, BV)
-    o_here = o_row[:, None] * values + o_v[None, :]
-    mask_v = mask_t[:, None] & (o_v < values)[None, :]
-    b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC)  # (BT, BV)
-    for start in range(0, keys, BK):
-        o_k = start + tl.arange(0, BK)
-        b_w = tl.load(
-            p_w + o_row[:, None] * keys + o_k[None, :], mask=mask_t[:, None] & (o_k < keys)[None, :], other=0.0
-        )  # (BT, BK)
-        o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
-        # (BK, BV)
-        b_state = tl.load(p_borders + o_tile, mask=(o_k < keys)[:, None] & (o_v < values)[None, :], other=0.0)
-        b_u -= dot(b_w, b_state, DOT, ACC, PRECISION)  # (BT, BV)
-    tl.store(p_u + o_here, b_u.to(p_u.dtype.element_ty), mask=mask_v)
-
-
-@triton.jit(do_not_specialize=RUNTIME)
 def states_backward(
     p_q, p_k, p_w, p_g, p_do, p_du, p_dfinal, p_dstates, p_dinitial, p_offsets, length, chunk, chunks,
     p_relay_offsets, relay_length, relay_chunk, relay_chunks, heads, keys, values,
@@ -190,10 +159,7 @@ def prepare_backward(
 ):  # fmt: skip
     """From the gradients of u and w to those of k, v, beta and log g; dk and dg come in with what else reaches them."""
     i_c, i_h, _ = program(heads, 1)
-    first, last = span(i_c, p_offsets, length, chunk, chunks)
-    o_step = tl.arange(0, BT)
-    mask_t = first + o_step < last
-    o_row = (first + o_step) * heads + i_h
+    o_step, o_row, mask_t = steps_of(i_c, i_h, heads, p_offsets, length, chunk, chunks, BT)
     # Of the whole chunk: strengths and decays (BT,), the inverse R of I + L (BT, BT).
     b_beta = tl.load(p_beta + o_row, mask=mask_t, other=0.0).to(ACC)  # (BT,)
     upto = running(p_g, o_row, mask_t, GATES)

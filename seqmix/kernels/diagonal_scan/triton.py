@@ -12,7 +12,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqmix.kernels._triton import RUNTIME, Spans, chunk_length, cut, fresh, lanes, launch, span, whole_sequences
+from seqmix.kernels._triton import (
+    RUNTIME,
+    Spans,
+    chunk_length,
+    cut,
+    fresh,
+    lanes,
+    launch,
+    program_of,
+    span,
+    whole_sequences,
+)
 from seqmix.kernels.diagonal_scan import triton_invariant
 from seqmix.kernels.diagonal_scan.tiles import load, row_of, scan_tile, store, times
 
@@ -27,9 +38,7 @@ def _forward(
     # Without `p_h` only `p_final` and `p_product`, the state and the product of decays at the end of the span, are
     # wanted.
     kind: tl.constexpr = p_final.dtype.element_ty
-    blocks = tl.cdiv(channels, BD)
-    i_span = (tl.program_id(0) // blocks).to(tl.int64)
-    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    i_span, o_d = program_of(channels, BD)
     o_at = i_span * channels + o_d
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     mask_d = o_d < channels
@@ -70,9 +79,7 @@ def _backward(
     # s_t = dh_t + conj(a_{t+1}) s_{t+1} back in time; what comes into the last step, `p_dfinal`, has the factor 1.
     # Without `p_dx` only `p_dinitial` and `p_product`, what a span hands on and the factor of what came in, are wanted.
     kind: tl.constexpr = p_dinitial.dtype.element_ty
-    blocks = tl.cdiv(channels, BD)
-    i_span = (tl.program_id(0) // blocks).to(tl.int64)
-    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    i_span, o_d = program_of(channels, BD)
     o_at = i_span * channels + o_d
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     mask_d = o_d < channels

@@ -7,7 +7,7 @@ so powers are float64, within a tile too, and so is the carry from tile to tile.
 import triton
 import triton.language as tl
 
-from seqmix.kernels._triton import RUNTIME, span
+from seqmix.kernels._triton import RUNTIME, program_of, span
 from seqmix.kernels.diagonal_scan.tiles import load, row_of, scan_tile, store, times
 
 
@@ -32,9 +32,7 @@ def forward(
     kind: tl.constexpr = p_final.dtype.element_ty
     BITS: tl.constexpr = 8
     tl.static_assert(BT < 256)
-    blocks = tl.cdiv(channels, BD)
-    i_span = (tl.program_id(0) // blocks).to(tl.int64)
-    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    i_span, o_d = program_of(channels, BD)
     o_at = i_span * channels + o_d
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     mask_d = o_d < channels
@@ -85,9 +83,7 @@ def backward(
     kind: tl.constexpr = p_dinitial.dtype.element_ty
     BITS: tl.constexpr = 8
     tl.static_assert(BT < 256)
-    blocks = tl.cdiv(channels, BD)
-    i_span = (tl.program_id(0) // blocks).to(tl.int64)
-    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    i_span, o_d = program_of(channels, BD)
     o_at = i_span * channels + o_d
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     mask_d = o_d < channels

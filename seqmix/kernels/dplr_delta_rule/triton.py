@@ -18,6 +18,7 @@ from seqmix.kernels import _triton_keys as keys
 from seqmix.kernels import _triton_outputs as outputs
 from seqmix.kernels._triton import fresh, launch
 from seqmix.kernels._triton_chunks import Layout, layout
+from seqmix.kernels._triton_states import reads
 from seqmix.kernels.dplr_delta_rule import triton_reads as kernels
 
 OP = "dplr_delta_rule"
@@ -101,7 +102,7 @@ def backward(
     spans, options, walk, solve = plan.chunks, _options(plan), _walk(plan), _solve(plan)
     ahead, _, scores_bk, inverse, w, r = _prepared(plan, k, v, a, b, g, borders)
     programs = spans.number * plan.heads * plan.value_blocks
-    launch(kernels.reads, programs, w, r, borders, *spans.arguments, *plan.sizes, **options)
+    reads(plan, w, r, borders, minus=False)
 
     # What reaches the reads, and through the systems what reaches the queries b and the values.
     dr, dwanted = fresh(r), fresh(r)

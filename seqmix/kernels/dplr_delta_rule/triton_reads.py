@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from seqmix.kernels._triton import span
-from seqmix.kernels._triton_chunks import RUNTIME, dot, program, to_end
+from seqmix.kernels._triton_chunks import RUNTIME, dot, program, steps_of, to_end
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -26,10 +26,7 @@ def prepare(
 ):  # fmt: skip
     """M (BT, BT), w = M (b e^c) and u = M A_bk v of every chunk."""
     i_c, i_h, _ = program(heads, 1)
-    first, last = span(i_c, p_offsets, length, chunk, chunks)
-    o_step = tl.arange(0, BT)
-    mask_t = first + o_step < last
-    o_row = (first + o_step) * heads + i_h
+    o_step, o_row, mask_t = steps_of(i_c, i_h, heads, p_offsets, length, chunk, chunks, BT)
     o_before = o_row - heads
     mask_b = mask_t & (o_step > 0)
     # A_ba transposed: row t of A_ba is then a column, which weighs the rows of M.
@@ -105,34 +102,6 @@ def states(
         b_v = tl.load(p_v + o_here, mask=mask_v, other=0.0)  # (BT, BV)
         b_state += dot(b_k, b_v, DOT, ACC, PRECISION) + dot(b_a, b_u, DOT, ACC, PRECISION)  # (BK, BV)
     tl.store(p_final + (i_s * heads + i_h) * keys * values + o_tile, b_state, mask=mask_s)
-
-
-@triton.jit(do_not_specialize=RUNTIME)
-def reads(
-    p_w, p_u, p_borders, p_offsets, length, chunk, chunks, heads, keys, values,
-    BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    DOT: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """What b reads in all chunks at once where the states before them are known; u comes in as M A_bk v."""
-    i_c, i_h, i_block = program(heads, tl.cdiv(values, BV))
-    first, last = span(i_c, p_offsets, length, chunk, chunks)
-    o_step = tl.arange(0, BT)
-    mask_t = first + o_step < last
-    o_row = (first + o_step) * heads + i_h
-    o_v = i_block * BV + tl.arange(0, BV)
-    o_here = o_row[:, None] * values + o_v[None, :]
-    mask_v = mask_t[:, None] & (o_v < values)[None, :]
-    b_u = tl.load(p_u + o_here, mask=mask_v, other=0.0).to(ACC)  # (BT, BV)
-    for start in range(0, keys, BK):
-        o_k = start + tl.arange(0, BK)
-        b_w = tl.load(
-            p_w + o_row[:, None] * keys + o_k[None, :], mask=mask_t[:, None] & (o_k < keys)[None, :], other=0.0
-        )  # (BT, BK)
-        o_tile = (i_c * heads + i_h) * keys * values + o_k[:, None] * values + o_v[None, :]
-        # (BK, BV)
-        b_state = tl.load(p_borders + o_tile, mask=(o_k < keys)[:, None] & (o_v < values)[None, :], other=0.0)
-        b_u += dot(b_w, b_state, DOT, ACC, PRECISION)  # (BT, BV)
-    tl.store(p_u + o_here, b_u.to(p_u.dtype.element_ty), mask=mask_v)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -217,10 +186,7 @@ def b_backward(
 ):  # fmt: skip
     """db: of later rows what the queries b_{t+1} received at t, of the first row S M^T du."""
     i_c, i_h, i_block = program(heads, tl.cdiv(keys, BK))
-    first, last = span(i_c, p_offsets, length, chunk, chunks)
-    o_step = tl.arange(0, BT)
-    mask_t = first + o_step < last
-    o_row = (first + o_step) * heads + i_h
+    o_step, o_row, mask_t = steps_of(i_c, i_h, heads, p_offsets, length, chunk, chunks, BT)
     o_k = i_block * BK + tl.arange(0, BK)
     b_db_first = tl.zeros((BK,), ACC)
     b_weights = tl.load(p_inverse + o_row * BT, mask=mask_t, other=0.0).to(ACC)  # (BT,)

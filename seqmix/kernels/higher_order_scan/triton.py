@@ -18,6 +18,7 @@ from seqmix.kernels._triton import (
     fresh,
     lanes,
     launch,
+    program_of,
     sequence_of,
     span,
     whole_sequences,
@@ -62,9 +63,7 @@ def _forward(
     # Without `p_h` only `p_final` and `p_product`, the lags and the map of lags at the end of the span, are wanted.
     kind: tl.constexpr = p_final.dtype.element_ty
     SLOTS: tl.constexpr = M + 1 if GATED else M
-    groups = tl.cdiv(channels, BN)
-    i_span = (tl.program_id(0) // groups).to(tl.int64)
-    o_n = (tl.program_id(0) % groups) * BN + tl.arange(0, BN)
+    i_span, o_n = program_of(channels, BN)
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     mask_n = o_n < channels
     o_state = (i_span * channels + o_n) * M
@@ -129,9 +128,7 @@ def _backward(
     # before a sequence are in `p_initial` (S, N, m). Without `p_dx` only `p_dinitial`, what a span hands on, is wanted.
     kind: tl.constexpr = p_dinitial.dtype.element_ty
     SLOTS: tl.constexpr = M + 1 if GATED else M
-    groups = tl.cdiv(channels, BN)
-    i_span = (tl.program_id(0) // groups).to(tl.int64)
-    o_n = (tl.program_id(0) % groups) * BN + tl.arange(0, BN)
+    i_span, o_n = program_of(channels, BN)
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     i_s, begin, _ = sequence_of(i_span, p_of, p_bounds, length, chunks)
     mask_n = o_n < channels

@@ -14,7 +14,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqmix.kernels._triton import RUNTIME, Spans, chunk_length, cut, fresh, lanes, launch, span, whole_sequences
+from seqmix.kernels._triton import (
+    RUNTIME,
+    Spans,
+    chunk_length,
+    cut,
+    fresh,
+    lanes,
+    launch,
+    program_of,
+    span,
+    whole_sequences,
+)
 from seqmix.kernels.diagonal_scan.triton import relay
 
 OP = "selective_rotary"
@@ -37,9 +48,7 @@ def _forward(
     BT: tl.constexpr, BA: tl.constexpr, ACC: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
     # Without `p_turned_q` only `p_final`, the sum of the increments of the span, is wanted.
-    blocks = tl.cdiv(angles, BA)
-    i_span = (tl.program_id(0) // blocks).to(tl.int64)
-    o_a = (tl.program_id(0) % blocks) * BA + tl.arange(0, BA)
+    i_span, o_a = program_of(angles, BA)
     mask_c = o_a < angles
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     o_step = tl.arange(0, BT)
@@ -91,9 +100,7 @@ def _backward(
     BT: tl.constexpr, BA: tl.constexpr, ACC: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
     # Rows of a tile run back in time. Without `p_dfinal` sums of gradients start from zero at the end of the span.
-    blocks = tl.cdiv(angles, BA)
-    i_span = (tl.program_id(0) // blocks).to(tl.int64)
-    o_a = (tl.program_id(0) % blocks) * BA + tl.arange(0, BA)
+    i_span, o_a = program_of(angles, BA)
     mask_c = o_a < angles
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     o_step = tl.arange(0, BT)
@@ -127,9 +134,7 @@ def _backward(
 def _add(
     p_sums, p_incoming, p_domega, p_offsets, length, chunk, chunks, angles, BT: tl.constexpr, BA: tl.constexpr,
 ):  # fmt: skip
-    blocks = tl.cdiv(angles, BA)
-    i_span = (tl.program_id(0) // blocks).to(tl.int64)
-    o_a = (tl.program_id(0) % blocks) * BA + tl.arange(0, BA)
+    i_span, o_a = program_of(angles, BA)
     first, last = span(i_span, p_offsets, length, chunk, chunks)
     b_more = tl.load(p_incoming + i_span * angles + o_a, mask=o_a < angles, other=0.0)  # (BA,)
     for start in tl.range(first, last, BT, num_stages=2):

@@ -8,7 +8,7 @@ chunks all states of the program's channels are carried in registers. Padding is
 import triton
 import triton.language as tl
 
-from seqmix.kernels._triton import span
+from seqmix.kernels._triton import program_of, span
 from seqmix.kernels._triton_chunks import RUNTIME
 
 
@@ -48,9 +48,7 @@ def forward(
     SIGNED: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     # Without `p_y` only `p_final` and `p_product`, the states and the products of the decays of the span, are wanted.
-    blocks = tl.cdiv(channels, BD)
-    i_span = (tl.program_id(0) // blocks).to(tl.int64)
-    o_d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    i_span, o_d = program_of(channels, BD)
     o_n = tl.arange(0, BN)[:, None]
     mask_d = o_d < channels
     mask_s = (o_n < states) & mask_d[None, :]
