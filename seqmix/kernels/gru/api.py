@@ -45,14 +45,9 @@ def gru(
 
 # As for the LSTM, the whole loop is one op to the compiler.
 def _forward(
-    x: Tensor,
-    h0: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias: Tensor,
-    bias_n: Tensor,
+    x: Tensor, h0: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, bias_n: Tensor,
     cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     weights = [weight_ih, weight_hh, bias, pad(bias_n, (2 * len(bias_n), 0))]
     with torch.autocast(x.device.type, enabled=False):
         h, last = torch_loop(OP, torch._VF.gru, x, (h0,), weights, cu_seqlens)
@@ -60,17 +55,9 @@ def _forward(
 
 
 def _backward(
-    dh: Tensor,
-    dlast: Tensor,
-    h: Tensor,
-    x: Tensor,
-    h0: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias: Tensor,
-    bias_n: Tensor,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, ...]:
+    dh: Tensor, dlast: Tensor, h: Tensor, x: Tensor, h0: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor,
+    bias_n: Tensor, cu_seqlens: Tensor | None,
+) -> tuple[Tensor, ...]:  # fmt: skip
     # Gates come back for all steps at once; only the adjoint of h needs the loop.
     with torch.autocast(x.device.type, enabled=False):
         previous, units = shifted(h, h0, cu_seqlens), h0.shape[1]

@@ -50,18 +50,9 @@ def _forward(
 
 
 def _backward(
-    dh: Tensor,
-    dlast_h: Tensor,
-    dlast_c: Tensor,
-    h: Tensor,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias: Tensor,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dh: Tensor, dlast_h: Tensor, dlast_c: Tensor, h: Tensor, x: Tensor, h0: Tensor, c0: Tensor, weight_ih: Tensor,
+    weight_hh: Tensor, bias: Tensor, cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     # Gates and cells come back for all steps at once; only the adjoint of h needs the loop.
     with torch.autocast(x.device.type, enabled=False):
         previous_h = shifted(h, h0, cu_seqlens)

@@ -136,12 +136,8 @@ class _Options(NamedTuple):
 
 
 def _forward(
-    p: Tensor,
-    weight: Tensor,
-    initial_state: Tensor,
-    cu_seqlens: Tensor | None,
-    *options: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
+    p: Tensor, weight: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None, *options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     asked = _Options(*options)
     chosen = asked.cell(weight.shape[1])
     rows = Rows.of(OP, p, cu_seqlens)
@@ -169,15 +165,9 @@ def _exact_report(rows: Rows, h: Tensor, sequential: bool) -> Solved:
 
 @outside_autocast
 def _backward(
-    dh: Tensor,
-    dfinal: Tensor,
-    p: Tensor,
-    weight: Tensor,
-    initial_state: Tensor,
-    h: Tensor,
-    cu_seqlens: Tensor | None,
+    dh: Tensor, dfinal: Tensor, p: Tensor, weight: Tensor, initial_state: Tensor, h: Tensor, cu_seqlens: Tensor | None,
     *options: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     asked = _Options(*options)
     chosen = asked.cell(weight.shape[1])
     rows = Rows.of(OP, p, cu_seqlens)

@@ -116,18 +116,9 @@ def _problem(tensors: tuple[Tensor, ...], rows: Rows, asked: _Options) -> Forwar
 
 
 def _forward(
-    u: Tensor,
-    dt: Tensor,
-    p: Tensor,
-    A: Tensor,
-    D: Tensor,
-    weight: Tensor,
-    norm: Tensor,
-    s0: Tensor,
-    y0: Tensor,
-    cu_seqlens: Tensor | None,
-    *options: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    u: Tensor, dt: Tensor, p: Tensor, A: Tensor, D: Tensor, weight: Tensor, norm: Tensor, s0: Tensor, y0: Tensor,
+    cu_seqlens: Tensor | None, *options: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     asked, rows = _Options(*options), Rows.of(OP, u, cu_seqlens)
     problem = _problem((u, dt, p, A, D, weight, norm, s0, y0), rows, asked)
     if asked.solver == "sweeps":
@@ -143,22 +134,9 @@ def _forward(
 
 @outside_autocast
 def _backward(
-    dy: Tensor,
-    dfinal: Tensor,
-    dlast: Tensor,
-    u: Tensor,
-    dt: Tensor,
-    p: Tensor,
-    A: Tensor,
-    D: Tensor,
-    weight: Tensor,
-    norm: Tensor,
-    s0: Tensor,
-    y0: Tensor,
-    y: Tensor,
-    cu_seqlens: Tensor | None,
-    *options: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dy: Tensor, dfinal: Tensor, dlast: Tensor, u: Tensor, dt: Tensor, p: Tensor, A: Tensor, D: Tensor, weight: Tensor,
+    norm: Tensor, s0: Tensor, y0: Tensor, y: Tensor, cu_seqlens: Tensor | None, *options: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     asked, rows = _Options(*options), Rows.of(OP, u, cu_seqlens)
     problem = _problem((u, dt, p, A, D, weight, norm, s0, y0), rows, asked)
     if asked.gradient == "implicit" and asked.solver == "sequential" and compiled(problem.cell, u.device):
