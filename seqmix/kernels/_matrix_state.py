@@ -1,6 +1,6 @@
 """What ops with a matrix state (K, V) for every head share: checks, plain torch or kernels, and their register."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ def check_heads(op: str, q: Tensor, k: Tensor, v: Tensor) -> None:
 
 def run(
     op: str, package: str, reference: Callable[..., tuple[Tensor, Tensor]], kernels: Operator,
-    tensors: dict[str, Tensor | None], initial_state: Tensor | None, cu_seqlens: Tensor | None, backend: str | None,
+    tensors: Mapping[str, Tensor | None], initial_state: Tensor | None, cu_seqlens: Tensor | None, backend: str | None,
     form: Callable[..., tuple[Tensor, ...]] = lambda *tensors: tensors,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """o (B, T, H, V) in the type of v and the final state; `form` makes of all `tensors` what kernels take."""
