@@ -4,6 +4,11 @@ Lines of JSON come in, `{"start": n, "fit": {...}, "folder": path, "hold": [file
 `{"stop": n}`, and go out, `{"ended": n, "status": s}` with the exit status, or minus the signal. The folder of a run
 then has `outcome.json`, should nobody live to read that line. When standard input closes, which it does however the
 sweep ends, the runs that go on are killed: nobody would record what came of them.
+
+Why not `multiprocessing`'s forkserver, which would be shorter: its runs keep the server alive, so that a sweep that is
+killed leaves them running unless a thread in each run watches for it (tried: the tests of SIGKILL fail without such a
+thread and pass with it). And there is one server in a process, with the thread pools and the path of its first start,
+for whoever else in that process uses it, and it imports the script that called `sweep`.
 """
 
 import ctypes
