@@ -1,14 +1,17 @@
 """Whether a value is what an annotation says, read from the annotation's text; what it does not know, it lets pass."""
 
 import ast
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from seqmix._checks import is_number, is_whole
 
 __all__ = ["misfit", "takes_as_text"]
 
 _PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "int": ("an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    "float": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    "int": ("an integer", lambda value: is_whole(value, -math.inf)),
+    "float": ("a number", is_number),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "str": ("a text", lambda value: isinstance(value, str)),
     "None": ("null", lambda value: value is None),

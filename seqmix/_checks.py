@@ -1,11 +1,22 @@
 """What arguments must be: errors name the argument, what was expected and what came."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["built", "integers", "log_grid", "positive"]
+__all__ = ["built", "integers", "is_number", "is_whole", "log_grid", "positive"]
 
 T = TypeVar("T")
+
+
+def is_whole(value: Any, low: float = 1, high: float = math.inf) -> bool:
+    """Whether `value` is an integer from `low` to `high`; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is an integer or a float; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def positive(owner: str, name: str, value: Any, least: int = 1, what: str | None = None) -> int:
@@ -13,7 +24,7 @@ def positive(owner: str, name: str, value: Any, least: int = 1, what: str | None
 
     `what` says in the error what was expected, where there is more to say than that.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_whole(value, least):
         what = what or ("a positive integer" if least == 1 else f"an integer of at least {least}")
         raise ValueError(f"{owner}: {name} must be {what}, got {value!r}")
     return value
@@ -24,7 +35,7 @@ def integers(owner: str, least: int = 1, **values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, list | tuple):
             positive(owner, name, value, least)
-        elif not value or any(not isinstance(n, int) or isinstance(n, bool) or n < least for n in value):
+        elif not value or not all(is_whole(n, least) for n in value):
             what = "positive integers" if least == 1 else f"integers of at least {least}"
             raise ValueError(f"{owner}: {name} must be {what}, got {value!r}")
 

@@ -90,8 +90,7 @@ def sample(
     if model.head_name != "language" or model.bidirectional:
         what = "bidirectional layers" if model.bidirectional else f"head {model.head_name!r}"
         raise ValueError(f"generate: needs causal layers and a language head, got {what}")
-    if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 0:
-        raise ValueError(f"generate: max_new_tokens must be an integer of at least 0, got {max_new_tokens!r}")
+    positive("generate", "max_new_tokens", max_new_tokens, 0)
     if not temperature >= 0 or math.isinf(temperature):
         raise ValueError(f"generate: temperature must be a finite number of at least 0, got {temperature!r}")
     if top_k is not None:

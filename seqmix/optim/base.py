@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from seqmix._checks import is_number
+
 __all__ = [
     "SLICE",
     "BaseOptimizer",
@@ -158,7 +160,7 @@ def never_zero(eps: float, dtype: torch.dtype) -> float:
 def check_at_least(owner: str, low: float, **values: Any) -> None:
     """`ValueError` unless every value is a number of at least `low`."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float | Tensor) or not value >= low:
+        if not (is_number(value) or isinstance(value, Tensor)) or not value >= low:
             raise ValueError(f"{owner}: {name} must be at least {low}, got {value!r}")
 
 
@@ -166,7 +168,7 @@ def check_share(owner: str, **values: Any) -> None:
     """`ValueError` unless every value, or member of a sequence, lies in [0, 1)."""
     for name, value in values.items():
         for item in value if isinstance(value, Sequence) and not isinstance(value, str) else (value,):
-            if isinstance(item, bool) or not isinstance(item, int | float) or not 0 <= item < 1:
+            if not is_number(item) or not 0 <= item < 1:
                 raise ValueError(f"{owner}: {name} must be in [0, 1), got {value!r}")
 
 

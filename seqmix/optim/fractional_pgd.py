@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from seqmix._checks import positive
+from seqmix._checks import is_number, positive
 from seqmix.optim.anti_pgd import NoiseWrapper
 
 __all__ = ["FractionalPGD", "fractional_covariance", "predictors"]
@@ -47,7 +47,7 @@ class FractionalPGD(NoiseWrapper):
     def __init__(
         self, base: Optimizer, sigma: float = 1e-2, hurst: float = 0.25, memory: int = 16, seed: int = 0
     ) -> None:
-        if isinstance(hurst, bool) or not isinstance(hurst, int | float) or not 0 < hurst < 1:
+        if not is_number(hurst) or not 0 < hurst < 1:
             raise ValueError(f"FractionalPGD: hurst must be in (0, 1), got {hurst!r}")
         self.hurst, self.memory = float(hurst), positive("FractionalPGD", "memory", memory, what="at least 1")
         super().__init__(base, sigma, seed)

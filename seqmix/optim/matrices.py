@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqmix._checks import is_whole
 from seqmix.optim.base import SLICE, BaseOptimizer, local, never_zero
 from seqmix.optim.orthogonal import check_method, orthogonalize
 
@@ -59,7 +60,7 @@ class MatrixOptimizer(BaseOptimizer):
 def block_sizes(owner: str, matrix: Tensor, row_blocks: Any) -> list[int]:
     """Rows of every block; `ValueError` unless they add up to the matrix's."""
     rows = matrix.size(0)
-    if isinstance(row_blocks, int) and not isinstance(row_blocks, bool) and row_blocks > 0 and rows % row_blocks == 0:
+    if is_whole(row_blocks) and rows % row_blocks == 0:
         return [rows // row_blocks] * row_blocks
     sizes = list(row_blocks) if isinstance(row_blocks, list | tuple) else []
     if sizes and all(isinstance(n, int) and n > 0 for n in sizes) and sum(sizes) == rows:

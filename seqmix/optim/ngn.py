@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqmix._checks import is_number
 from seqmix.optim.base import BaseOptimizer, Closure, blocks, check_share, evaluate, local, shrink
 
 __all__ = ["NGN", "NGNM", "LossOptimizer"]
@@ -28,7 +29,7 @@ class LossOptimizer(BaseOptimizer):
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
         owner, bound, first = type(self).__name__, group["lower_bound"], self.param_groups[0]["lower_bound"]
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+        if not is_number(bound) or not math.isfinite(bound):
             raise ValueError(f"{owner}: lower_bound must be a finite number, got {bound!r}")
         if bound != first:
             raise ValueError(f"{owner}: lower_bound must be that of the other groups, {first!r}, got {bound!r}")

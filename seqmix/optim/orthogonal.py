@@ -15,6 +15,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from seqmix._checks import is_whole
+
 __all__ = ["METHODS", "PRECISIONS", "check_method", "orthogonalize", "polar_express"]
 
 Triple = tuple[float, float, float]
@@ -119,5 +121,5 @@ def check_method(owner: str, method: str, precision: str, steps: int) -> None:
         raise ValueError(f"{owner}: method must be one of {', '.join(METHODS)}, got {method!r}")
     if precision not in PRECISIONS:
         raise ValueError(f"{owner}: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps < 100:
+    if not is_whole(steps, 1, 99):
         raise ValueError(f"{owner}: steps must be a whole number from 1 to 99, got {steps!r}")

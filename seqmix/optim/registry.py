@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from seqmix._checks import is_number
 from seqmix._extras import require
 from seqmix._suggest import unknown_name
 
@@ -115,7 +116,7 @@ def check_optimizer(name: str, **kwargs: Any) -> None:
             raise ValueError(f"optimizer {name!r} needs the argument {key}")
     for key in ("lr", "weight_decay"):
         value = kwargs.get(key, 0)
-        if isinstance(value, bool) or not (isinstance(value, int | float) or hasattr(value, "item")):
+        if not is_number(value) and not hasattr(value, "item"):
             raise ValueError(f"optimizer {name!r}: {key} must be a number, got {value!r}")
         if isinstance(value, int | float) and not abs(value) <= _LARGEST:
             raise ValueError(f"optimizer {name!r}: {key} must be a finite number, got {value!r}")

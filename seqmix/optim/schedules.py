@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from seqmix._checks import positive
+from seqmix._checks import is_number, positive
 from seqmix._suggest import unknown_name
 
 __all__ = ["SCHEDULES", "STEPS", "check_schedule"]
@@ -115,10 +115,10 @@ def check_schedule(name: str, **kwargs: Any) -> None:
             raise unknown_name(f"argument of schedule {name!r}:", key, known)
     warmup, final = kwargs.get("warmup", 0), kwargs.get("final", 0.0)
     positive("schedule", "warmup", warmup, 0, "a number of steps of at least 0")
-    if isinstance(final, bool) or not isinstance(final, int | float) or not 0 <= final <= 1:
+    if not is_number(final) or not 0 <= final <= 1:
         raise ValueError(f"schedule: final must be a factor in [0, 1], got {final!r}")
     cooldown = kwargs.get("cooldown", 0.2)
-    if isinstance(cooldown, bool) or not isinstance(cooldown, int | float) or not cooldown >= 0:
+    if not is_number(cooldown) or not cooldown >= 0:
         raise ValueError(f"schedule: cooldown must be a share of the steps below 1, or steps, got {cooldown!r}")
     if cooldown >= 1 and cooldown != int(cooldown):
         raise ValueError(f"schedule: cooldown must be a share of the steps below 1, or whole steps, got {cooldown!r}")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqmix._checks import positive
+from seqmix._checks import is_whole, positive
 from seqmix.tasks.streams import below, skip, unit, words
 from seqmix.tasks.word_problem import IGNORE
 
@@ -205,7 +205,7 @@ class MemorizationExamples:
 
 def _known(task: str, vocab_size: int, special: int, least: int) -> int:
     # Tokens that are keys or values.
-    if not isinstance(vocab_size, int) or isinstance(vocab_size, bool) or vocab_size - special < least:
+    if not is_whole(vocab_size, special + least):
         raise ValueError(
             f"{task}: vocab_size must be an integer of at least {least + special}, for the keys, the values and "
             f"{special} other tokens, got {vocab_size!r}"

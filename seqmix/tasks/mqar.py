@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqmix._checks import integers
+from seqmix._checks import integers, is_whole
 from seqmix.tasks.streams import below, distinct, skip, unit, words
 from seqmix.tasks.word_problem import IGNORE
 
@@ -51,7 +51,7 @@ class MQARExamples:
         power: float = 0.01,
         fillers: str = "zero",
     ) -> None:
-        if not isinstance(vocab_size, int) or isinstance(vocab_size, bool) or vocab_size < 4 or vocab_size % 2:
+        if not is_whole(vocab_size, 4) or vocab_size % 2:
             raise ValueError(f"MQAR: vocab_size must be an even integer of at least 4, got {vocab_size!r}")
         if not isinstance(power, int | float) or not 0 < power < float("inf"):
             raise ValueError(f"MQAR: power must be a positive number, got {power!r}")

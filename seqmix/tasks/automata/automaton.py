@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from seqmix._checks import is_whole
+
 __all__ = ["IGNORE", "Automaton"]
 
 IGNORE = -100  # target where there is no loss
@@ -88,7 +90,7 @@ class Automaton:
         `ValueError` for a length that is no positive integer, or so large that the tables would be.
         """
         most = max(1, _MOST_CELLS // self.step.size)
-        if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= most:
+        if not is_whole(length, 1, most):
             raise ValueError(f"Automaton.from_length: length must be an integer from 1 to {most:,}, got {length!r}")
         if length == 1:
             return self

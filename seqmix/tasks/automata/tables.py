@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from seqmix._bounded import parse_yaml, read_text
+from seqmix._checks import is_whole
 from seqmix._suggest import unknown_name
 from seqmix.tasks.automata.automaton import IGNORE, Automaton, Table
 
@@ -59,7 +60,7 @@ def from_table(table: Mapping[str, Any]) -> Automaton:
         raise ValueError(f"automaton: letters must be {step.shape[1]} names or that number, got {letters!r}")
     if not isinstance(bos, bool):
         raise ValueError(f"automaton: bos must be true or false, got {bos!r}")
-    if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < len(step):
+    if not is_whole(start, 0, len(step) - 1):
         raise ValueError(f"automaton: start must be a state in [0, {len(step)}), got {start!r}")
     if step.min() < -1 or step.max() >= len(step):
         raise ValueError(f"automaton: step must have states in [0, {len(step)}) and -1, got {step.tolist()}")

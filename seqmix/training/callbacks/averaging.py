@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from seqmix._checks import positive
+from seqmix._checks import is_number, positive
 from seqmix.optim.averaging import LatestAverage
 from seqmix.training.callbacks.optimizer_modes import OptimizerModes
 
@@ -124,7 +124,7 @@ class EMAWeights(_AveragedWeights):
     """
 
     def __init__(self, decay: float = 0.999, every_n_steps: int = 1, start: int = 0, device: str | None = None) -> None:
-        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+        if not is_number(decay) or not 0 <= decay < 1:
             raise ValueError(f"EMAWeights: decay must be in [0, 1), got {decay!r}")
         super().__init__(every_n_steps, start, device)
         self.decay = decay
