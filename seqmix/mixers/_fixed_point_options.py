@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqmix._checks import positive
+from seqmix._checks import is_number, positive
 from seqmix.kernels.transforms import is_transformed
 from seqmix.mixers.base import TokenMixer, one_of
 
@@ -77,7 +77,7 @@ def names_of(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> tup
 
 def strength_of(owner: str, strength: Any, mixing: str, rank: int, max_radius: Any) -> float:
     """The strength of K, or what keeps its norm below `max_radius`, alpha by alpha, if that is less."""
-    if isinstance(strength, bool) or not (isinstance(strength, int | float) and 0 < strength <= 2):
+    if not is_number(strength) or not 0 < strength <= 2:
         raise ValueError(f"{owner}: strength must be in (0, 2], got {strength!r}")
     if max_radius is None:
         return float(strength)

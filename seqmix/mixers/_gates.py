@@ -11,6 +11,7 @@ may be negative, and their absolute values share it. Source: IgorDn8/mad-lab, ma
 hlru_sel.py.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -70,6 +71,15 @@ class StaticGates(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, numbers) for x (B, T, d_model)."""
         return self.A_w.flatten().expand(*x.shape[:-1], -1)
+
+
+def gates_projection(
+    d_model: int, shape: Sequence[int], selective: bool, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Module:
+    """From tokens to gates before normalisation, all numbers of `shape` in a row."""
+    if selective:
+        return nn.Linear(d_model, math.prod(shape), device=device, dtype=dtype)
+    return StaticGates(shape, device=device, dtype=dtype)
 
 
 def reset_projections(gates: nn.Module, *others: nn.Linear) -> None:

@@ -1,9 +1,26 @@
 """What mixers with a matrix for each head share: widths, the start of a convolution, norms."""
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from seqmix._checks import positive
 from seqmix.mixers.base import recurrent_dtype
+
+
+def head_sizes(owner: str, d_model: int, n_heads: int, expand_k: float, expand_v: float = 1.0) -> tuple[int, int, int]:
+    """`n_heads`, checked, and the widths K and V of one head's keys and values."""
+    positive(owner, "n_heads", n_heads)
+    width = partial(head_width, owner, d_model=d_model, n_heads=n_heads)
+    return n_heads, width(name="expand_k", expand=expand_k), width(name="expand_v", expand=expand_v)
+
+
+def by_heads(x: Tensor, n_heads: int, *widths: int) -> Iterator[Tensor]:
+    """Parts (B, T, H, width) of x (B, T, H sum(widths)), where a part of all heads stands behind the other."""
+    parts = x.split([n_heads * width for width in widths], dim=-1)
+    return (part.unflatten(-1, (n_heads, -1)) for part in parts)
 
 
 def head_width(owner: str, name: str, d_model: int, n_heads: int, expand: float) -> int:

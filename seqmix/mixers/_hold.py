@@ -3,6 +3,19 @@
 import torch
 from torch import Tensor
 
+from seqmix._checks import positive
+from seqmix.mixers.base import check_steps
+
+
+def checked_pairs(owner: str, d_state: int, dt_min: float, dt_max: float, lr_factor: float) -> int:
+    """`d_state`, twice the number of conjugate pairs; `ValueError` for what makes no such system."""
+    if positive(owner, "d_state", d_state) % 2:
+        raise ValueError(f"{owner}: d_state must be even, its numbers are conjugate pairs, got {d_state}")
+    check_steps(owner, dt_min, dt_max)
+    if not lr_factor > 0:
+        raise ValueError(f"{owner}: lr_factor must be positive, got {lr_factor}")
+    return d_state
+
 
 def zero_order_hold(real: Tensor, imaginary: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
     """a = e^{lambda dt} and (a - 1) / lambda, complex, for lambda = `real` + i `imaginary` with negative real parts.

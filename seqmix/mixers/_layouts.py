@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from seqmix.mixers.deltanet import DeltaNet
@@ -97,7 +98,7 @@ def _deltanet(layer: DeltaNet, source: Source) -> Table:
     n = layer.n_householder
 
     def by_head(rows: Tensor) -> Tensor:  # rows (n h), here (h n)
-        return rows.unflatten(0, (n, -1)).transpose(0, 1).flatten(0, 1) if len(rows) % n == 0 else rows
+        return rearrange(rows, "(n h) d -> (h n) d", n=n)
 
     table = _rename(in_proj__weight=_QKV, norm_weight="o_norm.weight", out_proj__weight="o_proj.weight")
     table["beta_proj.weight"] = From(("b_proj.weight",), by_head)
@@ -206,11 +207,11 @@ def _slstm(layer: SLSTM, source: Source) -> Table:
 
     def recurrent(kernel: Tensor) -> Tensor:  # (H, N, 4 N), or (H, 4 N, N) in plain torch
         wide = kernel.shape[-1] == units and units > 0
-        return kernel.view(heads, 4, units, units).permute(0, 3, 1, 2) if wide else kernel.view(layer.R.shape)
+        return rearrange(kernel, "h (g n) m -> h m g n", g=4, h=heads) if wide else kernel.view(layer.R.shape)
 
     def bias(kernel: Tensor, flat: Tensor) -> Tensor:  # by heads, or by gates in plain torch
         gates_first = kernel.shape[-1] == units
-        return flat.view(4, heads, units).transpose(0, 1) if gates_first else flat.view(layer.bias.shape)
+        return rearrange(flat, "(g h n) -> h g n", g=4, h=heads) if gates_first else flat.view(layer.bias.shape)
 
     kernel = "slstm_cell._recurrent_kernel_"
     table = _rename(conv_weight="conv1d.conv.weight", conv_bias="conv1d.conv.bias")

@@ -1,12 +1,13 @@
 """Sequences of different lengths in one batch (B, T), padded at the end: int64 `lengths` (B,) say where each ends."""
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from seqmix.kernels.checks import describe, has_values
 from seqmix.kernels.transforms import is_transformed
 
-__all__ = ["check_lengths", "padded_offsets"]
+__all__ = ["check_lengths", "in_one_row", "out_of_the_row"]
 
 
 def check_lengths(owner: str, lengths: Tensor | None, x: Tensor, cu_seqlens: Tensor | None) -> None:
@@ -28,10 +29,19 @@ def check_lengths(owner: str, lengths: Tensor | None, x: Tensor, cu_seqlens: Ten
             raise ValueError(f"{owner}: lengths must be in [1, T = {time}], got {low if low < 1 else high}")
 
 
-def padded_offsets(lengths: Tensor, time: int) -> Tensor:
-    """`cu_seqlens` (2 B + 1,) of a padded batch (B, T) in one row: each sequence, then its padding as another one.
+def in_one_row(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A padded batch x (B, T, D) as packed sequences, each and then its padding as another one.
 
-    Their number does not depend on the lengths, so nothing is read from the device and one graph holds for all.
+    Returns them in one row (1, B T, D), their `cu_seqlens` (2 B + 1,), and whose state each begins with (2 B,). Their
+    number does not depend on the lengths, so nothing is read from the device and one graph holds for all.
     """
-    starts = torch.arange(0, (len(lengths) + 1) * time, time, device=lengths.device)
-    return torch.cat((torch.stack((starts[:-1], starts[:-1] + lengths), dim=1).flatten(), starts[-1:])).int()
+    batch, time = x.shape[:2]
+    starts = torch.arange(0, (batch + 1) * time, time, device=x.device)
+    inner = torch.stack((starts[:-1], starts[:-1] + lengths), dim=1).flatten()  # (2 B,)
+    offsets = torch.cat((inner, starts[-1:])).int()
+    return rearrange(x, "b t d -> 1 (b t) d"), offsets, torch.arange(2 * batch, device=x.device) // 2
+
+
+def out_of_the_row(t: Tensor, batch: int) -> Tensor:
+    """(B, T, ...) of (1, B T, ...)."""
+    return rearrange(t, "1 (b t) ... -> b t ...", b=batch)

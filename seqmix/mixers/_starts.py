@@ -1,7 +1,20 @@
-"""Where sequences begin, for layers that treat a first token in another way: their states count tokens."""
+"""How parameters begin, and where sequences do, for layers that treat a first token in another way."""
+
+import math
 
 import torch
 from torch import Tensor
+
+
+def log_uniform(u: Tensor, low: float, high: float) -> Tensor:
+    """Logarithms of steps between `low` and `high`, evenly for u in [0, 1)."""
+    return math.log(low) + u * math.log(high / low)
+
+
+def step_bias(u: Tensor, low: float = 1e-3, high: float = 0.1) -> Tensor:
+    """What softplus maps to such steps, none below 1e-4."""
+    dt = log_uniform(u, low, high).exp().clamp_min(1e-4)
+    return dt + (-torch.expm1(-dt)).log()
 
 
 def first_tokens(length: Tensor, time: int, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:

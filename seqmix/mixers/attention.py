@@ -16,22 +16,24 @@ import math
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d
 from seqmix.kernels.checks import check_offsets
-from seqmix.mixers._heads import init_taps
+from seqmix.mixers._heads import by_heads, init_taps
 from seqmix.mixers._key_rows import AttentionState, check_rows, last_rows, moved_to_the_end, right_aligned, visible
 from seqmix.mixers._make_position import make_position
-from seqmix.mixers._padding import padded_offsets
+from seqmix.mixers._padding import in_one_row, out_of_the_row
 from seqmix.mixers._positions import table, turn
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers._softmax import softmax_attention
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Direct
 from seqmix.mixers.registry import register_mixer
+from seqmix.mixers.state import Device, DType
 
 __all__ = ["Attention", "AttentionState"]
 
@@ -140,11 +142,9 @@ class Attention(TokenMixer):
 
     def mix_padded(self, x: Tensor, state: AttentionState, lengths: Tensor) -> tuple[Tensor, AttentionState]:
         """`mix` of a padded batch. What has a window is packed; the batch is attended to as one."""
-        twice = torch.arange(2 * len(x), device=x.device) // 2
-        # (1, B T, d_model), (2 B + 1,)
-        row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
+        row, offsets, twice = in_one_row(x, lengths)
         operands, small = self._project(row, state.conv[twice], state.window[twice], state.angle[twice], offsets)
-        q, k, v, log_f = (t.view(*x.shape[:2], *t.shape[2:]) for t in operands)  # (B, T, H, ...)
+        q, k, v, log_f = (out_of_the_row(t, len(x)) for t in operands)  # (B, T, H, ...)
         o, state = self._attend(q, k, v, log_f, state, padded=True, lengths=lengths)
         return self.out_proj(o.flatten(2)), state._replace(**{name: leaf[::2].clone() for name, leaf in small.items()})
 
@@ -155,7 +155,7 @@ class Attention(TokenMixer):
         qkv = self.qkv_proj(x)  # (B, T, 3 d_model)
         if self.conv_weight is not None:
             qkv, conv = causal_conv1d(qkv, self.conv_weight, initial_state=conv, cu_seqlens=cu_seqlens)
-        q, k, v = qkv.unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)  # (B, T, H, K) each
+        q, k, v = by_heads(qkv, self.n_heads, *[self.d_head] * 3)  # (B, T, H, K) each
         (q, k), window, angle = self.rotary.rotate(x, (q, k), (window, angle), cu_seqlens)
         return (q, k, v, self._log_forget(x)), {"conv": conv, "window": window, "angle": angle}
 
@@ -242,9 +242,7 @@ class Attention(TokenMixer):
             forget=right_aligned([row.forget for row in states], log_f.dtype),
         )
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> AttentionState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> AttentionState:
         """No keys yet (M = 0), position 0."""
         device, dtype = self._like(device, dtype)
         keys, values = (
@@ -275,12 +273,12 @@ class Attention(TokenMixer):
         scores = torch.einsum("bthk,bshk->bhts", q.to(real), k.to(real)) / math.sqrt(self.d_head)
         if self.forget_gate:
             sums = log_f.cumsum(1)  # (B, T, H)
-            scores = scores + (sums[:, :, None] - sums[:, None]).permute(0, 3, 1, 2)  # (B, H, T, T)
+            scores = scores + rearrange(sums[:, :, None] - sums[:, None], "b t s h -> b h t s")
         seen = visible(0, x.shape[1], self.window, None, x.device)
         weights = scores.masked_fill(~seen, -math.inf).softmax(-1)
         return Direct(
             v.to(real).unsqueeze(-2),
-            lambda o: self.out_proj(o.squeeze(-2).flatten(2).to(x.dtype)),
+            lambda o: self.out_proj(rearrange(o, "b t h 1 k -> b t (h k)").to(x.dtype)),
             weights[..., None, None],
         )
 

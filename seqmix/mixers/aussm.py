@@ -24,10 +24,11 @@ from torch.nn.functional import silu, softplus
 from seqmix._checks import positive
 from seqmix.kernels import diagonal_scan
 from seqmix.mixers._projections import WideLinear
+from seqmix.mixers._starts import step_bias
 from seqmix.mixers.base import TokenMixer, complex_dtype, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -94,8 +95,7 @@ class AUSSM(TokenMixer):
             layer.reset_parameters()
         nn.init.uniform_(self.angle_proj.bias, -math.pi, math.pi)
         u = torch.rand(self.d_inner, dtype=torch.float64, device=self.D.device)
-        dt = (math.log(1e-3) + u * math.log(100)).exp()
-        self.dt_up.bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+        self.dt_up.bias.copy_(step_bias(u))
         for parameter, size in ((self.B, 1.0), (self.C, 1 / self.d_state)):
             nn.init.constant_(parameter[0], math.log(math.expm1(size)))
             nn.init.uniform_(parameter[1], -math.pi, math.pi)
@@ -106,7 +106,7 @@ class AUSSM(TokenMixer):
         real = recurrent_dtype(s.dtype)
         with torch.autocast(s.device.type, enabled=False):
             scaled = self.angle_proj(s.to(real) * self.d_inner**-0.5)
-        return scaled.unflatten(-1, (self.d_inner, self.d_state))
+        return scaled.unflatten(-1, (self.d_inner, self.d_state))  # (B, T, D, N)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """s, in at least float32, and z (B, T, D), e^{i theta} and Delta B (B, T, D, N), and C (D, N)."""
@@ -118,18 +118,15 @@ class AUSSM(TokenMixer):
 
     def mix(self, x: Tensor, state: AUSSMState, cu_seqlens: Tensor | None) -> tuple[Tensor, AUSSMState]:
         s, z, a, write, C = self._parts(x)
-        h, final = diagonal_scan(
-            a.flatten(2), (write * s[..., None]).flatten(2), initial_state=state.h.flatten(1), cu_seqlens=cu_seqlens
-        )
-        y = (h.view(a.shape) * C).sum(-1).real
+        v = (write * s[..., None]).flatten(2)  # (B, T, D N), as a and h
+        h, final = diagonal_scan(a.flatten(2), v, initial_state=state.h.flatten(1), cu_seqlens=cu_seqlens)
+        y = (h.view(a.shape) * C).sum(-1).real  # (B, T, D)
         return self._output(y, s, z), AUSSMState(final.view(-1, *C.shape))
 
     def _output(self, y: Tensor, s: Tensor, z: Tensor) -> Tensor:
         return self.out_proj((y + self.D.to(y.dtype) * s).to(z.dtype) * silu(z))
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> AUSSMState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> AUSSMState:
         """h = 0."""
         device, dtype = self._like(device, dtype)
         shape = (batch_size, self.d_inner, self.d_state)

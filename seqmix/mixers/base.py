@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from seqmix._checks import positive
 from seqmix.kernels.checks import check_cu_seqlens, describe, n_sequences
-from seqmix.mixers._padding import check_lengths, padded_offsets
+from seqmix.mixers._padding import check_lengths, in_one_row, out_of_the_row
 from seqmix.mixers.forms import LinearForm
+from seqmix.mixers.state import Device, DType
 
 __all__ = ["TokenMixer"]
 
@@ -42,9 +43,7 @@ class TokenMixer(nn.Module):
         """y and the new state from checked arguments; `state` is never None."""
         raise NotImplementedError(f"{type(self).__name__} does not define mix(x, state, cu_seqlens)")
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Any:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> Any:
         """The state before the first token; `dtype` is the activations', defaults are the parameters' own."""
         raise NotImplementedError(f"{type(self).__name__} does not define init_state")
 
@@ -68,11 +67,9 @@ class TokenMixer(nn.Module):
 
         Each sequence and its padding are two packed ones.
         """
-        twice = torch.arange(2 * len(x), device=x.device) // 2
-        # (1, B T, d_model), (2 B + 1,)
-        row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
+        row, offsets, twice = in_one_row(x, lengths)
         y, state = self.mix(row, state.select(twice), offsets)
-        return y.view(x.shape), state.select(torch.arange(0, 2 * len(x), 2, device=x.device))
+        return out_of_the_row(y, len(x)), state.select(torch.arange(0, 2 * len(x), 2, device=x.device))
 
     def forward(
         self, x: Tensor, state: Any | None = None, *, cu_seqlens: Tensor | None = None, lengths: Tensor | None = None

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from seqmix._checks import positive
 from seqmix.kernels import block_scan, gated_block_scan
-from seqmix.mixers._gates import StaticGates, normalization_of, normalized, reset_projections, softmax_logits
+from seqmix.mixers._gates import gates_projection, normalization_of, normalized, reset_projections, softmax_logits
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -88,11 +88,7 @@ class BDLRU(TokenMixer):
         self.normalization = normalization_of("BDLRU", normalization)
         self.selective = one_of("BDLRU", "selective", selective, (True, False))
         self.n_blocks = self.d_state // m
-        self.proj_gates = (
-            nn.Linear(d_model, self.d_state * (m + 1), device=device, dtype=dtype)
-            if selective
-            else StaticGates((self.n_blocks, m, m + 1), device=device, dtype=dtype)
-        )
+        self.proj_gates = gates_projection(d_model, (self.n_blocks, m, m + 1), selective, device, dtype)
         self.proj_v = nn.Linear(d_model, self.d_state, bias=False, device=device, dtype=dtype)
         self.proj_out = nn.Linear(self.d_state, d_model, bias=False, device=device, dtype=dtype)
         self.reset_parameters()
@@ -103,7 +99,8 @@ class BDLRU(TokenMixer):
 
     def logits(self, x: Tensor) -> Tensor:
         """Gates before normalisation (B, T, N, m, m + 1); the input gate is the last slot of every row."""
-        return self.proj_gates(x).unflatten(-1, (self.n_blocks, self.block_size, self.block_size + 1))
+        m = self.block_size
+        return self.proj_gates(x).unflatten(-1, (self.n_blocks, m, m + 1))  # (B, T, N, m, m + 1)
 
     def gates(self, x: Tensor) -> Tensor:
         """[A_t, a0_t] (B, T, N, m, m + 1) for x (B, T, d_model)."""
@@ -119,11 +116,9 @@ class BDLRU(TokenMixer):
             a, a0 = gates[..., :-1], gates[..., -1]
             h, final = block_scan(a, a0 * v, initial_state=state.h, cu_seqlens=cu_seqlens)
             h = h.to(v.dtype)
-        return self.proj_out(h.flatten(2)), BDLRUState(final)
+        return self.proj_out(h.flatten(2)), BDLRUState(final)  # of (B, T, N m)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> BDLRUState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> BDLRUState:
         """h = 0."""
         device, dtype = self._like(device, dtype)
         shape = (batch_size, self.n_blocks, self.block_size)

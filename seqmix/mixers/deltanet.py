@@ -15,22 +15,23 @@ Parallel form: products of Householder matrices as triangular systems in chunks;
 S (K, V) for each head, the window of the convolution, and what the positions keep.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, delta_rule
-from seqmix.mixers._heads import head_width, init_taps, rms_norm, unit
+from seqmix.mixers._heads import head_sizes, init_taps, rms_norm, unit
 from seqmix.mixers._make_position import make_position
 from seqmix.mixers._positions import turn_back
+from seqmix.mixers._starts import step_bias
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -98,11 +99,9 @@ class DeltaNet(TokenMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.n_heads = positive("DeltaNet", "n_heads", n_heads)
+        self.n_heads, self.d_key, self.d_value = head_sizes("DeltaNet", d_model, n_heads, expand_k, expand_v)
         self.n_householder = positive("DeltaNet", "n_householder", n_householder)
         self.eigenvalues = one_of("DeltaNet", "eigenvalues", eigenvalues, ("positive", "signed"))
-        self.d_key = head_width("DeltaNet", "expand_k", d_model, n_heads, expand_k)
-        self.d_value = head_width("DeltaNet", "expand_v", d_model, n_heads, expand_v)
         self.d_conv = positive("DeltaNet", "d_conv", d_conv)
         self.gated, self.position_name = bool(gated), position
         where: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -135,8 +134,7 @@ class DeltaNet(TokenMixer):
         if self.gated:
             u = torch.rand(2, self.n_heads, dtype=torch.float64, device=self.norm_weight.device)
             self.A_log.copy_((16 * u[0]).clamp_min(1e-4).log())
-            dt = (math.log(1e-3) + u[1] * math.log(100)).exp()
-            self.dt_bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+            self.dt_bias.copy_(step_bias(u[1]))
         nn.init.ones_(self.norm_weight)
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -163,7 +161,7 @@ class DeltaNet(TokenMixer):
         q, k, v = qkv.split(self._widths, dim=-1)
         heads = (self.n_heads, -1)
         keys = [part.unflatten(-1, heads) for part in k.chunk(self.n_householder, dim=-1)]  # n of (B, T, H, K)
-        v = v.unflatten(-1, (self.n_householder, self.n_heads, -1)).transpose(2, 3)  # (B, T, H, n, V)
+        v = rearrange(v, "b t (n h v) -> b t h n v", n=self.n_householder, h=self.n_heads)
         return q.unflatten(-1, heads), keys, v, conv
 
     def _project(
@@ -190,11 +188,11 @@ class DeltaNet(TokenMixer):
     def mix(self, x: Tensor, state: DeltaNetState, cu_seqlens: Tensor | None) -> tuple[Tensor, DeltaNetState]:
         q, keys, v, kept = self._project(x, state, cu_seqlens)
         beta, log_g = self.gates(x)
-        n, length = self.n_householder, x.shape[1]
+        n = self.n_householder
 
         def steps(first: list[Tensor]) -> Tensor:
             """n tensors (B, T, H, ...), one for each step of a token, as one (B, T n, H, ...)."""
-            return first[0] if n == 1 else torch.stack(first, dim=2).flatten(1, 2)
+            return first[0] if n == 1 else rearrange(first, "n b t h ... -> b (t n) h ...")
 
         idle = [torch.zeros_like(q)] * (n - 1)  # only a token's last step is read
         if log_g is not None:
@@ -209,7 +207,7 @@ class DeltaNet(TokenMixer):
             cu_seqlens=None if cu_seqlens is None else cu_seqlens * n,
         )
         if n > 1:
-            o = o.unflatten(1, (length, n))[:, :, -1]  # (B, T n, H, V) to (B, T, H, V)
+            o = rearrange(o, "b (t n) h v -> b t n h v", n=n)[:, :, -1]
         return self._output(o, x), DeltaNetState(S, *kept)
 
     def _output(self, o: Tensor, x: Tensor) -> Tensor:
@@ -217,9 +215,7 @@ class DeltaNet(TokenMixer):
         y = rms_norm(o, self.norm_weight).flatten(2)  # (B, T, H V)
         return self.out_proj(y if self.gate_proj is None else y * silu(self.gate_proj(x)))
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> DeltaNetState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> DeltaNetState:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         S = (batch_size, self.n_heads, self.d_key, self.d_value)

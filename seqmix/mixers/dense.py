@@ -22,7 +22,7 @@ from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -98,12 +98,11 @@ class DenseRNN(TokenMixer):
 
     def mix(self, x: Tensor, state: DenseRNNState, cu_seqlens: Tensor | None) -> tuple[Tensor, DenseRNNState]:
         a, b = self.transition(x), self.proj_in(x)
+        # One block, of all: a (B, T, 1, n, n), b (B, T, 1, n).
         h, final = block_scan(a.unsqueeze(2), b.unsqueeze(2), initial_state=state.h.unsqueeze(1), cu_seqlens=cu_seqlens)
         return self.proj_out(h.squeeze(2)), DenseRNNState(final.squeeze(1))
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> DenseRNNState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> DenseRNNState:
         """h = 0."""
         device, dtype = self._like(device, dtype)
         return DenseRNNState(torch.zeros(batch_size, self.d_state, device=device, dtype=recurrent_dtype(dtype)))

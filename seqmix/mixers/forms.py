@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 __all__ = ["Direct", "LinearForm", "Recurrence"]
@@ -65,8 +66,9 @@ class Recurrence(LinearForm):
             rows.append(seen if self.readout is None else self.readout[:, t, :, None] @ seen)
         matrix = torch.stack(rows, dim=2)
         if self.skip is not None:
-            skip = self.skip.expand(*self.write.shape[:3], matrix.shape[4], matrix.shape[5]).transpose(1, 2)
-            matrix = matrix + torch.diag_embed(skip.permute(0, 1, 3, 4, 2)).permute(0, 1, 4, 5, 2, 3)
+            skip = self.skip.expand(*self.write.shape[:3], *matrix.shape[4:])
+            diagonal = torch.diag_embed(rearrange(skip, "b t h o i -> b h o i t"))
+            matrix = matrix + rearrange(diagonal, "b h o i t s -> b h t s o i")
         return matrix
 
     def eigenvalues(self) -> Tensor:

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu, softplus
 
-from seqmix._checks import positive
+from seqmix._checks import is_number, positive
 from seqmix.kernels.fixed_point.mixing import MIXINGS
 from seqmix.kernels.fixed_point.rows import previous_token
 from seqmix.kernels.fixed_point.selective_scan.api import cell, fixed_point_selective_scan
@@ -53,7 +53,7 @@ from seqmix.mixers.base import one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 _HIDDEN = ("mixing", "b", "c", "gate")
 
@@ -162,9 +162,7 @@ class FixedPointMamba(Reporting, Mamba):
         self.options = SolverOptions.checked(name, max_iterations, tolerance, damping, fallback, gradient)
         self.max_radius = max_radius
         self.strength = strength_of(name, strength, mixing, rank, max_radius)
-        if isinstance(initial_strength, bool) or not (
-            isinstance(initial_strength, int | float) and 0 < initial_strength < 1
-        ):
+        if not is_number(initial_strength) or not 0 < initial_strength < 1:
             raise ValueError(f"{name}: initial_strength must be in (0, 1), got {initial_strength!r}")
         self.initial_strength = float(initial_strength)
         self.mixing_input = one_of(name, "mixing_input", mixing_input, ("u", "x"))
@@ -247,9 +245,7 @@ class FixedPointMamba(Reporting, Mamba):
         self.last_solve = kept(report)
         return self.out_proj(out.to(x.dtype)), state
 
-    def init_state(  # type: ignore[override]
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> FixedPointMambaState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> FixedPointMambaState:  # type: ignore[override]
         """Zeros."""
         device, dtype = self._like(device, dtype)
         where: dict[str, Any] = {"device": device, "dtype": recurrent_dtype(dtype)}

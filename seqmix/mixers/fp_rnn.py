@@ -50,7 +50,7 @@ from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 _HIDDEN = ("lambda", "mixing", "b", "c")
 
@@ -233,9 +233,7 @@ class FixedPointRNN(Reporting):
             h = silu(z) * silu(c) * h
         return rms_norm(h, (self.d_state,), self.weight_norm.to(h.dtype), 1e-5)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> FixedPointRNNState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> FixedPointRNNState:
         """h = 0."""
         device, dtype = self._like(device, dtype)
         return FixedPointRNNState(torch.zeros(batch_size, self.d_state, device=device, dtype=recurrent_dtype(dtype)))

@@ -39,5 +39,5 @@ class GatedDeltaNet2(KDA):
 
     def _pairs(self, x: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         erase = self._strength(self.erase_proj(x), self.d_key)
-        write = self.write_proj(x).sigmoid().unflatten(-1, (self.n_heads, self.d_value))
+        write = self.write_proj(x).sigmoid().unflatten(-1, (self.n_heads, self.d_value))  # (B, T, H, V)
         return k, (write * v).to(v.dtype), -k, decay * erase * k

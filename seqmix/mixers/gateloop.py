@@ -22,15 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, silu
 
-from seqmix._checks import positive
 from seqmix.kernels import gated_linear_attention, selective_rotary
-from seqmix.mixers._heads import head_width
+from seqmix.mixers._heads import by_heads, head_sizes
 from seqmix.mixers._positions import pairs_of, turn_back
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -74,10 +73,8 @@ class GateLoop(TokenMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.n_heads = positive("GateLoop", "n_heads", n_heads)
-        self.d_key = head_width("GateLoop", "expand_k", d_model, n_heads, expand_k)  # 2 K
+        self.n_heads, self.d_key, self.d_value = head_sizes("GateLoop", d_model, n_heads, expand_k)  # d_key is 2 K
         pairs_of("GateLoop", self.d_key)
-        self.d_value = d_model // n_heads
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_proj = nn.Linear(d_model, 2 * n_heads * self.d_key + 2 * d_model, bias=False, **where)
         self.gate_proj = WideLinear(d_model, n_heads * self.d_key, **where)
@@ -85,26 +82,23 @@ class GateLoop(TokenMixer):
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log |a| and omega, both (B, T, H, K) in at least float32, for x (B, T, d_model)."""
-        alpha, omega = self.gate_proj(x).unflatten(-1, (self.n_heads, self.d_key)).chunk(2, -1)
+        alpha, omega = self.gate_proj(x).unflatten(-1, (self.n_heads, self.d_key)).chunk(2, -1)  # (B, T, H, K) each
         return logsigmoid(alpha), omega
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """q, scaled, and k (B, T, H, 2 K) before they turn, v (B, T, H, V), z (B, T, d_model)."""
-        keys = self.n_heads * self.d_key
-        *qkv, z = self.in_proj(x).split((keys, keys, self.d_model, self.d_model), dim=-1)
-        q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in qkv)
+        """q, scaled, and k (B, T, H, 2 K) before they turn, v and z (B, T, H, V)."""
+        K, V = self.d_key, self.d_value
+        q, k, v, z = by_heads(self.in_proj(x), self.n_heads, K, K, V, V)
         return q * self.d_key**-0.5, k, v, z
 
     def mix(self, x: Tensor, state: GateLoopState, cu_seqlens: Tensor | None) -> tuple[Tensor, GateLoopState]:
         (q, k, v, z), (log_a, omega) = self._project(x), self.gates(x)
         (q, k), angle = selective_rotary(q, k, omega, initial_state=state.angle, cu_seqlens=cu_seqlens)
-        log_g = torch.cat((log_a, log_a), -1)
+        log_g = torch.cat((log_a, log_a), -1)  # (B, T, H, 2 K)
         o, S = gated_linear_attention(q, k, v, log_g, initial_state=state.S, cu_seqlens=cu_seqlens)
-        return self.out_proj(o.flatten(2) * silu(z)), GateLoopState(S, angle)
+        return self.out_proj((o * silu(z)).flatten(2)), GateLoopState(S, angle)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> GateLoopState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> GateLoopState:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         where: dict[str, Any] = {"device": device, "dtype": recurrent_dtype(dtype)}
@@ -128,7 +122,7 @@ class GateLoop(TokenMixer):
         q, k, v = (t.to(decay.dtype) for t in (q, k, v))
         return Recurrence(
             v.unsqueeze(-2),
-            lambda o: self.out_proj(o.squeeze(-2).to(x.dtype).flatten(2) * silu(z)),
+            lambda o: self.out_proj((o.squeeze(-2).to(x.dtype) * silu(z)).flatten(2)),
             decay[..., None] * turn_back(omega),
             k.unsqueeze(-1),
             q.unsqueeze(-2),

@@ -30,14 +30,14 @@ from torch.nn.functional import logsigmoid, silu
 
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, gated_linear_attention
-from seqmix.mixers._heads import head_width, init_taps, rms_norm
+from seqmix.mixers._heads import by_heads, head_sizes, init_taps, rms_norm
 from seqmix.mixers._make_position import has_preset, make_position
 from seqmix.mixers._positions import turn_back
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -105,9 +105,7 @@ class GatedLinearAttention(TokenMixer):
     ) -> None:
         super().__init__(d_model)
         name = "GatedLinearAttention"
-        self.n_heads = positive(name, "n_heads", n_heads)
-        self.d_key = head_width(name, "expand_k", d_model, n_heads, expand_k)
-        self.d_value = head_width(name, "expand_v", d_model, n_heads, expand_v)
+        self.n_heads, self.d_key, self.d_value = head_sizes(name, d_model, n_heads, expand_k, expand_v)
         self.d_conv = 1 if d_conv is None else positive(name, "d_conv", d_conv)
         self.decay_rank = positive(name, "decay_rank", min(16, d_model) if decay_rank is None else decay_rank)
         if self.decay_rank > d_model:
@@ -167,16 +165,14 @@ class GatedLinearAttention(TokenMixer):
         qkv, z = self.in_proj(x).split((2 * keys + values, values), dim=-1)
         if self.conv_weight is not None:
             qkv, conv = causal_conv1d(qkv, self.conv_weight, None, "silu", initial_state=conv, cu_seqlens=cu_seqlens)
-        q, k, v = (t.unflatten(-1, (self.n_heads, -1)) for t in qkv.split((keys, keys, values), dim=-1))
+        q, k, v = by_heads(qkv, self.n_heads, self.d_key, self.d_key, self.d_value)
         return q, k, v, z, conv
 
     def _output(self, o: Tensor, z: Tensor) -> Tensor:
         """y (B, T, d_model) of what is read, o (B, T, H, V)."""
-        return self.out_proj(rms_norm(o, self.norm_weight).flatten(2) * silu(z))
+        return self.out_proj(rms_norm(o, self.norm_weight).flatten(2) * silu(z))  # from (B, T, H V)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> GatedLinearAttentionState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> GatedLinearAttentionState:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         S = (batch_size, self.n_heads, self.d_key, self.d_value)

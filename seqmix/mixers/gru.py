@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from seqmix._checks import positive
-from seqmix.kernels.checks import describe
 from seqmix.kernels.gru.api import gru
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, check_leaves, mixer_state
 
 
 @mixer_state
@@ -81,9 +80,7 @@ class GRU(TokenMixer):
         h, last = gru(x.to(dtype), state.h.to(dtype), w_ih, w_hh, bias, bias_n, cu_seqlens)
         return self.out_proj(h.to(x.dtype)), GRUState(last)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> GRUState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> GRUState:
         """h = 0."""
         device, dtype = self._like(device, dtype)
         return GRUState(torch.zeros(batch_size, self.d_state, device=device, dtype=recurrent_dtype(dtype)))
@@ -97,6 +94,4 @@ class GRU(TokenMixer):
 
     def _check_state(self, state: Any, sequences: int, device: torch.device) -> None:
         super()._check_state(state, sequences, device)
-        shape, dtype = (sequences, self.d_state), recurrent_dtype(self.weight_ih.dtype)
-        if state.h.shape != shape or state.h.dtype != dtype:
-            raise ValueError(f"GRU: state.h must be {dtype} of shape {shape}, got {describe(state.h)}")
+        check_leaves("GRU", state, (sequences, self.d_state), recurrent_dtype(self.weight_ih.dtype))

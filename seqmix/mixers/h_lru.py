@@ -24,15 +24,16 @@ Paper, released code (IgorDn8/mad-lab, mad/model/layers/hlru_sel.py, hlru_nonsel
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix._checks import positive
 from seqmix.kernels import gated_higher_order_scan, higher_order_scan
-from seqmix.mixers._gates import StaticGates, normalization_of, normalized, reset_projections, softmax_logits
+from seqmix.mixers._gates import gates_projection, normalization_of, normalized, reset_projections, softmax_logits
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -82,11 +83,7 @@ class HLRU(TokenMixer):
         self.d_state = positive("HLRU", "d_state", d_model if d_state is None else d_state)
         self.normalization = normalization_of("HLRU", normalization)
         self.selective = one_of("HLRU", "selective", selective, (True, False))
-        self.proj_gates = (
-            nn.Linear(d_model, self.d_state * (order + 1), device=device, dtype=dtype)
-            if selective
-            else StaticGates((self.d_state, order + 1), device=device, dtype=dtype)
-        )
+        self.proj_gates = gates_projection(d_model, (self.d_state, order + 1), selective, device, dtype)
         self.proj_v = nn.Linear(d_model, self.d_state, bias=False, device=device, dtype=dtype)
         self.proj_out = nn.Linear(self.d_state * order, d_model, bias=False, device=device, dtype=dtype)
         self.reset_parameters()
@@ -97,7 +94,7 @@ class HLRU(TokenMixer):
 
     def logits(self, x: Tensor) -> Tensor:
         """Gates before normalisation (B, T, N, m + 1): lags newest first, the input gate last."""
-        return self.proj_gates(x).unflatten(-1, (self.d_state, self.order + 1))
+        return self.proj_gates(x).unflatten(-1, (self.d_state, self.order + 1))  # (B, T, N, m + 1)
 
     def gates(self, x: Tensor) -> Tensor:
         """(a_{t,1}, ..., a_{t,m}, a_{t,0}) (B, T, N, m + 1) for x (B, T, d_model)."""
@@ -112,11 +109,10 @@ class HLRU(TokenMixer):
             a, a0 = gates[..., :-1], gates[..., -1]
             h, final = higher_order_scan(a, a0 * v, initial_state=state.lags, cu_seqlens=cu_seqlens)
             h = h.to(v.dtype)
-        return self.proj_out(_lags(h, state.lags.to(h.dtype), cu_seqlens).flatten(2)), HLRUState(final)
+        lags = _lags(h, state.lags.to(h.dtype), cu_seqlens).flatten(2)  # (B, T, N m)
+        return self.proj_out(lags), HLRUState(final)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> HLRUState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> HLRUState:
         """All lags zero."""
         device, dtype = self._like(device, dtype)
         shape = (batch_size, self.d_state, self.order)
@@ -157,7 +153,7 @@ def _lags(h: Tensor, initial: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     order, length = initial.shape[-1], h.shape[1]
     if cu_seqlens is None:
         past = initial[..., : order - 1].flip(-1).transpose(1, 2)  # (B, m - 1, N), oldest first
-        return torch.cat([past, h], dim=1).unfold(1, order, 1).flip(-1)
+        return torch.cat([past, h], dim=1).unfold(1, order, 1).flip(-1)  # (B, T, N, m)
     # Packed: lag i of step t is row t - i, or an entry of its own sequence's state where that lies before the start.
     t = torch.arange(length, device=h.device)
     sequence = torch.bucketize(t, cu_seqlens[1:], right=True)
@@ -165,5 +161,5 @@ def _lags(h: Tensor, initial: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     lag = torch.arange(order, device=h.device)
     missing = length + sequence[:, None] * order + (lag - 1 - age[:, None])
     rows = torch.where(age[:, None] >= lag, t[:, None] - lag, missing)
-    table = torch.cat([h[0], initial.transpose(1, 2).flatten(0, 1)])  # (T + S m, N)
-    return table[rows].transpose(1, 2).unsqueeze(0)
+    table = torch.cat([h[0], rearrange(initial, "s n m -> (s m) n")])  # (T + S m, N)
+    return rearrange(table[rows], "t m n -> 1 t n m")

@@ -20,14 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, silu
 
-from seqmix._checks import positive
 from seqmix.kernels import gated_linear_attention
-from seqmix.mixers._heads import head_width, rms_norm
+from seqmix.mixers._heads import head_sizes, rms_norm
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -73,9 +72,7 @@ class HGRN2(TokenMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.n_heads = positive("HGRN2", "n_heads", n_heads)
-        self.d_key = head_width("HGRN2", "expand_k", d_model, n_heads, expand_k)
-        self.d_value = d_model // n_heads
+        self.n_heads, self.d_key, self.d_value = head_sizes("HGRN2", d_model, n_heads, expand_k)
         if not 0 <= lower_bound < 1:
             raise ValueError(f"HGRN2: lower_bound must be in [0, 1), got {lower_bound!r}")
         self.lower_bound = float(lower_bound)
@@ -89,7 +86,7 @@ class HGRN2(TokenMixer):
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log f and 1 - f, both (B, T, H, K) in at least float32, for x (B, T, d_model)."""
-        logits = self.f_proj(x).unflatten(-1, (self.n_heads, self.d_key))
+        logits = self.f_proj(x).unflatten(-1, (self.n_heads, self.d_key))  # (B, T, H, K)
         log_f, bound = logsigmoid(logits), self.lower_bound
         if bound:
             log_f = torch.logaddexp(log_f + math.log1p(-bound), log_f.new_tensor(math.log(bound)))
@@ -109,9 +106,7 @@ class HGRN2(TokenMixer):
         o, S = gated_linear_attention(q, k, v, log_f, initial_state=state.S, cu_seqlens=cu_seqlens)
         return self._output(o), HGRN2State(S)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> HGRN2State:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> HGRN2State:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         S = (batch_size, self.n_heads, self.d_key, self.d_value)

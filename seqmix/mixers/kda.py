@@ -15,7 +15,6 @@ CPU the recurrence itself. State: S (K, V) for each head and the window of the c
 layers/kda.py), but for the convolution, which starts near the identity as in `deltanet`.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -24,13 +23,14 @@ from torch.nn.functional import softplus
 
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, dplr_delta_rule
-from seqmix.mixers._heads import head_width, init_taps, rms_norm, unit
+from seqmix.mixers._heads import by_heads, head_sizes, init_taps, rms_norm, unit
 from seqmix.mixers._pairs import pair_eigenvalues, transition
 from seqmix.mixers._projections import WideLinear
+from seqmix.mixers._starts import step_bias
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -92,10 +92,8 @@ class KDA(TokenMixer):
     ) -> None:
         super().__init__(d_model)
         name = type(self).__name__
-        self.n_heads = positive(name, "n_heads", n_heads)
+        self.n_heads, self.d_key, self.d_value = head_sizes(name, d_model, n_heads, expand_k, expand_v)
         self.eigenvalues = one_of(name, "eigenvalues", eigenvalues, ("positive", "signed"))
-        self.d_key = head_width(name, "expand_k", d_model, n_heads, expand_k)
-        self.d_value = head_width(name, "expand_v", d_model, n_heads, expand_v)
         self.d_conv = positive(name, "d_conv", d_conv)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         keys, values = n_heads * self.d_key, n_heads * self.d_value
@@ -123,8 +121,7 @@ class KDA(TokenMixer):
         init_taps(self.conv_weight)
         where: dict[str, Any] = {"dtype": torch.float64, "device": self.A_log.device}
         self.A_log.copy_((1 + 15 * torch.rand(self.n_heads, **where)).log())
-        dt = (math.log(1e-3) + torch.rand(len(self.dt_bias), **where) * math.log(100)).exp()
-        self.dt_bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+        self.dt_bias.copy_(step_bias(torch.rand(len(self.dt_bias), **where)))
         nn.init.ones_(self.norm_weight)
 
     def log_decay(self, x: Tensor) -> Tensor:
@@ -149,9 +146,7 @@ class KDA(TokenMixer):
         qkv, conv = causal_conv1d(
             self.in_proj(x), self.conv_weight, None, "silu", initial_state=conv, cu_seqlens=cu_seqlens
         )
-        keys = self.n_heads * self.d_key
-        parts = qkv.split((keys, keys, self.n_heads * self.d_value), dim=-1)
-        q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in parts)  # (B, T, H, K), twice, (B, T, H, V)
+        q, k, v = by_heads(qkv, self.n_heads, self.d_key, self.d_key, self.d_value)
         log_w = self.log_decay(x)
         k, v, a, b = self._pairs(x, unit(k).to(log_w.dtype), v, log_w.exp())
         return Rule(unit(q) * self.d_key**-0.5, k, v, a, b, log_w), conv
@@ -166,9 +161,7 @@ class KDA(TokenMixer):
         y = rms_norm(o, self.norm_weight).flatten(2)  # (B, T, H V)
         return self.out_proj(self.gate_up(self.gate_down(x)).sigmoid() * y)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> KDAState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> KDAState:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         S = (batch_size, self.n_heads, self.d_key, self.d_value)

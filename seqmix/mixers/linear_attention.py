@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from seqmix._checks import positive
 from seqmix.kernels import gated_linear_attention
-from seqmix.mixers._heads import head_width
+from seqmix.mixers._heads import by_heads, head_sizes
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -73,23 +72,20 @@ class LinearAttention(TokenMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.n_heads = positive("LinearAttention", "n_heads", n_heads)
-        self.d_key = head_width("LinearAttention", "expand_k", d_model, n_heads, expand_k)
-        self.d_value = d_model // n_heads
+        self.n_heads, self.d_key, self.d_value = head_sizes("LinearAttention", d_model, n_heads, expand_k)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_proj = nn.Linear(d_model, 2 * n_heads * self.d_key + d_model, **where)
         self.out_proj = nn.Linear(d_model, d_model, **where)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k (B, T, H, K), positive, and v with a one behind it (B, T, H, V + 1), in at least float32: sums grow."""
-        keys, real = self.n_heads * self.d_key, recurrent_dtype(x.dtype)
-        parts = self.in_proj(x).to(real).split((keys, keys, self.d_model), dim=-1)
-        q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in parts)
+        qkv = self.in_proj(x).to(recurrent_dtype(x.dtype))
+        q, k, v = by_heads(qkv, self.n_heads, self.d_key, self.d_key, self.d_value)
         return _features(q), _features(k), pad(v, (0, 1), value=1.0)
 
     def _mean(self, o: Tensor, x: Tensor) -> Tensor:
         """y (B, T, d_model) of sums and what they are divided by, o (B, T, H, V + 1)."""
-        means = o[..., :-1] / (o[..., -1:] + 1e-6)
+        means = o[..., :-1] / (o[..., -1:] + 1e-6)  # (B, T, H, V)
         return self.out_proj(means.flatten(2).to(x.dtype))
 
     def mix(
@@ -98,9 +94,7 @@ class LinearAttention(TokenMixer):
         o, S = gated_linear_attention(*self._project(x), initial_state=state.S, cu_seqlens=cu_seqlens)
         return self._mean(o, x), LinearAttentionState(S)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> LinearAttentionState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> LinearAttentionState:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         S = (batch_size, self.n_heads, self.d_key, self.d_value + 1)

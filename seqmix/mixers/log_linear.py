@@ -18,18 +18,19 @@ from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, silu, softplus
 
 from seqmix._checks import positive
 from seqmix.kernels.checks import check_offsets
-from seqmix.mixers._padding import padded_offsets
+from seqmix.mixers._padding import in_one_row, out_of_the_row
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import recurrent_dtype
 from seqmix.mixers.forms import Direct
 from seqmix.mixers.mamba2 import Mamba2
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -52,7 +53,8 @@ def weights(q: Tensor, k: Tensor, log_g: Tensor, level: Tensor, start: Tensor) -
     sums = log_g.cumsum(1).mT  # (B, H, T)
     past = time[:, None] >= time
     decay = (sums[..., None] - sums[..., None, :]).masked_fill(~past, -torch.inf).exp()
-    chosen = level.transpose(1, 2).gather(3, apart[:, None].expand(-1, q.shape[2], -1, -1))  # (B, H, T, T)
+    levels = rearrange(level, "b t h l -> b h t l")
+    chosen = levels.gather(3, repeat(apart, "b t s -> b h t s", h=q.shape[2]))  # (B, H, T, T)
     return torch.einsum("bthn,bshn->bhts", q, k) * decay * chosen
 
 
@@ -141,7 +143,7 @@ class LogLinear(Mamba2):
 
     def levels(self, x: Tensor) -> Tensor:
         """lambda (B, T, H, levels) in at least float32."""
-        z = self.level_proj(x).unflatten(-1, (self.n_heads, self.n_levels))
+        z = self.level_proj(x).unflatten(-1, (self.n_heads, self.n_levels))  # (B, T, H, levels)
         return softplus(self.L.to(z.dtype) * z)
 
     def _parts(
@@ -151,7 +153,7 @@ class LogLinear(Mamba2):
         z, ubc, dt, window = self._project(x, window, cu_seqlens)
         wide = self.n_groups * self.d_state
         u, B, C = ubc.to(recurrent_dtype(x.dtype)).split((self.d_inner, wide, wide), dim=-1)
-        u = u.unflatten(-1, (self.n_heads, -1))
+        u = u.unflatten(-1, (self.n_heads, -1))  # (B, T, H, P)
         with torch.autocast(x.device.type, enabled=False):
             parts = (self._to_heads(C), self._to_heads(B), dt[..., None] * u, self.log_decay(dt), self.levels(x))
         return parts, u, z, window
@@ -175,10 +177,9 @@ class LogLinear(Mamba2):
         self, x: Tensor, state: LogLinearState, lengths: Tensor
     ) -> tuple[Tensor, LogLinearState]:
         """`mix` of a padded batch: the convolution is packed, the rest goes on as one."""
-        twice = torch.arange(2 * len(x), device=x.device) // 2
-        row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
+        row, offsets, twice = in_one_row(x, lengths)
         parts, u, z, window = self._parts(row, state.conv[twice], offsets)
-        *parts, u, z = (t.view(*x.shape[:2], *t.shape[2:]) for t in (*parts, u, z))  # type: ignore[assignment]
+        *parts, u, z = (out_of_the_row(t, len(x)) for t in (*parts, u, z))  # type: ignore[assignment]
         with torch.autocast(x.device.type, enabled=False):
             o, S = scan(*parts, state.S.to(u.dtype), state.length, lengths)  # type: ignore[call-arg]
         return self._output(o, u, z), LogLinearState(window[::2].clone(), S, state.length + lengths)
@@ -199,9 +200,7 @@ class LogLinear(Mamba2):
             finals.append(final)
         return torch.cat(outputs, 1), torch.cat(finals)
 
-    def init_state(  # type: ignore[override]
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> LogLinearState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> LogLinearState:  # type: ignore[override]
         """Zeros, no token read."""
         conv, S = super().init_state(batch_size, device=device, dtype=dtype)
         shape = (batch_size, self.n_levels, *S.shape[1:])

@@ -28,7 +28,7 @@ from seqmix.kernels import diagonal_scan
 from seqmix.mixers.base import TokenMixer, complex_dtype, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -129,9 +129,7 @@ class LRU(TokenMixer):
         y = linear(h.real.to(x.dtype), self.C_re) - linear(h.imag.to(x.dtype), self.C_im) + self.D * x
         return y, LRUState(final)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> LRUState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> LRUState:
         """h = 0."""
         device, dtype = self._like(device, dtype)
         return LRUState(torch.zeros(batch_size, self.d_state, device=device, dtype=complex_dtype(dtype)))

@@ -3,7 +3,7 @@
     i, f, g, o = W_ih x_t + W_hh h_{t-1} + b         sigmoid on i, f, o; tanh on g
     c_t = f c_{t-1} + i g,    h_t = o tanh(c_t),    y_t = W_out h_t
 
-The recurrence is not linear, so time is a loop: see `_lstm_op`.
+The recurrence is not linear, so time is a loop: see `seqmix.kernels.lstm`.
 """
 
 import math
@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from seqmix._checks import positive
-from seqmix.kernels.checks import describe
 from seqmix.kernels.lstm.api import lstm
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, check_leaves, mixer_state
 
 __all__ = ["LSTM", "LSTMState"]
 
@@ -88,9 +87,7 @@ class LSTM(TokenMixer):
         h, last_h, last_c = lstm(x.to(dtype), h0, c0, w_ih, w_hh, bias, cu_seqlens)
         return self.out_proj(h.to(x.dtype)), LSTMState(last_h, last_c)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> LSTMState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> LSTMState:
         device, dtype = self._like(device, dtype)
         shape = (batch_size, self.d_state)
         zeros = (torch.zeros(shape, device=device, dtype=recurrent_dtype(dtype)) for _ in range(2))
@@ -104,7 +101,4 @@ class LSTM(TokenMixer):
 
     def _check_state(self, state: Any, sequences: int, device: torch.device) -> None:
         super()._check_state(state, sequences, device)
-        shape, dtype = (sequences, self.d_state), recurrent_dtype(self.weight_ih.dtype)
-        for name, leaf in (("h", state.h), ("c", state.c)):
-            if leaf.shape != shape or leaf.dtype != dtype:
-                raise ValueError(f"LSTM: state.{name} must be {dtype} of shape {shape}, got {describe(leaf)}")
+        check_leaves("LSTM", state, (sequences, self.d_state), recurrent_dtype(self.weight_ih.dtype))

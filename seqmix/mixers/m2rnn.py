@@ -15,21 +15,22 @@ identity, D one, A uniform in [0, 16], steps log-uniform in [1e-3, 0.1]; the con
 function: here `clip_gradient`, off if None.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d
 from seqmix.kernels.m2rnn.api import m2rnn
-from seqmix.mixers._heads import head_width, init_taps, rms_norm
+from seqmix.mixers._heads import head_sizes, init_taps, rms_norm
 from seqmix.mixers._projections import WideLinear
+from seqmix.mixers._starts import step_bias
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -82,12 +83,10 @@ class M2RNN(TokenMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.n_heads = positive("M2RNN", "n_heads", n_heads)
+        self.n_heads, self.d_key, self.d_value = head_sizes("M2RNN", d_model, n_heads, expand_k, expand_v)
         self.n_key_heads = positive("M2RNN", "n_key_heads", n_heads if n_key_heads is None else n_key_heads)
         if n_heads % self.n_key_heads:
             raise ValueError(f"M2RNN: n_key_heads must divide n_heads = {n_heads}, got {n_key_heads}")
-        self.d_key = head_width("M2RNN", "expand_k", d_model, n_heads, expand_k)
-        self.d_value = head_width("M2RNN", "expand_v", d_model, n_heads, expand_v)
         self.d_conv = positive("M2RNN", "d_conv", d_conv)
         if clip_gradient is not None and not clip_gradient > 0:
             raise ValueError(f"M2RNN: clip_gradient must be positive or None, got {clip_gradient!r}")
@@ -114,8 +113,7 @@ class M2RNN(TokenMixer):
         init_taps(self.conv_weight)
         u = torch.rand(2, self.n_heads, dtype=torch.float64, device=self.D.device)
         self.A_log.copy_((16 * u[0]).clamp_min(1e-4).log())
-        dt = (math.log(1e-3) + u[1] * math.log(100)).exp()
-        self.dt_bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+        self.dt_bias.copy_(step_bias(u[1]))
         self.W.copy_(torch.eye(self.d_value).expand_as(self.W))
         nn.init.ones_(self.D)
         nn.init.ones_(self.norm_weight)
@@ -130,17 +128,14 @@ class M2RNN(TokenMixer):
         qkv, g = self.in_proj(x).split((sum(self.widths), self.widths[2]), dim=-1)
         qkv, conv = causal_conv1d(qkv, self.conv_weight, None, "silu", initial_state=state.conv, cu_seqlens=cu_seqlens)
         q, k, v = (part.to(recurrent_dtype(x.dtype)) for part in qkv.split(self.widths, dim=-1))
-        q, k = (part.unflatten(-1, (self.n_key_heads, -1)) for part in (q, k))
-        if self.n_key_heads < self.n_heads:
-            q, k = (part.repeat_interleave(self.n_heads // self.n_key_heads, 2) for part in (q, k))
-        v, f = v.unflatten(-1, (self.n_heads, -1)), self.keep(x)
+        heads = {"g": self.n_key_heads, "h": self.n_heads // self.n_key_heads}
+        q, k = (repeat(part, "b t (g k) -> b t (g h) k", **heads) for part in (q, k))
+        v, f = v.unflatten(-1, (self.n_heads, -1)), self.keep(x)  # (B, T, H, V), (B, T, H)
         o, H = m2rnn(q, k, v, f, self.W.to(f.dtype), state.H.to(f.dtype), cu_seqlens, self.clip_gradient)
         o = (o + self.D.to(o.dtype) * v).flatten(2) * silu(g.to(o.dtype))
         return self.out_proj(rms_norm(o, self.norm_weight).to(x.dtype)), M2RNNState(H, conv)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> M2RNNState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> M2RNNState:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         H = (batch_size, self.n_heads, self.d_key, self.d_value)

@@ -23,10 +23,11 @@ from torch.nn.functional import silu, softplus
 from seqmix._checks import positive
 from seqmix.kernels import selective_scan
 from seqmix.mixers._projections import CausalConv1d, WideLinear
+from seqmix.mixers._starts import step_bias
 from seqmix.mixers.base import TokenMixer, check_steps, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -108,9 +109,8 @@ class Mamba(TokenMixer):
                 layer.reset_parameters()
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         u = torch.rand(self.d_inner, dtype=torch.float64, device=self.D.device)
-        dt = (math.log(self.dt_min) + u * math.log(self.dt_max / self.dt_min)).exp().clamp_min(1e-4)
-        self.dt_proj.bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
-        self.A_log.copy_(torch.arange(1, self.d_state + 1, dtype=torch.float64, device=dt.device).log())
+        self.dt_proj.bias.copy_(step_bias(u, self.dt_min, self.dt_max))
+        self.A_log.copy_(torch.arange(1, self.d_state + 1, dtype=torch.float64, device=u.device).log())
         nn.init.ones_(self.D)
 
     def selection(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -137,9 +137,7 @@ class Mamba(TokenMixer):
         )
         return self.out_proj(y * silu(z)), MambaState(window, s)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> MambaState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> MambaState:
         """Zeros: an empty window and s = 0."""
         device, dtype = self._like(device, dtype)
         return MambaState(

@@ -21,10 +21,10 @@ Paper, released code (state-spaces/mamba, mamba_ssm/modules/mamba2.py) and this 
 - the code's `d_ssm`, `D_has_hdim`, `norm_before_gate`, `rmsnorm=False`, `dt_limit` and biases of projections: not here.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
@@ -32,10 +32,11 @@ from seqmix._checks import positive
 from seqmix.kernels import gated_linear_attention
 from seqmix.mixers._heads import rms_norm
 from seqmix.mixers._projections import CausalConv1d
+from seqmix.mixers._starts import step_bias
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -56,7 +57,7 @@ class _Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         groups = x.unflatten(-1, (self.n_groups, -1))  # (B, T, G, d_inner / G)
-        return rms_norm(groups, self.weight.view(self.n_groups, -1)).flatten(-2)
+        return rms_norm(groups, self.weight.view(self.n_groups, -1)).flatten(-2)  # (B, T, d_inner)
 
 
 @register_mixer("mamba-2", description="State space with a scalar decay for each head, SSD.", source="2405.21060")
@@ -139,8 +140,7 @@ class Mamba2(TokenMixer):
         for layer in (self.in_proj, self.conv1d, self.out_proj):
             layer.reset_parameters()
         u = torch.rand(2, self.n_heads, dtype=torch.float64, device=self.D.device)
-        dt = (math.log(self.dt_min) + u[0] * math.log(self.dt_max / self.dt_min)).exp().clamp_min(1e-4)
-        self.dt_bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+        self.dt_bias.copy_(step_bias(u[0], self.dt_min, self.dt_max))
         self.A_log.copy_((self.A_min + u[1] * (self.A_max - self.A_min)).log())
         nn.init.ones_(self.D)
         nn.init.ones_(self.norm.weight)
@@ -176,13 +176,9 @@ class Mamba2(TokenMixer):
 
     def _to_heads(self, t: Tensor) -> Tensor:
         """(B, T, G N) as (B, T, H, N), every group repeated for its heads."""
-        return (
-            t.unflatten(-1, (self.n_groups, 1, -1)).expand(-1, -1, -1, self.n_heads // self.n_groups, -1).flatten(2, 3)
-        )
+        return repeat(t, "b t (g n) -> b t (g h) n", g=self.n_groups, h=self.n_heads // self.n_groups)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Mamba2State:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> Mamba2State:
         """Zeros: an empty window and S = 0."""
         device, dtype = self._like(device, dtype)
         S = (batch_size, self.n_heads, self.d_state, self.d_inner // self.n_heads)
@@ -208,7 +204,7 @@ class Mamba2(TokenMixer):
         b, c = self._to_heads(b), self._to_heads(c)  # (B, T, H, N)
         decay = self.log_decay(dt).exp()  # (B, T, H)
         return Recurrence(
-            u.unflatten(-1, (self.n_heads, 1, -1)),
+            u.unflatten(-1, (self.n_heads, 1, -1)),  # (B, T, H, 1, P)
             lambda o: self.out_proj(self.norm(o.flatten(2).to(z.dtype) * silu(z))),
             decay[..., None].expand_as(b),
             (dt[..., None] * b)[..., None],

@@ -17,6 +17,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad, sigmoid, silu, softplus
 
@@ -24,10 +25,11 @@ from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, gated_linear_attention, selective_rotary
 from seqmix.mixers._heads import rms_norm
 from seqmix.mixers._positions import turn_back
+from seqmix.mixers._starts import step_bias
 from seqmix.mixers.base import TokenMixer, check_steps, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -106,8 +108,7 @@ class Mamba3(TokenMixer):
         self.in_proj.reset_parameters()
         self.out_proj.reset_parameters()
         u = torch.rand(self.n_heads, dtype=torch.float64, device=self.D.device)
-        dt = (math.log(self.dt_min) + u * math.log(self.dt_max / self.dt_min)).exp().clamp_min(1e-4)
-        self.dt_bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+        self.dt_bias.copy_(step_bias(u, self.dt_min, self.dt_max))
         for parameter in (self.D, self.B_weight, self.C_weight, self.B_bias, self.C_bias):
             nn.init.ones_(parameter)
 
@@ -136,11 +137,11 @@ class Mamba3(TokenMixer):
         delay[:, 0] = 1
         before, last = causal_conv1d(pair, delay, initial_state=state.last, cu_seqlens=cu_seqlens)
         k_before, u_before = before.split((H * N, self.d_inner), dim=-1)
-        u_heads = u.to(k.dtype).unflatten(-1, (H, -1))  # (B, T, H, V)
+        u_heads = u.to(k.dtype).unflatten(-1, (H, -1))  # (B, T, H, P)
 
         def both(first: Tensor, second: Tensor) -> Tensor:
             """The two steps of every token, (B, 2 T, H, ...)."""
-            return torch.stack((first, second), dim=2).flatten(1, 2)
+            return rearrange([first, second], "two b t h ... -> b (t two) h ...")
 
         # beta = (1 - lambda) dt alpha: written before the decay, and therefore decayed with the state.
         earlier, now = ((share * dt)[..., None] for share in (1 - trapezoid, trapezoid))
@@ -152,12 +153,10 @@ class Mamba3(TokenMixer):
             initial_state=state.ssm,
             cu_seqlens=None if cu_seqlens is None else cu_seqlens * 2,
         )
-        o = o.unflatten(1, (x.shape[1], 2))[:, :, 1] + self.D.to(k.dtype)[:, None] * u_heads
+        o = rearrange(o, "b (t two) h p -> b t two h p", two=2)[:, :, 1] + self.D.to(k.dtype)[:, None] * u_heads
         return self.out_proj(o.flatten(2).to(z.dtype) * silu(z)), Mamba3State(s, angle, last)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Mamba3State:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> Mamba3State:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         H, N, P = self.n_heads, self.d_state, self.d_inner // self.n_heads

@@ -25,12 +25,12 @@ from torch.nn.functional import logsigmoid, softplus
 
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, diagonal_scan, gated_linear_attention
-from seqmix.mixers._heads import head_width, init_taps, rms_norm, unit
+from seqmix.mixers._heads import by_heads, head_sizes, init_taps, rms_norm, unit
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -47,8 +47,9 @@ def solved_queries(
     (B, T, H), Lambda (H, K) and the G before, all of one type."""
     outer = write.unsqueeze(-1) * k.unsqueeze(-2)  # (B, T, H, K, K)
     keep = log_g.exp()[..., None, None].expand_as(outer)
+    # over (B, T, H K K)
     G, final = diagonal_scan(keep.flatten(2), outer.flatten(2), initial_state=G.flatten(1), cu_seqlens=cu_seqlens)
-    system = G.view(outer.shape) + Lambda.diag_embed()
+    system = G.view(outer.shape) + Lambda.diag_embed()  # (B, T, H, K, K)
     # Not `solve`, which raises where one sequence of a batch is not finite.
     solution, _ = torch.linalg.solve_ex(system, q.unsqueeze(-1))
     return solution.squeeze(-1), final.unflatten(1, outer.shape[2:])
@@ -92,9 +93,7 @@ class Mesa(TokenMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.n_heads = positive("Mesa", "n_heads", n_heads)
-        self.d_key = head_width("Mesa", "expand_k", d_model, n_heads, expand_k)
-        self.d_value = d_model // n_heads
+        self.n_heads, self.d_key, self.d_value = head_sizes("Mesa", d_model, n_heads, expand_k)
         self.d_conv = positive("Mesa", "d_conv", d_conv)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_proj = nn.Linear(d_model, 2 * n_heads * self.d_key + d_model, bias=False, **where)
@@ -124,7 +123,8 @@ class Mesa(TokenMixer):
         keys, real = self.n_heads * self.d_key, recurrent_dtype(x.dtype)
         qk, v = self.in_proj(x).split((2 * keys, self.d_model), dim=-1)
         qk, conv = causal_conv1d(qk, self.conv_weight, None, "silu", initial_state=state.conv, cu_seqlens=cu_seqlens)
-        q, k, v = (t.to(real).unflatten(-1, (self.n_heads, -1)) for t in (*qk.chunk(2, -1), v))
+        q, k = by_heads(qk.to(real), self.n_heads, self.d_key, self.d_key)
+        v = v.to(real).unflatten(-1, (self.n_heads, -1))  # (B, T, H, V)
         q, k, (beta, log_g) = unit(q), unit(k), self.gates(x)
         with torch.autocast(x.device.type, enabled=False):
             Lambda, write = 0.25 + softplus(self.lambda_raw.to(real)), beta[..., None] * k
@@ -140,9 +140,7 @@ class Mesa(TokenMixer):
         """y (B, T, d_model) of what is read, o (B, T, H, V)."""
         return self.out_proj(rms_norm(o, self.norm_weight).flatten(2).to(x.dtype))
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> MesaState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> MesaState:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         where: dict[str, Any] = {"device": device, "dtype": recurrent_dtype(dtype)}

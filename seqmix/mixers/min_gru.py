@@ -22,7 +22,7 @@ from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -85,9 +85,7 @@ class MinGRU(TokenMixer):
         h, final = diagonal_scan(keep, write * self.candidates(x), initial_state=state.h, cu_seqlens=cu_seqlens)
         return self.out_proj(h.to(x.dtype)), self.State(final)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> MinGRUState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> MinGRUState:
         """h = 0."""
         device, dtype = self._like(device, dtype)
         return MinGRUState(torch.zeros(batch_size, self.d_state, device=device, dtype=recurrent_dtype(dtype)))

@@ -22,14 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, logsigmoid, pad
 
-from seqmix._checks import positive
 from seqmix.kernels import gated_linear_attention
-from seqmix.mixers._heads import head_width
+from seqmix.mixers._heads import by_heads, head_sizes
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -75,9 +74,7 @@ class MLSTM(TokenMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.n_heads = positive("MLSTM", "n_heads", n_heads)
-        self.d_key = head_width("MLSTM", "expand_k", d_model, n_heads, expand_k)
-        self.d_value = d_model // n_heads
+        self.n_heads, self.d_key, self.d_value = head_sizes("MLSTM", d_model, n_heads, expand_k)
         if not 0 < gate_cap <= 60:
             raise ValueError(f"MLSTM: gate_cap must be in (0, 60], got {gate_cap!r}")
         self.gate_cap = float(gate_cap)
@@ -106,29 +103,27 @@ class MLSTM(TokenMixer):
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """q, k (B, T, H, K), gated and scaled, v with a one behind it (B, T, H, V + 1), log f (B, T, H) and z.
 
-        All but z (B, T, d_model) in at least float32: half precision does not hold e^15.
+        All but z (B, T, H, V) in at least float32: half precision does not hold e^15.
         """
-        keys, real = self.n_heads * self.d_key, recurrent_dtype(x.dtype)
-        *qkv, z = self.in_proj(x).split((keys, keys, self.d_model, self.d_model), dim=-1)
-        q, k, v = (part.to(real).unflatten(-1, (self.n_heads, -1)) for part in qkv)
+        K, V = self.d_key, self.d_value
+        *qkv, z = by_heads(self.in_proj(x), self.n_heads, K, K, V, V)
+        q, k, v = (part.to(recurrent_dtype(x.dtype)) for part in qkv)
         log_i, log_f = self.gates(x)
         return q, k * (log_i.exp() * self.d_key**-0.5)[..., None], pad(v, (0, 1), value=1.0), log_f, z
 
     def _output(self, o: Tensor, z: Tensor) -> Tensor:
         """y (B, T, d_model) of sums and what they are divided by, o (B, T, H, V + 1)."""
-        h = o[..., :-1] / o[..., -1:].abs().clamp_min(1)
+        h = o[..., :-1] / o[..., -1:].abs().clamp_min(1)  # (B, T, H, V)
         with torch.autocast(z.device.type, enabled=False):
             normed = layer_norm(h, h.shape[-1:], eps=1e-6).flatten(2) * self.norm_weight.to(h.dtype)
-        return self.out_proj(z.sigmoid() * normed.to(z.dtype))
+        return self.out_proj(z.sigmoid().flatten(2) * normed.to(z.dtype))  # from (B, T, d_model)
 
     def mix(self, x: Tensor, state: MLSTMState, cu_seqlens: Tensor | None) -> tuple[Tensor, MLSTMState]:
         q, k, v, log_f, z = self._project(x)
         o, C = gated_linear_attention(q, k, v, log_f, initial_state=state.C, cu_seqlens=cu_seqlens)
         return self._output(o, z), MLSTMState(C)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> MLSTMState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> MLSTMState:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         C = (batch_size, self.n_heads, self.d_key, self.d_value + 1)

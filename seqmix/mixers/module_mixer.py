@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import is_fake
 from seqmix._suggest import unknown_name
 from seqmix.kernels.transforms import is_transformed
 from seqmix.mixers.base import TokenMixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 __all__ = ["ModuleMixer", "ModuleState"]
 
@@ -111,9 +111,7 @@ class ModuleMixer(TokenMixer):
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, ModuleState]:
         raise NotImplementedError(f"{self._name}: a module without a state cannot go token by token")
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> ModuleState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> ModuleState:
         return ModuleState()
 
     def state_size(self, sequence_length: int = 1) -> int:

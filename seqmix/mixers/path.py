@@ -22,6 +22,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
@@ -30,12 +31,12 @@ from seqmix.kernels import causal_conv1d
 from seqmix.kernels.checks import check_offsets
 from seqmix.mixers._heads import init_taps, unit
 from seqmix.mixers._key_rows import moved_to_the_end, right_aligned
-from seqmix.mixers._padding import padded_offsets
+from seqmix.mixers._padding import in_one_row, out_of_the_row
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Direct
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 CHUNK = 64
 
@@ -142,6 +143,7 @@ class PaTH(TokenMixer):
             self.w_up(self.w_down(x)), self.conv_weight, None, "silu", initial_state=conv, cu_seqlens=cu_seqlens
         )
         parts = (*self.qkv_proj(x).chunk(3, -1), w)
+        # (B, T, H, K) each
         q, k, v, w = (t.unflatten(-1, (self.n_heads, -1)).to(recurrent_dtype(x.dtype)) for t in parts)
         beta = 2 * self.beta_proj(x).sigmoid()
         log_f = torch.zeros_like(beta) if self.forget_proj is None else logsigmoid(self.forget_proj(x))
@@ -167,7 +169,7 @@ class PaTH(TokenMixer):
         forget = forget.mT.contiguous()  # (B, M + T, H)
         if not self.forget_gate:
             forget = torch.cat((state.forget, forget[:, :length, :0]), 1)
-        return o.transpose(1, 2).flatten(2), PaTHState(k, v, forget, state.length + length, state.conv)
+        return rearrange(o, "b h t k -> b t (h k)"), PaTHState(k, v, forget, state.length + length, state.conv)
 
     def mix(self, x: Tensor, state: PaTHState, cu_seqlens: Tensor | None) -> tuple[Tensor, PaTHState]:
         tokens, conv = self._tokens(x, state.conv, cu_seqlens)
@@ -179,10 +181,9 @@ class PaTH(TokenMixer):
 
     def mix_padded(self, x: Tensor, state: PaTHState, lengths: Tensor) -> tuple[Tensor, PaTHState]:
         """`mix` of a padded batch: the convolution is packed, the batch is attended to as one."""
-        twice = torch.arange(2 * len(x), device=x.device) // 2
-        row, offsets = x.flatten(0, 1).unsqueeze(0), padded_offsets(lengths, x.shape[1])
+        row, offsets, twice = in_one_row(x, lengths)
         tokens, conv = self._tokens(row, state.conv[twice], offsets)
-        tokens = Tokens(*(t.view(*x.shape[:2], *t.shape[2:]) for t in tokens))
+        tokens = Tokens(*(out_of_the_row(t, len(x)) for t in tokens))  # (B, T, H, ...)
         padding = (torch.arange(x.shape[1], device=x.device) >= lengths[:, None])[..., None]  # (B, T, 1)
         # Padding changes no key, and leaves the state.
         beta, log_f = tokens.beta.masked_fill(padding[..., None], 0), tokens.log_f.masked_fill(padding, 0)
@@ -205,9 +206,7 @@ class PaTH(TokenMixer):
         k, v, forget = (right_aligned(list(rows), rows[0].dtype) for rows in zip(*(s[:3] for s in states), strict=True))
         return torch.cat(outputs, 1), PaTHState(k, v, forget, torch.cat([s.length for s in states]), state.conv)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> PaTHState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> PaTHState:
         """No keys yet (M = 0)."""
         device, dtype = self._like(device, dtype)
         where: dict[str, Any] = {"device": device, "dtype": recurrent_dtype(dtype)}
@@ -233,12 +232,12 @@ class PaTH(TokenMixer):
         """Values v_t, K for each head; M is the softmax over the keys in sight."""
         state = self.init_state(len(x), device=x.device, dtype=x.dtype)
         tokens = self._tokens(x, state.conv, None)[0]
-        k = state.k.transpose(1, 2)
+        k = rearrange(state.k, "b m h k -> b h m k")
         seen = torch.ones(len(x), 0, dtype=torch.bool, device=x.device)
         weights, _, _ = attend(Tokens(*(t.transpose(1, 2) for t in tokens)), k, torch.zeros_like(k[..., 0]), seen)
         return Direct(
             tokens.v.unsqueeze(-2),
-            lambda o: self.out_proj(o.squeeze(-2).flatten(2).to(x.dtype)),
+            lambda o: self.out_proj(rearrange(o, "b t h 1 k -> b t (h k)").to(x.dtype)),
             weights[..., None, None],
         )
 

@@ -29,7 +29,7 @@ from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, complex_dtype, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -124,9 +124,7 @@ class PDSSM(TokenMixer):
         )  # fmt: skip
         return self._output(h, x), PDSSMState(final)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> PDSSMState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> PDSSMState:
         """The first unit vector, where an automaton begins."""
         device, dtype = self._like(device, dtype)
         h = torch.zeros(batch_size, self.d_state, device=device, dtype=complex_dtype(dtype))

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from seqmix._checks import positive
 from seqmix.kernels import gated_linear_attention
-from seqmix.mixers._heads import head_width, rms_norm
+from seqmix.mixers._heads import by_heads, head_sizes, rms_norm
 from seqmix.mixers._positions import RoPE, turn_back
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -74,9 +73,7 @@ class RetNet(TokenMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.n_heads = positive("RetNet", "n_heads", n_heads)
-        self.d_key = head_width("RetNet", "expand_k", d_model, n_heads, expand_k)
-        self.d_value = head_width("RetNet", "expand_v", d_model, n_heads, expand_v)
+        self.n_heads, self.d_key, self.d_value = head_sizes("RetNet", d_model, n_heads, expand_k, expand_v)
         self.position = RoPE(n_heads, self.d_key, base)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         keys, values = n_heads * self.d_key, n_heads * self.d_value
@@ -90,15 +87,14 @@ class RetNet(TokenMixer):
         return torch.tensor(lost, dtype=recurrent_dtype(x.dtype), device=x.device).expand(*x.shape[:2], -1)
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """q, scaled, and k (B, T, H, K) before they turn, v (B, T, H, V), z (B, T, H V)."""
-        keys, values = self.n_heads * self.d_key, self.n_heads * self.d_value
-        *qkv, z = self.in_proj(x).split((keys, keys, values, values), dim=-1)
-        q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in qkv)
+        """q, scaled, and k (B, T, H, K) before they turn, v and z (B, T, H, V)."""
+        K, V = self.d_key, self.d_value
+        q, k, v, z = by_heads(self.in_proj(x), self.n_heads, K, K, V, V)
         return q * self.d_key**-0.5, k, v, z
 
     def _output(self, o: Tensor, z: Tensor) -> Tensor:
         """y (B, T, d_model) of what is read, o (B, T, H, V)."""
-        return self.out_proj(rms_norm(o, self.norm_weight).flatten(2) * silu(z))
+        return self.out_proj((rms_norm(o, self.norm_weight) * silu(z)).flatten(2))
 
     def mix(self, x: Tensor, state: RetNetState, cu_seqlens: Tensor | None) -> tuple[Tensor, RetNetState]:
         q, k, v, z = self._project(x)
@@ -106,9 +102,7 @@ class RetNet(TokenMixer):
         o, S = gated_linear_attention(q, k, v, self.log_decay(x), initial_state=state.S, cu_seqlens=cu_seqlens)
         return self._output(o, z), RetNetState(S, angle)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> RetNetState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> RetNetState:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         where: dict[str, Any] = {"device": device, "dtype": recurrent_dtype(dtype)}

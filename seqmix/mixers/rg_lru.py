@@ -27,13 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, softplus
 
-from seqmix._checks import positive
+from seqmix._checks import is_number, positive
 from seqmix.kernels import causal_conv1d, diagonal_scan
 from seqmix.mixers._starts import first_tokens
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 _STEEPEST = 1000.0  # derivative of the square root
 
@@ -106,7 +106,7 @@ class RGLRU(TokenMixer):
             raise ValueError(f"RGLRU: radii must obey 0 < r_min < r_max < 1, got {r_min} and {r_max}")
         self.r_min, self.r_max = r_min, r_max
         self.unit_start = one_of("RGLRU", "unit_start", unit_start, (True, False))
-        if isinstance(min_gain, bool) or not (isinstance(min_gain, int | float) and 0 <= min_gain < 1):
+        if not is_number(min_gain) or not 0 <= min_gain < 1:
             raise ValueError(f"RGLRU: min_gain must be in [0, 1), got {min_gain!r}")
         self.min_gain = float(min_gain)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -165,9 +165,7 @@ class RGLRU(TokenMixer):
         h, final = diagonal_scan(a, gain * u, initial_state=state.h, cu_seqlens=cu_seqlens)
         return self.out_proj(gelu(z) * h.to(z.dtype)), RGLRUState(final, window, length)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> RGLRUState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> RGLRUState:
         """Zeros: h = 0 and an empty window, no token read."""
         device, dtype = self._like(device, dtype)
         return RGLRUState(

@@ -26,19 +26,19 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
-from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, dplr_delta_rule
-from seqmix.mixers._heads import head_width, unit
+from seqmix.mixers._heads import head_sizes, unit
 from seqmix.mixers._pairs import pair_eigenvalues, transition
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.kda import Rule
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -91,10 +91,9 @@ class RWKV7(TokenMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.n_heads = positive("RWKV7", "n_heads", n_heads)
+        self.n_heads, self.d_key, self.d_value = head_sizes("RWKV7", d_model, n_heads, expand_k)
         self.eigenvalues = one_of("RWKV7", "eigenvalues", eigenvalues, ("positive", "signed"))
-        self.d_key = head_width("RWKV7", "expand_k", d_model, n_heads, expand_k)
-        self.d_value, keys = d_model // n_heads, n_heads * self.d_key
+        keys = n_heads * self.d_key
         where: dict[str, Any] = {"device": device, "dtype": dtype}
 
         def parameter(*shape: int) -> nn.Parameter:
@@ -148,7 +147,7 @@ class RWKV7(TokenMixer):
         logit, strength = self.w_up(self.w_down(w).tanh()), self.a_up(self.a_down(a))
         with torch.autocast(x.device.type, enabled=False):
             log_w = (-math.exp(-0.5) * logit.sigmoid()).unflatten(-1, heads)  # (B, T, H, K)
-            alpha = strength.sigmoid().unflatten(-1, heads)
+            alpha = strength.sigmoid().unflatten(-1, heads)  # (B, T, H, K)
             wide, signed = k.to(alpha.dtype), self.eigenvalues == "signed"
             kappa = unit(wide * self.k_k.to(alpha.dtype))
             write = wide * (1 + (alpha - 1) * self.k_a.to(alpha.dtype))
@@ -166,15 +165,13 @@ class RWKV7(TokenMixer):
         real = recurrent_dtype(gate.dtype)
         with torch.autocast(gate.device.type, enabled=False):
             weight, bias = self.norm_weight.to(real), self.norm_bias.to(real)
-            rows = o.to(real).flatten(2).flatten(0, 1)  # (B T, d_model)
-            normed = group_norm(rows, self.n_heads, weight, bias, 64e-5).view(gate.shape)
+            rows = rearrange(o.to(real), "b t h v -> (b t) (h v)")
+            normed = group_norm(rows, self.n_heads, weight, bias, 64e-5).view(gate.shape)  # (B, T, d_model)
             own = (rule.q.to(real) * self.r_k.to(real) * rule.k).sum(-1, keepdim=True) * rule.v.to(real)
             y = (normed + own.flatten(2)).to(gate.dtype)
         return self.out_proj(gate * y)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> RWKV7State:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> RWKV7State:
         """Zeros."""
         device, dtype = self._like(device, dtype)
         S = (batch_size, self.n_heads, self.d_key, self.d_value)

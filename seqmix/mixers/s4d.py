@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, glu
 
-from seqmix._checks import positive
 from seqmix.kernels import diagonal_scan
-from seqmix.mixers._hold import zero_order_hold
-from seqmix.mixers.base import TokenMixer, check_steps, complex_dtype, recurrent_dtype
+from seqmix.mixers._hold import checked_pairs, zero_order_hold
+from seqmix.mixers._starts import log_uniform
+from seqmix.mixers.base import TokenMixer, complex_dtype, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -72,12 +72,8 @@ class S4D(TokenMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
-        if positive("S4D", "d_state", d_state) % 2:
-            raise ValueError(f"S4D: d_state must be even, its numbers are conjugate pairs, got {d_state}")
-        check_steps("S4D", dt_min, dt_max)
-        if not lr_factor > 0:
-            raise ValueError(f"S4D: lr_factor must be positive, got {lr_factor}")
-        self.d_state, self.dt_min, self.dt_max = d_state, dt_min, dt_max
+        self.d_state = checked_pairs("S4D", d_state, dt_min, dt_max, lr_factor)
+        self.dt_min, self.dt_max = dt_min, dt_max
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.log_dt = nn.Parameter(torch.empty(d_model, **where))
         self.log_A_real, self.A_imag = (nn.Parameter(torch.empty(d_model, d_state // 2, **where)) for _ in range(2))
@@ -91,7 +87,7 @@ class S4D(TokenMixer):
     def reset_parameters(self) -> None:
         """A as in S4D-Lin, steps log-uniform, C of variance one, D normal."""
         spread = torch.rand(self.d_model, dtype=torch.float64, device=self.log_dt.device)
-        self.log_dt.copy_(math.log(self.dt_min) + spread * math.log(self.dt_max / self.dt_min))
+        self.log_dt.copy_(log_uniform(spread, self.dt_min, self.dt_max))
         nn.init.constant_(self.log_A_real, math.log(0.5))
         n = torch.arange(self.d_state // 2, dtype=torch.float64, device=self.log_dt.device)
         self.A_imag.copy_((math.pi * n).expand_as(self.A_imag))
@@ -109,7 +105,7 @@ class S4D(TokenMixer):
         a, write = self.discretised()
         u = (x.to(write.real.dtype)[..., None] * write).flatten(2)  # (B, T, d_model N/2)
         h, final = diagonal_scan(a.flatten(), u, initial_state=state.h.flatten(1), cu_seqlens=cu_seqlens)
-        h, final = (t.unflatten(-1, a.shape) for t in (h, final))
+        h, final = (t.unflatten(-1, a.shape) for t in (h, final))  # (B, T, d_model, N/2), (S, d_model, N/2)
         with torch.autocast(x.device.type, enabled=False):
             C = self.C.to(h.real.dtype)
             read = 2 * ((h.real * C[..., 0]).sum(-1) - (h.imag * C[..., 1]).sum(-1))  # (B, T, d_model)
@@ -119,9 +115,7 @@ class S4D(TokenMixer):
         """y (B, T, d_model) of 2 Re(C h), both (B, T, d_model)."""
         return glu(self.output_linear(gelu(read.to(x.dtype) + self.D * x)), dim=-1)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> S4DState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> S4DState:
         """h = 0."""
         device, dtype = self._like(device, dtype)
         return S4DState(

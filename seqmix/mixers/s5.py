@@ -13,20 +13,19 @@ Lambda is at most -1e-4, an option in the released code. What stands around it t
 here.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from seqmix._checks import positive
 from seqmix.kernels import diagonal_scan
-from seqmix.mixers._hold import zero_order_hold
-from seqmix.mixers.base import TokenMixer, check_steps, complex_dtype, recurrent_dtype
+from seqmix.mixers._hold import checked_pairs, zero_order_hold
+from seqmix.mixers._starts import log_uniform
+from seqmix.mixers.base import TokenMixer, complex_dtype, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -88,12 +87,7 @@ class S5(TokenMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.d_state = positive("S5", "d_state", d_model if d_state is None else d_state)
-        if self.d_state % 2:
-            raise ValueError(f"S5: d_state must be even, its numbers are conjugate pairs, got {self.d_state}")
-        check_steps("S5", dt_min, dt_max)
-        if not lr_factor > 0:
-            raise ValueError(f"S5: lr_factor must be positive, got {lr_factor}")
+        self.d_state = checked_pairs("S5", d_model if d_state is None else d_state, dt_min, dt_max, lr_factor)
         self.dt_min, self.dt_max = dt_min, dt_max
         pairs = self.d_state // 2
 
@@ -120,7 +114,7 @@ class S5(TokenMixer):
         self.B.copy_(torch.view_as_real(vectors.mH @ B.to(vectors.dtype)))
         self.C.copy_(torch.view_as_real(C @ vectors))
         spread = torch.rand(len(spectrum), dtype=torch.float64)
-        self.log_step.copy_(math.log(self.dt_min) + spread * math.log(self.dt_max / self.dt_min))
+        self.log_step.copy_(log_uniform(spread, self.dt_min, self.dt_max))
         nn.init.normal_(self.D)
 
     def discretised(self) -> tuple[Tensor, Tensor]:
@@ -143,9 +137,7 @@ class S5(TokenMixer):
         h, final = diagonal_scan(a, write * self._values(x), initial_state=state.h, cu_seqlens=cu_seqlens)
         return self._output(h, x), S5State(final)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> S5State:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> S5State:
         """h = 0."""
         device, dtype = self._like(device, dtype)
         return S5State(torch.zeros(batch_size, self.d_state // 2, device=device, dtype=complex_dtype(dtype)))

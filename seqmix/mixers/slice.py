@@ -24,7 +24,7 @@ from seqmix.mixers._starts import first_tokens
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 _STEP = 1 / 40
 _LARGEST = 1e11
@@ -95,7 +95,7 @@ class SLiCE(TokenMixer):
 
     def transitions(self, x: Tensor) -> Tensor:
         """I + A(x_t) / 40 (B, T, N / m, m, m) in at least float32."""
-        A = self.field_proj(x).unflatten(-1, (-1, self.block_size, self.block_size))
+        A = self.field_proj(x).unflatten(-1, (-1, self.block_size, self.block_size))  # (B, T, N / m, m, m)
         return torch.eye(self.block_size, dtype=A.dtype, device=x.device) + _STEP * A
 
     def _starts(self, x: Tensor, first: Tensor) -> Tensor:
@@ -109,14 +109,12 @@ class SLiCE(TokenMixer):
 
     def _output(self, h: Tensor, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            u = _LARGEST * (h.flatten(2) / _LARGEST).tanh()
+            u = _LARGEST * (h.flatten(2) / _LARGEST).tanh()  # (B, T, N)
             parameters = self.norm_weight.to(u.dtype), self.norm_bias.to(u.dtype)
             y = layer_norm(u, u.shape[-1:], *parameters)
         return self.out_proj(y.to(x.dtype))
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> SLiCEState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> SLiCEState:
         """h = 0, no token read."""
         device, dtype = self._like(device, dtype)
         shape = (batch_size, self.d_state // self.block_size, self.block_size)

@@ -31,7 +31,7 @@ from seqmix.kernels.slstm.api import slstm
 from seqmix.mixers._heads import init_taps
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import mixer_state
+from seqmix.mixers.state import Device, DType, mixer_state
 
 
 @mixer_state
@@ -130,13 +130,12 @@ class SLSTM(TokenMixer):
         p, conv = self._gates(x, state.conv, cu_seqlens)
         h, final = slstm(p, self.R.to(p.dtype), torch.stack(state[:4], 1).to(p.dtype), cu_seqlens)
         with torch.autocast(x.device.type, enabled=False):
+            # (B, T, d_state)
             y = layer_norm(h, h.shape[-1:]).flatten(2) * self.norm_weight.to(h.dtype)
         h, c, n, m = (part.clone() for part in final.unbind(1))
         return self.out_proj(y.to(x.dtype)), SLSTMState(h, c, n, m, conv)
 
-    def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> SLSTMState:
+    def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> SLSTMState:
         """Zeros: nothing has begun."""
         device, dtype = self._like(device, dtype)
         shape, real = (batch_size, *self.bias.shape[::2]), recurrent_dtype(dtype)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from seqmix.kernels.checks import describe
 
+Device = torch.device | str | None
+DType = torch.dtype | None
 State = Any  # a NamedTuple decorated with `mixer_state`; `Any` because NamedTuples share no base class
 T = TypeVar("T")
 
@@ -42,6 +44,13 @@ def select(state: State, index: Tensor | slice | Sequence[int] | int) -> State:
         index = torch.tensor([operator.index(number) for number in numbers], dtype=torch.long)
     rows = index.reshape(-1) if index.ndim == 0 else index
     return map_state(lambda leaf: leaf[rows.to(leaf.device)], state)
+
+
+def check_leaves(owner: str, state: State, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """`ValueError` unless every tensor of a state has this shape and type."""
+    for name, leaf in zip(state._fields, state, strict=True):
+        if leaf.shape != shape or leaf.dtype != dtype:
+            raise ValueError(f"{owner}: state.{name} must be {dtype} of shape {shape}, got {describe(leaf)}")
 
 
 def summary(state: State) -> str:

@@ -71,7 +71,17 @@ class SelectiveCopyExamples:
         return {"tokens": torch.from_numpy(tokens), "targets": torch.from_numpy(targets)}
 
 
-class InductionHeadsExamples:
+class _OneSpecial:
+    """Uniform tokens 0 .. vocab_size - 2, and vocab_size - 1, which is special; chance is any of the others."""
+
+    prefixes = False
+
+    def __init__(self, vocab_size: int = 16) -> None:
+        integers(type(self).__name__.removesuffix("Examples"), 3, vocab_size=vocab_size)
+        self.vocab_size, self.chance = vocab_size, 1 / (vocab_size - 1)
+
+
+class InductionHeadsExamples(_OneSpecial):
     """What followed the trigger when it was seen: asked once, at the end (Olsson et al. 2022; Gu & Dao 2023).
 
     Uniform tokens 0 .. vocab_size - 2, in which the trigger, vocab_size - 1, stands once, at any place but the last
@@ -83,12 +93,6 @@ class InductionHeadsExamples:
     Raises:
         ValueError: fewer than three tokens; a length below 3.
     """
-
-    prefixes = False
-
-    def __init__(self, vocab_size: int = 16) -> None:
-        integers("InductionHeads", 3, vocab_size=vocab_size)
-        self.vocab_size, self.chance = vocab_size, 1 / (vocab_size - 1)
 
     def __call__(
         self, *, seed: int, split: str, start: int, count: int, length: int, max_length: int | None = None
@@ -107,7 +111,7 @@ class InductionHeadsExamples:
         return {"tokens": torch.from_numpy(tokens), "targets": torch.from_numpy(targets)}
 
 
-class CompressionExamples:
+class CompressionExamples(_OneSpecial):
     """Say every token again from one vector, with an auto-encoder head (MAD, Poli et al. 2024, 2403.17844).
 
     `length` - 1 uniform tokens 0 .. vocab_size - 2, then the compression token vocab_size - 1, where the vector is
@@ -119,12 +123,6 @@ class CompressionExamples:
     Raises:
         ValueError: fewer than three tokens; a length below 2.
     """
-
-    prefixes = False
-
-    def __init__(self, vocab_size: int = 16) -> None:
-        integers("Compression", 3, vocab_size=vocab_size)
-        self.vocab_size, self.chance = vocab_size, 1 / (vocab_size - 1)
 
     def __call__(
         self, *, seed: int, split: str, start: int, count: int, length: int, max_length: int | None = None

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from einops import rearrange
 from torch.nn import functional as F
 
 from seqmix.inspect import Recurrence, eigenvalues, linear_form, mixing_matrix, register_linear_form
@@ -131,7 +132,7 @@ def test_other_types(name, dtype):
 
 def test_attention_is_its_softmax():
     layer, x = Attention(D, n_heads=2, dtype=torch.float64), inputs(6)
-    q, k, _ = layer.qkv_proj(x).unflatten(-1, (3, 2, 4)).unbind(2)
+    q, k, _ = rearrange(layer.qkv_proj(x), "b t (qkv h k) -> qkv b t h k", qkv=3, h=2)
     scores = torch.einsum("bthk,bshk->bhts", q, k) / 2
     expected = scores.masked_fill(torch.ones(6, 6).triu(1).bool(), -math.inf).softmax(-1)
     matrix = mixing_matrix(layer, x)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from einops import rearrange
 
 from seqmix.mixers import Attention
 from seqmix.models import SequenceModel
@@ -28,7 +29,7 @@ def turn(x, position, base):
 
 def explicit(layer, x):
     """The definition, one query and one key at a time."""
-    q, k, v = (part.unflatten(-1, (layer.n_heads, -1)) for part in (x @ layer.qkv_proj.weight.T).chunk(3, -1))
+    q, k, v = rearrange(x @ layer.qkv_proj.weight.T, "b t (qkv h k) -> qkv b t h k", qkv=3, h=layer.n_heads)
     o = torch.zeros_like(q)
     for b in range(x.shape[0]):
         for h in range(layer.n_heads):
@@ -110,7 +111,7 @@ def test_cache_takes_the_type_of_the_activations():
 
 def test_selective_rope_turns_by_chosen_angles():
     layer, x = build(16, 2, position="selective-rope"), tokens(2, 9)
-    q, k, v = (part.unflatten(-1, (2, 8)) for part in (x @ layer.qkv_proj.weight.T).chunk(3, -1))
+    q, k, v = rearrange(x @ layer.qkv_proj.weight.T, "b t (qkv h k) -> qkv b t h k", qkv=3, h=2)
     omega, _ = layer.rotary.increments(x, layer.init_state(2).window, None)
     angle = torch.polar(torch.ones_like(omega), omega.cumsum(1))
     q, k = (torch.complex(*part.chunk(2, -1)) * angle for part in (q, k))
@@ -122,7 +123,7 @@ def test_selective_rope_turns_by_chosen_angles():
 
 def test_forget_gate_equals_the_definition():
     layer, x = build(16, 2, forget_gate=True), 3 * tokens(2, 9)
-    q, k, v = (part.unflatten(-1, (2, 8)) for part in (x @ layer.qkv_proj.weight.T).chunk(3, -1))
+    q, k, v = rearrange(x @ layer.qkv_proj.weight.T, "b t (qkv h k) -> qkv b t h k", qkv=3, h=2)
     log_f = (x @ layer.forget_proj.weight.T + layer.forget_proj.bias).sigmoid().log()
     o = torch.zeros_like(q)
     for t in range(9):

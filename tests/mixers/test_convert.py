@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from einops import rearrange, repeat
 from torch.nn.functional import conv1d, logsigmoid, pad, silu, softplus
 
 from seqmix.mixers import LSTM, SLSTM, DeltaNet, GatedLinearAttention, Mamba, Mamba2, MinGRU
@@ -60,7 +61,7 @@ def test_gla(conv, norm):
     if conv:
         q, k, v = (shift(t, w[f"{name}_conv1d.weight"]) for t, name in ((q, "q"), (k, "k"), (v, "v")))
     g = logsigmoid(x @ w["gk_proj.0.weight"].T @ w["gk_proj.1.weight"].T + w["gk_proj.1.bias"]) / 16
-    q, k, v, g = (t.unflatten(-1, (2, -1)) for t in (q, k, v, g))
+    q, k, v, g = (rearrange(t, "b t (h k) -> b t h k", h=2) for t in (q, k, v, g))
     S, outputs = torch.zeros(2, 2, 2, 4, dtype=torch.float64), []
     for t in range(T):
         S = S * g[:, t].exp()[..., None] + k[:, t, :, :, None] * v[:, t, :, None]
@@ -91,9 +92,11 @@ def test_deltanet(options):
     for name in "qkv":
         part = x @ w[f"{name}_proj.weight"].T
         part = silu(part) if "d_conv" in options else shift(part, w[f"{name}_conv1d.weight"])
-        parts.append(part.unflatten(-1, (-1, 2, 4)))
+        parts.append(rearrange(part, "b t (n h k) -> b t n h k", h=2, k=4))
     q, k, v = normalize(parts[0])[:, :, 0] / 2, normalize(parts[1]), parts[2]
-    beta = (x @ w["b_proj.weight"].T).sigmoid().unflatten(-1, (n, 2)) * (2 if "eigenvalues" in options else 1)
+    beta = rearrange((x @ w["b_proj.weight"].T).sigmoid(), "b t (n h) -> b t n h", n=n) * (
+        2 if "eigenvalues" in options else 1
+    )
     S, outputs = torch.zeros(2, 2, 4, 4, dtype=torch.float64), []
     for t in range(T):
         if "gated" in options:
@@ -137,14 +140,15 @@ def test_mamba2(groups):
     )  # fmt: skip
     z, ubc, r = (tokens() @ w["in_proj.weight"].T).split((16, channels, 4), -1)
     u, b, c = shift(ubc, w["conv1d.weight"], w["conv1d.bias"]).split((16, wide, wide), -1)
-    u, dt = u.unflatten(-1, (4, 4)), softplus(r + w["dt_bias"])
-    b, c = (t.unflatten(-1, (groups, 3)).repeat_interleave(4 // groups, 2) for t in (b, c))  # (B, T, heads, states)
+    u, dt = rearrange(u, "b t (h p) -> b t h p", h=4), softplus(r + w["dt_bias"])
+    b, c = (repeat(t, "b t (g n) -> b t (g h) n", g=groups, h=4 // groups) for t in (b, c))
     s, outputs = torch.zeros(2, 4, 4, 3, dtype=torch.float64), []  # (heads, channels, states), as published
     for t in range(T):
         decay = torch.exp(-dt[:, t] * w["A_log"].exp())
         s = s * decay[..., None, None] + (dt[..., None] * u)[:, t, :, :, None] * b[:, t, :, None]
         y = (s * c[:, t, :, None]).sum(-1) + w["D"][:, None] * u[:, t]
-        y = (y.flatten(1) * silu(z[:, t])).unflatten(-1, (groups, -1))
+        y = rearrange(y, "b h p -> b (h p)") * silu(z[:, t])
+        y = rearrange(y, "b (g d) -> b g d", g=groups)
         outputs.append(rms(y, w["norm.weight"].view(groups, -1)).flatten(1) @ w["out_proj.weight"].T)
     check(Mamba2(D, 3, n_heads=4, n_groups=groups, dtype=torch.float64), w, torch.stack(outputs, 1))
 

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from einops import rearrange
 from torch.nn.functional import conv1d, pad, silu, softplus
 
 from seqmix.mixers import DeltaNet
@@ -44,8 +45,8 @@ def test_equals_the_equations(options):
     else:
         qkv = silu(qkv)
     q, k, v = qkv.split((8, 8 * n, 2 * wide * n), dim=-1)
-    k, v = k.unflatten(-1, (n, 2, 4)), v.unflatten(-1, (n, 2, wide))
-    q = q.unflatten(-1, (2, 4))
+    k, v = (rearrange(t, "b t (n h k) -> b t n h k", n=n, h=2) for t in (k, v))
+    q = rearrange(q, "b t (h k) -> b t h k", h=2)
     if layer.position_name:
         start = layer.init_state(2)
         omega, _ = layer.position.increments(x, start.window, None)
@@ -56,7 +57,7 @@ def test_equals_the_equations(options):
         pairs = torch.complex(*k.chunk(2, -1)) * turn[:, :, None]
         k = torch.cat((pairs.real, pairs.imag), -1)
     q, k = normalize(q) / 2, normalize(k)
-    beta = (x @ layer.beta_proj.weight.T).sigmoid().unflatten(-1, (2, n))
+    beta = rearrange((x @ layer.beta_proj.weight.T).sigmoid(), "b t (h n) -> b t h n", n=n)
     beta = 2 * beta if layer.eigenvalues == "signed" else beta
     S, expected = torch.zeros(2, 2, 4, wide, dtype=torch.float64), []
     eye = torch.eye(4, dtype=torch.float64)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from einops import rearrange
 from torch.nn.functional import conv1d, logsigmoid, pad, silu
 
 from seqmix.mixers import GatedLinearAttention
@@ -32,9 +33,9 @@ def test_equals_the_equations(position, d_conv):
     qkv, z = (x @ layer.in_proj.weight.T).split((24, 8), dim=-1)
     if d_conv:
         qkv = silu(conv1d(pad(qkv.mT, (d_conv - 1, 0)), layer.conv_weight[:, None], groups=24).mT)
-    q, k, v = (t.unflatten(-1, (2, 4)) for t in qkv.chunk(3, -1))
+    q, k, v = rearrange(qkv, "b t (qkv h k) -> qkv b t h k", qkv=3, h=2)
     g = logsigmoid(x @ layer.decay_down.weight.T @ layer.decay_up.weight.T + layer.decay_up.bias) / 16
-    g = g.unflatten(-1, (2, -1))
+    g = rearrange(g, "b t (h k) -> b t h k", h=2)
     g = g if position is None else torch.cat((g, g), -1)
     omega = torch.zeros(2, 20, 2, 2, dtype=torch.float64)
     if position == "rope":

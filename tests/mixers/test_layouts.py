@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from einops import rearrange
 from torch.nn.functional import layer_norm, silu, softplus
 
 from seqmix.mixers import (
@@ -205,8 +206,8 @@ def test_slstm(cuda):
         cell = {"_recurrent_kernel_": R.reshape(2, 4, 16), "_bias_": bias.reshape(-1)}
     else:
         cell = {
-            "_recurrent_kernel_": R.permute(0, 2, 3, 1).reshape(2, 16, 4),
-            "_bias_": bias.transpose(0, 1).reshape(-1),
+            "_recurrent_kernel_": rearrange(R, "h m g n -> h (g n) m"),
+            "_bias_": rearrange(bias, "h g n -> (g h n)"),
         }
     conv = {"conv1d.conv.weight": torch.randn(D, 1, 1).double(), "conv1d.conv.bias": torch.randn(D).double()}
     norm = torch.randn(D, dtype=torch.float64)

@@ -1,6 +1,7 @@
 """Linear attention: the published mean over all tokens so far, and sums that low precision does not cut short."""
 
 import torch
+from einops import rearrange
 from torch.nn.functional import elu
 
 from seqmix import LinearAttention
@@ -9,11 +10,11 @@ from seqmix import LinearAttention
 def test_is_a_mean_of_the_values():
     torch.manual_seed(0)
     layer, x = LinearAttention(8, n_heads=2, dtype=torch.float64), torch.randn(1, 6, 8, dtype=torch.float64)
-    q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in layer.in_proj(x).chunk(3, -1))
+    q, k, v = rearrange(layer.in_proj(x), "b t (qkv h k) -> qkv b h t k", qkv=3, h=2)
     weights = torch.tril((elu(q) + 1) @ (elu(k) + 1).mT)
     weights = weights / (weights.sum(-1, keepdim=True) + 1e-6)
     y, state = layer(x)
-    expected = layer.out_proj((weights @ v).transpose(1, 2).flatten(2))
+    expected = layer.out_proj(rearrange(weights @ v, "b h t v -> b t (h v)"))
     torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(state.S[..., -1], (elu(k) + 1).sum(2), rtol=1e-12, atol=1e-12)
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from einops import rearrange, repeat
 from torch.nn.functional import conv1d, pad, silu, softplus
 
 from seqmix.mixers import Mamba2, Mamba3
@@ -28,8 +29,8 @@ def test_mamba2_equals_the_equations():
     z, ubc, r = (x @ layer.in_proj.weight.T).split((12, 24, 4), dim=-1)
     ubc = silu(conv1d(pad(ubc.mT, (3, 0)), layer.conv1d.weight, layer.conv1d.bias, groups=24).mT)
     u, B, C = ubc.split((12, 6, 6), dim=-1)
-    u = u.unflatten(-1, (4, 3))
-    B, C = (t.unflatten(-1, (2, 3)).repeat_interleave(2, dim=2) for t in (B, C))
+    u = rearrange(u, "b t (h p) -> b t h p", h=4)
+    B, C = (repeat(t, "b t (g n) -> b t (g h) n", g=2, h=2) for t in (B, C))
     dt = softplus(r + layer.dt_bias)
     S, expected = torch.zeros(2, 4, 3, 3, dtype=torch.float64), []
     for t in range(20):
@@ -68,7 +69,7 @@ def test_mamba3_equals_the_equations():
             parameter.add_(0.3 * torch.randn_like(parameter))
     x = 3 * torch.randn(2, 20, 6, dtype=torch.float64)
     z, u, B, C, r, a, trapezoid, w = (x @ layer.in_proj.weight.T).split((12, 12, 4, 4, 3, 3, 3, 2), dim=-1)
-    u = u.unflatten(-1, (3, 4))
+    u = rearrange(u, "b t (h p) -> b t h p", h=3)
     dt = softplus(r + layer.dt_bias)
     A = -torch.where(a >= 0, 1 + a, 1 / (1 - a))
     angle = (math.pi * w.tanh()[:, :, None] * dt[..., None]).cumsum(1)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from einops import rearrange
 from torch.nn.functional import silu
 
 from seqmix import PaTH
@@ -12,8 +13,8 @@ from seqmix.mixers import path
 def by_products(layer, x):
     """y for one sequence x (T, d_model) by the equations."""
     length, heads = len(x), layer.n_heads
-    q, k, v = (t.unflatten(-1, (heads, -1)) for t in layer.qkv_proj(x).chunk(3, -1))
-    w = silu(layer.w_up(layer.w_down(x)) * layer.conv_weight[:, 0]).unflatten(-1, (heads, -1))
+    q, k, v = rearrange(layer.qkv_proj(x), "t (qkv h k) -> qkv t h k", qkv=3, h=heads)
+    w = rearrange(silu(layer.w_up(layer.w_down(x)) * layer.conv_weight[:, 0]), "t (h k) -> t h k", h=heads)
     w = w / (w.square().sum(-1, keepdim=True) + 1e-6).sqrt()
     beta, rows = 2 * layer.beta_proj(x).sigmoid(), []
     f = torch.zeros(length, heads).double() if layer.forget_proj is None else layer.forget_proj(x).sigmoid().log()
@@ -48,9 +49,9 @@ def test_scores_are_a_delta_rule_on_places():
     new = path.Tokens(q, k, k, w, beta, zeros)
     weights, _, _ = path.attend(new, k[:, :, :0], zeros[..., :0], torch.ones(1, 0, dtype=torch.bool))
     places = torch.eye(9, dtype=torch.float64)[None, :, None].expand(1, 9, 2, 9)
-    q, k, w, beta = (t.transpose(1, 2) for t in (q, k, w, beta))
+    q, k, w, beta = (rearrange(t, "b h t k -> b t h k") for t in (q, k, w, beta))
     scores, _ = dplr_delta_rule(q, k, places, -beta * w, w, torch.zeros_like(q))
-    scores = (scores.transpose(1, 2) / 2).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+    scores = (rearrange(scores, "b t h s -> b h t s") / 2).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
     torch.testing.assert_close(weights, scores.softmax(-1), rtol=1e-9, atol=1e-11)
 
 

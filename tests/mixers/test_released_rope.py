@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from einops import rearrange
 from torch.nn.functional import logsigmoid, pad, silu
 
 from seqmix.mixers import GatedLinearAttention
@@ -57,7 +58,7 @@ def released(layer, x, rank=32, d_conv=4, activation=None, gate=None, bias=False
 
     keys, values = H * d_key, H * layer.d_value
     q, k, v, z = (x @ layer.in_proj.weight.T).split((keys, keys, values, values), -1)
-    q, k, v = (t.unflatten(-1, (H, -1)) for t in (q, k, v))
+    q, k, v = (rearrange(t, "b t (h k) -> b t h k", h=H) for t in (q, k, v))
     q, k = (
         torch.cat(
             (t[..., :pe_dim] * angle.cos() - t[..., pe_dim:] * angle.sin(),

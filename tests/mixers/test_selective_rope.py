@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from einops import rearrange
 from torch.nn.functional import conv1d, pad, silu
 
 from seqmix.mixers import SelectiveRoPE
@@ -83,20 +84,20 @@ def test_increments_equal_the_definition(rank, gate, gate_input):
     """Temperature, bias and gate multiply what is summed, not the sum."""
     rope = build(torch.float64, rank=rank, gate=gate, gate_input=gate_input, activation="silu", theta=100.0)
     x, _, _ = inputs(9, torch.float64)
-    units = normalize(x.unflatten(-1, (H, D // H)))
+    units = normalize(rearrange(x, "b t (h d) -> b t h d", h=H))
     if rank == "full":
         weight = normalize(rope.weight) * rope.scale[:, None, None]
         phi = torch.stack([units[:, :, h] @ weight[h].T for h in range(H)], dim=2).flatten(2)
     else:
         phi = units.flatten(2) @ rope.down_proj.weight.T @ rope.up_proj.weight.T
     phi = silu(conv1d(pad(phi.mT, (3, 0)), rope.conv_weight[:, None], groups=H * K // 2).mT)
-    omega = phi.unflatten(-1, (H, K // 2)) + rope.bias.exp()
+    omega = rearrange(phi, "b t (h k) -> b t h k", h=H) + rope.bias.exp()
     if gate is not None:
         seen = x if gate_input == "x" else units.flatten(2)
         inner = seen if gate == "standard" else seen @ rope.gate_down.weight.T
         z = (inner @ rope.gate_proj.weight.T + rope.gate_proj.bias).sigmoid()
         assert z.shape[-1] == (H * K // 2 if gate == "gla" else H)
-        omega = omega * z.unflatten(-1, (H, -1))
+        omega = omega * rearrange(z, "b t (h k) -> b t h k", h=H)
     omega = omega * 100.0 ** (-torch.arange(4, dtype=torch.float64) / 4)
     found, _ = rope.increments(x, rope.init_state(2, None, torch.float64).window, None)
     torch.testing.assert_close(found, omega, rtol=1e-10, atol=1e-12)
@@ -106,12 +107,16 @@ def test_the_difference_telescopes():
     """Without bias and gate the angle is that of the token, in a full pass, in steps and across an empty sequence."""
     rope, (x, q, k) = build(torch.float64, d_conv="difference", bias=False), inputs(9, torch.float64)
     _, end = rope(x, q, k)
-    phi = normalize(x.unflatten(-1, (H, D // H))).flatten(2) @ rope.down_proj.weight.T @ rope.up_proj.weight.T
-    torch.testing.assert_close(end.angle, phi[:, -1].unflatten(-1, (H, K // 2)))
+    phi = (
+        normalize(rearrange(x, "b t (h d) -> b t h d", h=H)).flatten(2)
+        @ rope.down_proj.weight.T
+        @ rope.up_proj.weight.T
+    )
+    torch.testing.assert_close(end.angle, rearrange(phi[:, -1], "b (h k) -> b h k", h=H))
     torch.testing.assert_close(end.window, phi[:, -1:])
     offsets = torch.tensor([0, 4, 4, 9], dtype=torch.int32)
     _, ends = rope(x[:1], q[:1], k[:1], cu_seqlens=offsets)
-    torch.testing.assert_close(ends.angle[[0, 2]], phi[0, [3, 8]].unflatten(-1, (H, K // 2)))
+    torch.testing.assert_close(ends.angle[[0, 2]], rearrange(phi[0, [3, 8]], "s (h k) -> s h k", h=H))
     assert "difference" not in rope.state_dict()
 
 
