@@ -5,28 +5,27 @@ A record has `mixer, order, states, shift, starts, steps, lr, seed` (what was as
 pole), `seconds`, and `repro`. A fit that the store has is not made again.
 """
 
-import datetime
 import itertools
-import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from seqmix._bounded import MAX_JSON, read_text
 from seqmix._figures import encode, new_figure, style
 from seqmix._markdown import escaped, markdown_table
 from seqmix.leaderboard.sweep.outcome import repro_facts
+from seqmix.studies.lines import appending, read_lines, stamped
 from seqmix.tasks.shift_k import fit_poles, get_family
 
-__all__ = ["Search", "figure", "fits", "read_fits", "table"]
+__all__ = ["FIELDS", "Search", "figure", "fits", "table"]
 
 Record = dict[str, Any]
 
 _ASKED = ("mixer", "order", "states", "shift", "starts", "steps", "lr", "seed")
-_FIELDS = {*_ASKED, "loss", "bound", "gain", "losses", "poles", "seconds", "repro"}
+FIELDS = {*_ASKED, "loss", "bound", "gain", "losses", "poles", "seconds", "repro"}
 _MARKERS = ("o", "s", "^", "D", "v")
 
 
@@ -45,20 +44,20 @@ def fits(
     mixers: Sequence[str], states: Sequence[int], shifts: Sequence[int], search: Search, store: Path | None = None
 ) -> list[Record]:
     """A record for each (mixer, S, K); those that the file `store` has are taken from it, the others are added."""
-    known = read_fits(store) if store is not None and store.exists() else []
+    known = read_lines(store, FIELDS) if store is not None and store.exists() else []
     repro = repro_facts()
     cells = list(itertools.product(mixers, states, shifts))
     records = []
-    for index, (mixer, n_poles, shift) in enumerate(cells):
-        asked = _asked(mixer, n_poles, shift, search)
-        found = next((r for r in known if all(r[name] == value for name, value in asked.items())), None)
-        if found is None:
-            found = asked | _fit(mixer, n_poles, shift, search, repro)
-            print(f"[{index + 1}/{len(cells)}] {_name(found)}: {found['loss']:.4f}", file=sys.stderr, flush=True)
-            if store is not None:
-                with store.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(found) + "\n")
-        records.append(found)
+    with nullcontext(print) if store is None else appending(store) as append:
+        for index, (mixer, n_poles, shift) in enumerate(cells):
+            asked = _asked(mixer, n_poles, shift, search)
+            found = next((r for r in known if all(r[name] == value for name, value in asked.items())), None)
+            if found is None:
+                found = asked | _fit(mixer, n_poles, shift, search, repro)
+                print(f"[{index + 1}/{len(cells)}] {_name(found)}: {found['loss']:.4f}", file=sys.stderr, flush=True)
+                if store is not None:
+                    append(found)
+            records.append(found)
     return records
 
 
@@ -78,24 +77,8 @@ def _fit(mixer: str, states: int, shift: int, search: Search, repro: Record) -> 
         "losses": list(fit.losses),
         "poles": [[pole.real, pole.imag] for pole in fit.poles.tolist()],
         "seconds": round(time.perf_counter() - begin, 3),
-        "repro": repro | {"utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")},
+        "repro": stamped(repro),
     }
-
-
-def read_fits(path: Path) -> list[Record]:
-    """The records of a store; a line that is none is a `ValueError` that names it."""
-    records = []
-    for number, line in enumerate(read_text(path, MAX_JSON).splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: not JSON: {error}") from None
-        if not isinstance(record, dict) or set(record) != _FIELDS:
-            raise ValueError(
-                f"{path}:{number}: expected the fields of a fit ({', '.join(sorted(_FIELDS))}), got others"
-            )
-        records.append(record)
-    return records
 
 
 def table(records: Sequence[Record]) -> str:

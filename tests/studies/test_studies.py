@@ -11,7 +11,8 @@ from seqmix.__main__ import main
 from seqmix._posix import fcntl
 from seqmix.leaderboard.boards.board import find_board, load_board
 from seqmix.leaderboard.boards.grid import find_grid, grid_runs
-from seqmix.studies.fits import compute, read_lines, rows_of
+from seqmix.studies.fits import FIELDS, compute, rows_of
+from seqmix.studies.lines import read_lines
 from seqmix.studies.report import render, table, verdicts
 from seqmix.studies.rules import VERDICTS, verdict
 from seqmix.studies.runs import factors_of
@@ -105,7 +106,7 @@ def test_records_go_on_and_halves_are_left_out(mine, tmp_path):
     assert len(rows_of(study, store)) == 3
     assert compute(study, store, jobs=2) == 5
     key = lambda line: json.dumps(line["asked"], sort_keys=True)  # noqa: E731
-    again = {key(line): line["measured"] for line in read_lines(store)}
+    again = {key(line): line["measured"] for line in read_lines(store, FIELDS)}
     assert again == {key(json.loads(line)): json.loads(line)["measured"] for line in whole.splitlines()}
 
 
