@@ -18,6 +18,7 @@ from seqmix._markdown import Markup, escaped, markdown_table
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.sweep.plan import Run, check_count, plan_run
 from seqmix.leaderboard.tables.runs import circumstances
+from seqmix.training.config.changes import Change
 from seqmix.training.config.files import parse_value
 
 __all__ = ["Contender", "Curve", "contenders", "curve", "draw", "table"]
@@ -46,7 +47,7 @@ class Contender:
 
     def run(self, rate: float, seed: int) -> Run:
         """Its run at one rate."""
-        run = plan_run(self.config, (*self.overrides, f"optimizer.lr={rate!r}"), seed)
+        run = plan_run(self.config, (*self.overrides, Change("optimizer.lr", rate)), seed)
         return replace(run, label=" ".join(dict.fromkeys((self.panel or run.name, self.label))))
 
 
@@ -85,7 +86,7 @@ def contenders(
                         labels[kind] = str(value.pop("label", value["name"]))
                         if kind == "optimizer":
                             own = _range(value.pop("lr", rates))
-                        changes.append(f"{kind}={_flow(value)}")
+                        changes.append(Change(kind, value, _flow(value)))
                 if not 0 < own[0] < own[1] < math.inf:
                     raise ValueError(f"--lr: expected two positive numbers LOW < HIGH, got {own[0]!r} and {own[1]!r}")
                 label = labels.get("optimizer") or labels.get("mixer") or config

@@ -15,7 +15,6 @@ base: cpu                                     a board that everything else is fr
 tasks: [parity, a5]                           and those of its tasks that are wanted
 """
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -24,14 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from seqmix._bounded import read_text
-from seqmix._checks import log_grid
+from seqmix._checks import is_number, is_whole, log_grid
 from seqmix._suggest import unknown_name
 from seqmix._trust import inside
 from seqmix.leaderboard.boards.budget import BUDGETS, Budget
 from seqmix.leaderboard.sweep.plan import check_count
 from seqmix.mixers.registry import get_mixer
 from seqmix.models._specs import check_mixers, named
-from seqmix.training.config.files import FOLDER, Config, find_config, load_config, parse_value, set_by_path, shipped
+from seqmix.training.config.changes import Change, changed
+from seqmix.training.config.files import FOLDER, Config, find_config, load_config, parse_value, shipped
 from seqmix.training.foreign import check_settings
 
 __all__ = ["Board", "Column", "find_board", "list_boards", "load_board", "settings_of"]
@@ -79,9 +79,8 @@ class Board:
 def settings_of(column: Column, *, within: Path | None = None) -> Config:
     """The config of a task, with the board's changes; `within` as in `load_config`."""
     settings = load_config(column.config, within=within)
-    for text in column.overrides:
-        key, _, value = text.partition("=")
-        settings = set_by_path(settings, key, parse_value(value))
+    for change in column.overrides:
+        settings = changed(settings, change)
     return settings
 
 
@@ -180,7 +179,7 @@ def _budget(value: Any) -> Budget:
     if len(value) != 1:
         raise ValueError(f"budget: expected exactly one of {', '.join(BUDGETS)}, got {', '.join(value) or 'none'}")
     ((kind, amount),) = value.items()
-    if not _is_number(amount) or not 0 < amount < math.inf:
+    if not is_number(amount) or not 0 < amount < math.inf:
         raise ValueError(f"budget.{kind}: expected a positive number, got {amount!r}")
     return Budget(kind, float(amount))
 
@@ -201,7 +200,7 @@ def _column(key: str, value: Any, folder: Path) -> Column:
             )
         if str(name) in ("mixer", "model.d_model", "optimizer.lr", "seed_everything") or str(name).startswith("mixer."):
             raise ValueError(f"{where}.set: {name} is what a board decides itself")
-    return Column(config, tuple(f"{name}={json.dumps(change)}" for name, change in changes.items()))
+    return Column(config, tuple(Change(str(name), change) for name, change in changes.items()))
 
 
 def _check_column(column: Column, trust: Iterable[str] | None, within: Path | None, where: str) -> None:
@@ -239,13 +238,13 @@ def _rates(value: Any) -> tuple[float, ...]:
         keys = ("low", "high", "points")
         value = _mapping("rates", value, keys, keys)
         low, high, points = (value[key] for key in keys)
-        if not (_is_number(low) and _is_number(high) and 0 < low < high < math.inf):
+        if not (is_number(low) and is_number(high) and 0 < low < high < math.inf):
             raise ValueError(f"rates: expected 0 < low < high, got {low!r} and {high!r}")
-        if not isinstance(points, int) or isinstance(points, bool) or points < 2:
+        if not is_whole(points, 2):
             raise ValueError(f"rates.points: expected an integer of at least 2, got {points!r}")
         check_count("rates.points", points)
         return log_grid(low, high, points)
-    if not isinstance(value, list) or not value or not all(_is_number(rate) for rate in value):
+    if not isinstance(value, list) or not value or not all(is_number(rate) for rate in value):
         raise ValueError(f"rates: expected low, high and points, or a list of learning rates, got {value!r:.80}")
     if any(not 0 < rate < math.inf for rate in value) or len({*value}) < len(value):
         raise ValueError(f"rates: expected positive numbers, each once, got {value!r:.80}")
@@ -257,12 +256,8 @@ def _seeds(value: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     for key, seeds in value.items():
         if not isinstance(seeds, list) or not seeds:
             raise ValueError(f"seeds.{key}: expected a list of integers of at least 0, each once, got {seeds!r:.80}")
-        if any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in seeds):
+        if not all(is_whole(seed, 0) for seed in seeds):
             raise ValueError(f"seeds.{key}: expected integers of at least 0, got {seeds!r:.80}")
         if len({*seeds}) < len(seeds):
             raise ValueError(f"seeds.{key}: expected integers of at least 0, each once, got {seeds!r:.80}")
     return tuple(value["grid"]), tuple(value.get("best", value["grid"]))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

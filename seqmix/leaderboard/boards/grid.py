@@ -9,13 +9,13 @@ or a list of such, one after the other.
 """
 
 import itertools
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from seqmix._bounded import read_text
 from seqmix.leaderboard.sweep.plan import Run, check_count, plan_run
+from seqmix.training.config.changes import Change
 from seqmix.training.config.files import FOLDER, parse_value, shipped
 
 __all__ = ["find_grid", "grid_runs", "list_grids"]
@@ -84,4 +84,4 @@ def _runs(
 
 
 def _change(key: Any, value: Any) -> str:
-    return f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+    return Change(str(key), value, value if isinstance(value, str) else None)

@@ -6,7 +6,6 @@ and within one the rows take turns, so that a board that is cut short has someth
 """
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ from seqmix.leaderboard.sweep.plan import Run, plan_run
 from seqmix.mixers.registry import get_mixer
 from seqmix.models import SequenceModel
 from seqmix.tasks.registry import create_task
+from seqmix.training.config.changes import Change
 from seqmix.training.config.files import TRAINER, Config
 
 __all__ = ["BoardPlan", "Cell", "sizes_table"]
@@ -38,7 +38,7 @@ class Cell:
 
     def run(self, rate: float, seed: int) -> Run:
         """The run at one learning rate with one seed."""
-        overrides = (*self.overrides, f"optimizer.lr={rate!r}")
+        overrides = (*self.overrides, Change("optimizer.lr", rate))
         return plan_run(self.config, overrides, seed, board=self.board, entry=self.row, column=self.task)
 
 
@@ -156,13 +156,13 @@ def _cells(board: Board, task: str) -> Iterator[Cell]:
             size = solve(row, mixer, shape, board.budget)
         except ValueError as error:
             raise ValueError(f"board {board.name}: {task}: {error}") from None
-        overrides = [*column.overrides, f"model.d_model={size.d_model}", f"mixer={json.dumps(size.mixer)}"]
+        overrides = [*column.overrides, Change("model.d_model", size.d_model), Change("mixer", size.mixer)]
         interval = _trainer(task, settings, "val_check_interval")
         if board.budget.kind == "flops":
             interval = max(1, size.max_steps // max(1, round(size.max_steps / interval)))
             steps = size.max_steps // interval * interval
             size = replace(size, max_steps=steps)
-            overrides += [f"trainer.max_steps={steps}", f"trainer.val_check_interval={interval}"]
+            overrides += [Change("trainer.max_steps", steps), Change("trainer.val_check_interval", interval)]
         elif size.max_steps % interval:
             raise ValueError(
                 f"board {board.name}: {task}: trainer.val_check_interval must divide trainer.max_steps = "

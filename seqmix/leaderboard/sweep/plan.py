@@ -8,13 +8,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
+from seqmix._checks import is_whole
 from seqmix.leaderboard.records.checks import unwritable
 from seqmix.leaderboard.records.schema import plain
-from seqmix.training.config.files import load_config, parse_value, set_by_path
+from seqmix.training.config.changes import Change, changed
+from seqmix.training.config.files import load_config, set_by_path
 
-__all__ = ["Run", "check_count", "plan_run", "plan_runs", "plan_settings"]
+__all__ = ["Place", "Run", "check_count", "plan_run", "plan_runs", "plan_settings"]
 
 
 _LEAST_0 = ("lr", "weight_decay", "warmup", "")
@@ -76,41 +78,30 @@ def check_count(where: str, *factors: int) -> None:
         raise ValueError(f"{where}: expected at most {_MOST_RUNS:,} runs, got {count:,}")
 
 
-def plan_run(
-    config: str,
-    overrides: Sequence[str],
-    seed: int,
-    *,
-    board: str | None = None,
-    entry: str | None = None,
-    column: str | None = None,
-) -> Run:
+class Place(TypedDict, total=False):
+    """The board that a run is for, its row there and its task."""
+
+    board: str | None
+    entry: str | None
+    column: str | None
+
+
+def plan_run(config: str, overrides: Sequence[str], seed: int, **place: Unpack[Place]) -> Run:
     """The run of a config with overrides and a seed, for a row and a task of a board if it has one.
 
     Raises:
         ValueError: an unknown config (with the nearest names), an override that is not KEY=VALUE, a negative seed.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+    if not is_whole(seed, 0):
         raise ValueError(f"--seeds: expected integers of at least 0, got {seed!r:.80}")
     settings = load_config(config)
-    place = {"board": board, "entry": entry, "column": column}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not key or not equals or key.startswith("-"):
-            raise ValueError(f"--set: expected KEY=VALUE such as trainer.max_steps=500, got {text!r}")
-        settings = set_by_path(settings, key, parse_value(value))
+    for change in overrides:
+        settings = changed(settings, change)
     return plan_settings(config, overrides, settings, seed, **place)
 
 
 def plan_settings(
-    config: str,
-    overrides: Sequence[str],
-    settings: dict[str, Any],
-    seed: int,
-    *,
-    board: str | None = None,
-    entry: str | None = None,
-    column: str | None = None,
+    config: str, overrides: Sequence[str], settings: dict[str, Any], seed: int, **place: Unpack[Place]
 ) -> Run:
     """The run of `settings`, which the file `config` with the overrides has.
 
@@ -121,11 +112,11 @@ def plan_settings(
     _check_recorded(Path(config).name, settings, overrides)
     settings = plain(settings)
     content = {"config": Path(config).stem, "settings": settings, "seed": seed}
-    if board is not None:
+    if place.get("board") is not None:
         # A record has one place: what stands in two cells is two runs.
-        content |= {"board": board, "entry": entry, "column": column}
+        content |= {"entry": None, "column": None, **place}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return Run(config, tuple(overrides), seed, settings, digest[:16], board, entry, column)
+    return Run(config, tuple(overrides), seed, settings, digest[:16], **place)
 
 
 def _check_recorded(config: str, settings: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -161,7 +152,7 @@ def plan_runs(
     for rate in rates or ():
         if not 0 < rate < float("inf"):
             raise ValueError(f"--lr: expected positive numbers, got {rate!r}")
-    changes = [(f"optimizer.lr={rate!r}",) for rate in dict.fromkeys(rates)] if rates else [()]
+    changes = [(Change("optimizer.lr", rate),) for rate in dict.fromkeys(rates)] if rates else [()]
     return [
         plan_run(config, (*overrides, *change), seed)
         for seed in dict.fromkeys(seeds)

@@ -19,7 +19,7 @@ from seqmix._trust import write_inside
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.records.store import latest
 from seqmix.leaderboard.sweep.local import COMMAND, LocalProcesses, repro_facts
-from seqmix.leaderboard.sweep.plan import Run, plan_settings
+from seqmix.leaderboard.sweep.plan import Place, Run, plan_settings
 from seqmix.leaderboard.sweep.worker import ALONE
 from seqmix.training.config.files import canonical
 from seqmix.training.foreign import check_settings
@@ -101,7 +101,7 @@ def planned(record: Record, folder: Path, *, trust: Iterable[str] = ()) -> Run:
     identity, where = record["identity"], f"record {record['id']}: identity"
     check_settings(identity["settings"], trust, f"{where}.settings")
     name = f"{identity['config']}.json"
-    place = {name: identity[name] for name in ("board", "entry", "column")}
+    place = Place(board=identity["board"], entry=identity["entry"], column=identity["column"])
     run = plan_settings(str(folder / name), (), canonical(identity["settings"]), identity["seed"], **place)
     if run.id != record["id"]:
         raise ValueError(f"record {record['id']}: its settings, seed and place on a board are those of {run.id}")
