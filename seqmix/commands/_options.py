@@ -9,10 +9,16 @@ __all__ = ["Parser", "add_trust_option", "positive"]
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, which tells a mistake in one line, with the nearest options or choices; none is abbreviated."""
+    """argparse's, which tells a mistake in one line, with the nearest options or choices; none is abbreviated.
+
+    An epilog of several lines stays as it is written. Subcommands are described by their help, if by nothing else.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if "\n" in (kwargs.get("epilog") or ""):
+            kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)
+        self.register("action", "parsers", _Subcommands)
 
     def error(self, message: str) -> NoReturn:
         wrong = re.search(r"(?:unrecognized arguments: |invalid choice: ')([^\s=']+)", message)
@@ -22,7 +28,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}; {hint}\n")
 
     def add_subparsers(self, **kwargs: Any) -> Any:
-        return super().add_subparsers(**{"parser_class": _Subcommand} | kwargs)
+        asked: dict[str, Any] = {"dest": "command", "required": True, "metavar": "COMMAND", "parser_class": _Subcommand}
+        return super().add_subparsers(**asked | kwargs)
+
+
+class _Subcommands(argparse._SubParsersAction):  # type: ignore[type-arg]
+    def add_parser(self, name: str, **kwargs: Any) -> Any:
+        kwargs.setdefault("description", kwargs.get("help"))
+        return super().add_parser(name, **kwargs)
 
 
 class _Subcommand(Parser):

@@ -53,7 +53,6 @@ def _parser() -> argparse.ArgumentParser:
         "seqmix atlas",
         description="Which layers can follow which finite automata: theorems and written weights, cell by cell.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--mixer", nargs="+", default=[], metavar="NAME", help="rows, default all")
     parser.add_argument("--automaton", nargs="+", default=[], metavar="NAME", help="columns, default all")

@@ -1,6 +1,5 @@
 """`seqmix average`."""
 
-import argparse
 from pathlib import Path
 
 from seqmix._files import check_output, write_whole
@@ -22,7 +21,6 @@ def main(argv: list[str]) -> int:
         "seqmix average",
         description="Average the weights of checkpoints of one run.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CKPT")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.ckpt", help="where the average goes")

@@ -36,11 +36,9 @@ def _parser() -> argparse.ArgumentParser:
         "seqmix block-law",
         description="Which groups BD-LRU learns with which block sizes, beside what the groups themselves say.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    text = "do every (group, gates, block size, seed) that a file has no record of yet"
-    run = commands.add_parser("run", help=text, description=text)
+    commands = parser.add_subparsers()
+    run = commands.add_parser("run", help="do every (group, gates, block size, seed) that a file has no record of yet")
     run.add_argument("--config", default=CONFIG, metavar="CONFIG", help=f"what is run, default {CONFIG}")
     run.add_argument("--groups", nargs="+", default=GROUPS, metavar="NAME", help=f"default {' '.join(GROUPS)}")
     sizes = " ".join(map(str, BLOCK_SIZES))
@@ -50,8 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add_sweep_options(run, configs=False, seeds=range(10))
     run.set_defaults(action=_run)
 
-    text = "a figure and a table of the records"
-    figure = commands.add_parser("figure", help=text, description=text)
+    figure = commands.add_parser("figure", help="a figure and a table of the records")
     figure.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
     figure.add_argument("--figure", nargs="+", type=Path, default=[], metavar="FILE", help="heat maps, .svg or .png")
     add_write_options(figure)

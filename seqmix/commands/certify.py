@@ -40,7 +40,6 @@ def main(argv: list[str]) -> int:
         "model then is right on words of every length, or name a shortest word that it gets wrong. Also: up to which "
         "length the model with its own gates is proved right, and which blocks carry a representation of the group.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "checkpoint",

@@ -69,7 +69,6 @@ def _parse(kind: str, argv: list[str]) -> tuple[argparse.Namespace, tuple[tuple[
         description=_DESCRIPTION[kind],
         epilog=f"examples:\n{_EXAMPLES[kind]}\n\n--mixer.ARGUMENT VALUE, and --model. and --data. likewise, change a "
         "config or a mixer\nthat is not trained, as in seqmix fit.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="+", metavar="WHAT", help="a checkpoint, a run's folder, a config or a mixer")
     parser.add_argument("--out", type=Path, required=True, metavar="FIGURE", help="where it goes, .svg or .png")

@@ -39,7 +39,6 @@ def _parser() -> argparse.ArgumentParser:
         "seqmix sensitivity",
         description="Loss against learning rate for several optimizers or mixers: best, median, mean excess loss.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_sweep_options(parser)
     entries = "names, or entries such as '{name: lion, betas: [0.9, 0.98], label: slow}'"

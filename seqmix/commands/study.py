@@ -38,31 +38,26 @@ def _parser() -> argparse.ArgumentParser:
         "seqmix study",
         description="What papers claim, held against runs and computations of this library.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    text = "the studies that are shipped"
-    shown = commands.add_parser("list", help=text, description=text)
+    commands = parser.add_subparsers()
+    shown = commands.add_parser("list", help="the studies that are shipped")
     shown.set_defaults(action=_list)
 
-    text = "compute or train what a file has no record of yet"
-    run = commands.add_parser("run", help=text, description=text)
+    run = commands.add_parser("run", help="compute or train what a file has no record of yet")
     run.add_argument("name", metavar="STUDY", help="a shipped study, or a file")
     run.add_argument("--store", type=Path, metavar="FILE.jsonl", help="where records go, default in runs/studies")
     run.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes, default 1")
     run.add_argument("--smoke", action="store_true", help="the small form of seconds, kept nowhere")
     run.set_defaults(action=_run)
 
-    text = "claims with their verdicts, a table, a figure"
-    report = commands.add_parser("report", help=text, description=text)
+    report = commands.add_parser("report", help="claims with their verdicts, a table, a figure")
     report.add_argument("name", metavar="STUDY", help="a shipped study, or a file")
     report.add_argument("--store", type=Path, metavar="FILE.jsonl", help="its records, default in runs/studies")
     report.add_argument("--figure", type=Path, metavar="FILE.svg", help="draw it, too")
     add_write_options(report)
     report.set_defaults(action=_report)
 
-    text = "the index of all papers, from a folder of records"
-    papers = commands.add_parser("papers", help=text, description=text)
+    papers = commands.add_parser("papers", help="the index of all papers, from a folder of records")
     papers.add_argument("--records", type=Path, default=_FOLDER, metavar="FOLDER", help=f"default {_FOLDER}")
     papers.add_argument("--figures", type=Path, metavar="FOLDER", help="draw every study into this folder")
     papers.add_argument("--page", choices=PAGES, default=PAGES[0], help=f"whose studies, default {PAGES[0]}")

@@ -50,9 +50,8 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser("seqmix bench", description=__doc__, epilog=_EPILOG, formatter_class=raw)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser = Parser("seqmix bench", description=__doc__, epilog=_EPILOG)
+    commands = parser.add_subparsers()
     for add in (
         kernels.add,
         layers.add_layers,

@@ -42,8 +42,10 @@ _LEAST = 20.0  # seconds that are worth beginning a part for
 
 def add(commands: Any) -> None:
     """The subcommand `gpu-report`."""
-    text = "numbers, kernels, sweeps, training and decode on a GPU, most telling first, into one file and the docs"
-    parser = commands.add_parser("gpu-report", help=text, description=text)
+    parser = commands.add_parser(
+        "gpu-report",
+        help="numbers, kernels, sweeps, training and decode on a GPU, most telling first, into one file and the docs",
+    )
     parser.add_argument("--device", default="cuda", help="default cuda; cpu runs the shortest form, interpreted")
     parser.add_argument("--minutes", type=positive, default=9, metavar="N", help="when to stop, default 9")
     parser.add_argument("--docs", type=Path, help="write tables into this file, as seqmix bench report does")

@@ -15,8 +15,9 @@ from seqmix.commands.bench.shared import add_out, begin_record, finish, show_goa
 
 def add(commands: Any) -> None:
     """The subcommand `sweep`."""
-    text = "time a sweep of runs that train for a given time, and what it takes beyond them"
-    parser = commands.add_parser("sweep", help=text, description=text)
+    parser = commands.add_parser(
+        "sweep", help="time a sweep of runs that train for a given time, and what it takes beyond them"
+    )
     parser.add_argument("--runs", type=positive, default=20, metavar="N", help="default 20")
     parser.add_argument("--jobs", type=positive, default=2, metavar="N", help="runs at a time, default 2")
     parser.add_argument("--seconds", type=positive, default=2, metavar="S", help="of training in each run, default 2")

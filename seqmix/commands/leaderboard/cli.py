@@ -41,9 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         "seqmix leaderboard",
         description="Run configs with many seeds and learning rates, record every run, and make tables of them.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers()
     cli_sweep.add_command(commands)
     cli_report.add_command(commands)
     cli_page.add_command(commands)

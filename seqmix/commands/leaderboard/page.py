@@ -13,8 +13,7 @@ __all__ = ["add_command"]
 
 def add_command(commands: Any) -> None:
     """Add `page` to the commands of `seqmix leaderboard`."""
-    text = "static pages of boards: tables, plots, every run with its command line"
-    page = commands.add_parser("page", help=text, description=text)
+    page = commands.add_parser("page", help="static pages of boards: tables, plots, every run with its command line")
     page.add_argument("files", nargs="+", type=Path, metavar="PATH", help="FILE.jsonl, or the folder of a submission")
     page.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made, or replaced as a whole")
     page.add_argument("--title", default="seqmix leaderboard", help="on every page")

@@ -56,14 +56,14 @@ def add_commands(commands: Any) -> None:
     add_trust_option(rerun)
     rerun.set_defaults(action=_rerun)
 
-    text = "write records as a Parquet file with flat columns, or a Parquet file as records again"
-    convert = commands.add_parser("convert", help=text, description=text)
+    convert = commands.add_parser(
+        "convert", help="write records as a Parquet file with flat columns, or a Parquet file as records again"
+    )
     convert.add_argument("source", type=Path, metavar="FILE", help="FILE.jsonl or FILE.parquet")
     convert.add_argument("target", type=Path, metavar="OUT", help="OUT.parquet or OUT.jsonl")
     convert.set_defaults(action=_convert)
 
-    text = "the fields of a record as a Markdown table"
-    schema = commands.add_parser("schema", help=text, description=text)
+    schema = commands.add_parser("schema", help="the fields of a record as a Markdown table")
     add_write_options(schema)
     schema.set_defaults(action=_schema)
 

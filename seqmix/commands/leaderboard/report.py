@@ -19,8 +19,7 @@ _MEASURES = tuple(measure.key for measure in MEASURES if measure.kind == "share"
 
 def add_command(commands: Any) -> None:
     """Add `report` to the commands of `seqmix leaderboard`."""
-    text = "a Markdown table of runs"
-    report = commands.add_parser("report", help=text, description=text)
+    report = commands.add_parser("report", help="a Markdown table of runs")
     report.add_argument("files", nargs="+", type=Path, metavar="PATH", help="FILE.jsonl, or the folder of a submission")
     report.add_argument(
         "--kind",

@@ -25,8 +25,7 @@ __all__ = ["add_command", "add_sweep_options", "make_records"]
 
 def add_command(commands: Any) -> None:
     """Add `run` to the commands of `seqmix leaderboard`."""
-    text = "do every (config, learning rate, seed) that a file has no record of yet"
-    run = commands.add_parser("run", help=text, description=text)
+    run = commands.add_parser("run", help="do every (config, learning rate, seed) that a file has no record of yet")
     add_sweep_options(run)
     run.add_argument("--lr", nargs="+", type=float, metavar="RATE", help="learning rates; default each config's own")
     add_trust_option(run)
