@@ -58,9 +58,9 @@ def read_text(path: Path, limit: int = MAX_YAML) -> str:
         raise ValueError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
 
 
-def read_json(path: Path, limit: int = MAX_JSON) -> Any:
+def read_json(path: Path) -> Any:
     """What a JSON file says; `ValueError` and `OSError` as `read_text`, and for what is no JSON."""
-    text = read_text(path, limit)
+    text = read_text(path, MAX_JSON)
     # A byte or two of text become a list or a mapping of a hundred.
     values = sum(map(text.count, "[{,:"))
     if values > _MOST_VALUES:

@@ -28,7 +28,7 @@ class Representation(NamedTuple):
         return self.moved == 0
 
 
-def irreducible(table: NDArray[np.int64], seed: int = 0) -> list[Representation]:
+def irreducible(table: NDArray[np.int64]) -> list[Representation]:
     """Irreducible real representations that are not trivial, small ones first, each kind once for most seeds.
 
     table (n, n): a, then b. `ValueError` for more than 128 elements.
@@ -37,7 +37,7 @@ def irreducible(table: NDArray[np.int64], seed: int = 0) -> list[Representation]
     if n > _MOST_ORDER:
         raise ValueError(f"irreducible: group must have at most {_MOST_ORDER} elements, got {n}")
     # rho(b) sends the unit vector of a to that of a, then b.
-    random = np.random.default_rng(seed).normal(size=(n, n))
+    random = np.random.default_rng(0).normal(size=(n, n))
     commuting = np.zeros((n, n))
     for b in range(n):
         commuting += random[np.ix_(table[:, b], table[:, b])]
@@ -79,13 +79,13 @@ def faithful(table: NDArray[np.int64], letters: Sequence[int], most_moved: int) 
     return chosen if chosen and kernel.sum() == 1 else None
 
 
-def separating_vector(representation: Representation, tries: int = 200) -> Array:
+def separating_vector(representation: Representation) -> Array:
     """A unit vector (d,) whose images under different matrices are far apart."""
     matrices = representation.matrices
     best: Array = np.zeros(matrices.shape[1])
     leads = -1.0
     draw = np.random.default_rng(1)
-    for _ in range(tries):
+    for _ in range(200):
         q: Array = draw.normal(size=matrices.shape[1:2])
         q = q / np.sqrt(q @ q)
         products = matrices @ q @ q

@@ -19,6 +19,7 @@ Progress = Callable[[str], None]
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise")
 _MIXING = ("seqmix::", "aten::_scaled_dot_product", "aten::mkldnn_rnn_layer")
 _STEP = "seqmix.benchmarks step"
+_PROFILED = 3  # steps
 
 
 def run_layer(
@@ -74,7 +75,7 @@ def _steps(
     return torch.no_grad()(partial(layer, x)), step
 
 
-def profiled_shares(step: Callable[[], object], median_ms: float, steps: int = 3) -> Row:
+def profiled_shares(step: Callable[[], object], median_ms: float) -> Row:
     """Shares of a step's time in matrix products, in the mixing op (scan, attention, LSTM loop) and in the rest.
 
     The rest is everything else: elementwise work, copies, autograd and Python. Own times of all profiled events,
@@ -82,7 +83,7 @@ def profiled_shares(step: Callable[[], object], median_ms: float, steps: int = 3
     the share that does, and `profiled_ms` shows what the profiler itself adds to the median without it.
     """
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for _ in range(steps):
+        for _ in range(_PROFILED):
             with record_function(_STEP):
                 step()
     events = [event for event in profiler.events() or [] if event.device_type == torch.autograd.DeviceType.CPU]
@@ -98,8 +99,8 @@ def profiled_shares(step: Callable[[], object], median_ms: float, steps: int = 3
         "share_mixing": spent["mixing"] / total,
         "share_rest": outside / total,
         "accounted": sum(spent.values()) / total,
-        "profiled_ms": total / steps / 1e3,
-        "profiled_over_median": total / steps / 1e3 / median_ms,
+        "profiled_ms": total / _PROFILED / 1e3,
+        "profiled_over_median": total / _PROFILED / 1e3 / median_ms,
     }
 
 

@@ -164,16 +164,14 @@ def _draw_lines(panels: Sequence[Points]) -> Any:
     return figure
 
 
-def draw_over_training(
-    title: str, layer: str, records: Sequence[SpectrumRecord], names: dict[int, str], most: int = 6
-) -> Any:
-    """Of one layer: real eigenvalues over the step, a panel for each token; complex ones in planes at `most` steps.
+def draw_over_training(title: str, layer: str, records: Sequence[SpectrumRecord], names: dict[int, str]) -> Any:
+    """Of one layer: real eigenvalues over the step, a panel for each token; complex ones in planes at six steps.
 
     Where the real ones are many, shades show how many of them lie where, on a logarithmic scale.
     """
     every = [points_of(f"step {r.step}", r.layers[layer], r.tokens, names) for r in records]
     if not all(points.real for points in every) or len(names) > len(COLOURS):
-        chosen = np.unique(np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int))
+        chosen = np.unique(np.linspace(0, len(every) - 1, min(6, len(every))).round().astype(int))
         figure = draw_spectra([every[i] for i in chosen])
         figure.suptitle(title, fontsize=10)
         return figure

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from seqmix._checks import is_number
 from seqmix._figures import COLOURS, MARKERS, encode, new_figure, style
 from seqmix.studies.report import at, combinations, listed, shown
 from seqmix.studies.rules import Row
@@ -23,7 +24,7 @@ def draw(study: Study, rows: Sequence[Row]) -> bytes:
     names, parts = listed(asked.get("lines", ())), listed(asked.get("panels", ()))
     rows = [row for row in rows if measure in row]
     places: list[Any] = list(dict.fromkeys(row.get(x) for row in rows))
-    along = bool(places) and all(map(_is_number, places))
+    along = bool(places) and all(map(is_number, places))
     panels, lines = combinations(rows, parts), combinations(rows, names)
     with style("seqmix study report --figure"):
         height = 3.2 if along else 1.0 + 0.26 * len(places) * max(1.0, len(lines) / 3)
@@ -114,7 +115,3 @@ def _name_axes(axes: Any, asked: Any, places: Sequence[Any]) -> None:
     axes.set_yticks(range(len(places)), [shown(place) for place in places])
     axes.set_ylim(len(places) - 0.4, -0.6)
     axes.set_xlabel(asked.get("label", asked["measure"]))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

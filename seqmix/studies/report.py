@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from seqmix._checks import is_number
 from seqmix._markdown import Markup, code, escaped, markdown_table
 from seqmix.leaderboard.summary.statistics import spread
 from seqmix.studies.rules import Row, verdict
@@ -74,7 +75,7 @@ def cell(rows: Sequence[Row], measure: str) -> str:
 def combinations(rows: Iterable[Row], factors: Sequence[str]) -> list[tuple[Any, ...]]:
     """Those that rows have, numbers from the smallest, else in their order; one empty one of no factors."""
     found = list(dict.fromkeys(tuple(_hashable(row.get(factor)) for factor in factors) for row in rows))
-    numbers = all(isinstance(level, int | float) and not isinstance(level, bool) for each in found for level in each)
+    numbers = all(is_number(level) for each in found for level in each)
     return sorted(found) if numbers else found
 
 

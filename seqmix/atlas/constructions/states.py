@@ -51,6 +51,12 @@ def _units(cell: Cell) -> np.ndarray:
     return (leads == np.arange(cell.core.n_states)[:, None]).astype(np.float64)
 
 
+def _width(cell: Cell) -> tuple[np.ndarray, int, int | None]:
+    """The units, how many they are, and how many the layer has; None if it was given fewer."""
+    into = _units(cell)
+    return into, into.shape[1], cell.given("d_state", into.shape[1])
+
+
 def _check_size(mixer: str, size: int) -> None:
     if size > _MOST_UNITS:
         raise ValueError(f"construct: {mixer} would need {size:,} units here, more than {_MOST_UNITS:,}")
@@ -59,9 +65,7 @@ def _check_size(mixer: str, size: int) -> None:
 def lstm(cell: Cell) -> Plan | None:
     """Unit (q, x) is on where the state was q and the letter is x: i and o are open, f is shut, g = tanh(20 (...))."""
     q, letters = cell.core.n_states, cell.letters
-    into = _units(cell)
-    n = into.shape[1]
-    size = cell.given("d_state", n)
+    into, n, size = _width(cell)
     if size is None:
         return None
 
@@ -109,9 +113,7 @@ def fp_rnn(cell: Cell) -> Plan | None:
     if seen is None or "b" not in seen or o["mixing"].startswith("kronecker") or o["max_radius"] is not None:
         return None
     q, letters = cell.core.n_states, cell.letters
-    into = _units(cell)
-    n = into.shape[1]
-    size = cell.given("d_state", n)
+    into, n, size = _width(cell)
     if size is None:
         return None
 

@@ -1,7 +1,7 @@
 """What the table of a board and the pages of its entries show."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from markupsafe import Markup, escape
@@ -224,11 +224,11 @@ def _equal(plan: Board) -> str:
     )
 
 
-def _span(numbers: Sequence[float | None], tell: Callable[[float], str] = words.count) -> Value:
+def _span(numbers: Sequence[float | None]) -> Value:
     known = [number for number in numbers if number is not None]
     if not known:
         return words.value(words.NONE, None)
-    low, high = tell(min(known)), tell(max(known))
+    low, high = words.count(min(known)), words.count(max(known))
     return words.value(low if low == high else f"{low} to {high}", max(known))
 
 

@@ -146,10 +146,10 @@ class Plot:
         if path:
             self._parts.append(f'<path{_class(classes)} d="M{path}"/>')
 
-    def band(self, points: Sequence[tuple[float, float, float]], classes: str = "band") -> None:
+    def band(self, points: Sequence[tuple[float, float, float]]) -> None:
         """Between (x, low, high)."""
         around = [(x, low) for x, low, _ in points] + [(x, high) for x, _, high in reversed(points)]
-        self.line(around, classes)
+        self.line(around, "band")
 
     def mark(self, x: float, y: float, shape: int | None, text: str = "", classes: str = "") -> None:
         """One of the shapes, or a cross for None."""

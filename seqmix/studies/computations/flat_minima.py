@@ -12,6 +12,8 @@ from seqmix.optim import AntiPGD, FractionalPGD
 from seqmix.optim.layer_noise import LayerNoise
 from seqmix.studies.computations._digits import digits
 
+_DRAWS = 20  # of signs, for a trace
+
 __all__ = ["run"]
 
 
@@ -46,12 +48,12 @@ def _loss(net: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.mse_loss(net(x), F.one_hot(y, 10).float())
 
 
-def _trace(loss: Tensor, parameters: list[Tensor], seed: int, draws: int = 20) -> float:
+def _trace(loss: Tensor, parameters: list[Tensor], seed: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     gradients = torch.autograd.grad(loss, parameters, create_graph=True)
     total = 0.0
-    for _ in range(draws):
+    for _ in range(_DRAWS):
         signs = [torch.randint(2, p.shape, generator=generator) * 2.0 - 1 for p in parameters]
         products = torch.autograd.grad(gradients, parameters, signs, retain_graph=True)
         total += sum(float((p * s).sum()) for p, s in zip(products, signs, strict=True))
-    return total / draws
+    return total / _DRAWS
