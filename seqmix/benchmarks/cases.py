@@ -237,13 +237,7 @@ CASES = (
     ),
     Case("delta_rule", "delta_rule", _HEADS, _FEW_HEADS, _delta, ("q", "k", "v", "beta"), values="v"),
     Case(
-        "dplr_delta_rule",
-        "dplr_delta_rule",
-        _HEADS,
-        _FEW_HEADS,
-        _dplr,
-        ("q", "k", "v", "a", "b", "log_w"),
-        values="v",
+        "dplr_delta_rule", "dplr_delta_rule", _HEADS, _FEW_HEADS, _dplr, ("q", "k", "v", "a", "b", "log_w"), values="v"
     ),
     Case(
         "selective_rotary",

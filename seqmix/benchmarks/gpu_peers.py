@@ -52,10 +52,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, **gates: Tensor) -> Tensor:
 
 # op: (name, package, call, whether time is its last axis)
 _PEERS: dict[str, list[tuple[str, str, Call, bool]]] = {
-    "diagonal_scan": [
-        ("accelerated-scan", "accelerated_scan", _accelerated, True),
-        ("fla hgrn", "fla", _hgrn, False),
-    ],
+    "diagonal_scan": [("accelerated-scan", "accelerated_scan", _accelerated, True), ("fla hgrn", "fla", _hgrn, False)],
     "selective_scan": [("mamba-ssm", "mamba_ssm", _selective, True)],
     "causal_conv1d": [("causal-conv1d", "causal_conv1d", _convolution, True)],
     "gated_linear_attention": [("fla", "fla", _gla, False)],

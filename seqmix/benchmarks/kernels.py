@@ -67,12 +67,7 @@ def _prefixed(progress: Progress, prefix: str, text: str) -> None:
 
 
 def _run(
-    case: Case,
-    inputs: Inputs,
-    contestants: list[Contestant],
-    gate: Gate,
-    settings: Settings,
-    progress: Progress,
+    case: Case, inputs: Inputs, contestants: list[Contestant], gate: Gate, settings: Settings, progress: Progress
 ) -> list[Row]:
     verdicts: dict[str, Verdict | Exception] = {}
     for contestant in contestants:

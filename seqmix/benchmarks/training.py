@@ -62,12 +62,7 @@ def run_training(
         "mixer": name,
         "peer": name in PEERS,
         "arguments": ARGUMENTS.get(name, {}),
-        "sizes": {
-            "layers": workload.n_layers,
-            "d_model": workload.d_model,
-            "B": workload.batch,
-            "T": workload.length,
-        },
+        "sizes": {"layers": workload.n_layers, "d_model": workload.d_model, "B": workload.batch, "T": workload.length},
         "steps": workload.steps,
         "dtype": str(dtype).removeprefix("torch."),
     }

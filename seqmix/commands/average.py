@@ -17,11 +17,7 @@ _EPILOG = """examples:
 @exits()
 def main(argv: list[str]) -> int:
     """Run `seqmix average`; returns the exit status."""
-    parser = Parser(
-        "seqmix average",
-        description="Average the weights of checkpoints of one run.",
-        epilog=_EPILOG,
-    )
+    parser = Parser("seqmix average", description="Average the weights of checkpoints of one run.", epilog=_EPILOG)
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CKPT")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.ckpt", help="where the average goes")
     parser.add_argument("--last", type=int, metavar="N", help="take the newest N alone")

@@ -17,12 +17,7 @@ class SwiGLU(nn.Module):
     """y = W_down (silu(W_gate x) * W_up x), x (..., d_model); Shazeer 2020, equation 6, without biases."""
 
     def __init__(
-        self,
-        d_model: int,
-        d_hidden: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, d_model: int, d_hidden: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
         like: dict[str, Any] = {"bias": False, "device": device, "dtype": dtype}
@@ -90,11 +85,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self,
-        x: Tensor,
-        state: State | None = None,
-        cu_seqlens: Tensor | None = None,
-        lengths: Tensor | None = None,
+        self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
         # Mixers of others may not know the argument.
         padded = {} if lengths is None else {"lengths": lengths}

@@ -64,11 +64,7 @@ def save_pretrained(model: Model, folder: str | os.PathLike[str]) -> None:
 
 
 def from_pretrained(
-    cls: type[M],
-    folder: str | os.PathLike[str],
-    *,
-    device: torch.device | str | None = None,
-    trust: Iterable[str] = (),
+    cls: type[M], folder: str | os.PathLike[str], *, device: torch.device | str | None = None, trust: Iterable[str] = ()
 ) -> M:
     """The model that `save_pretrained` wrote, in the types it had; torch's random state is left alone.
 

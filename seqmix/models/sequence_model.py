@@ -241,11 +241,7 @@ class SequenceModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls,
-        folder: str | os.PathLike[str],
-        *,
-        device: torch.device | str | None = None,
-        trust: Iterable[str] = (),
+        cls, folder: str | os.PathLike[str], *, device: torch.device | str | None = None, trust: Iterable[str] = ()
     ) -> "SequenceModel":
         """The model in `folder`; see `seqmix.models.pretrained.from_pretrained`."""
         return from_pretrained(cls, folder, device=device, trust=trust)

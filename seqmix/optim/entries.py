@@ -20,13 +20,7 @@ _OURS: tuple[tuple[str, str, str, str, dict[str, Any]], ...] = (
         "2502.07529",
         {"takes": "matrices", "defaults": {"norm": "spectral"}},
     ),
-    (
-        "muown",
-        "muown:Muown",
-        "Muon on row directions, Adam on row lengths.",
-        "2605.10797",
-        {"takes": "matrices"},
-    ),
+    ("muown", "muown:Muown", "Muon on row directions, Adam on row lengths.", "2605.10797", {"takes": "matrices"}),
     (
         "angular-muown",
         "angular_muown:AngularMuown",

@@ -37,11 +37,7 @@ class ParameterFacts:
 
 
 def describe_parameters(
-    model: nn.Module,
-    *,
-    matrices: str | None = None,
-    rest: str | None = None,
-    fused: dict[str, Any] | None = None,
+    model: nn.Module, *, matrices: str | None = None, rest: str | None = None, fused: dict[str, Any] | None = None
 ) -> list[ParameterFacts]:
     """Every trainable parameter of a model once, in order, with what its optimizer will do to it.
 

@@ -36,12 +36,7 @@ _MARGIN = 1.01
 
 
 def orthogonalize(
-    matrix: Tensor,
-    method: str = "newton-schulz",
-    *,
-    steps: int = 5,
-    precision: str = "bfloat16",
-    eps: float = 1e-7,
+    matrix: Tensor, method: str = "newton-schulz", *, steps: int = 5, precision: str = "bfloat16", eps: float = 1e-7
 ) -> Tensor:
     """U V^T of a matrix (..., m, n), a new tensor in the iteration's type; zero for zero.
 

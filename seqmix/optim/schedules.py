@@ -97,12 +97,7 @@ def wsd(
     return _warmed_up(_falling(shape, total_steps - length, total_steps, final), warmup)
 
 
-SCHEDULES: dict[str, Callable[..., _Factor]] = {
-    "constant": constant,
-    "cosine": cosine,
-    "linear": linear,
-    "wsd": wsd,
-}
+SCHEDULES: dict[str, Callable[..., _Factor]] = {"constant": constant, "cosine": cosine, "linear": linear, "wsd": wsd}
 
 
 def check_schedule(name: str, **kwargs: Any) -> None:

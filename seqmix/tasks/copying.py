@@ -40,11 +40,7 @@ class StringCopy(Task):
     loading = Loading(train_length=16, min_length=2, eval_lengths=(16, 24, 32))
 
     def __init__(
-        self,
-        n_letters: int = 26,
-        ngram: int | None = None,
-        repeats: int = 2,
-        **loading: Unpack[Loading],
+        self, n_letters: int = 26, ngram: int | None = None, repeats: int = 2, **loading: Unpack[Loading]
     ) -> None:
         super().__init__(
             StringCopyExamples(n_letters) if ngram is None else DuplicateNgramExamples(n_letters, ngram, repeats),
@@ -53,9 +49,7 @@ class StringCopy(Task):
 
 
 @register_task(
-    "ngram-lookup",
-    description="Find an n-gram, given before or after a string, and continue it.",
-    source="2402.01032",
+    "ngram-lookup", description="Find an n-gram, given before or after a string, and continue it.", source="2402.01032"
 )
 class NgramLookup(Task):
     """Find an n-gram in a string and continue it (Jelassi et al. 2024, 2402.01032); lengths are those of the string.
@@ -76,17 +70,9 @@ class NgramLookup(Task):
     loading = Loading(train_length=32, min_length=8, eval_lengths=(32, 64))
 
     def __init__(
-        self,
-        n_letters: int = 26,
-        n: int = 2,
-        n_answer: int = 4,
-        suffix: bool = False,
-        **loading: Unpack[Loading],
+        self, n_letters: int = 26, n: int = 2, n_answer: int = 4, suffix: bool = False, **loading: Unpack[Loading]
     ) -> None:
-        super().__init__(
-            NgramLookupExamples(n_letters, n, n_answer, suffix),
-            **loading,
-        )
+        super().__init__(NgramLookupExamples(n_letters, n, n_answer, suffix), **loading)
 
 
 @register_task(
@@ -112,13 +98,6 @@ class SelectiveCopy(Task):
     loading = Loading(train_length=256, eval_lengths=(256,))
 
     def __init__(
-        self,
-        vocab_size: int = 16,
-        n_tokens: int = 16,
-        positions: str = "random",
-        **loading: Unpack[Loading],
+        self, vocab_size: int = 16, n_tokens: int = 16, positions: str = "random", **loading: Unpack[Loading]
     ) -> None:
-        super().__init__(
-            SelectiveCopyExamples(vocab_size, n_tokens, positions),
-            **loading,
-        )
+        super().__init__(SelectiveCopyExamples(vocab_size, n_tokens, positions), **loading)

@@ -37,10 +37,7 @@ class DigitsExamples:
     ) -> dict[str, Tensor]:
         part = self.part(split)
         rows = part[np.arange(start, start + count) % len(part)]
-        return {
-            "tokens": torch.from_numpy(self.pixels[rows]),
-            "targets": torch.from_numpy(self.classes[rows][:, None]),
-        }
+        return {"tokens": torch.from_numpy(self.pixels[rows]), "targets": torch.from_numpy(self.classes[rows][:, None])}
 
     def part(self, split: str) -> NDArray[np.int64]:
         """Numbers of the pictures of a split."""

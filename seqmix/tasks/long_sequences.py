@@ -137,9 +137,7 @@ class Pathfinder(_Classification):
 
 
 @register_task(
-    "digits",
-    description="Handwritten digits of 8 x 8 pixels, one pixel after the other.",
-    source="scikit-learn",
+    "digits", description="Handwritten digits of 8 x 8 pixels, one pixel after the other.", source="scikit-learn"
 )
 class Digits(_Classification):
     """scikit-learn's handwritten digits, 64 pixels with 17 grey levels, one after the other. Chance is 1/10.

@@ -43,14 +43,7 @@ class MQARExamples:
 
     prefixes = False
 
-    def __init__(
-        self,
-        vocab_size: int,
-        n_pairs: int,
-        *,
-        power: float = 0.01,
-        fillers: str = "zero",
-    ) -> None:
+    def __init__(self, vocab_size: int, n_pairs: int, *, power: float = 0.01, fillers: str = "zero") -> None:
         if not is_whole(vocab_size, 4) or vocab_size % 2:
             raise ValueError(f"MQAR: vocab_size must be an even integer of at least 4, got {vocab_size!r}")
         if not isinstance(power, int | float) or not 0 < power < float("inf"):

@@ -22,12 +22,7 @@ class _Recall(Task):
     withheld: ClassVar[tuple[str, ...]] = ("min_length", "packed")
 
     def __init__(
-        self,
-        examples: Any,
-        protocol: str | None,
-        *,
-        test_sets: list[EvalSet] | None = None,
-        **loading: Unpack[Loading],
+        self, examples: Any, protocol: str | None, *, test_sets: list[EvalSet] | None = None, **loading: Unpack[Loading]
     ) -> None:
         if protocol not in (None, self.suite):
             raise ValueError(f"{type(self).__name__}: protocol must be null or {self.suite!r}, got {protocol!r}")
@@ -137,9 +132,7 @@ class _NextToken(_Recall):
 
 
 @register_task(
-    "in-context-recall",
-    description="MAD: values of keys that were seen before in the sequence.",
-    source="2403.17844",
+    "in-context-recall", description="MAD: values of keys that were seen before in the sequence.", source="2403.17844"
 )
 class InContextRecall(_NextToken):
     """MAD's in-context recall (Poli et al. 2024, 2403.17844): pairs of a key and its value, in random order.
@@ -155,23 +148,12 @@ class InContextRecall(_NextToken):
         ValueError: fewer than two keys or values, a length that is odd or below 4, other bad numbers.
     """
 
-    def __init__(
-        self,
-        vocab_size: int = 16,
-        protocol: str | None = None,
-        **loading: Unpack[Loading],
-    ) -> None:
-        super().__init__(
-            RecallExamples(vocab_size, published=protocol is not None),
-            protocol,
-            **loading,
-        )
+    def __init__(self, vocab_size: int = 16, protocol: str | None = None, **loading: Unpack[Loading]) -> None:
+        super().__init__(RecallExamples(vocab_size, published=protocol is not None), protocol, **loading)
 
 
 @register_task(
-    "noisy-recall",
-    description="MAD: in-context recall with pairs of noise in between.",
-    source="2403.17844",
+    "noisy-recall", description="MAD: in-context recall with pairs of noise in between.", source="2403.17844"
 )
 class NoisyRecall(_NextToken):
     """`InContextRecall` where some pairs are two tokens of noise; arguments as there, and of the noise.
@@ -190,16 +172,12 @@ class NoisyRecall(_NextToken):
         **loading: Unpack[Loading],
     ) -> None:
         super().__init__(
-            RecallExamples(vocab_size, noise_vocab_size, noise, published=protocol is not None),
-            protocol,
-            **loading,
+            RecallExamples(vocab_size, noise_vocab_size, noise, published=protocol is not None), protocol, **loading
         )
 
 
 @register_task(
-    "fuzzy-recall",
-    description="MAD: in-context recall where keys and values are runs of tokens.",
-    source="2403.17844",
+    "fuzzy-recall", description="MAD: in-context recall where keys and values are runs of tokens.", source="2403.17844"
 )
 class FuzzyRecall(_NextToken):
     """`InContextRecall` of runs: keys and values of up to `motif` tokens; arguments as there.
@@ -212,17 +190,9 @@ class FuzzyRecall(_NextToken):
     """
 
     def __init__(
-        self,
-        vocab_size: int = 16,
-        motif: int = 3,
-        protocol: str | None = None,
-        **loading: Unpack[Loading],
+        self, vocab_size: int = 16, motif: int = 3, protocol: str | None = None, **loading: Unpack[Loading]
     ) -> None:
-        super().__init__(
-            FuzzyRecallExamples(vocab_size, motif, published=protocol is not None),
-            protocol,
-            **loading,
-        )
+        super().__init__(FuzzyRecallExamples(vocab_size, motif, published=protocol is not None), protocol, **loading)
 
 
 @register_task(
@@ -243,17 +213,9 @@ class Memorization(_Recall):
     loading = Loading(train_length=32, eval_lengths=(32,), eval_size=1280)
 
     def __init__(
-        self,
-        vocab_size: int = 256,
-        map_seed: int = 0,
-        protocol: str | None = None,
-        **loading: Unpack[Loading],
+        self, vocab_size: int = 256, map_seed: int = 0, protocol: str | None = None, **loading: Unpack[Loading]
     ) -> None:
-        super().__init__(
-            MemorizationExamples(vocab_size, map_seed),
-            protocol,
-            **loading,
-        )
+        super().__init__(MemorizationExamples(vocab_size, map_seed), protocol, **loading)
 
 
 def _row(name: str, row: Any, width: int) -> list[int]:

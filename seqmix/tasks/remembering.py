@@ -26,21 +26,12 @@ class InductionHeads(Task):
     metric = "last_accuracy"
     loading = Loading(train_length=256, eval_lengths=(64, 256, 1024, 4096))
 
-    def __init__(
-        self,
-        vocab_size: int = 16,
-        **loading: Unpack[Loading],
-    ) -> None:
-        super().__init__(
-            InductionHeadsExamples(vocab_size),
-            **loading,
-        )
+    def __init__(self, vocab_size: int = 16, **loading: Unpack[Loading]) -> None:
+        super().__init__(InductionHeadsExamples(vocab_size), **loading)
 
 
 @register_task(
-    "compression",
-    description="Say every token again from the last vector alone (MAD).",
-    source="2403.17844",
+    "compression", description="Say every token again from the last vector alone (MAD).", source="2403.17844"
 )
 class Compression(Task):
     """Every token again from the last vector alone: needs `head: autoencoder` (MAD, Poli et al. 2024, 2403.17844).
@@ -58,12 +49,5 @@ class Compression(Task):
     reconstructs = True
     loading = Loading(train_length=32, eval_lengths=(32,))
 
-    def __init__(
-        self,
-        vocab_size: int = 16,
-        **loading: Unpack[Loading],
-    ) -> None:
-        super().__init__(
-            CompressionExamples(vocab_size),
-            **loading,
-        )
+    def __init__(self, vocab_size: int = 16, **loading: Unpack[Loading]) -> None:
+        super().__init__(CompressionExamples(vocab_size), **loading)

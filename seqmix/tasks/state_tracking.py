@@ -29,9 +29,7 @@ __all__ = [
 
 
 @register_task(
-    "word-problem",
-    description="Running product in a finite group (Z60, S5, A5, D4, A4xZ5, ...).",
-    source="2404.08819",
+    "word-problem", description="Running product in a finite group (Z60, S5, A5, D4, A4xZ5, ...).", source="2404.08819"
 )
 class WordProblem(Task):
     """The running product of random elements of a group: y_t = y_{t-1} then x_t (Merrill et al. 2024, 2404.08819).
@@ -56,11 +54,7 @@ class WordProblem(Task):
     loading = Loading(train_length=16, eval_lengths=(16, 64, 256, 1024))
 
     def __init__(
-        self,
-        group: str = "A5",
-        generators: int | list[int] | None = None,
-        bos: bool = True,
-        **loading: Unpack[Loading],
+        self, group: str = "A5", generators: int | list[int] | None = None, bos: bool = True, **loading: Unpack[Loading]
     ) -> None:
         super().__init__(WordProblemExamples(group, generators, bos), **loading)
 
@@ -133,9 +127,7 @@ class CycleNavigation(FormalLanguage):
 
 
 @register_task(
-    "modular-arithmetic",
-    description="Value modulo 5 of an expression with + - * and no brackets.",
-    source="2207.02098",
+    "modular-arithmetic", description="Value modulo 5 of an expression with + - * and no brackets.", source="2207.02098"
 )
 class ModularArithmetic(FormalLanguage):
     """The value modulo 5 of a sum of products without brackets. Arguments as in `FormalLanguage`."""
@@ -156,9 +148,6 @@ class BracketArithmetic(FormalLanguage):
     """
 
     def __init__(
-        self,
-        multiplication: bool = False,
-        eval_range: tuple[int, int] | None = (40, 256),
-        **loading: Unpack[Loading],
+        self, multiplication: bool = False, eval_range: tuple[int, int] | None = (40, 256), **loading: Unpack[Loading]
     ) -> None:
         self._build(BracketArithmeticExamples(multiplication), eval_range, loading)

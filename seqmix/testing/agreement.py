@@ -141,10 +141,7 @@ CHECKS = (
             for dtype in TOLERANCE
         },
     ),
-    *checks(
-        padded_equals_separate,
-        {f"{dtype}": {"lengths": [5, 1, 7], "dtype": dtype} for dtype in TOLERANCE},
-    ),
+    *checks(padded_equals_separate, {f"{dtype}": {"lengths": [5, 1, 7], "dtype": dtype} for dtype in TOLERANCE}),
     *checks(packed_states_continue),
     *checks(no_state_is_the_initial_state),
     *checks(gradients_agree_with_finite_differences),

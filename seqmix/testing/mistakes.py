@@ -81,7 +81,4 @@ def a_width_of_zero_is_named(subject: Subject) -> None:
     _expect_error(lambda: subject.factory(0), "d_model")
 
 
-CHECKS = (
-    *checks(bad_input_is_named, {case: {"case": case} for case in _CASES}),
-    *checks(a_width_of_zero_is_named),
-)
+CHECKS = (*checks(bad_input_is_named, {case: {"case": case} for case in _CASES}), *checks(a_width_of_zero_is_named))

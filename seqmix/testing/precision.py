@@ -82,8 +82,4 @@ def compiles_to_four_graphs(subject: Subject) -> None:
 
 _HALF: dict[str, dict[str, Any]] = {str(dtype): {"dtype": dtype} for dtype in (torch.bfloat16, torch.float16)}
 
-CHECKS = (
-    *checks(half_precision, _HALF),
-    *checks(autocast, _HALF),
-    *checks(compiles_to_four_graphs),
-)
+CHECKS = (*checks(half_precision, _HALF), *checks(autocast, _HALF), *checks(compiles_to_four_graphs))

@@ -166,10 +166,7 @@ CHECKS = (
     *checks(init_state, {str(dtype): {"dtype": dtype} for dtype in (torch.float32, torch.float64, torch.bfloat16)}),
     *checks(state_size, {f"T={length}": {"length": length} for length in (1, 6, 70)}),
     *checks(copies),
-    *checks(
-        every_linear_map_is_called,
-        {"float32": {"dtype": torch.float32}, "autocast": {"dtype": torch.bfloat16}},
-    ),
+    *checks(every_linear_map_is_called, {"float32": {"dtype": torch.float32}, "autocast": {"dtype": torch.bfloat16}}),
     *checks(without_gradients, {mode.__name__: {"mode": mode} for mode in (torch.no_grad, torch.inference_mode)}),
     *checks(declarations_give_a_partition),
 )

@@ -39,12 +39,7 @@ class SaveConfig(SaveConfigCallback):
     """Writes `config.yaml` in the folder of the run, as a config that `--config` takes."""
 
     def __init__(
-        self,
-        parser: LightningArgumentParser,
-        config: Any,
-        sections: list[Any],
-        beside: dict[str, Any],
-        **kwargs: Any,
+        self, parser: LightningArgumentParser, config: Any, sections: list[Any], beside: dict[str, Any], **kwargs: Any
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False, **kwargs)
         self.sections, self.beside = sections, beside

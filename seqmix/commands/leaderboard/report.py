@@ -57,9 +57,7 @@ def add_command(commands: Any) -> None:
         help="what the figure has below: the size of the state (default), or the length of the test words",
     )
     report.add_argument(
-        "--measure",
-        choices=_MEASURES,
-        help="of a figure over length; default the one that decides the task",
+        "--measure", choices=_MEASURES, help="of a figure over length; default the one that decides the task"
     )
     report.set_defaults(action=_report)
 

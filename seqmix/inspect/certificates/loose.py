@@ -44,10 +44,7 @@ def loose_intervals(machine: Machine, inputs: Tokens, first_inputs: Tokens) -> L
         copy_low = np.where(flip, -high[origin], low[origin])
         copy_high = np.where(flip, -low[origin], high[origin])
         value, radius = written[numbers], doubt[numbers]
-        return (
-            np.where(origin < 0, value - radius, copy_low),
-            np.where(origin < 0, value + radius, copy_high),
-        )
+        return (np.where(origin < 0, value - radius, copy_low), np.where(origin < 0, value + radius, copy_high))
 
     size = len(columns)
     low_after, high_after = np.full((len(source), size), np.inf), np.full((len(source), size), -np.inf)

@@ -14,16 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from seqmix.inspect.certificates.as_built import check_as_built
-from seqmix.inspect.certificates.bounds import (
-    Array,
-    Norm,
-    Rounding,
-    Spread,
-    exactly,
-    normed_linear,
-    plus,
-    silu_times,
-)
+from seqmix.inspect.certificates.bounds import Array, Norm, Rounding, Spread, exactly, normed_linear, plus, silu_times
 from seqmix.mixers._gates import SMALLEST_SUM
 from seqmix.mixers.bd_lru import BDLRU
 from seqmix.mixers.h_lru import HLRU

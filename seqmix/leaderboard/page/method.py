@@ -58,16 +58,10 @@ BOARD = _items(
     _BROKEN,
 )
 TASK = _items(
-    (
-        "Results at each length",
-        "Median over the seeds at the chosen rate, test data, by the measure of the task.",
-    ),
+    ("Results at each length", "Median over the seeds at the chosen rate, test data, by the measure of the task."),
     _CHOICE,
     _SOLVED,
-    (
-        "Longest",
-        f"The longest tested length with a median of {FAR:g} or more, at it and at every shorter one.",
-    ),
+    ("Longest", f"The longest tested length with a median of {FAR:g} or more, at it and at every shorter one."),
     (
         "Length score",
         f"Mean normalised result over {', '.join(map(str, MULTIPLES))} times the training length, as far as they were "

@@ -29,15 +29,7 @@ from seqmix._files import write_text_whole
 from seqmix._posix import fcntl
 from seqmix._suggest import unknown_name
 from seqmix.leaderboard.records.schema import Record
-from seqmix.leaderboard.sweep.outcome import (
-    POOLS,
-    Outcome,
-    last_lines,
-    left_in,
-    record_of,
-    repro_facts,
-    settings_for,
-)
+from seqmix.leaderboard.sweep.outcome import POOLS, Outcome, last_lines, left_in, record_of, repro_facts, settings_for
 from seqmix.leaderboard.sweep.plan import Run
 from seqmix.leaderboard.sweep.worker import die_with_parent
 

@@ -18,15 +18,7 @@ from typing import Any
 import seqmix
 from seqmix._posix import fcntl
 from seqmix.leaderboard.records.schema import Record
-from seqmix.leaderboard.sweep.outcome import (
-    POOLS,
-    Outcome,
-    last_lines,
-    left_in,
-    record_of,
-    repro_facts,
-    settings_for,
-)
+from seqmix.leaderboard.sweep.outcome import POOLS, Outcome, last_lines, left_in, record_of, repro_facts, settings_for
 from seqmix.leaderboard.sweep.plan import Run
 
 __all__ = ["COMMAND", "LocalProcesses", "repro_facts"]

@@ -7,14 +7,7 @@ from torch import Tensor
 
 from seqmix._checks import integers
 
-__all__ = [
-    "allpass_loss",
-    "lower_bound",
-    "normalised_gain",
-    "optimal_loss",
-    "optimal_weights",
-    "population_loss",
-]
+__all__ = ["allpass_loss", "lower_bound", "normalised_gain", "optimal_loss", "optimal_weights", "population_loss"]
 
 
 def lower_bound(n_poles: int, shift: int) -> float:

@@ -26,12 +26,7 @@ def columns_of(rows: list[Row]) -> dict[str, str]:
 
 
 def draw(
-    path: Path,
-    rows: list[Row],
-    title: str,
-    chance: float | None,
-    trained: int | None,
-    targets: dict[str, float],
+    path: Path, rows: list[Row], title: str, chance: float | None, trained: int | None, targets: dict[str, float]
 ) -> None:
     """Write the figure; `targets` are those of a sequence, by set, `chance` is that of guessing one of them."""
     figure = new_figure(6.4, 3.8)
