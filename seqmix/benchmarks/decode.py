@@ -8,22 +8,14 @@ import torch
 
 from seqmix.benchmarks.layer_setup import Shape, WrongNumbers, build, one_token, row_of
 from seqmix.benchmarks.record import reason_of
-from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, take_turns, threads
+from seqmix.benchmarks.timing import NO_TIMES, Progress, Settings, Times, take_turns, threads
 
 Row = dict[str, Any]
 
 
-def run_decode(
-    name: str,
-    shape: Shape,
-    batches: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-    plan: Plan,
-    counts: tuple[int, ...],
-    progress: Callable[[str], None],
-) -> list[Row]:
+def run_decode(name: str, shape: Shape, batches: tuple[int, ...], settings: Settings, progress: Progress) -> list[Row]:
     """Rows of one mixer: one token after a prefix of `shape.length`, from the same state in every call."""
+    dtype, device, counts = settings.dtype, settings.device, settings.threads
     rows = []
     for batch in batches:
         base = row_of(name, replace(shape, batch=batch), dtype)
@@ -46,7 +38,7 @@ def run_decode(
             for graph, way in ways.items():
                 with threads(count):
                     progress(f"batch {batch}, {count} threads")
-                    times = take_turns({"step": way}, device, plan, progress)["step"]
+                    times = take_turns({"step": way}, device, settings.plan, progress)["step"]
                 speed = {"tokens_per_second": 1e3 * batch / times.median_ms, "graph": graph}
                 rows.append(base | _row(count, "ok", "", times) | speed)
     return rows

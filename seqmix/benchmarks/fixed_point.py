@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, take_turns, threads
+from seqmix.benchmarks.timing import NO_TIMES, Progress, Settings, Times, prefixed, take_turns, threads
 from seqmix.kernels import diagonal_scan
 from seqmix.kernels.fixed_point.rows import Rows
 from seqmix.kernels.fixed_point.scan.solvers import Forward
@@ -49,17 +49,9 @@ CASES = (
 )
 
 
-def run_case(
-    case: Case,
-    batch: int,
-    d_model: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    plan: Plan,
-    counts: tuple[int, ...],
-    progress: Callable[[str], None],
-) -> list[Row]:
+def run_case(case: Case, batch: int, d_model: int, settings: Settings, progress: Progress) -> list[Row]:
     """Rows of one case: a solver at one thread count each, and what the sweeps of FP-RNN are made of."""
+    dtype, device, plan = settings.dtype, settings.device, settings.plan
     length = min(case.length, 16) if d_model < 64 else case.length
     generator = torch.Generator().manual_seed(1)
     x, upstream = (torch.randn(batch, length, d_model, generator=generator).to(device, dtype) for _ in range(2))
@@ -71,8 +63,8 @@ def run_case(
     layers = {solver: _layer(case, solver, d_model, dtype, device) for solver in case.solvers}
     facts = {solver: _facts(layer, x, truth) for solver, layer in layers.items()}
     rows = []
-    for count in counts:
-        told = partial(_told, progress, count)
+    for count in settings.threads:
+        told = prefixed(progress, f"{count} threads: ")
         with threads(count):
             forward: dict[str, Call] = {name: torch.no_grad()(partial(layer, x)) for name, layer in layers.items()}
             both: dict[str, Call] = {name: partial(_step, layer, x, upstream) for name, layer in layers.items()}
@@ -136,10 +128,6 @@ def _parts(layer: FixedPointRNN, x: Tensor) -> dict[str, Call]:
         "scan": lambda: diagonal_scan(decay, source, initial_state=h0, cu_seqlens=bounds),
         "mixing": torch.no_grad()(mixing),
     }
-
-
-def _told(progress: Callable[[str], None], count: int, text: str) -> None:
-    progress(f"{count} threads: {text}")
 
 
 def _row(solver: str, count: int, forward: Times | None = None, both: Times | None = None) -> Row:

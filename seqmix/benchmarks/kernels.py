@@ -1,8 +1,6 @@
 """`seqmix bench kernels`: every contestant of every case, checked, then timed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,24 +11,10 @@ from seqmix.benchmarks.cases import Case, Inputs, Sizes
 from seqmix.benchmarks.contestants import Contestant, contestants_for
 from seqmix.benchmarks.gate import Gate, Verdict, enter, leaves_of, upstreams
 from seqmix.benchmarks.sweeps import standard_sizes
-from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, kernel_clock, take_turns, threads
+from seqmix.benchmarks.timing import NO_TIMES, Progress, Settings, Times, kernel_clock, prefixed, take_turns, threads
 
 FORWARD, BOTH = "forward", "forward+backward"
-Progress = Callable[[str], None]
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run of the benchmark was asked for."""
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    dtype: torch.dtype = torch.float32
-    threads: tuple[int, ...] = (1, 2)
-    quick: bool = False
-    compiled: bool = False
-    sweep: str | None = None
-    plan: Plan = field(default_factory=Plan)
 
 
 def run_case(case: Case, settings: Settings, progress: Progress, sizes: Sizes | None = None) -> list[Row]:
@@ -56,14 +40,10 @@ def run_case(case: Case, settings: Settings, progress: Progress, sizes: Sizes | 
     rows = []
     for count in settings.threads:
         with threads(count):
-            told = partial(_prefixed, progress, f"{count} thread{'s' * (count > 1)}: ")
+            told = prefixed(progress, f"{count} thread{'s' * (count > 1)}: ")
             for row in _run(case, inputs, contestants, gate, settings, told):
                 rows.append(base | row | {"threads": count})
     return rows
-
-
-def _prefixed(progress: Progress, prefix: str, text: str) -> None:
-    progress(prefix + text)
 
 
 def _run(
@@ -93,7 +73,7 @@ def _run(
                 refused.append(_row(contestant.name, contestant.role, status, reason[:300], kind, verdict=verdict))
         moved = case.moved_bytes(inputs, gate.upstream, backward=kind == BOTH)
         calls |= _copies(moved, settings.device)
-        told = partial(_prefixed, progress, f"{kind}, ")
+        told = prefixed(progress, f"{kind}, ")
         times = take_turns(calls, settings.device, settings.plan, told, kernel_clock)
         roles = {contestant.name: contestant.role for contestant in contestants}
         for name, taken in times.items():

@@ -10,11 +10,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from seqmix.benchmarks.layer_setup import Shape, WrongNumbers, build, one_token, row_of
 from seqmix.benchmarks.record import reason_of
-from seqmix.benchmarks.timing import NO_TIMES, Plan, Times, take_turns, threads
+from seqmix.benchmarks.timing import NO_TIMES, Progress, Settings, Times, prefixed, take_turns, threads
 from seqmix.mixers import TokenMixer
 
 Row = dict[str, Any]
-Progress = Callable[[str], None]
 
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise")
 _MIXING = ("seqmix::", "aten::_scaled_dot_product", "aten::mkldnn_rnn_layer")
@@ -22,16 +21,9 @@ _STEP = "seqmix.benchmarks step"
 _PROFILED = 3  # steps
 
 
-def run_layer(
-    name: str,
-    shape: Shape,
-    dtype: torch.dtype,
-    device: torch.device,
-    plan: Plan,
-    counts: tuple[int, ...],
-    progress: Progress,
-) -> list[Row]:
+def run_layer(name: str, shape: Shape, settings: Settings, progress: Progress) -> list[Row]:
     """Rows of one mixer, one for each thread count."""
+    dtype, device, counts = settings.dtype, settings.device, settings.threads
     base = row_of(name, shape, dtype)
     try:
         layer = build(name, shape, dtype, device)
@@ -48,17 +40,13 @@ def run_layer(
     for count in counts:
         with threads(count):
             calls = {"forward": forward, "step": step, "token": token}
-            times = take_turns(calls, device, plan, partial(_told, progress, count))
+            times = take_turns(calls, device, settings.plan, prefixed(progress, f"{count} threads: "))
             shares = profiled_shares(step, times["step"].median_ms)
         row = _row(count, "ok", "", times["step"]) | shares
         row |= {"forward_median_ms": times["forward"].median_ms, "decode_median_ms": times["token"].median_ms}
         row["tokens_per_second"] = 1e3 * shape.batch * shape.length / times["step"].median_ms
         rows.append(base | row)
     return rows
-
-
-def _told(progress: Progress, count: int, text: str) -> None:
-    progress(f"{count} threads: {text}")
 
 
 def _steps(

@@ -10,7 +10,7 @@ from torch import nn
 
 from seqmix._suggest import unknown_name
 from seqmix.benchmarks.tables import Table, number
-from seqmix.benchmarks.timing import NO_TIMES, Plan, take_turns, threads
+from seqmix.benchmarks.timing import NO_TIMES, Progress, Settings, take_turns, threads
 from seqmix.optim import LMO, NGN, NGND, NGNM, AngularMuown, Muown, NGNMDv1, Signum, TiedAdam
 
 Row = dict[str, Any]
@@ -67,25 +67,18 @@ def shapes(quick: bool) -> list[tuple[int, ...]]:
     return ([*block, (width,), (width,)]) * layers + [(width,)]
 
 
-def run_optimizers(
-    contestants: list[Contestant],
-    quick: bool,
-    dtype: torch.dtype,
-    device: torch.device,
-    plan: Plan,
-    counts: tuple[int, ...],
-    progress: Callable[[str], None],
-) -> list[Row]:
+def run_optimizers(contestants: list[Contestant], settings: Settings, progress: Progress) -> list[Row]:
     """Rows of all; those of matrices take turns apart from the others, which have the vectors too."""
+    dtype, device = settings.dtype, settings.device
     rows: list[Row] = []
-    for count in counts:
+    for count in settings.threads:
         for matrices in (False, True):
             chosen = [c for c in contestants if c.matrices is matrices]
-            sizes = [shape for shape in shapes(quick) if len(shape) == 2 or not matrices]
+            sizes = [shape for shape in shapes(settings.quick) if len(shape) == 2 or not matrices]
             fit = {c.name: _call(c, sizes, dtype, device) for c in chosen}
             calls = {name: call for name, (call, _) in fit.items() if call is not None}
             with threads(count):
-                times = take_turns(calls, device, plan, progress) if calls else {}
+                times = take_turns(calls, device, settings.plan, progress) if calls else {}
             for c in chosen:
                 timed = times.get(c.name)
                 rows.append(

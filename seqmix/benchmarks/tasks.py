@@ -5,7 +5,7 @@ them. Tasks that are registered later appear by themselves, with their own defau
 """
 
 import fnmatch
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from seqmix._suggest import unknown_name
 from seqmix.benchmarks.record import reason_of
-from seqmix.benchmarks.timing import NO_TIMES, Call, Plan, take_turns, threads
+from seqmix.benchmarks.timing import NO_TIMES, Call, Plan, Progress, take_turns, threads
 
 __all__ = ["run_task", "select_tasks"]
 
@@ -55,7 +55,7 @@ def select_tasks(patterns: str | None) -> list[str]:
     return [name for name in known if name in chosen]
 
 
-def run_task(name: str, quick: bool, plan: Plan, progress: Callable[[str], None]) -> Row:
+def run_task(name: str, quick: bool, plan: Plan, progress: Progress) -> Row:
     """The row of one task; one that cannot be built here is a row with the reason."""
     from seqmix.tasks import create_task, get_task
 

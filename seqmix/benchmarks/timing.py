@@ -5,13 +5,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import ceil
 from typing import Any
 
 import torch
 
 Call = Callable[[], object]
+Progress = Callable[[str], None]
 Clock = Callable[[Call, int], float]  # seconds that so many calls take
 
 _FLUSHED = 2**28  # bytes, more than the second-level cache of any GPU
@@ -42,6 +43,19 @@ class Times:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a run of the benchmark was asked for."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    threads: tuple[int, ...] = (1, 2)
+    quick: bool = False
+    compiled: bool = False
+    sweep: str | None = None
+    plan: Plan = field(default_factory=Plan)
+
+
 NO_TIMES = dict.fromkeys(Times.__dataclass_fields__)
 
 
@@ -54,6 +68,11 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def prefixed(progress: Progress, prefix: str) -> Progress:
+    """`progress`, every text with this in front of it."""
+    return lambda text: progress(prefix + text)
 
 
 def synchronize(device: torch.device) -> None:
@@ -101,7 +120,7 @@ def take_turns(
     calls: dict[str, Call],
     device: torch.device,
     plan: Plan,
-    progress: Callable[[str], None],
+    progress: Progress,
     clock: Callable[[torch.device], Clock] = wall_clock,
 ) -> dict[str, Times]:
     """Time every call `plan.repeats` times, one after the other in rounds that start at another one each.

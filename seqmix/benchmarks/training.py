@@ -15,13 +15,12 @@ from seqmix.benchmarks.layer_setup import ARGUMENTS
 from seqmix.benchmarks.layers import profiled_shares
 from seqmix.benchmarks.products import products_of, replay
 from seqmix.benchmarks.record import reason_of
-from seqmix.benchmarks.timing import Plan, synchronize, take_turns
+from seqmix.benchmarks.timing import Plan, Progress, synchronize, take_turns
 from seqmix.benchmarks.training_peers import PEERS
 from seqmix.benchmarks.workload import Workload
 from seqmix.models import SequenceModel
 
 Row = dict[str, Any]
-Progress = Callable[[str], None]
 
 _WARM_UP = 0.1  # share of the steps whose time does not count
 _SQUARE = {"cpu": 1024, "cuda": 8192}

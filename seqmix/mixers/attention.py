@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d
 from seqmix.kernels.checks import check_offsets
-from seqmix.mixers._heads import by_heads, init_taps
+from seqmix.mixers._heads import init_taps
 from seqmix.mixers._key_rows import AttentionState, check_rows, last_rows, moved_to_the_end, right_aligned, visible
 from seqmix.mixers._make_position import make_position
 from seqmix.mixers._padding import in_one_row, out_of_the_row
@@ -138,7 +138,7 @@ class Attention(TokenMixer):
             o, state = self._attend(q, k, v, log_f, state, padded=True)
         else:
             o, state = self._attend_packed(q, k, v, log_f, state, cu_seqlens)
-        return self.out_proj(o.flatten(2)), state._replace(**small)
+        return self.out_proj(o.flatten(2)), state._replace(**small)  # of (B, T, d_model)
 
     def mix_padded(self, x: Tensor, state: AttentionState, lengths: Tensor) -> tuple[Tensor, AttentionState]:
         """`mix` of a padded batch. What has a window is packed; the batch is attended to as one."""
@@ -155,7 +155,7 @@ class Attention(TokenMixer):
         qkv = self.qkv_proj(x)  # (B, T, 3 d_model)
         if self.conv_weight is not None:
             qkv, conv = causal_conv1d(qkv, self.conv_weight, initial_state=conv, cu_seqlens=cu_seqlens)
-        q, k, v = by_heads(qkv, self.n_heads, *[self.d_head] * 3)  # (B, T, H, K) each
+        q, k, v = qkv.unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)  # (B, T, H, K) each
         (q, k), window, angle = self.rotary.rotate(x, (q, k), (window, angle), cu_seqlens)
         return (q, k, v, self._log_forget(x)), {"conv": conv, "window": window, "angle": angle}
 

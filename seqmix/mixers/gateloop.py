@@ -96,7 +96,7 @@ class GateLoop(TokenMixer):
         (q, k), angle = selective_rotary(q, k, omega, initial_state=state.angle, cu_seqlens=cu_seqlens)
         log_g = torch.cat((log_a, log_a), -1)  # (B, T, H, 2 K)
         o, S = gated_linear_attention(q, k, v, log_g, initial_state=state.S, cu_seqlens=cu_seqlens)
-        return self.out_proj((o * silu(z)).flatten(2)), GateLoopState(S, angle)
+        return self.out_proj((o * silu(z)).flatten(2)), GateLoopState(S, angle)  # of (B, T, d_model)
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> GateLoopState:
         """Zeros."""

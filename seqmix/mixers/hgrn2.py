@@ -94,12 +94,12 @@ class HGRN2(TokenMixer):
 
     def _read(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """q (B, T, H, K), scaled, and v (B, T, H, V)."""
-        q = silu(self.q_proj(x)).unflatten(-1, (self.n_heads, -1)) * self.d_key**-0.5
+        q = silu(self.q_proj(x)).unflatten(-1, (self.n_heads, -1)) * self.d_key**-0.5  # (B, T, H, K)
         return q, self.i_proj(x).unflatten(-1, (self.n_heads, -1))
 
     def _output(self, o: Tensor) -> Tensor:
         """y (B, T, d_model) of what is read, o (B, T, H, V)."""
-        return self.out_proj(rms_norm(o.flatten(2), self.norm_weight))
+        return self.out_proj(rms_norm(o.flatten(2), self.norm_weight))  # over (B, T, d_model)
 
     def mix(self, x: Tensor, state: HGRN2State, cu_seqlens: Tensor | None) -> tuple[Tensor, HGRN2State]:
         (q, v), (log_f, k) = self._read(x), self.gates(x)

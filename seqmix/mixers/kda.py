@@ -133,7 +133,7 @@ class KDA(TokenMixer):
 
     def _strength(self, logits: Tensor, width: int) -> Tensor:
         """(B, T, H, width) in (0, 1), or in (0, 2) where signed."""
-        strength = logits.sigmoid().unflatten(-1, (self.n_heads, width))
+        strength = logits.sigmoid().unflatten(-1, (self.n_heads, width))  # (B, T, H, width)
         return 2 * strength if self.eigenvalues == "signed" else strength
 
     def _pairs(self, x: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -86,7 +86,7 @@ class LinearAttention(TokenMixer):
     def _mean(self, o: Tensor, x: Tensor) -> Tensor:
         """y (B, T, d_model) of sums and what they are divided by, o (B, T, H, V + 1)."""
         means = o[..., :-1] / (o[..., -1:] + 1e-6)  # (B, T, H, V)
-        return self.out_proj(means.flatten(2).to(x.dtype))
+        return self.out_proj(means.flatten(2).to(x.dtype))  # from (B, T, d_model)
 
     def mix(
         self, x: Tensor, state: LinearAttentionState, cu_seqlens: Tensor | None

@@ -161,7 +161,7 @@ class LogLinear(Mamba2):
     def _output(self, o: Tensor, u: Tensor, z: Tensor) -> Tensor:
         """y (B, T, d_model) of what is read, o (B, T, H, P)."""
         o = o + self.D.to(o.dtype)[:, None] * u
-        return self.out_proj(self.norm(o.flatten(2).to(z.dtype) * silu(z)))
+        return self.out_proj(self.norm(o.flatten(2).to(z.dtype) * silu(z)))  # over (B, T, d_inner)
 
     def mix(  # type: ignore[override]
         self, x: Tensor, state: LogLinearState, cu_seqlens: Tensor | None

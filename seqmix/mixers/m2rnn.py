@@ -128,11 +128,12 @@ class M2RNN(TokenMixer):
         qkv, g = self.in_proj(x).split((sum(self.widths), self.widths[2]), dim=-1)
         qkv, conv = causal_conv1d(qkv, self.conv_weight, None, "silu", initial_state=state.conv, cu_seqlens=cu_seqlens)
         q, k, v = (part.to(recurrent_dtype(x.dtype)) for part in qkv.split(self.widths, dim=-1))
-        heads = {"g": self.n_key_heads, "h": self.n_heads // self.n_key_heads}
-        q, k = (repeat(part, "b t (g k) -> b t (g h) k", **heads) for part in (q, k))
+        q, k = (part.unflatten(-1, (self.n_key_heads, -1)) for part in (q, k))  # (B, T, G, K)
+        if self.n_key_heads < self.n_heads:
+            q, k = (repeat(part, "b t g k -> b t (g h) k", h=self.n_heads // self.n_key_heads) for part in (q, k))
         v, f = v.unflatten(-1, (self.n_heads, -1)), self.keep(x)  # (B, T, H, V), (B, T, H)
         o, H = m2rnn(q, k, v, f, self.W.to(f.dtype), state.H.to(f.dtype), cu_seqlens, self.clip_gradient)
-        o = (o + self.D.to(o.dtype) * v).flatten(2) * silu(g.to(o.dtype))
+        o = (o + self.D.to(o.dtype) * v).flatten(2) * silu(g.to(o.dtype))  # (B, T, H V)
         return self.out_proj(rms_norm(o, self.norm_weight).to(x.dtype)), M2RNNState(H, conv)
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> M2RNNState:

@@ -136,7 +136,7 @@ class Mamba3(TokenMixer):
         delay = torch.zeros(pair.shape[-1], 2, device=x.device, dtype=k.dtype)
         delay[:, 0] = 1
         before, last = causal_conv1d(pair, delay, initial_state=state.last, cu_seqlens=cu_seqlens)
-        k_before, u_before = before.split((H * N, self.d_inner), dim=-1)
+        k_before, u_before = (t.unflatten(-1, (H, -1)) for t in before.split((H * N, self.d_inner), dim=-1))  # as k, u
         u_heads = u.to(k.dtype).unflatten(-1, (H, -1))  # (B, T, H, P)
 
         def both(first: Tensor, second: Tensor) -> Tensor:
@@ -147,14 +147,15 @@ class Mamba3(TokenMixer):
         earlier, now = ((share * dt)[..., None] for share in (1 - trapezoid, trapezoid))
         o, s = gated_linear_attention(
             both(torch.zeros_like(q), q),
-            both(k_before.unflatten(-1, (H, -1)), k),
-            both(earlier * u_before.unflatten(-1, (H, -1)), now * u_heads),
+            both(k_before, k),
+            both(earlier * u_before, now * u_heads),
             both(torch.zeros_like(log_alpha), log_alpha),
             initial_state=state.ssm,
             cu_seqlens=None if cu_seqlens is None else cu_seqlens * 2,
         )
         o = rearrange(o, "b (t two) h p -> b t two h p", two=2)[:, :, 1] + self.D.to(k.dtype)[:, None] * u_heads
-        return self.out_proj(o.flatten(2).to(z.dtype) * silu(z)), Mamba3State(s, angle, last)
+        y = o.flatten(2).to(z.dtype) * silu(z)  # (B, T, d_inner)
+        return self.out_proj(y), Mamba3State(s, angle, last)
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> Mamba3State:
         """Zeros."""

@@ -52,7 +52,7 @@ def solved_queries(
     system = G.view(outer.shape) + Lambda.diag_embed()  # (B, T, H, K, K)
     # Not `solve`, which raises where one sequence of a batch is not finite.
     solution, _ = torch.linalg.solve_ex(system, q.unsqueeze(-1))
-    return solution.squeeze(-1), final.unflatten(1, outer.shape[2:])
+    return solution.squeeze(-1), final.unflatten(1, outer.shape[2:])  # (B, T, H, K), (S, H, K, K)
 
 
 @register_mixer("mesa", description="Linear attention that solves its regression at every token.", source="2506.05233")
@@ -138,7 +138,7 @@ class Mesa(TokenMixer):
 
     def _output(self, o: Tensor, x: Tensor) -> Tensor:
         """y (B, T, d_model) of what is read, o (B, T, H, V)."""
-        return self.out_proj(rms_norm(o, self.norm_weight).flatten(2).to(x.dtype))
+        return self.out_proj(rms_norm(o, self.norm_weight).flatten(2).to(x.dtype))  # from (B, T, d_model)
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> MesaState:
         """Zeros."""

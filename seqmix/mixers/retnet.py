@@ -94,7 +94,7 @@ class RetNet(TokenMixer):
 
     def _output(self, o: Tensor, z: Tensor) -> Tensor:
         """y (B, T, d_model) of what is read, o (B, T, H, V)."""
-        return self.out_proj((rms_norm(o, self.norm_weight) * silu(z)).flatten(2))
+        return self.out_proj((rms_norm(o, self.norm_weight) * silu(z)).flatten(2))  # from (B, T, H V)
 
     def mix(self, x: Tensor, state: RetNetState, cu_seqlens: Tensor | None) -> tuple[Tensor, RetNetState]:
         q, k, v, z = self._project(x)

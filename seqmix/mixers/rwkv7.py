@@ -168,7 +168,7 @@ class RWKV7(TokenMixer):
             rows = rearrange(o.to(real), "b t h v -> (b t) (h v)")
             normed = group_norm(rows, self.n_heads, weight, bias, 64e-5).view(gate.shape)  # (B, T, d_model)
             own = (rule.q.to(real) * self.r_k.to(real) * rule.k).sum(-1, keepdim=True) * rule.v.to(real)
-            y = (normed + own.flatten(2)).to(gate.dtype)
+            y = (normed + own.flatten(2)).to(gate.dtype)  # (B, T, d_model)
         return self.out_proj(gate * y)
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> RWKV7State:

@@ -190,7 +190,7 @@ class SelectiveRoPE(NoPosition):
             if self.bias is not None:
                 omega = omega + self.bias.to(real).exp()
             if self.gate is not None:
-                seen = units.flatten(2) if self.gate_input == "unit" else x
+                seen = units.flatten(2) if self.gate_input == "unit" else x  # (B, T, D)
                 inner = seen if self.gate_down is None else self.gate_down(seen)
                 omega = omega * self.gate_proj(inner).sigmoid().unflatten(-1, (self.n_heads, -1))
             return omega * self.ladder(x.device, real), window

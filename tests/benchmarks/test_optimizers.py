@@ -7,16 +7,14 @@ import pytest
 import torch
 
 from seqmix.benchmarks import optimizers
-from seqmix.benchmarks.timing import Plan
+from seqmix.benchmarks.timing import Plan, Settings
 from seqmix.commands.bench.cli import main
 
-PLAN = Plan(2, 0.0, 1.0)
+SETTINGS = Settings(threads=(1,), quick=True, plan=Plan(2, 0.0, 1.0))
 
 
 def run(contestants):
-    return optimizers.run_optimizers(
-        contestants, True, torch.float32, torch.device("cpu"), PLAN, (1,), lambda text: None
-    )
+    return optimizers.run_optimizers(contestants, SETTINGS, lambda text: None)
 
 
 def test_a_record_with_every_contestant(tmp_path, capsys):

@@ -24,9 +24,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     rows, progress = result["rows"], Progress(len(cases))
     for case in cases:
         progress.begin(case.name)
-        rows += fixed_point.run_case(
-            case, batch, width, settings.dtype, settings.device, settings.plan, settings.threads, progress
-        )
+        rows += fixed_point.run_case(case, batch, width, settings, progress)
     progress.end()
     show(views.fixed_point_table(rows))
     print(views.fixed_point_legend() + "\n")

@@ -48,9 +48,7 @@ def _layers(arguments: argparse.Namespace, argv: list[str]) -> int:
     progress = Progress(len(names))
     for name in names:
         progress.begin(name)
-        result["rows"] += run_layer(
-            name, shape, settings.dtype, settings.device, settings.plan, settings.threads, progress
-        )
+        result["rows"] += run_layer(name, shape, settings, progress)
     progress.end()
     show(views.layers_table(result["rows"]))
     print(views.layers_legend() + "\n")
@@ -66,9 +64,7 @@ def _decode(arguments: argparse.Namespace, argv: list[str]) -> int:
     progress = Progress(len(names))
     for name in names:
         progress.begin(name)
-        result["rows"] += run_decode(
-            name, shape, batches, settings.dtype, settings.device, settings.plan, settings.threads, progress
-        )
+        result["rows"] += run_decode(name, shape, batches, settings, progress)
     progress.end()
     show(views.decode_table(result["rows"]))
     finish(result, path)

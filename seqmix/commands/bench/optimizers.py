@@ -21,9 +21,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     result, path = begin(arguments, argv, settings)
     progress = Progress(1)
     progress.begin("steps")
-    result["rows"] = rows = optimizers.run_optimizers(
-        contestants, settings.quick, settings.dtype, settings.device, settings.plan, settings.threads, progress
-    )
+    result["rows"] = rows = optimizers.run_optimizers(contestants, settings, progress)
     progress.end()
     show(optimizers.optimizers_table(rows))
     show_goals(result, [] if settings.quick else optimizers.optimizer_goals(rows))

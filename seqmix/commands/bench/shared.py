@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from seqmix.benchmarks import memory, record, views
-from seqmix.benchmarks.kernels import Settings
 from seqmix.benchmarks.tables import show
-from seqmix.benchmarks.timing import Plan
+from seqmix.benchmarks.timing import Plan, Settings
 from seqmix.commands._options import positive
 
 __all__ = [
