@@ -152,7 +152,6 @@ class _Rows:
             return abs(self.value(args[0]))
         if name == "share":
             values = self.of(_name(args[0]), at)
-            self.seeds.append(len(values))
             return sum(value >= self.value(args[1]) for value in values) / len(values)
         if name == "largest":
             return max(self.of(_name(args[0]), at))
@@ -177,7 +176,9 @@ class _Rows:
 
     def of(self, measure: str, at: Mapping[str, Any]) -> list[float]:
         """Values of every row, whatever the factors that are left open."""
-        return [_number(row[measure]) for row in self.measured(measure, at)]
+        rows = self.measured(measure, at)
+        self.seeds.append(len({row["seed"] for row in rows}))  # rows of three rates are not three seeds
+        return [_number(row[measure]) for row in rows]
 
     def measured(self, measure: str, at: Mapping[str, Any]) -> list[Row]:
         found = [row for row in matching(self.rows, at) if measure in row]

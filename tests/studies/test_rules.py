@@ -94,5 +94,11 @@ def test_reproduced_needs_the_seeds_where_the_condition_looks():
     assert verdict({"threshold": "y(n=2) > 1"}, rows, 3) == "reproduced"
 
 
+@pytest.mark.parametrize("text", ["share(y, 1) == 1", "largest(y) < 3"])
+def test_rows_of_three_levels_are_not_three_seeds(text):
+    rows = [{"n": n, "seed": seed, "y": 2.0} for n in (1, 2, 3) for seed in (0, 1)]
+    assert verdict({"threshold": text}, rows, 3) == "in part" and verdict({"threshold": text}, rows, 2) == "reproduced"
+
+
 def test_no_rows_no_verdict():
     assert verdict({"threshold": "1 > 2"}, [], 1) == "not tried"

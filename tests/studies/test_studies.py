@@ -69,6 +69,7 @@ def test_conditions_are_about_what_is_computed(name):
     texts = [text for claim in study.claims for text in claim.conditions.values()]
     names = {node.id for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
     rows = [{**cell, **{measure: draw.uniform(0.5, 2) for measure in names}} for cell in planned(study)]
+    assert set(study.seeds) <= {row["seed"] for row in rows}, "fewer seeds are run than a verdict asks for"
     for claim in study.claims:
         assert verdict(claim.conditions, rows, len(study.seeds)) in set(VERDICTS) - {"not tried", "incomplete"}, (
             claim.text
