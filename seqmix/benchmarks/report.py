@@ -5,7 +5,7 @@ from typing import Any
 
 from seqmix._files import write_text_whole
 from seqmix._markdown import code, escaped
-from seqmix.benchmarks import figures, goals, gpu_peers, optimizers, views
+from seqmix.benchmarks import figures, goals, gpu_peers, optimizers, sequences_table, views
 from seqmix.benchmarks.record import Record
 from seqmix.benchmarks.tables import Table, megabytes, number, percent
 from seqmix.benchmarks.timing import NO_TIMES
@@ -22,7 +22,18 @@ _PEERS = (
     *gpu_peers.NAMES,
     "softmax attention",
 )
-_ORDER = ("numbers", "kernels", "layers", "decode", "fixed-point", "optimizers", "training", "tasks", "sweep")
+_ORDER = (
+    "numbers",
+    "kernels",
+    "layers",
+    "decode",
+    "fixed-point",
+    "optimizers",
+    "training",
+    "tasks",
+    "sweep",
+    "sequences",
+)
 _INTRODUCTION = """# Benchmarks
 
 Written by `seqmix bench report` from the JSON files of `seqmix bench ... --out`; text between the markers is replaced.
@@ -64,6 +75,8 @@ def _write(records: list[Record], docs: Path) -> list[Path]:
                 written.append(figure)
                 parts.append(f"![{_caption(entry)}]({figure.name})")
             parts += _tables(entry)
+        cores = {entry["machine"]["usable_cores"] for entry in chosen if entry["bench"] == "sequences"}
+        parts += [sequences_table.sequences_legend(count) for count in sorted(cores)]  # once for all of them
         text = _replace(text, device, "\n\n".join(parts))
     docs.parent.mkdir(parents=True, exist_ok=True)
     write_text_whole(docs, text)
@@ -125,6 +138,9 @@ def _tables(entry: Record) -> list[str]:
     elif entry["bench"] == "tasks":
         parts = [views.tasks_table(rows).markdown()]
         results = goals.task_goals(rows)
+    elif entry["bench"] == "sequences":
+        parts = [sequences_table.sequences_table(rows).markdown()]
+        results = sequences_table.sequence_goals(rows)
     elif entry["bench"] == "sweep":
         parts = [views.sweep_table(rows).markdown()]
         results = goals.sweep_goals(rows)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Neighbours", "receive", "send"]
+__all__ = ["Neighbours", "gather", "receive", "send"]
 
 
 class Neighbours:
@@ -112,3 +112,30 @@ def receive(x: Tensor, like: Sequence[Tensor], neighbours: Neighbours) -> tuple[
 def send(y: Tensor, leaves: Sequence[Tensor], neighbours: Neighbours) -> Tensor:
     """y, when the state's leaves are on their way to the rank after."""
     return _Send.apply(y, neighbours, *leaves)
+
+
+class _Gather(torch.autograd.Function):
+    """`carried` as it is, and the messages (n,) of all ranks, (R, n).
+
+    What is carried goes on to the loss on every rank, so that all come by in the backward pass, in one order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, always: Tensor, carried: Tensor, message: Tensor, group: dist.ProcessGroup) -> Any:
+        ctx.group = group
+        parts = [torch.empty_like(message) for _ in range(group.size())]
+        dist.all_gather(parts, message.contiguous(), group=group)
+        return carried.view_as(carried), torch.stack(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_carried: Tensor, d_messages: Tensor) -> Any:
+        d_messages = d_messages.contiguous()
+        dist.all_reduce(d_messages, group=ctx.group)
+        return None, d_carried, d_messages[ctx.group.rank()], None
+
+
+def gather(carried: Tensor, message: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
+    """`carried`, which must go on to the loss, and the messages (n,) of all ranks, (R, n), with gradients."""
+    always = torch.zeros((), device=message.device, requires_grad=torch.is_grad_enabled())
+    return _Gather.apply(always, carried, message, group)  # type: ignore[no-any-return]

@@ -9,8 +9,9 @@ and values of zero. All ranks exchange (P_r, z_r), each forms s_{r-1} from those
 there. A rank scans twice, and for P_r once more: diagonal transitions as a scan of one value, an m x m one as m of
 them, one of K keys as a scan of K values. Nothing waits for the rank before, whatever the number of layers and ranks.
 
-The window of a convolution is the last tokens of the part before, and an angle adds up. Where sequences are packed, the
-first of a part begins with s_{r-1}, and a part that holds the end of one hands on the state of its last.
+The window of a convolution is the last tokens of the part before, an angle adds up, and attention sees the keys and
+values of all ranks before (`gathered`). Where sequences are packed, the first of a part begins with s_{r-1}, and a part
+that holds the end of one hands on the state of its last.
 """
 
 from collections.abc import Callable
@@ -20,8 +21,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from seqmix.distributed import gathered
+from seqmix.distributed.messages import gather
 from seqmix.distributed.split import refuse
 from seqmix.kernels._handing import handing
 from seqmix.mixers import TokenMixer
@@ -34,10 +36,10 @@ Op = Callable[..., Any]
 class Exchange(NamedTuple):
     """What an op's parts have to do with one another: P = `transition(run, args, state)`, and `apply(P, s)`.
 
-    None is a window, of which nothing is left at the end of a part. `shape` is that of P, by that of the state.
+    `shape` is that of P, by that of the state.
     """
 
-    transition: Callable[[Op, tuple[Any, ...], Tensor], Tensor] | None
+    transition: Callable[[Op, tuple[Any, ...], Tensor], Tensor]
     apply: Callable[[Tensor, Tensor], Tensor]
     shape: Callable[[torch.Size], tuple[int, ...]] = tuple
 
@@ -98,38 +100,18 @@ EXCHANGES = {
         Exchange(_by_block, _of_block, lambda s: (*s, s[-1])),
     ),
     "selective_rotary": Exchange(_adding_up, torch.mul),
-    "causal_conv1d": Exchange(None, lambda p, state: torch.zeros_like(state)),
 }
-
-
-class _Gather(torch.autograd.Function):
-    """`carried` as it is, and the messages (n,) of all ranks, (R, n).
-
-    What is carried goes on to the loss on every rank, so that all come by in the backward pass, in one order.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, always: Tensor, carried: Tensor, message: Tensor, group: dist.ProcessGroup) -> Any:
-        ctx.group = group
-        parts = [torch.empty_like(message) for _ in range(group.size())]
-        dist.all_gather(parts, message.contiguous(), group=group)
-        return carried.view_as(carried), torch.stack(parts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_carried: Tensor, d_messages: Tensor) -> Any:
-        d_messages = d_messages.contiguous()
-        dist.all_reduce(d_messages, group=ctx.group)
-        return None, d_carried, d_messages[ctx.group.rank()], None
 
 
 class ScanTwice:
     """The handler of scans (`seqmix.kernels._handing`) of one rank."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
-        self.group, self.rank = group, group.rank()
+        self.group, self.rank, self.ranks = group, group.rank(), group.size()
 
     def __call__(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if (other := gathered.OPS.get(op.__name__)) is not None:
+            return other(self.group, self.rank, op, args, kwargs)
         if op.__name__ not in EXCHANGES or kwargs.get("initial_state") is None:
             raise ValueError(
                 f"sequence_parallel: {op.__name__} without a state that it can hand on, in a layer of scans"
@@ -147,9 +129,6 @@ class ScanTwice:
             ends = final if cu_seqlens is None else final[-1:]
             goes_on = cu_seqlens is None or len(cu_seqlens) == 2  # one sequence from end to end
             product = self._product(exchange, op, args, kwargs, ends) if goes_on else None
-            if exchange.transition is None:  # all ranks hear of a part that is shorter than the window
-                short = bool(self.rank) and goes_on and args[0].shape[1] < args[1].shape[-1] - 1
-                product = ends.new_full((1,), float(short))
             alone = self.rank == 0
             carried = _first(out) if alone else args[0]
             carried, before = self._before(exchange, carried, product, ends)
@@ -162,7 +141,7 @@ class ScanTwice:
         self, exchange: Exchange, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], state: Tensor
     ) -> Tensor | None:
         # Before the first rank is nothing, and the last hands nothing on.
-        if exchange.transition is None or self.rank in (0, self.group.size() - 1):
+        if self.rank in (0, self.ranks - 1):
             return None
         rest = {key: value for key, value in kwargs.items() if key != "cu_seqlens"}
         return exchange.transition(partial(op, **rest), args, state)
@@ -174,11 +153,8 @@ class ScanTwice:
         if product is None:  # a sequence that begins here keeps nothing of the one before
             product = ends.new_zeros(exchange.shape(ends.shape))
         message = torch.cat([_real(product).flatten(), _real(ends).flatten()])
-        always = torch.zeros((), device=ends.device, requires_grad=torch.is_grad_enabled())
-        carried, messages = _Gather.apply(always, carried, message, self.group)
+        carried, messages = gather(carried, message, self.group)
         size = _real(product).numel()
-        if exchange.transition is None and bool(messages[:, 0].any()):
-            raise ValueError("sequence_parallel: expected parts at least as long as a convolution's window")
         state = torch.zeros_like(ends)
         for message in messages[: self.rank]:
             p, z = _like(message[:size], product), _like(message[size:], ends)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqmix.kernels.checks import check_offsets
 
@@ -24,9 +24,29 @@ def rows(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().flatten(0, 1).numpy()
 
 
+class _Memory:
+    """What NumPy asks of an object whose memory it is to look at, and that it keeps."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.tensor = x
+        kind = np.dtype(str(x.dtype).removeprefix("torch.")).str
+        self.__array_interface__ = {
+            "data": (x.data_ptr(), False),
+            "shape": tuple(x.shape),
+            "typestr": kind,
+            "version": 3,
+        }
+
+
 def array(x: Tensor) -> np.ndarray:
-    """`x` as a contiguous array, without a copy where it already is one."""
-    return x.detach().contiguous().numpy()
+    """`x` as a contiguous array, without a copy where it already is one.
+
+    What torch has once handed to NumPy can never be resized, which sharded parameters are after every use.
+    """
+    found = x.detach().contiguous()
+    if (x.requires_grad or isinstance(x, nn.Parameter)) and found.numel():
+        return np.asarray(_Memory(found))
+    return found.numpy()
 
 
 def over_sequences(

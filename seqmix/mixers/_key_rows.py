@@ -3,14 +3,15 @@
 Letters: S sequences, M rows of a cache, aligned at the right, T new ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqmix.kernels.checks import describe
+from seqmix.kernels._handing import handed_on
+from seqmix.kernels.checks import describe, has_values
 from seqmix.mixers.state import mixer_state
 
 
@@ -27,6 +28,41 @@ class AttentionState(NamedTuple):
     conv: Tensor  # (S, d_conv - 1, 3 d_model), in the type of the activations, empty without
     window: Tensor  # (S, W - 1, H K/2) of Selective RoPE's convolution, empty without
     angle: Tensor  # (S, H, K/2) of Selective RoPE, empty without
+
+
+class Earlier(NamedTuple):
+    """Rows of a sequence that begins on another rank: the last M of `tokens` ones, keys not turned yet."""
+
+    tokens: int
+    k: Tensor  # (B, M, H, K)
+    v: Tensor
+    log_f: Tensor  # (B, M, H), or (B, M, 0) without forget gates
+
+
+@handed_on
+def earlier_rows(
+    k: Tensor, v: Tensor, log_f: Tensor, *, window: int | None, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Earlier | None]:
+    """k as it is, and what the first sequence here goes on from: nothing where sequences are whole."""
+    return k, None
+
+
+Turn = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def state_after(earlier: Earlier | None, state: AttentionState, turn: Turn) -> AttentionState:
+    """That of sequences after rows of other ranks; `turn(q, k, position)` turns both from `position` (B,) on."""
+    if earlier is None:
+        return state
+    rows, first = earlier.k.shape[1], torch.full_like(state.position, earlier.tokens)
+    sums = earlier.log_f.to(torch.float64).cumsum(1)
+    return state._replace(
+        k=turn(earlier.k, earlier.k, first - rows)[1],
+        v=earlier.v,
+        position=first,
+        length=torch.full_like(first, rows),
+        forget=(sums[:, -1:] - sums).to(earlier.log_f.dtype),
+    )
 
 
 def check_rows(state: AttentionState, n_heads: int, d_head: int, forget_gate: bool) -> None:
@@ -66,6 +102,26 @@ def last_rows(most: int, *tensors: Tensor) -> list[Tensor]:
     # sym_max and a gather: a slice would compile one graph for each side of the window.
     kept = torch.arange(torch.sym_max(end - most, 0), end, device=tensors[0].device)
     return [rows.index_select(1, kept) for rows in tensors]
+
+
+def may_be_padded(state: AttentionState) -> bool:
+    """Whether rows may stand before the last `length` of a state; yes where nobody can look without waiting."""
+    rows = state.k.shape[1]
+    return bool(rows) and not (has_values(state.length) and bool((state.length == rows).all()))
+
+
+def state_with(
+    state: AttentionState, rows: Sequence[Tensor], length: int, lengths: Tensor | None, window: int | None
+) -> AttentionState:
+    """`state` with keys, values and forget gates (B, M + T, ...) after T = `length` tokens, or `lengths` (B,) each."""
+    count = length if lengths is None else lengths
+    seen = state.length + count
+    if lengths is not None:
+        rows = [moved_to_the_end(each, length - lengths) for each in rows]
+    if window is not None:
+        rows, seen = last_rows(window - 1, *rows), seen.clamp(max=window - 1)
+    keys, values, forget = rows
+    return state._replace(k=keys, v=values, forget=forget, position=state.position + count, length=seen)
 
 
 def moved_to_the_end(rows: Tensor, by: Tensor) -> Tensor:

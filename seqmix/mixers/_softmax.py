@@ -5,9 +5,11 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
 
 from seqmix.kernels._backend import preferred
 from seqmix.kernels.transforms import HOW, is_transformed, refuse_tangents
+from seqmix.mixers._lower_right import lower_right
 
 __all__ = ["softmax_attention"]
 
@@ -15,8 +17,9 @@ __all__ = ["softmax_attention"]
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(K) + mask) v, (B, H, T, K), for q (B, H, T, K) and k, v (B, H, M, K).
 
-    `mask` (T, M) or (B, H, T, M) is boolean, true where a query sees a key, or added to the scores; None is causal with
-    M = T. `NotImplementedError` for forward-mode AD and second derivatives, but under the reference.
+    `mask` (T, M) or (B, H, T, M) is boolean, true where a query sees a key, or added to the scores; None is causal, the
+    last query sees every key, and takes no memory of T M numbers. `NotImplementedError` for forward-mode AD and second
+    derivatives, but under the reference.
     """
     if preferred() == "reference":
         return _plain(q, k, v, mask)
@@ -25,12 +28,23 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
         for tensor in (q, k, v):
             if tensor.requires_grad and not is_transformed(tensor):
                 tensor.register_hook(_only_once)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    length, keys = q.shape[2], k.shape[2]
+    if mask is not None or length == keys:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    if length == 1:  # sees them all
+        return F.scaled_dot_product_attention(q, k, v)
+    if any(map(is_transformed, (q, k, v))):
+        seen = torch.ones(length, keys, dtype=torch.bool, device=q.device).tril(keys - length)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    if q.device.type == "cpu":
+        return lower_right(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(length, keys))
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
-        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
+        mask = mask.tril(k.shape[-2] - q.shape[-2])
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     with torch.autocast(q.device.type, enabled=False):
         scores = q.to(wide) @ k.to(wide).mT / math.sqrt(q.shape[-1])

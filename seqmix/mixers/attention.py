@@ -24,7 +24,17 @@ from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d
 from seqmix.kernels.checks import check_offsets
 from seqmix.mixers._heads import init_taps
-from seqmix.mixers._key_rows import AttentionState, check_rows, last_rows, moved_to_the_end, right_aligned, visible
+from seqmix.mixers._key_rows import (
+    AttentionState,
+    Earlier,
+    check_rows,
+    earlier_rows,
+    may_be_padded,
+    right_aligned,
+    state_after,
+    state_with,
+    visible,
+)
 from seqmix.mixers._make_position import make_position
 from seqmix.mixers._padding import in_one_row, out_of_the_row
 from seqmix.mixers._positions import table, turn
@@ -77,6 +87,7 @@ class Attention(TokenMixer):
     """
 
     State = AttentionState
+    only_scans = True
     _no_weight_decay = ("conv_weight",)
     conv_weight: Tensor | None
 
@@ -134,10 +145,12 @@ class Attention(TokenMixer):
 
     def mix(self, x: Tensor, state: AttentionState, cu_seqlens: Tensor | None) -> tuple[Tensor, AttentionState]:
         (q, k, v, log_f), small = self._project(x, state.conv, state.window, state.angle, cu_seqlens)
+        k, earlier = earlier_rows(k, v, log_f, window=self.window, cu_seqlens=cu_seqlens)
         if cu_seqlens is None:
-            o, state = self._attend(q, k, v, log_f, state, padded=True)
+            state = state_after(earlier, state, self._turned)
+            o, state = self._attend(q, k, v, log_f, state, padded=may_be_padded(state))
         else:
-            o, state = self._attend_packed(q, k, v, log_f, state, cu_seqlens)
+            o, state = self._attend_packed((q, k, v, log_f), state, cu_seqlens, earlier)
         return self.out_proj(o.flatten(2)), state._replace(**small)  # of (B, T, d_model)
 
     def mix_padded(self, x: Tensor, state: AttentionState, lengths: Tensor) -> tuple[Tensor, AttentionState]:
@@ -192,7 +205,7 @@ class Attention(TokenMixer):
         keys = torch.cat((state.k.to(k.dtype), k), dim=1)  # (B, M + T, H, K)
         values = torch.cat((state.v.to(v.dtype), v), dim=1)
         mask = None
-        if cached or self.window is not None or self.forget_gate:
+        if (cached and padded) or self.window is not None or self.forget_gate:
             mask = visible(cached, length, self.window, state.length if padded else None, q.device)
         # Summed in double precision: differences of long sums are what counts.
         sums = log_f.to(torch.float32 if q.device.type == "mps" else torch.float64).cumsum(1)  # (B, T, H)
@@ -205,41 +218,32 @@ class Attention(TokenMixer):
         # Outside autocast, which would round the sums of forget gates.
         with torch.autocast(q.device.type, enabled=False):
             o = softmax_attention(q_heads, k_heads, v_heads, mask).transpose(1, 2)  # (B, T, H, K)
-        # What the state keeps: the last rows, each with what was forgotten since.
-        if lengths is None:
-            forget = (forget + sums[:, -1:]).to(log_f.dtype)
-        else:
-            forget = (forget + sums.take_along_dim((lengths - 1)[:, None, None], 1)).to(log_f.dtype)
-            keys, values, forget = (moved_to_the_end(rows, length - lengths) for rows in (keys, values, forget))
-        count = length if lengths is None else lengths
-        seen = state.length + count
-        if self.window is not None:
-            keys, values, forget = last_rows(self.window - 1, keys, values, forget)
-            seen = seen.clamp(max=self.window - 1)
-        return o.to(q.dtype), state._replace(
-            k=keys, v=values, position=state.position + count, length=seen, forget=forget
-        )
+        # Each row with what was forgotten since.
+        total = sums[:, -1:] if lengths is None else sums.take_along_dim((lengths - 1)[:, None, None], 1)
+        rows = keys, values, (forget + total).to(log_f.dtype)
+        return o.to(q.dtype), state_with(state, rows, length, lengths, self.window)
 
     def _attend_packed(
-        self, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: AttentionState, cu_seqlens: Tensor
+        self, operands: tuple[Tensor, ...], state: AttentionState, cu_seqlens: Tensor, earlier: Earlier | None
     ) -> tuple[Tensor, AttentionState]:
-        check_offsets("Attention", cu_seqlens, q.shape[1])
+        check_offsets("Attention", cu_seqlens, operands[0].shape[1])
         bounds, cached = cu_seqlens.tolist(), state.k.shape[1]
         outputs, states = [], []
         for s, count in enumerate(state.length.tolist()):
             row = state.select(slice(s, s + 1))  # type: ignore[attr-defined]
             row = row._replace(**{name: getattr(row, name)[:, cached - count :] for name in ("k", "v", "forget")})
+            row = row if s else state_after(earlier, row, self._turned)
             if bounds[s + 1] > bounds[s]:
-                part = slice(bounds[s], bounds[s + 1])
-                o, row = self._attend(q[:, part], k[:, part], v[:, part], log_f[:, part], row, padded=False)
+                q, k, v, log_f = (each[:, bounds[s] : bounds[s + 1]] for each in operands)
+                o, row = self._attend(q, k, v, log_f, row, padded=False)
                 outputs.append(o)
             states.append(row)
         return torch.cat(outputs, dim=1), state._replace(
-            k=right_aligned([row.k for row in states], q.dtype),
-            v=right_aligned([row.v for row in states], q.dtype),
+            k=right_aligned([row.k for row in states], operands[1].dtype),
+            v=right_aligned([row.v for row in states], operands[2].dtype),
             position=torch.cat([row.position for row in states]),
             length=torch.cat([row.length for row in states]),
-            forget=right_aligned([row.forget for row in states], log_f.dtype),
+            forget=right_aligned([row.forget for row in states], operands[3].dtype),
         )
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> AttentionState:

@@ -25,8 +25,8 @@ class TokenMixer(nn.Module):
     """
 
     State: ClassVar[Any]
-    # Whether scans of `seqmix.kernels`, linear in it, are all that reads the state: then sequences that are cut over
-    # ranks need not wait for one another (`seqmix.distributed.two_pass`).
+    # Whether nothing reads the state but scans of `seqmix.kernels`, linear in it, windows and keys of attention: then
+    # sequences that are cut over ranks need not wait for one another (`seqmix.distributed.two_pass`).
     only_scans: ClassVar[bool] = False
 
     # Names of this module's own parameters that must not decay, and factors on the learning rate of others.

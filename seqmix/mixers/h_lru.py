@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from seqmix._checks import positive
 from seqmix.kernels import gated_higher_order_scan, higher_order_scan
+from seqmix.kernels._handing import handed_on
 from seqmix.mixers._gates import gates_projection, normalization_of, normalized, reset_projections, softmax_logits
 from seqmix.mixers.base import TokenMixer, one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
@@ -66,6 +67,7 @@ class HLRU(TokenMixer):
     """
 
     State = HLRUState
+    only_scans = True
 
     def __init__(
         self,
@@ -109,8 +111,9 @@ class HLRU(TokenMixer):
             a, a0 = gates[..., :-1], gates[..., -1]
             h, final = higher_order_scan(a, a0 * v, initial_state=state.lags, cu_seqlens=cu_seqlens)
             h = h.to(v.dtype)
-        lags = _lags(h, state.lags.to(h.dtype), cu_seqlens).flatten(2)  # (B, T, N m)
-        return self.proj_out(lags), HLRUState(final)
+        window = state.lags[..., : self.order - 1].flip(-1).transpose(1, 2).to(h.dtype)  # (S, m - 1, N)
+        read, _ = lags(h, initial_state=window, cu_seqlens=cu_seqlens)
+        return self.proj_out(read.flatten(2)), HLRUState(final)
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> HLRUState:
         """All lags zero."""
@@ -148,18 +151,18 @@ class HLRU(TokenMixer):
         return f"d_state={self.d_state}, order={self.order}, normalization={self.normalization!r}{static}"
 
 
-def _lags(h: Tensor, initial: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """(h_t, h_{t-1}, ..., h_{t-m+1}) (B, T, N, m) of h (B, T, N), from `initial` (S, N, m) before the first step."""
-    order, length = initial.shape[-1], h.shape[1]
+@handed_on
+def lags(h: Tensor, *, initial_state: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, None]:
+    """(h_t, h_{t-1}, ..., h_{t-m+1}) (B, T, N, m) of h (B, T, N), after `initial_state` (S, m - 1, N), oldest first."""
+    order, length = initial_state.shape[1] + 1, h.shape[1]
     if cu_seqlens is None:
-        past = initial[..., : order - 1].flip(-1).transpose(1, 2)  # (B, m - 1, N), oldest first
-        return torch.cat([past, h], dim=1).unfold(1, order, 1).flip(-1)  # (B, T, N, m)
-    # Packed: lag i of step t is row t - i, or an entry of its own sequence's state where that lies before the start.
+        return torch.cat([initial_state, h], dim=1).unfold(1, order, 1).flip(-1), None  # (B, T, N, m)
+    # Packed: lag i of step t is row t - i, or one of its own sequence's window where that lies before the start.
     t = torch.arange(length, device=h.device)
     sequence = torch.bucketize(t, cu_seqlens[1:], right=True)
     age = t - cu_seqlens[sequence]
     lag = torch.arange(order, device=h.device)
-    missing = length + sequence[:, None] * order + (lag - 1 - age[:, None])
+    missing = length + (sequence + 1)[:, None] * (order - 1) + age[:, None] - lag
     rows = torch.where(age[:, None] >= lag, t[:, None] - lag, missing)
-    table = torch.cat([h[0], rearrange(initial, "s n m -> (s m) n")])  # (T + S m, N)
-    return rearrange(table[rows], "t m n -> 1 t n m")
+    table = torch.cat([h[0], rearrange(initial_state, "s l n -> (s l) n")])  # (T + S (m - 1), N)
+    return rearrange(table[rows], "t m n -> 1 t n m"), None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Counts"]
+__all__ = ["Counts", "total_loss"]
 
 
 class Counts:
@@ -33,15 +33,21 @@ class Counts:
 
         `n_bytes` (B, T) are those of the text that each target stands for.
         """
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
-        self._add(logits.argmax(-1), targets, cu_seqlens, loss)
+        self.add_answers(logits.argmax(-1), targets, cu_seqlens, total_loss(logits, targets), n_bytes)
+
+    def add_answers(
+        self,
+        answers: Tensor,
+        targets: Tensor,
+        cu_seqlens: Tensor | None = None,
+        loss: Tensor | None = None,
+        n_bytes: Tensor | None = None,
+    ) -> None:
+        """Add answers (B, T), with their loss if they have one."""
+        self._add(answers, targets, cu_seqlens, torch.zeros((), device=targets.device) if loss is None else loss)
         if n_bytes is not None:
             self._text = True
             self.sums[-1] += n_bytes.sum()
-
-    def add_answers(self, answers: Tensor, targets: Tensor) -> None:
-        """Add answers (B, T), which have no loss."""
-        self._add(answers, targets, None, torch.zeros((), device=targets.device))
 
     def _add(self, answers: Tensor, targets: Tensor, cu_seqlens: Tensor | None, loss: Tensor) -> None:
         scored = targets != -100
@@ -95,6 +101,11 @@ class Counts:
             "sequence_accuracy": (whole / rows).float(),
         }
         return rates | ({"macro_accuracy": (balanced / rows).float()} if self.macro else {})
+
+
+def total_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """The sum over positions with a target, in float32."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
 
 
 def _balanced(answers: Tensor, targets: Tensor) -> Tensor:

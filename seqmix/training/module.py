@@ -23,13 +23,15 @@ from seqmix.tasks.asked import asked_of
 from seqmix.training.answers import check_answers, cross_entropy, free_running_answers
 from seqmix.training.carried_state import CarriedState
 from seqmix.training.continuing import check_continues
-from seqmix.training.metrics import Counts
+from seqmix.training.metrics import Counts, total_loss
 
 require("lightning.pytorch", extra="train", owner="seqmix.training")
 from lightning.pytorch.trainer.states import TrainerFn  # noqa: E402
 
 from seqmix.training.checkpoint_files import read_checkpoint  # noqa: E402
 from seqmix.training.closures import LossInStep  # noqa: E402
+from seqmix.training.cut import CutSequences  # noqa: E402
+from seqmix.training.strategies import SequenceParallel, shard  # noqa: E402
 
 __all__ = ["SequenceLearner"]
 
@@ -119,6 +121,7 @@ class SequenceLearner(LossInStep):
         self._free_counts: dict[int, Counts] = {}
         self._carried = CarriedState()
         self._sharded = False
+        self._cut: CutSequences | None = None
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -165,18 +168,14 @@ class SequenceLearner(LossInStep):
         """Raises `ValueError` where the task asks for answers that the model does not give."""
         if self._task is not None:
             check_answers(self.model, self._task)
+        if isinstance(self.trainer.strategy, SequenceParallel):
+            self.trainer.strategy.check_task(self._task, stage)
 
     def configure_model(self) -> None:
-        """Shards the parameters by block when the strategy asks for it (`--trainer.strategy fully_shard`)."""
+        """Shards the parameters by block, and the sequences, when the strategy asks for it."""
         if self.device_mesh is None or self._sharded:
             return
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = self.device_mesh["data_parallel"]
-        for block in self.model.blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(self.model, mesh=mesh)
-        self._sharded = True
+        self._cut, self._sharded = shard(self.model, self.trainer.strategy), True  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
         """The optimizer over parameter groups, and the schedule, stepped after every optimizer step."""
@@ -197,6 +196,7 @@ class SequenceLearner(LossInStep):
         self._carried.advance()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        batch = batch if self._cut is None else self._cut.part(batch)
         logits, targets = self.answer(batch), batch["targets"]
         loss, n_targets = cross_entropy(logits, targets), (targets != -100).sum()
         with torch.no_grad():
@@ -220,12 +220,18 @@ class SequenceLearner(LossInStep):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        logits, targets, bounds = self.answer(batch), batch["targets"], batch.get("cu_seqlens")
+        part = batch if self._cut is None else self._cut.part(batch)
+        logits, targets, bounds = self.answer(part), batch["targets"], batch.get("cu_seqlens")
         if bounds is not None and targets.shape != batch["tokens"].shape:  # one answer for each packed sequence
             logits, targets, bounds = logits.transpose(0, 1), targets.transpose(0, 1), None
         macro = asked_of(self._task).metric == "macro_accuracy"
         counts = self._counts.setdefault(dataloader_idx, Counts(self.device, macro=macro))
-        counts.add(logits, targets, bounds, batch.get("n_bytes"))
+        if self._cut is None:
+            counts.add(logits, targets, bounds, batch.get("n_bytes"))
+        else:  # every rank of a sequence counts it, so that shares are the same
+            answers = self._cut.whole(logits.argmax(-1), targets.shape[1])
+            loss = self._cut.sum(total_loss(logits, part["targets"]))
+            counts.add_answers(answers, targets, bounds, loss, batch.get("n_bytes"))
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self.validation_step(batch, batch_idx, dataloader_idx)

@@ -207,8 +207,8 @@ def pretrain(
     Raises:
         ValueError: see `PretrainingLearner`; also parameters that are sharded.
     """
-    if trainer.get("strategy") == "fully_shard":
-        raise ValueError("pretrain: parameters must not be sharded (trainer.strategy fully_shard)")
+    if trainer.get("strategy") in ("fully_shard", "fully_shard_dcp", "sequence_parallel"):
+        raise ValueError(f"pretrain: parameters must not be sharded (trainer.strategy {trainer['strategy']})")
     stage = PretrainingLearner(learner, task, options)
     logger = CSVLogger(folder, name="pretraining", version="") if trainer.get("logger") is not False else False
     runner = Trainer(

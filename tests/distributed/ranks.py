@@ -1,7 +1,7 @@
 """Models whose sequences are cut over gloo processes, beside one process that has them whole.
 
     python -m tests.distributed.ranks 4                every mixer of the registry
-    python -m tests.distributed.ranks 2 mamba bd-lru   some of them
+    python -m tests.distributed.ranks 2 mamba bd-lru   some of them, or of the options in VARIANTS
 
 Each rank computes both and prints the largest differences, over the ranks, for each mixer.
 """
@@ -9,7 +9,6 @@ Each rank computes both and prints the largest differences, over the ranks, for 
 import argparse
 import copy
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -21,9 +20,23 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from seqmix import SequenceModel, list_mixers
+from seqmix.benchmarks.processes import join
 from seqmix.distributed import sequence_parallel, split_sequences
 
 LENGTH = 23
+# Mixers with options that reach over borders in ways of their own.
+VARIANTS: dict[str, Any] = {
+    "attention, rope": {"name": "attention", "position": "rope"},
+    "attention, window": {"name": "attention", "position": "rope", "window": 9},
+    "attention, window of one": {"name": "attention", "window": 1},
+    "attention, forget gate": {"name": "attention", "forget_gate": True, "d_conv": 3},
+    "attention, window, forget gate": {"name": "attention", "forget_gate": True, "window": 4},
+    "attention, selective rope": {"name": "attention", "position": "selective-rope"},
+    "h-lru, order 4": {"name": "h-lru", "order": 4},
+    "h-lru, order 1": {"name": "h-lru", "order": 1, "normalization": "l1"},
+    "hybrid": ["mamba-2", {"name": "attention", "position": "rope", "window": 6}],
+    "hybrid with a pipeline": ["lstm", "attention"],
+}
 # A sequence over several ranks, one without tokens, and one that ends where a rank of two does.
 OFFSETS = [0, 11, 11, 20, 23]
 
@@ -73,20 +86,13 @@ def _last(found: Tensor, expected: Tensor, packed: bool) -> tuple[Tensor, Tensor
     return found, expected
 
 
-def join(rank: int, ranks: int, file: str) -> None:
-    """Make a group of processes that meet in a file, over the loopback, whatever the machine is called."""
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ranks)
-
-
 def work(rank: int, ranks: int, file: str, names: list[str], out: str, form: str) -> None:
     join(rank, ranks, file)
     torch.set_num_threads(1)
     found = {}
     for name in names:
         for kind in ("batch", "packed"):
-            differences = compare(name, kind == "packed", form)
+            differences = compare(VARIANTS.get(name, name), kind == "packed", form)
             gathered: list[Any] = [None] * ranks
             dist.all_gather_object(gathered, differences)
             found[f"{name} {kind}"] = {

@@ -13,12 +13,13 @@ from torch.distributed.device_mesh import init_device_mesh
 import seqmix.kernels
 from seqmix import SequenceModel, list_mixers
 from seqmix.benchmarks.cases import CASES, Case
-from seqmix.distributed import sequence_parallel, split_sequences
+from seqmix.benchmarks.processes import join
+from seqmix.distributed import gathered, sequence_parallel, split_sequences
 from seqmix.distributed.parallel import FORMS
 from seqmix.distributed.split import part_of
 from seqmix.distributed.two_pass import EXCHANGES, ScanTwice
 from seqmix.kernels._handing import handing
-from tests.distributed.ranks import join, run
+from tests.distributed.ranks import VARIANTS, run
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def alone(tmp_path: Path) -> Iterator[None]:
     """A group of one process."""
     join(0, 1, f"{tmp_path}/store")
     yield
+    torch.set_flush_denormal(False)
     dist.destroy_process_group()
 
 
@@ -58,13 +60,19 @@ def test_two_ranks_are_one() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_options_of_keys_and_windows(ranks: int) -> None:
+    check(run(ranks, list(VARIANTS)), list(VARIANTS))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_every_mixer(ranks: int, form: str) -> None:
     check(run(ranks, list_mixers(), form), list_mixers())
 
 
-CASES_OF_EXCHANGES = [case for case in CASES if case.op in EXCHANGES and EXCHANGES[case.op].transition is not None]
+CASES_OF_EXCHANGES = [case for case in CASES if case.op in EXCHANGES]
 
 
 @pytest.mark.parametrize("case", CASES_OF_EXCHANGES, ids=lambda case: case.name)
@@ -103,7 +111,8 @@ def test_every_scan_of_a_layer_can_be_cut() -> None:
             model = SequenceModel(name, 5, 32)
             with handing(watch):
                 model(tokens)
-    assert seen and set(seen) <= set(EXCHANGES)
+    assert set(seen) >= gathered.OPS.keys()
+    assert set(seen) <= EXCHANGES.keys() | gathered.OPS.keys()
 
 
 def test_a_compiled_model_is_cut_as_well(alone: None) -> None:

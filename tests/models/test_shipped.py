@@ -12,7 +12,7 @@ from seqmix.tasks import create_task
 
 
 def test_there_are_some_and_they_are_small() -> None:
-    assert {"a5", "parity", "s3"} <= set(list_models())
+    assert {"a5", "parity", "s3", "s5"} <= set(list_models())
     files = [path for name in list_models() for path in shipped_folder(name).iterdir()]
     assert sum(path.stat().st_size for path in files) < 2e6
 

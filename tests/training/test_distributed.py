@@ -28,7 +28,7 @@ def seqmix(folder: Path, *arguments: str) -> str:
         env=env | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -70,6 +70,45 @@ def test_two_processes_follow_one(strategy: str, alone: Path, tmp_path: Path) ->
     whole = weights(tmp_path / "full")
     for name, value in weights(tmp_path / "part").items():
         torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=1e-6)
+
+
+PLAIN = [*OPTIONS, "--schedule", "constant"]
+for section in ("curriculum", "gate_entropy", "stop_when_solved"):
+    PLAIN += [f"--{section}", "null"]
+
+
+@pytest.mark.parametrize("mixer", ["bd-lru", "lstm"])
+def test_sequences_cut_over_two_processes_follow_one(mixer: str, tmp_path: Path) -> None:
+    few = [*PLAIN, "--mixer", mixer, "--trainer.max_steps", "5", "--model.n_layers", "1"]
+    seqmix(tmp_path, "fit", *few, "--run_dir", "one")
+    seqmix(
+        *(tmp_path, "fit", *few, "--run_dir", "two"),
+        *("--trainer.strategy", "sequence_parallel", "--trainer.devices", "2"),
+    )
+    one = weights(tmp_path / "one")
+    for name, value in weights(tmp_path / "two").items():
+        torch.testing.assert_close(
+            value, one[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    for ours, theirs in zip(table(tmp_path / "two"), table(tmp_path / "one"), strict=True):
+        assert ours == pytest.approx(theirs, abs=0.02), "every sequence counts once, and whole"
+
+
+def test_checkpoints_in_parts_go_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    few = [*PLAIN, "--test_after_fit", "none"]
+    seqmix(tmp_path, "fit", *few, "--trainer.devices", "1", "--trainer.max_steps", "7", "--run_dir", "one")
+    for steps, processes in ((2, "2"), (4, "1"), (6, "2")):
+        again = ["--ckpt_path", "last"] if steps > 2 else []
+        sharded = ["--trainer.strategy", "fully_shard_dcp", "--trainer.devices", processes]
+        seqmix(tmp_path, "fit", *few, *sharded, "--trainer.max_steps", str(steps), "--run_dir", "parts", *again)
+        assert (tmp_path / "parts/checkpoints/last.ckpt/.metadata").is_file()
+    whole = ["--trainer.strategy", "fully_shard", "--trainer.devices", "2", "--ckpt_path", "last"]
+    seqmix(tmp_path, "fit", *few, *whole, "--trainer.max_steps", "7", "--run_dir", "parts")  # and in one file again
+    one = weights(tmp_path / "one")
+    for name, value in weights(tmp_path / "parts").items():
+        torch.testing.assert_close(
+            value, one[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muown"])

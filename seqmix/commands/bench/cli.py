@@ -13,6 +13,7 @@ from seqmix.commands.bench import (
     numbers,
     optimizers,
     report,
+    sequences,
     sweep,
     tasks,
     training,
@@ -27,6 +28,7 @@ _EPILOG = """examples:
   seqmix bench layers --only bd-lru
   seqmix bench tasks                                     how fast every task makes its data
   seqmix bench sweep --runs 100 --seconds 10 --out       what a sweep takes beyond its runs
+  seqmix bench sequences --length 131072 --ranks 2           memory and speed of sequences cut over processes
   seqmix bench training --device cuda --dtype bfloat16 --out
   seqmix bench gpu-report --out --docs docs/benchmarks.md    all of it on a GPU, within nine minutes
   seqmix bench report benchmarks/results/*/*.json --docs docs/benchmarks.md
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         tasks.add,
         numbers.add,
         gpu_report.add,
+        sequences.add,
         sweep.add,
         report.add,
     ):

@@ -69,7 +69,7 @@ def checkpoint_named(name: str, expected: str = "expected a checkpoint, a run or
     Raises:
         ValueError: nothing of that name, said as what was `expected`, with the nearest names or what makes a run of it.
     """
-    if Path(name).is_file():
+    if Path(name).is_file() or (Path(name) / ".metadata").is_file():  # sharded ones are folders
         return Path(name)
     if Path(name).is_dir():
         return find_checkpoint("last", None, name)
