@@ -19,7 +19,7 @@ SUBCOMMANDS = {
         *("sequences", "gpu-report", "report"),
     ),
     "block-law": ("run", "figure"),
-    "study": ("list", "run", "report", "papers"),
+    "study": ("list", "run", "report", "papers", "check"),
     "completion": ("bash", "zsh", "fish"),
 }
 # What the value of an option is one of; files are completed beside.
