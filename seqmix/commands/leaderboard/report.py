@@ -88,7 +88,7 @@ def _report(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _draw(arguments: argparse.Namespace, records: "list[Record]") -> None:
-    from seqmix.studies import length_figure, state_figure
+    from seqmix.leaderboard.tables import length_figure, state_figure
 
     if arguments.over == "length":
         length_figure.draw(arguments.figure, length_figure.length_curves(records, arguments.measure))

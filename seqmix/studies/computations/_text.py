@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqmix.kernels import backend
 from seqmix.models import SequenceModel
 from seqmix.optim import schedules
+from seqmix.studies.computations._hessian import hessian_trace, largest_eigenvalue
 from seqmix.tasks.documents import corpus_documents
 
-__all__ = ["LENGTH", "evaluate", "loss_of", "small_model", "train", "validation_batch"]
+__all__ = ["LENGTH", "curvature", "evaluate", "loss_of", "small_model", "train", "validation_batch"]
 
 LENGTH = 64
 Watch = Callable[[int, nn.Module], None]
@@ -90,3 +92,15 @@ def evaluate(model: nn.Module) -> float:
     """Validation loss, nats a byte."""
     with torch.no_grad():
         return float(loss_of(model, validation_batch()))
+
+
+def curvature(model: nn.Module, power_steps: int, draws: int = 0) -> dict[str, float]:
+    """Of the loss of two fixed batches: the largest `eigenvalue` of the Hessian, and its `trace` if there are draws."""
+    parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(p.shape, generator=generator) for p in parameters]
+    # SDPA's fused kernels have no second derivative, nor have compiled scans.
+    with backend("reference"):
+        gradients = torch.autograd.grad(loss_of(model, validation_batch(16)), parameters, create_graph=True)
+        found = {"eigenvalue": largest_eigenvalue(gradients, parameters, start, power_steps)}
+        return found | ({"trace": hessian_trace(gradients, parameters, 0, draws)} if draws else {})

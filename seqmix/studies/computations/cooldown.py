@@ -5,10 +5,9 @@ eigenvalue of the Hessian at both, by power iteration on two fixed batches.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from seqmix.kernels import backend
-from seqmix.studies.computations._text import evaluate, loss_of, small_model, train, validation_batch
+from seqmix.studies.computations._text import curvature, evaluate, small_model, train
 
 __all__ = ["run"]
 
@@ -39,7 +38,7 @@ def run(
     sharp = []
     for weights in (before, after):
         model.load_state_dict(weights)
-        sharp.append(_sharpness(model, power_steps))
+        sharp.append(curvature(model, power_steps)["eigenvalue"])
     return {
         "bowl": bowl,
         "bottom": PLACES[losses.index(min(losses))],
@@ -48,20 +47,3 @@ def run(
         "at_start": sharp[0],
         "at_end": sharp[1],
     }
-
-
-def _sharpness(model: nn.Module, steps: int) -> float:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    rows = validation_batch(16)
-    # SDPA's fused kernels have no second derivative, nor have compiled scans.
-    with backend("reference"):
-        gradients = torch.autograd.grad(loss_of(model, rows), parameters, create_graph=True)
-        generator = torch.Generator().manual_seed(0)
-        vectors: list[Tensor] = [torch.randn(p.shape, generator=generator) for p in parameters]
-        largest = 0.0
-        for _ in range(steps):
-            size = torch.sqrt(sum((v**2).sum() for v in vectors))  # type: ignore[arg-type]
-            vectors = [v / size for v in vectors]
-            vectors = list(torch.autograd.grad(gradients, parameters, vectors, retain_graph=True))
-            largest = float(torch.sqrt(sum((v**2).sum() for v in vectors)))  # type: ignore[arg-type]
-    return largest

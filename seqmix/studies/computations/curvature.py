@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqmix.studies.computations._hessian import largest_eigenvalue
+
 __all__ = ["run"]
 
 
@@ -30,9 +32,5 @@ def run(seed: int, depth: int, width: int, residual: bool = False, power_steps: 
         h = h + branch if residual else branch.relu()
     loss = (h @ read).square().mean() / 2
     (gradient,) = torch.autograd.grad(loss, middle, create_graph=True)
-    vector, largest = normal(width, width), 0.0
-    for _ in range(power_steps):
-        vector = vector / vector.norm().clamp_min(1e-300)
-        (vector,) = torch.autograd.grad(gradient, middle, vector, retain_graph=True)
-        largest = float(vector.norm())
+    largest = largest_eigenvalue((gradient,), [middle], [normal(width, width)], power_steps)
     return {"gradient": float(gradient.detach().norm()) / math.sqrt(depth), "hessian": largest}

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from seqmix.optim import AntiPGD, FractionalPGD
 from seqmix.optim.layer_noise import LayerNoise
 from seqmix.studies.computations._digits import digits
-
-_DRAWS = 20  # of signs, for a trace
+from seqmix.studies.computations._hessian import hessian_trace
 
 __all__ = ["run"]
 
@@ -40,20 +39,14 @@ def run(seed: int, noise: str, width: int, sigma: float = 0.1, steps: int = 1500
         for p in net.parameters():  # of what the noise goes around
             p.sub_(optimizer.state[p].get("noise", torch.zeros(())))
     train = _loss(net, x, y)
-    trace = _trace(train, list(net.parameters()), seed)
-    return {"trace": trace, "test": _loss(net, x_test, y_test).item(), "train": train.item()}
+    parameters = list(net.parameters())
+    gradients = torch.autograd.grad(train, parameters, create_graph=True)
+    return {
+        "trace": hessian_trace(gradients, parameters, seed),
+        "test": _loss(net, x_test, y_test).item(),
+        "train": train.item(),
+    }
 
 
 def _loss(net: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.mse_loss(net(x), F.one_hot(y, 10).float())
-
-
-def _trace(loss: Tensor, parameters: list[Tensor], seed: int) -> float:
-    generator = torch.Generator().manual_seed(seed)
-    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
-    total = 0.0
-    for _ in range(_DRAWS):
-        signs = [torch.randint(2, p.shape, generator=generator) * 2.0 - 1 for p in parameters]
-        products = torch.autograd.grad(gradients, parameters, signs, retain_graph=True)
-        total += sum(float((p * s).sum()) for p, s in zip(products, signs, strict=True))
-    return total / _DRAWS

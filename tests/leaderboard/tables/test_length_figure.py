@@ -8,7 +8,7 @@ import pytest
 from seqmix._figures import adapted, label_ends
 from seqmix.commands.leaderboard.cli import main
 from seqmix.leaderboard.records.store import RunStore
-from seqmix.studies.length_figure import draw, length_curves
+from seqmix.leaderboard.tables.length_figure import draw, length_curves
 from tests.leaderboard.example_records import make_record
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from seqmix.commands.leaderboard.cli import main
 from seqmix.leaderboard.records.store import RunStore
-from seqmix.studies.state_figure import draw, state_curves
+from seqmix.leaderboard.tables.state_figure import draw, state_curves
 from tests.leaderboard.example_records import make_record
 
 
