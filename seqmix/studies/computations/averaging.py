@@ -2,7 +2,8 @@
 
 LAWA with ten snapshots over a window told as a share of the run, at the end of a run with a constant rate, with
 warm-up, stable and decay, or with a cosine. `raw` is the loss of the last weights, `averaged` the best over the
-windows, `window` the share that gave it.
+windows, `window` the share that gave it. With `power_steps` also the Hessian of the best average over that of the last
+weights, by its largest `eigenvalue` and its `trace` (Izmailov et al. 2018, 1803.05407).
 """
 
 from collections import deque
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from seqmix.optim import average_state_dicts
-from seqmix.studies.computations._text import evaluate, small_model, train
+from seqmix.studies.computations._text import curvature, evaluate, small_model, train
 
 __all__ = ["run"]
 
@@ -23,7 +24,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(seed: int, schedule: str, lr: float, steps: int = 500) -> dict[str, float]:
+def run(seed: int, schedule: str, lr: float, steps: int = 500, power_steps: int = 0) -> dict[str, float]:
     """A model of two layers of attention."""
     model = small_model(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -36,9 +37,20 @@ def run(seed: int, schedule: str, lr: float, steps: int = 500) -> dict[str, floa
             kept.append((step, {name: value.clone() for name, value in model.state_dict().items()}))
 
     train(model, optimizer, steps=steps, seed=seed, schedule=schedule, watch=watch, **_ARGUMENTS[schedule])
-    raw, losses = evaluate(model), {}
-    for window, asked in wanted.items():
-        model.load_state_dict(average_state_dicts([state for step, state in kept if step in asked]))
+    found = {"raw": evaluate(model)}
+    last = curvature(model, power_steps, draws=20) if power_steps else {}
+    averages = {
+        window: average_state_dicts([state for step, state in kept if step in asked])
+        for window, asked in wanted.items()
+    }
+    losses = {}
+    for window, average in averages.items():
+        model.load_state_dict(average)
         losses[window] = evaluate(model)
     best = min(losses, key=losses.__getitem__)
-    return {"raw": raw, "averaged": losses[best], "window": best, "gain": raw - losses[best]}
+    found |= {"averaged": losses[best], "window": best, "gain": found["raw"] - losses[best]}
+    if not last:
+        return found
+    model.load_state_dict(averages[best])
+    flat = curvature(model, power_steps, draws=20)
+    return found | {name: flat[name] / last[name] for name in last} | {f"{name}_at_end": last[name] for name in last}
