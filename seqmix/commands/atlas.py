@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _records(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from seqmix.leaderboard.summary.atlas_records import contradictions, learned, table
     from seqmix.leaderboard.tables.report import collect
-    from seqmix.studies.atlas_records import contradictions, learned, table
 
     records, problems = collect(arguments.records)
     tell(problems)

@@ -4,10 +4,11 @@
     slope(width, "shift", mixer="lru") >= 0.95
 
 A measure with the values of factors is its median over seeds; what it leaves open must have one value. Functions:
-`least`, `most` (of the medians over the levels of a factor), `where_least`, `where_most` (the level), `inside` (whether
-the level of the least is no end of the grid), `slope` (of log over log, least squares), `drift(measure, factor, along)`
-(slope over `along` of the level of `factor` where the measure is least, by a parabola), `share(measure, bound)` (of
-rows that are at least as large), `largest` (of all rows), `spread` (standard deviation over seeds), `abs`.
+`least`, `most`, `mean` (of the medians over the levels of a factor), `where_least`, `where_most` (the level), `inside`
+(whether the level of the least is no end of the grid), `slope` (of log over log, least squares),
+`drift(measure, factor, along)` (slope over `along` of the level of `factor` where the measure is least, by a parabola),
+`share(measure, bound)` (of rows that are at least as large), `largest` (of all rows), `spread` (standard deviation over
+seeds), `abs`.
 Comparisons, + - * /, `and`, `or`, `not`.
 """
 
@@ -35,7 +36,7 @@ _COMPARE = {
 }
 
 
-_BY_LEVEL = ("least", "most", "where_least", "where_most", "inside", "slope")
+_BY_LEVEL = ("least", "most", "mean", "where_least", "where_most", "inside", "slope")
 
 
 class MissingError(ValueError):
@@ -168,6 +169,8 @@ class _Rows:
             levels = self.levels(_name(args[0]), str(self.value(args[1])), at)
             if name == "slope":
                 return _slope(levels)
+            if name == "mean":
+                return float(np.mean([*levels.values()]))
             best = (max if name.endswith("most") else min)(levels, key=lambda level: levels[level])
             if name == "inside":
                 return min(levels) < best < max(levels)

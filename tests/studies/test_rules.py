@@ -26,6 +26,7 @@ ROWS = [
         ("share(loss, 3, n=1, rate=8.0)", 1 / 3),
         ("spread(loss, n=1, rate=8.0)", 1.0),
         ("largest(loss, n=1, rate=8.0)", 3.0),
+        ('mean(loss, "rate", n=1)', 2 + (16 + 9 + 4 + 1 + 0 + 1) / 6),
         ("1 < loss(n=1, rate=8.0) <= 2 and not loss(n=1, rate=8.0) == 1", True),
         ("abs(-2) / 4", 0.5),
     ],

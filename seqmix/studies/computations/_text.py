@@ -4,7 +4,7 @@ The text is Python's own reference (`corpus: pydoc`), topic after topic; the las
 layers of any mixer, d_model 48, sequences of 64 bytes; AdamW unless told, gradients clipped at 1, losses in nats.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -14,14 +14,13 @@ from torch.nn import functional as F
 
 from seqmix.kernels import backend
 from seqmix.models import SequenceModel
-from seqmix.optim import schedules
+from seqmix.studies.computations._descent import descend
 from seqmix.studies.computations._hessian import hessian_trace, largest_eigenvalue
 from seqmix.tasks.documents import corpus_documents
 
 __all__ = ["LENGTH", "curvature", "evaluate", "loss_of", "small_model", "train", "validation_batch"]
 
 LENGTH = 64
-Watch = Callable[[int, nn.Module], None]
 
 
 @cache
@@ -49,36 +48,17 @@ def loss_of(model: nn.Module, rows: Tensor) -> Tensor:
 
 
 def train(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    steps: int,
-    seed: int,
-    schedule: str = "constant",
-    batch: int = 16,
-    clip: float = 1.0,
-    watch: Watch | None = None,
-    **arguments: Any,
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, steps: int, seed: int, batch: int = 16, **arguments: Any
 ) -> None:
-    """Steps on random pieces of the text; `schedule` by its name in `seqmix.optim.schedules` with its arguments.
-
-    `watch(step, model)` is called after each step.
-    """
+    """`descend` on random pieces of the text."""
     data = _text()[0]
     generator = torch.Generator().manual_seed(seed)
-    factor = schedules.SCHEDULES[schedule](steps, **arguments)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for step in range(steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor(step)
+
+    def loss_at(step: int) -> Tensor:
         starts = torch.randint(len(data) - LENGTH, (batch, 1), generator=generator)
-        optimizer.zero_grad()
-        loss_of(model, data[starts + torch.arange(LENGTH + 1)]).backward()
-        if clip:
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
-        if watch is not None:
-            watch(step, model)
+        return loss_of(model, data[starts + torch.arange(LENGTH + 1)])
+
+    descend(model, optimizer, loss_at, steps=steps, **arguments)
 
 
 def validation_batch(count: int = 256) -> Tensor:

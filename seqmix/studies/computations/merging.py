@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqmix._extras import require
+from seqmix.studies.computations._descent import descend
 from seqmix.studies.computations._digits import digits
 
 __all__ = ["run"]
@@ -37,12 +38,12 @@ def run(seed: int, width: int, lr: float = 3e-3, steps: int = 600) -> dict[str, 
 def _trained(seed: int, width: int, lr: float, steps: int, x: Tensor, y: Tensor) -> nn.Sequential:
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
-    for _ in range(steps):
+
+    def loss_at(step: int) -> Tensor:
         rows = torch.randint(len(x), (64,))
-        optimizer.zero_grad()
-        F.cross_entropy(net(x[rows]), y[rows]).backward()
-        optimizer.step()
+        return F.cross_entropy(net(x[rows]), y[rows])
+
+    descend(net, torch.optim.Adam(net.parameters(), lr=lr), loss_at, steps=steps, clip=0)
     return net
 
 

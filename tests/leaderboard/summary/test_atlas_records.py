@@ -7,9 +7,9 @@ import pytest
 
 from seqmix.__main__ import main
 from seqmix.leaderboard.records.store import read_runs
-from seqmix.studies.atlas_records import contradictions, learned, table
+from seqmix.leaderboard.summary.atlas_records import contradictions, learned, table
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results"
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
 
 
 @pytest.mark.slow
