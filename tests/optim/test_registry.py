@@ -79,7 +79,8 @@ def test_the_catalogue_is_what_the_libraries_have():
 def test_listing():
     assert {"adam", "adamw", "muon"} <= set(list_optimizers(library="torch"))
     assert {"lion", "soap", "shampoo", "adopt", "ademamix", "mars", "laprop", "adammini", "prodigy"} <= set(CREATED)
-    assert {"dog", "momo", "ivon", "lomo"} <= set(list_optimizers(library="none"))
+    assert {"dog", "momo", "ivon", "lomo", "frugal", "hyperball", "soap-muon"} <= set(list_optimizers(library="none"))
+    assert {"cautious-decay", "critical-momenta"} <= set(list_optimizers(library="none"))
     assert list_optimizers("schedulefree*") == [
         "schedulefreeadamw",
         "schedulefreeradam",

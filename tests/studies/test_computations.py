@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from seqmix.mixers import Attention
+from seqmix.optim import NGN
 from seqmix.optim.sde import METHODS, Quadratic, discrete, euler_maruyama
 from seqmix.studies.computations import area, attention_gradients, curvature, logistic_cycles, reconstruction
+from seqmix.studies.computations._descent import descend
+from seqmix.studies.computations._hessian import hessian_trace, largest_eigenvalue
+from seqmix.studies.computations.mixing_coefficients import measured
 from seqmix.studies.computations.reservoir import signature
+from seqmix.studies.computations.self_pretraining import NEAR
 from seqmix.studies.computations.shift_width import _blaschke
 
 
@@ -84,3 +90,41 @@ def test_stationary_variance_of_descent():
 def test_an_unknown_method_is_told():
     with pytest.raises(ValueError, match="method must be one of sgd"):
         discrete("adamw", Quadratic(), torch.zeros(1, 2), torch.zeros(1, 1, 2), 0.1)
+
+
+def test_curvature_of_a_quadratic():
+    h = torch.tensor([3.0, -7.0, 0.5], dtype=torch.float64)
+    x = [torch.ones(3, dtype=torch.float64, requires_grad=True)]
+    gradients = torch.autograd.grad((h * x[0] ** 2).sum() / 2, x, create_graph=True)
+    assert largest_eigenvalue(gradients, x, [torch.ones(3, dtype=torch.float64)], 40) == pytest.approx(7.0)
+    assert hessian_trace(gradients, x, 0, 2) == pytest.approx(-3.5)  # exact where the Hessian is diagonal
+
+
+def test_descent_gives_losses_to_those_that_ask_and_ends_where_there_is_none():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    seen = []
+
+    def loss_at(step):
+        return model.weight.square().sum() / 2 * (1 if step < 3 else torch.nan)
+
+    optimizer = NGN(model.parameters(), lr=1.0)
+    descend(model, optimizer, loss_at, steps=9, clip=0, watch=lambda step, model: seen.append(model.weight.item()))
+    assert seen == pytest.approx([0.5, 0.25, 0.125])  # gamma is 1/2 everywhere
+
+
+def test_coefficients_of_even_attention():
+    """Without scores a token is the mean of those up to it."""
+    layer = Attention(8, n_heads=2)
+    torch.nn.init.zeros_(layer.qkv_proj.weight[:16])
+    with torch.no_grad():
+        found = measured(layer, torch.randn(2, 64, 8))
+    late = range(33, 65)  # tokens that a row of the second half sees
+    assert found["lag"] == pytest.approx(sum((n - 1) / 2 for n in late) / 32, rel=1e-4)
+    assert found["tokens"] == pytest.approx(sum(late) / 32, rel=1e-4)
+    assert found["negative"] == 0 and found["sums"] < 1e-5 and found["error"] < 1e-5
+    assert found["decay"] == pytest.approx(-np.log(64 / 2) / 62, rel=1e-4)
+
+
+def test_neighbours_on_the_grid():
+    assert [int(NEAR[i].sum()) for i in (0, 1, 9, 63)] == [3, 4, 5, 3] and NEAR[9, 17] and not NEAR[7, 8]

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from seqmix.inspect import linear_form
+from seqmix.mixers import TokenMixer
 from seqmix.models import SequenceModel
 from seqmix.studies.computations._text import LENGTH, evaluate, small_model, train, validation_batch
 
-__all__ = ["run"]
+__all__ = ["measured", "run"]
 
 
 def run(seed: int, mixer: str, steps: int, lr: float = 3e-3) -> dict[str, float]:
@@ -33,10 +34,11 @@ def _of(model: SequenceModel) -> list[dict[str, float]]:
     model(validation_batch(4)[:, :-1])
     for hook in hooks:
         hook.remove()
-    return [_measured(block.mixer, x) for block, x in zip(model.blocks, inputs, strict=True)]
+    return [measured(block.mixer, x) for block, x in zip(model.blocks, inputs, strict=True)]
 
 
-def _measured(layer: torch.nn.Module, x: Tensor) -> dict[str, float]:
+def measured(layer: TokenMixer, x: Tensor) -> dict[str, float]:
+    """The measures of a layer on x (B, LENGTH, d_model)."""
     form = linear_form(layer, x)
     matrix, y = form.matrix(), layer(x)[0]
     error = (form.output(torch.einsum("bhtsoi,bshic->bthoc", matrix, form.values)) - y).norm() / y.norm()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from seqmix.studies.computations._descent import descend
 from seqmix.studies.computations._digits import digits
 
-__all__ = ["run"]
+__all__ = ["NEAR", "run"]
 
 
 class _Net(nn.Module):
@@ -75,7 +75,7 @@ def run(
     @torch.no_grad()
     def near(net: _Net) -> float:
         net(x_test)
-        return sum(float((weights * _GRID).sum(-1).mean()) for weights in net.weights) / layers
+        return sum(float((weights * NEAR).sum(-1).mean()) for weights in net.weights) / layers
 
     @torch.no_grad()
     def accuracy(net: _Net) -> float:
@@ -95,4 +95,4 @@ def run(
 
 _MAPS = ("embed", "mask", "positions", "query_key")
 _PLACES = torch.stack((torch.arange(64) // 8, torch.arange(64) % 8), -1)
-_GRID = ((_PLACES[:, None] - _PLACES).abs().sum(-1) <= 1).float()
+NEAR = ((_PLACES[:, None] - _PLACES).abs().sum(-1) <= 1).float()

@@ -27,6 +27,7 @@ _STARTS: dict[str, dict[str, float]] = {
     "ring": _RING,
     "phase": {**_RING, "max_phase": math.pi / 10},
 }
+_OPTIONS: dict[str, Any] = {"sgd": {"momentum": 0.9, "dampening": 0.9}, "adamw": {"betas": (0.9, 0.95)}}
 _DIGITS = {"head": {"name": "classification", "n_classes": 10, "pooling": "last"},
            "embedding": {"name": "intensity", "n_levels": 17}}  # fmt: skip
 
@@ -36,7 +37,7 @@ def run(
     task: str,
     length: int,
     mixer: Mapping[str, Any],
-    optimizer: str | Mapping[str, Any],
+    optimizer: str,
     lr: float,
     steps: int = 300,
     d_model: int = 32,
@@ -66,8 +67,7 @@ def run(
     if alone:
         for block in model.blocks:
             block.mixer.gamma_log.requires_grad_(False).zero_()
-    spec = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
-    made = create_optimizer(**spec, model=model, lr=lr, weight_decay=0.0)
+    made = create_optimizer(optimizer, model, lr=lr, weight_decay=0.0, **_OPTIONS.get(optimizer, {}))
     descend(model, made, loss_at, steps=steps, schedule="cosine", warmup=steps // 20)
     with torch.no_grad():
         loss, found, expected = measured("test", 0, 360, length)
