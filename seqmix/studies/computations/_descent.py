@@ -42,7 +42,7 @@ def descend(
         if clip:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
         if isinstance(optimizer, LossOptimizer):
-            optimizer.step(loss=loss.detach())
+            optimizer.step(loss=loss.detach())  # type: ignore[call-overload]
         else:
             optimizer.step()
         if watch is not None:

@@ -1,5 +1,7 @@
 """Curvature of a loss from products of its Hessian with vectors."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,10 +9,10 @@ __all__ = ["hessian_trace", "largest_eigenvalue"]
 
 
 def largest_eigenvalue(
-    gradients: tuple[Tensor, ...], parameters: list[Tensor], start: list[Tensor], steps: int
+    gradients: Sequence[Tensor], parameters: Sequence[Tensor], start: Sequence[Tensor], steps: int
 ) -> float:
     """By power iteration from `start`; `gradients` know how they came about (`create_graph`)."""
-    vectors, largest = start, 0.0
+    vectors, largest = list(start), 0.0
     for _ in range(steps):
         size = _norm(vectors).clamp_min(1e-300)
         vectors = [v / size for v in vectors]
@@ -19,7 +21,7 @@ def largest_eigenvalue(
     return largest
 
 
-def hessian_trace(gradients: tuple[Tensor, ...], parameters: list[Tensor], seed: int, draws: int = 20) -> float:
+def hessian_trace(gradients: Sequence[Tensor], parameters: Sequence[Tensor], seed: int, draws: int = 20) -> float:
     """By Hutchinson's estimate, with signs from the seed."""
     generator, total = torch.Generator().manual_seed(seed), 0.0
     for _ in range(draws):
@@ -29,5 +31,5 @@ def hessian_trace(gradients: tuple[Tensor, ...], parameters: list[Tensor], seed:
     return total / draws
 
 
-def _norm(vectors: list[Tensor]) -> Tensor:
+def _norm(vectors: Sequence[Tensor]) -> Tensor:
     return torch.sqrt(sum((v**2).sum() for v in vectors))  # type: ignore[arg-type]

@@ -30,11 +30,12 @@ def run(seed: int, mixer: str, steps: int, lr: float = 3e-3) -> dict[str, float]
 @torch.no_grad()
 def _of(model: SequenceModel) -> list[dict[str, float]]:
     inputs: list[Tensor] = []
-    hooks = [block.mixer.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for block in model.blocks]
+    mixers = [module for module in model.modules() if isinstance(module, TokenMixer)]
+    hooks = [mixer.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for mixer in mixers]
     model(validation_batch(4)[:, :-1])
     for hook in hooks:
         hook.remove()
-    return [measured(block.mixer, x) for block, x in zip(model.blocks, inputs, strict=True)]
+    return [measured(mixer, x) for mixer, x in zip(mixers, inputs, strict=True)]
 
 
 def measured(layer: TokenMixer, x: Tensor) -> dict[str, float]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqmix.mixers import LRU
 from seqmix.models import SequenceModel
 from seqmix.optim import create_optimizer
 from seqmix.studies.computations._descent import descend
@@ -65,8 +66,9 @@ def run(
     shape, _, alone = start.partition(" ")
     model = SequenceModel({**mixer, **_STARTS[shape]}, examples.vocab_size, d_model, n_layers, **arguments)
     if alone:
-        for block in model.blocks:
-            block.mixer.gamma_log.requires_grad_(False).zero_()
+        for layer in model.modules():
+            if isinstance(layer, LRU):
+                layer.gamma_log.requires_grad_(False).zero_()
     made = create_optimizer(optimizer, model, lr=lr, weight_decay=0.0, **_OPTIONS.get(optimizer, {}))
     descend(model, made, loss_at, steps=steps, schedule="cosine", warmup=steps // 20)
     with torch.no_grad():
