@@ -38,7 +38,7 @@ def run(seed: int, schedule: str, lr: float, steps: int = 500, power_steps: int 
 
     train(model, optimizer, steps=steps, seed=seed, schedule=schedule, watch=watch, **_ARGUMENTS[schedule])
     found = {"raw": evaluate(model)}
-    last = curvature(model, power_steps, draws=20) if power_steps else {}
+    last = curvature(model, power_steps, draws=10) if power_steps else {}
     averages = {
         window: average_state_dicts([state for step, state in kept if step in asked])
         for window, asked in wanted.items()
@@ -52,5 +52,5 @@ def run(seed: int, schedule: str, lr: float, steps: int = 500, power_steps: int 
     if not last:
         return found
     model.load_state_dict(averages[best])
-    flat = curvature(model, power_steps, draws=20)
+    flat = curvature(model, power_steps, draws=10)
     return found | {name: flat[name] / last[name] for name in last} | {f"{name}_at_end": last[name] for name in last}

@@ -1,7 +1,7 @@
-"""A small model on a task, with any mixer and optimizer: NGN-M (2508.15071) on A5, LRU's start (2303.06349) on digits.
+"""A small model on a task, with any mixer and optimizer: NGN-M (2508.15071) on parity, LRU's start (2303.06349) on digits.
 
-`a5` are words over the group, one answer a letter, whose length grows from 2 over the first half of the steps; `digits`
-pixels one after the other, each repeated until a sequence is `length` long, one answer after the last.
+`A5`, `Z2` and so on are words over the group, one answer a letter, whose length grows from 2 over the first half of the
+steps; `digits` pixels one after the other, each repeated until there are `length`, one answer after the last.
 """
 
 import math
@@ -48,8 +48,8 @@ def run(
 ) -> dict[str, float]:
     """`loss` in nats, at most that of a guess, and `accuracy` of what was not seen; `start` is LRU's: `disk`, `ring` or
     `phase`, a ring with small angles, and ` alone` behind it for one without gamma."""
-    words = task == "a5"
-    examples = WordProblemExamples("A5") if words else DigitsExamples()
+    words = task != "digits"
+    examples = WordProblemExamples(task) if words else DigitsExamples()
 
     def measured(split: str, start: int, count: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
         part = examples(seed=seed, split=split, start=start, count=count, length=length)
