@@ -1,4 +1,4 @@
-"""A small model on a task, with any mixer and optimizer: NGN-M (2508.15071) on parity, LRU's start (2303.06349) on digits.
+"""A small model on a task, with any mixer and optimizer: NGN-M (2508.15071) on parity, starts of LRU (2303.06349).
 
 `A5`, `Z2` and so on are words over the group, one answer a letter, whose length grows from 2 over the first half of the
 steps; `digits` pixels one after the other, each repeated until there are `length`, one answer after the last.
