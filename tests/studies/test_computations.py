@@ -12,7 +12,6 @@ from seqmix.studies.computations._descent import descend
 from seqmix.studies.computations._hessian import hessian_trace, largest_eigenvalue
 from seqmix.studies.computations.mixing_coefficients import measured
 from seqmix.studies.computations.reservoir import signature
-from seqmix.studies.computations.self_pretraining import NEAR
 from seqmix.studies.computations.shift_width import _blaschke
 
 
@@ -124,7 +123,3 @@ def test_coefficients_of_even_attention():
     assert found["tokens"] == pytest.approx(sum(late) / 32, rel=1e-4)
     assert found["negative"] == 0 and found["sums"] < 1e-5 and found["error"] < 1e-5
     assert found["decay"] == pytest.approx(-np.log(64 / 2) / 62, rel=1e-4)
-
-
-def test_neighbours_on_the_grid():
-    assert [int(NEAR[i].sum()) for i in (0, 1, 9, 63)] == [3, 4, 5, 3] and NEAR[9, 17] and not NEAR[7, 8]
