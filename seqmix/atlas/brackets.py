@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from seqmix._checks import positive
+from seqmix.atlas.boxes import boxes_of, only_lstm
 from seqmix.atlas.drift import drift_length
 from seqmix.atlas.written import check
 from seqmix.models import SequenceModel
@@ -37,13 +38,15 @@ _MOST_LETTERS = 400_000  # of repeated words
 
 
 class Bracket(NamedTuple):
-    """safe: letters of words up to which all are answered rightly, as `method` says (counts, drift or all words); word:
-    the shortest that was found to be answered wrongly at its end, BOS included, if any was; fails: its letters."""
+    """safe: letters of words up to which all are answered rightly, infinity for every length, as `method` says (counts,
+    drift, boxes or all words); word: the shortest that was found to be answered wrongly at its end, BOS included, if
+    any was; fails: its letters; boxes: keys, lows and highs (`seqmix.atlas.boxes`), where these are the method."""
 
-    safe: int
+    safe: float
     method: str
     word: list[int] | None
     fails: int | None
+    boxes: tuple[list[list[int]], list[list[float]], list[list[float]]] | None = None
 
 
 class Affine(NamedTuple):
@@ -64,7 +67,7 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
 
     Args:
         model: any; with one diagonal layer that has no convolution, no norm before what is read and no MLP, `safe` is
-            the best that holds.
+            the best that holds; one layer of `lstm` without an MLP may be right at every length.
         automaton: complete, with a BOS.
         longest: where it is given up.
 
@@ -75,7 +78,7 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
         >>> from seqmix.atlas import construct, horizon
         >>> made = construct({"name": "mamba", "d_conv": 1}, "flip-flop")
         >>> horizon(made.model, made.automaton, 20)
-        Bracket(safe=20, method='counts', word=None, fails=None)
+        Bracket(safe=20, method='counts', word=None, fails=None, boxes=None)
     """
     positive("horizon", "longest", longest)
     core = core_of(automaton)
@@ -83,6 +86,8 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
         raise ValueError(
             f"horizon: automaton must have a BOS and letters that may always come, {automaton.name} has not"
         )
+    if only_lstm(model) and (boxes := boxes_of(model, automaton)) is not None:
+        return Bracket(float("inf"), "boxes", None, None, tuple(each.tolist() for each in boxes))  # type: ignore[arg-type]
     try:
         affine = affine_of(model, automaton, core)
     except NotImplementedError:

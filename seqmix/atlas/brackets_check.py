@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqmix.atlas.boxes import only_lstm
+from seqmix.atlas.boxes_check import check_boxes
 from seqmix.atlas.brackets import Bracket
 from seqmix.models import SequenceModel
 from seqmix.tasks.automata import Automaton
@@ -33,13 +35,18 @@ def verify_bracket(bracket: Bracket, model: SequenceModel, automaton: Automaton)
         _require(len(bracket.word) - 1 == bracket.fails, f"its word has not {bracket.fails} letters")
         _require(_says(model, bracket.word) != right, f"the model answers {right} to its word, which is right")
         _require(bracket.safe < len(bracket.word) - 1, "its word is shorter than what it calls safe")
-    far = min(bracket.safe, 512)
+    _require((bracket.method == "boxes") == (bracket.boxes is not None), "boxes are there if and only if they prove it")
+    if bracket.boxes is not None:
+        _require(only_lstm(model), "boxes are of one layer of lstm")
+        check_boxes(*bracket.boxes, model, automaton)
+    _require(bracket.safe < float("inf") or bracket.boxes is not None, "only boxes prove every length")
+    far = int(min(bracket.safe, 512))
     for x, y in itertools.product(letters, repeat=2):
         for first in range(0, far + 1, max(1, far // 16)):
             word: list[int] = [automaton.bos, *[x] * first, *[y] * (far - first)]
             says = model.eval()(torch.tensor([word]))[0][0].argmax(-1).tolist()
             _require(says[1:] == automaton.answers(word)[1:], f"a word of {far} letters is answered wrongly: {word}")
-    near = min(bracket.safe, _FAR)
+    near = int(min(bracket.safe, _FAR))
     if bracket.method != "counts":
         near = next(n for n in range(near, -1, -1) if len(letters) ** n <= 4096)
         words = [[automaton.bos, *rest] for rest in itertools.product(letters, repeat=near)]

@@ -38,7 +38,8 @@ def main(argv: list[str]) -> int:
         "seqmix certify",
         description="Replace the gates of a BD-LRU or H-LRU by their largest, and prove the finite automaton that the "
         "model then is right on words of every length, or name a shortest word that it gets wrong. Also: up to which "
-        "length the model with its own gates is proved right, and which blocks carry a representation of the group.",
+        "length the model with its own gates is proved right, and which blocks carry a representation of the group. "
+        "Of other layers: up to which length all words are answered rightly, and a word that is not.",
         epilog=_EPILOG,
     )
     parser.add_argument(
@@ -59,10 +60,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--shortest-length", type=int, default=1, metavar="N", help="shorter words do not matter; default 1"
     )
+    parser.add_argument(
+        "--longest",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="letters up to which other layers are tried; default 1000",
+    )
     add_trust_option(parser)
     options = parser.parse_args(argv)
     import_trusted(options.trust)
-    for name in ("max_states", "shortest_length"):
+    for name in ("max_states", "shortest_length", "longest"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}: expected a positive integer, got {getattr(options, name)}")
     if options.verify is not None and options.out is not None:
@@ -77,11 +85,14 @@ def main(argv: list[str]) -> int:
     held = None if file is None else _read(file)
     if not is_shipped(options.checkpoint):
         options.checkpoint = checkpoint_named(options.checkpoint)
+    from seqmix.inspect.certificates import Certificate
     from seqmix.inspect.certificates.prove import certify
     from seqmix.inspect.certificates.verify import verify
 
     path, model, task = _load(options)
     try:
+        if (held is not None and not isinstance(held, Certificate)) or not _hardens(model):
+            return _bracket(held, file, options, path, model, task)
         if held is not None and file is not None:
             return _check(held, file, path, model, task)
         found = certify(model, task, max_states=options.max_states, shortest_length=options.shortest_length)
@@ -118,7 +129,42 @@ def describe(found: "Certificate") -> list[str]:
     return lines
 
 
-def _read(path: Path) -> "Certificate":
+def _hardens(model: "SequenceModel") -> bool:
+    """Whether its gates can be hardened at all: layers of bd-lru and h-lru only."""
+    from seqmix.mixers.bd_lru import BDLRU
+    from seqmix.mixers.h_lru import HLRU
+
+    return all(isinstance(mixer, BDLRU | HLRU) for mixer in model.mixers)
+
+
+def _bracket(
+    held: Any, file: Path | None, options: argparse.Namespace, path: Path | str, model: "SequenceModel", task: Any
+) -> int:
+    """Other layers: a length up to which all words are right, and a word that is not, searched for or checked."""
+    from seqmix.atlas.bracket_files import bracket_content, check_content, headline
+    from seqmix.atlas.brackets import horizon
+    from seqmix.inspect.certificates import automaton_of
+
+    automaton = automaton_of(task)
+    if held is not None:
+        try:
+            found = check_content(held, model, automaton)
+        except ValueError as error:
+            print(f"{file}: refused for {path}: {str(error).removeprefix('bracket: ')}")
+            return 1
+        print(f"{headline(found)}\n  {file} holds for {path}, {automaton.name}")
+        return 0
+    found = horizon(model, automaton, options.longest)
+    print(f"{headline(found)}\n  {path}, {automaton.name}")
+    if options.out is not None:
+        content = bracket_content(found, model, automaton)
+        check_content(content, model, automaton)
+        write_text_whole(options.out, json.dumps(content, separators=(",", ":")) + "\n")
+        print(f"{options.out}: written, and checked")
+    return 0 if found.safe == float("inf") else 1
+
+
+def _read(path: Path) -> "Certificate | dict[str, Any]":
     from seqmix.inspect.certificates.record import Certificate
 
     try:
@@ -127,7 +173,8 @@ def _read(path: Path) -> "Certificate":
         raise ValueError(f"--verify: cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"--verify: {path} is not JSON: {error}") from None
-    return Certificate.from_dict(content)
+    bracket = isinstance(content, dict) and content.get("format") == "seqmix-horizon"
+    return content if bracket else Certificate.from_dict(content)
 
 
 def _load(options: argparse.Namespace) -> "tuple[Path | str, SequenceModel, Any]":

@@ -75,9 +75,9 @@ def own_task(model: SequenceModel, most: int) -> Automaton | None:
     return Automaton("what it says", 0, np.array(step), np.array(output))
 
 
-def check(model: SequenceModel, task: Automaton) -> bool:
+def check(model: SequenceModel, task: Automaton, max_states: int = 500) -> bool:
     """Whatever `certify` says of the two is so, by brute force over short words and many long ones."""
-    found = certify(model, task, max_states=500)
+    found = certify(model, task, max_states=max_states)
     wrong = _wrong(model, task, all_words(task, 6))  # and all shorter ones, with which they begin
     if found.certified:
         verify(found, model, task)

@@ -12,6 +12,7 @@ import torch
 
 from seqmix import SequenceModel
 from seqmix.__main__ import main
+from seqmix.atlas import construct
 from seqmix.commands import certify as cli
 from seqmix.inspect import Certificate, certify, verify
 from seqmix.tasks import create_task
@@ -320,6 +321,27 @@ def test_command_line(
     model = word_problem("S3")[0]
     other = str(checkpoint(tmp_path / "other.ckpt", model, "S3"))
     assert main(["certify", "--verify", out, other]) == 1 and "refused for" in capsys.readouterr().out
+
+
+def test_other_layers_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = construct({"name": "mamba", "d_conv": 1, "eigenvalues": "signed"}, "Z2").model
+    path, out = str(checkpoint(tmp_path / "m.ckpt", model, "Z2")), tmp_path / "m.json"
+    assert main(["certify", path, "--longest", "30", "--out", str(out)]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "your network: all words up to 30 letters are right, proved by counts; no wrong word found\n"
+    )
+    assert main(["certify", "--verify", str(out), path]) == 0 and " holds for " in capsys.readouterr().out
+    with torch.no_grad():
+        model.head.weight[:2] = model.head.weight[:2].flip(0)
+    other = str(checkpoint(tmp_path / "other.ckpt", model, "Z2"))
+    assert main(["certify", "--verify", str(out), other]) == 1
+    assert "refused for" in capsys.readouterr().out
+    assert main(["certify", other, "--longest", "30", "--out", str(out)]) == 1
+    assert "proved by counts; a word of 1 letters is wrong" in capsys.readouterr().out
+    content = json.loads(out.read_text())
+    out.write_text(json.dumps(content | {"safe": 5}))
+    assert main(["certify", "--verify", str(out), other]) == 1
 
 
 def damaged_checkpoints(path: Path) -> list[list[str]]:

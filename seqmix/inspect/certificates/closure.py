@@ -33,7 +33,7 @@ class Closure:
         require(self.rows.ndim == 2 and self.rows.shape[1] == 1 + sum(self.sizes), "its states have another size")
         require(self.rows[0].tolist() == [automaton.start] + [0] * sum(self.sizes), "it does not begin at the start")
         require(all(end.shape == (loose,) for end in ends), "its intervals are of other entries")
-        require(not loose or not (len(hard.blocks) > 1 or hard.has_mlp), "intervals do not do for such a model")
+        require(not loose or len(hard.blocks) == 1, "intervals do not do for such a model")
         require(certificate.states == len(self.rows), "it miscounts its states")
         require(certificate.tracked_blocks == int(tracked.sum()), "it miscounts its blocks")
         self.low, self.high = (torch.zeros(hard.sizes[-1], dtype=torch.float64) for _ in ends)
@@ -62,6 +62,25 @@ class Closure:
             self.choices.append(rows)
             self.proved.append(proved)
             self.values.append((F.pad(rows.value.flatten(), (1, 0)), F.pad(rows.radius.flatten(), (1, 0))))
+        require((proof.classes is None) == (proof.ends is None), "classes and their ends belong together")
+        self.classes = None if proof.classes is None else self._classes(proof)
+
+    def _classes(self, proof: Proof) -> Tensor:
+        """Numbers (V, K) of classes, which hold what is written; symbols stand for all between their ends."""
+        rows, size = self.choices[0], self.hard.sizes[0]
+        require(len(self.sizes) == 1, "values are taken for one in several layers")
+        number = torch.zeros(len(self.used), size, dtype=torch.int64)
+        number[:, self.tracked] = torch.tensor(proof.classes, dtype=torch.int64)
+        low, high = torch.tensor(proof.ends, dtype=torch.float64)
+        require(bool((low <= high).all()) and low[0] == high[0] == 0, "its classes are no intervals, zero first")
+        written = (rows.source == size) & self.tracked & self.used.unsqueeze(1)
+        chosen = number[written]
+        require(bool(((chosen > 0) & (chosen < len(low))).all()), "what is written has no class")
+        inside = (rows.value - rows.radius)[written] >= low[chosen]
+        inside &= (rows.value + rows.radius)[written] <= high[chosen]
+        require(bool(inside.all()), "its classes do not hold what is written")
+        self.values[0] = (low + high) / 2, (high - low) / 2 * (1 + 1e-12)
+        return number
 
     def _stream(self, tokens: Tensor, states: Tensor, layers: int) -> Stream:
         stream, begin = self.hard.embed(tokens), 0
@@ -110,6 +129,8 @@ class Closure:
             state = torch.zeros(len(rows), whole, dtype=torch.int64)
             state[:, here] = rows[:, begin : begin + size]
             written = 1 + numbers.unsqueeze(1) * whole + torch.arange(whole)
+            if self.classes is not None:
+                written = self.classes[numbers]
             columns.append(copied(self._choices(layer, numbers), state, written)[:, here])
             begin += size
         return torch.cat(columns, 1), numbers

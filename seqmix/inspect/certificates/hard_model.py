@@ -52,7 +52,6 @@ class HardModel:
         )
         self.blocks: list[Any] = list(self.model.eval().blocks)
         self.sizes = [layer.size for layer in self.network.layers]
-        self.has_mlp = any(block.mlp is not None for block in self.blocks)
         head: Any = self.model.embedding if self.model.head is None else self.model.head
         # A positive factor away from the logits: the norm's weight and its mean, without its standard deviation.
         scaled = head.weight * self.model.norm.weight

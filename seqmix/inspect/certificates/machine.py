@@ -6,7 +6,8 @@ together with the symbols of all layers below it, numbered as they come up. Two 
 symbols are, so that nothing depends on rounding but which gates are largest, and that is checked.
 
 Blocks of the last layer may be left out (`tracked`): what they hold is then known only up to intervals, see
-`seqmix.inspect.certificates.loose`.
+`seqmix.inspect.certificates.loose`. In an only layer written values may be taken for one (`classes`): a symbol then is
+the number of a class, and stands for all that lies between its ends.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from seqmix.inspect.certificates.bounds import Array, Spread, margins
 from seqmix.inspect.certificates.network import Choices, Network, Undecided
 
-__all__ = ["Interner", "Machine", "Symbols", "Tokens"]
+__all__ = ["Classes", "Interner", "Machine", "Symbols", "Tokens"]
 
 Symbols = NDArray[np.int32]
 Tokens = NDArray[np.int64]
@@ -53,6 +54,21 @@ class Known(NamedTuple):
     interner: Interner
 
 
+class Classes(NamedTuple):
+    """number (I, K), from 1 on, is the class of what an input writes to an entry; low and high (1 + C,) are the ends of
+    classes, zero first."""
+
+    number: NDArray[np.int32]
+    low: Array
+    high: Array
+
+    def values(self, symbols: Symbols) -> tuple[Array, Array]:
+        """What symbols stand for, with radii."""
+        place, sign = np.abs(symbols), np.sign(symbols)
+        low, high = self.low[place], self.high[place]
+        return (low + high) / 2 * sign, (high - low) / 2 * (1 + 1e-12)
+
+
 class Machine:
     """Steps and read-outs of a hard network, many states at a time.
 
@@ -62,10 +78,17 @@ class Machine:
         network: the arrays.
         tokens: what may come; only these have to have decided gates.
         tracked: (N,) blocks of the last layer that states hold; None for all.
+        classes: of written values, for a network of one layer.
     """
 
-    def __init__(self, network: Network, tokens: Tokens, tracked: NDArray[np.bool_] | None = None) -> None:
-        self.network, self.tokens = network, tokens
+    def __init__(
+        self,
+        network: Network,
+        tokens: Tokens,
+        tracked: NDArray[np.bool_] | None = None,
+        classes: Classes | None = None,
+    ) -> None:
+        self.network, self.tokens, self.classes = network, tokens, classes
         last = network.layers[-1]
         blocks = np.ones(last.n_blocks, dtype=bool) if tracked is None else tracked
         self.columns = [np.arange(layer.size) for layer in network.layers]
@@ -107,7 +130,10 @@ class Machine:
         source = place[choices.source[numbers[:, None], columns]]
         if (len(choices.source) + 1) * size >= 2**31:
             raise NotImplementedError("certify: more values than symbols of 32 bits can number; ask for fewer states")
-        written = (1 + numbers[:, None] * size + columns).astype(np.int32)
+        if self.classes is None:
+            written = (1 + numbers[:, None] * size + columns).astype(np.int32)
+        else:
+            written = self.classes.number[numbers[:, None], columns]
         copied = np.take_along_axis(states, np.maximum(source, 0), 1) if len(columns) else states
         after = np.where(source < 0, written, copied) * choices.sign[numbers[:, None], columns]
         return after.astype(np.int32, copy=False)
@@ -131,6 +157,8 @@ class Machine:
 
     def values(self, index: int, symbols: Symbols) -> tuple[Array, Array]:
         """What symbols of a layer stand for, with radii."""
+        if self.classes is not None:
+            return self.classes.values(symbols)
         choices = self.known[index].choices
         place = np.maximum(np.abs(symbols) - 1, 0)
         return choices.value.ravel()[place] * np.sign(symbols), choices.radius.ravel()[place] * (symbols != 0)

@@ -10,6 +10,7 @@ from seqmix._checks import positive
 from seqmix.inspect.certificates.bounds import Array
 from seqmix.inspect.certificates.loose import Loose, loose_intervals
 from seqmix.inspect.certificates.machine import Machine
+from seqmix.inspect.certificates.merge import Blocks
 from seqmix.inspect.certificates.network import Network, Undecided, weights_fingerprint
 from seqmix.inspect.certificates.record import Certificate, CounterExample, Proof
 from seqmix.inspect.certificates.representations import BlockReport, block_reports, letters_of
@@ -21,7 +22,7 @@ from seqmix.tasks.automata import Automaton
 __all__ = ["automaton_of", "certify"]
 
 _CELLS = 1 << 21  # numbers in one batch of read-outs
-_SEARCHES = 4  # states over all searches, in units of max_states
+_SEARCHES = 6  # states over all searches, in units of max_states
 _SPARE = 1e-9  # of the drift: whoever checks a safe length may sum in another order
 
 
@@ -46,7 +47,7 @@ def certify(model: SequenceModel, task: Any, *, max_states: int = 20_000, shorte
 
     Blocks on which letters act as permutations are tracked exactly; of the others intervals are enough as long as no
     read-out depends on more. Where that does not suffice all blocks are tracked, which also finds a shortest word that
-    is answered wrongly, and then as many as `max_states` allows.
+    is answered wrongly, and where these have too many states, with values that are near taken for one.
 
     Args:
         model: of BD-LRU and H-LRU layers.
@@ -121,17 +122,28 @@ def _search(
     network = everything.network
     n = network.layers[-1].n_blocks
     tracked = np.zeros(n, dtype=bool)
-    # Through an MLP intervals widen beyond use.
-    linear = len(network.layers) == 1 and network.layers[0].mlp is None
-    if linear:
-        tracked[[report.block for report in blocks if report.carries]] = True
-        outcome = _bounded(Machine(network, everything.tokens, tracked), automaton, max_states)
-        if outcome is not None and (outcome.low > 0).all():
-            return outcome
+    if len(network.layers) > 1:
+        return _exact(everything, automaton, max_states, model) or Refuted(None, _too_many(max_states), max_states)
+    tracked[[report.block for report in blocks if report.carries]] = True
+    outcome = _bounded(Machine(network, everything.tokens, tracked), automaton, max_states)
+    if outcome is not None and (outcome.low > 0).all():
+        return outcome
     exact = _exact(everything, automaton, max_states, model)
-    if exact is not None or not linear:
-        return exact or Refuted(None, _too_many(max_states), max_states)
-    return _refined(everything, automaton, tracked, max_states)
+    return exact or _merged(everything, automaton, tracked, max_states)
+
+
+def _merged(everything: Machine, automaton: Automaton, tracked: NDArray[np.bool_], limit: int) -> Outcome | Refuted:
+    """Tell ever more written values apart, in those blocks first that move the read-outs most, until all are right."""
+    blocks, budget = Blocks(everything, tracked), _SEARCHES * limit
+    while budget > 0 and blocks.refine():
+        machine = Machine(everything.network, everything.tokens, *blocks.merged())
+        outcome = _bounded(machine, automaton, limit)
+        if outcome is None:
+            blocks.undo()
+        elif (outcome.low > 0).all():
+            return outcome
+        budget -= limit if outcome is None else len(outcome.reached.states)
+    return Refuted(None, _too_many(limit), limit)
 
 
 def _too_many(limit: int) -> str:
@@ -203,37 +215,6 @@ def _refute(outcome: Outcome, low: Array, model: SequenceModel) -> Refuted:
     return Refuted(counterexample, f"after the word {word} it answers {says} instead of {right}", len(reached.states))
 
 
-def _refined(everything: Machine, automaton: Automaton, tracked: NDArray[np.bool_], limit: int) -> Outcome | Refuted:
-    """Track more blocks, those first that move the read-outs most, until intervals suffice for the rest."""
-    network, layer = everything.network, everything.network.layers[0]
-    head = network.head * network.norm.weight
-    moves = np.ptp((head - head.mean(1, keepdims=True)) @ layer.out, axis=0)
-    budget, step, tracked = _SEARCHES * limit, 1, tracked.copy()
-    large = np.zeros(layer.n_blocks, dtype=bool)
-    while budget > 0:
-        machine = Machine(network, everything.tokens, tracked)
-        loose = loose_intervals(machine, everything.tokens, everything.tokens)
-        influence = np.zeros(layer.size)
-        influence[machine.loose] = moves[machine.loose] * (loose.high - loose.low)
-        order = np.argsort(-influence.reshape(layer.n_blocks, layer.m).sum(1), kind="stable")
-        order = order[~(tracked | large)[order]]
-        if not len(order):
-            break
-        trial = tracked.copy()
-        trial[order[:step]] = True
-        outcome = _bounded(Machine(network, everything.tokens, trial), automaton, limit)
-        budget -= limit if outcome is None else len(outcome.reached.states)
-        if outcome is None and step == 1:
-            large[order[0]] = True
-        elif outcome is None:
-            step = 1
-        elif (outcome.low > 0).all():
-            return outcome
-        else:
-            tracked, step = trial, 2 * step
-    return Refuted(None, _too_many(limit), limit)
-
-
 def _soft(outcome: Outcome, automaton: Automaton) -> tuple[float | None, float | int | None]:
     """The largest gap between soft and hard gates, and the length up to which soft gates are proved right."""
     if len(outcome.machine.network.layers) > 1:
@@ -260,7 +241,12 @@ def _tracked(machine: Machine) -> list[int]:
 
 
 def _proof(outcome: Outcome) -> Proof:
-    machine, reached = outcome.machine, outcome.reached
+    machine, reached, classes = outcome.machine, outcome.reached, outcome.machine.classes
     states = np.concatenate([reached.task[:, None], reached.states], 1)
     origins = [rows.tolist() for rows in machine.origins]
-    return Proof(_tracked(machine), states.tolist(), origins, outcome.loose.low.tolist(), outcome.loose.high.tolist())
+    low, high = outcome.loose.low.tolist(), outcome.loose.high.tolist()
+    tracked = _tracked(machine)
+    if classes is None:
+        return Proof(tracked, states.tolist(), origins, low, high)
+    number, ends = classes.number[:, machine.columns[-1]].tolist(), [classes.low.tolist(), classes.high.tolist()]
+    return Proof(tracked, states.tolist(), origins, low, high, number, ends)

@@ -29,6 +29,8 @@ class Proof:
     tracked: blocks of the last layer whose contents the states hold. states: reachable states, the start first, each
     the state of the task and then the symbols of the network. origins: for each layer but the first the inputs that its
     symbols name, each a token and the symbols of the layers below. low and high: intervals of all other entries.
+    classes and ends: where values are taken for one, the class of what each token writes to each entry that is tracked,
+    and the lows and highs of classes, that of zero first; symbols then are their numbers.
     """
 
     tracked: list[int]
@@ -36,6 +38,8 @@ class Proof:
     origins: list[list[list[int]]]
     low: list[float]
     high: list[float]
+    classes: list[list[int]] | None = None
+    ends: list[list[float]] | None = None
 
 
 @dataclass(frozen=True)
