@@ -14,10 +14,19 @@ from seqmix._suggest import unknown_name
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-__all__ = ["OptimizerEntry", "check_optimizer", "get_optimizer", "list_optimizers", "register_optimizer"]
+__all__ = [
+    "OptimizerEntry",
+    "check_optimizer",
+    "check_shards",
+    "get_optimizer",
+    "list_optimizers",
+    "register_optimizer",
+]
 
 SPLIT = ("matrices", "rest", "fused", "adamw")
 BASE = ("base", "lr", "weight_decay")
+# Of other libraries: by factors, bases or projections of a matrix.
+WHOLE = ("alice", "apollo", "conda", "dash", "fira", "galore", "kron", "scalableshampoo", "shampoo", "soap", "splus")
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,21 @@ def list_optimizers(filter: str = "*", *, library: str | None = None) -> list[st
     if library is not None and library not in known:
         raise unknown_name("library", library, known)
     return sorted(n for n in fnmatch.filter(_ENTRIES, filter) if library in (None, _ENTRIES[n].library))
+
+
+def check_shards(name: str, **kwargs: Any) -> None:
+    """`ValueError` for an optimizer of another library that takes matrices apart, which sharded ones are not whole for.
+
+    Such steps fail, or drift from those of one process. Ours gather what they need; elementwise ones need nothing.
+    """
+    entry = get_optimizer(name)
+    if entry.takes == "optimizer":
+        check_shards(**base_of(kwargs))
+    if entry.library != "seqmix" and (entry.takes == "matrices" or name in WHOLE):
+        raise ValueError(
+            f"optimizer {name!r}: takes whole matrices apart, which sharded parameters are not; expected one that is "
+            "made for them, such as muown or lmo, an elementwise one such as adamw, or trainer.strategy ddp"
+        )
 
 
 def check_optimizer(name: str, **kwargs: Any) -> None:

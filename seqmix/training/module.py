@@ -16,7 +16,7 @@ from seqmix.models import SequenceModel
 from seqmix.models._specs import check_mixers
 from seqmix.models._weights import check_weights
 from seqmix.optim.create import create_optimizer
-from seqmix.optim.registry import check_optimizer
+from seqmix.optim.registry import check_optimizer, check_shards
 from seqmix.optim.scheduler import create_schedule
 from seqmix.optim.schedules import check_schedule
 from seqmix.tasks.asked import asked_of
@@ -179,6 +179,8 @@ class SequenceLearner(LossInStep):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over parameter groups, and the schedule, stepped after every optimizer step."""
+        if self._sharded:
+            check_shards(**self.optimizer)
         total = self.trainer.estimated_stepping_batches
         if self.trainer.max_steps > 0:
             total = self.trainer.max_steps

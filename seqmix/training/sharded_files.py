@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
 from seqmix._bounded import check_expanded
 
-__all__ = ["read_rest", "read_sharded", "write_sharded"]
+__all__ = ["read_rest", "read_sharded", "remove_sharded", "write_sharded"]
 
 # What there is beside tensors, as Lightning calls it.
 _REST = "meta.pt"
@@ -54,6 +54,12 @@ def write_sharded(path: Path, tensors: dict[str, Any], rest: dict[str, Any]) -> 
             path.unlink(missing_ok=True)
         part.rename(path)
     dist.barrier()
+
+
+def remove_sharded(path: Path) -> None:
+    """Make room for a file where such a folder is."""
+    if path.is_dir() and (path / _DESCRIPTION).is_file():
+        shutil.rmtree(path)
 
 
 def read_sharded(path: Path, tensors: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from seqmix.distributed.parallel import check_form
 from seqmix.tasks.asked import asked_of
 from seqmix.training.checkpoint_files import read_checkpoint
 from seqmix.training.cut import CutSequences
-from seqmix.training.sharded_files import read_rest, read_sharded, write_sharded
+from seqmix.training.sharded_files import read_rest, read_sharded, remove_sharded, write_sharded
 
 __all__ = ["FullyShard", "SequenceParallel", "check_devices", "register"]
 
@@ -86,6 +86,9 @@ class FullyShard(ModelParallelStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """One file, or with `save_distributed_checkpoint` a folder that each process writes its part of."""
         if not self._save_distributed_checkpoint:
+            if self.global_rank == 0:  # Lightning's every process would, at once
+                remove_sharded(Path(filepath))
+            self.barrier()
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
         states = checkpoint.pop("optimizer_states", [])

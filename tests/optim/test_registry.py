@@ -12,7 +12,7 @@ from torch import nn
 
 from seqmix.models import SequenceModel
 from seqmix.optim import Combined, create_optimizer, describe_parameters, get_optimizer, list_optimizers
-from seqmix.optim.registry import check_optimizer
+from seqmix.optim.registry import WHOLE, check_optimizer, check_shards
 
 REQUIRED = {"ranger21": {"num_iterations": 100}}
 ADJUSTED = {"dadaptadam": {"lr": 0.3}}  # its own rate is too large for this problem
@@ -349,3 +349,16 @@ def test_sam_climbs_and_returns():
     problem(plain)().backward()
     for p, q in zip(plain.parameters(), weights[0.0][1], strict=True):
         torch.testing.assert_close(p - 0.1 * p.grad, q)
+
+
+def test_what_takes_whole_matrices_apart_is_refused_for_shards() -> None:
+    assert set(WHOLE) <= set(CREATED)
+    for name in (*WHOLE, "muon", "muon-original", "po-muon"):
+        with pytest.raises(ValueError, match=f"optimizer '{name}': takes whole matrices apart"):
+            check_shards(name)
+    with pytest.raises(ValueError, match="optimizer 'soap': takes whole matrices apart"):
+        check_shards("lookahead", base="soap")
+    for name in CREATED:
+        if get_optimizer(name).library == "seqmix" and get_optimizer(name).takes != "optimizer":
+            check_shards(name)
+    check_shards("adamw", lr=1e-3)
