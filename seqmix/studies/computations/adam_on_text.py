@@ -1,8 +1,7 @@
 """Adam and its relatives on the text of `_text`: losses by betas, bias correction, batch size, horizon and rate.
 
 Studies choose what they vary: bias correction (2511.20516), batch size against SGD (2506.12543), rates by horizon
-(2603.15958), tied betas (2505.21829), width (2402.17457), NGN-M's rates (2508.15071). With `tokens` there are as many
-steps as make up so many.
+(2603.15958), tied betas (2505.21829), width (2402.17457). With `tokens` there are as many steps as make up so many.
 """
 
 import math
@@ -33,10 +32,7 @@ def run(
     mixer: str = "attention",
     parametrization: str = "standard",
 ) -> dict[str, float]:
-    """Validation `loss`, and `bounded`, at most that of a guess.
-
-    `optimizer` is adam, sgd (momentum beta1 as an average), signum, or a name of `seqmix.optim` with its defaults.
-    """
+    """Validation `loss`; `optimizer` is adam, sgd (momentum beta1 as an average), signum or muon."""
     sizes = {"d_model": d_model, "n_layers": n_layers, "parametrization": parametrization, "base_width": 32}
     model = small_model(seed, mixer, **sizes)
     steps = tokens // (batch * LENGTH) if tokens else steps
@@ -55,9 +51,7 @@ def run(
         made = create_optimizer(optimizer, model, lr=lr)
     train(model, made, steps=steps, seed=seed, schedule=schedule, batch=batch, clip=clip, **arguments)
     loss = evaluate(model)
-    finite = math.isfinite(loss)
-    guess = math.log(256)
-    return {"loss": min(loss, 20.0) if finite else math.inf, "bounded": min(loss, guess) if finite else guess}
+    return {"loss": min(loss, 20.0) if math.isfinite(loss) else math.inf}
 
 
 def _correct_nothing(optimizer: torch.optim.Optimizer) -> None:
