@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from seqmix._checks import is_whole
 from seqmix.atlas.brackets import Bracket
 from seqmix.atlas.brackets_check import verify_bracket
 from seqmix.inspect.certificates.network import weights_fingerprint
@@ -43,10 +44,9 @@ def check_content(content: Any, model: SequenceModel, automaton: Automaton) -> B
         raise ValueError(f"bracket: it has no {error}") from None
     if bracket.safe == _EVERY:
         bracket = bracket._replace(safe=float("inf"))
-    sizes = [bracket.safe, *([] if bracket.fails is None else [bracket.fails])]
-    whole = all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in sizes[1:])
-    safe = bracket.safe == float("inf") or (isinstance(bracket.safe, int) and not isinstance(bracket.safe, bool))
-    if not (whole and safe and bracket.safe >= 0 and bracket.method in _METHODS):
+    safe = bracket.safe == float("inf") or is_whole(bracket.safe, 0)
+    fails = bracket.fails is None or is_whole(bracket.fails, 0)
+    if not (safe and fails and bracket.method in _METHODS):
         raise ValueError(f"bracket: no length or method: {bracket.safe!r}, {bracket.fails!r}, {bracket.method!r}")
     try:
         verify_bracket(bracket, model, automaton)

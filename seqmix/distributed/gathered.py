@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqmix.distributed.messages import gather
+from seqmix.distributed.messages import gather, of_all
 from seqmix.kernels._handing import handing
 from seqmix.mixers._key_rows import Earlier
 
@@ -61,9 +61,7 @@ def _earlier_rows(
     count, goes_on = _of_last(k, kwargs["cu_seqlens"])
     rows = count if window is None else min(count, window - 1)
     mine = torch.tensor([rows, count, goes_on], device=k.device)
-    found = [torch.empty_like(mine) for _ in range(group.size())]
-    dist.all_gather(found, mine, group=group)
-    each = torch.stack(found).tolist()
+    each = of_all(mine, group).tolist()
     most = max(rows for rows, _, _ in each)
     gates = [log_f.unsqueeze(-1)] if log_f.shape[-1] else []
     sent = _last(torch.cat((k, v, *gates), -1), rows, most)  # (B, most, H, 2 K or 2 K + 1)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Neighbours", "gather", "receive", "send"]
+__all__ = ["Neighbours", "gather", "of_all", "receive", "send"]
 
 
 class Neighbours:
@@ -114,6 +114,13 @@ def send(y: Tensor, leaves: Sequence[Tensor], neighbours: Neighbours) -> Tensor:
     return _Send.apply(y, neighbours, *leaves)
 
 
+def of_all(message: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The messages (n,) of all ranks, (R, n), without gradients."""
+    parts = [torch.empty_like(message) for _ in range(group.size())]
+    dist.all_gather(parts, message.contiguous(), group=group)
+    return torch.stack(parts)
+
+
 class _Gather(torch.autograd.Function):
     """`carried` as it is, and the messages (n,) of all ranks, (R, n).
 
@@ -123,9 +130,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, always: Tensor, carried: Tensor, message: Tensor, group: dist.ProcessGroup) -> Any:
         ctx.group = group
-        parts = [torch.empty_like(message) for _ in range(group.size())]
-        dist.all_gather(parts, message.contiguous(), group=group)
-        return carried.view_as(carried), torch.stack(parts)
+        return carried.view_as(carried), of_all(message, group)
 
     @staticmethod
     @once_differentiable

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from seqmix.distributed.messages import Neighbours
+from seqmix.distributed.messages import Neighbours, of_all
 from seqmix.distributed.pipeline import Handing
 from seqmix.distributed.split import Ranks, ranks_of
 from seqmix.distributed.two_pass import Scanning, ScanTwice
@@ -77,10 +77,7 @@ def _check_parts(group: dist.ProcessGroup, model: SequenceModel, args: tuple[Any
     """`ValueError`, on all ranks, unless their parts are of the same sequences: messages would not fit one another."""
     tokens = args[0] if args else kwargs["tokens"]
     rows = len(tokens) if kwargs.get("cu_seqlens") is None else -1
-    mine = torch.tensor([rows], device=tokens.device)
-    found = [torch.empty_like(mine) for _ in range(group.size())]
-    dist.all_gather(found, mine, group=group)
-    each = torch.cat(found).tolist()
+    each = of_all(torch.tensor([rows], device=tokens.device), group).flatten().tolist()
     if len(set(each)) > 1:
         said = ", ".join("packed ones" if rows < 0 else str(rows) for rows in each)
         raise ValueError(f"tokens: expected a part of the same sequences on all ranks, got {said}")

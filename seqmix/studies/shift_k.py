@@ -48,15 +48,14 @@ def fits(
     repro = repro_facts()
     cells = list(itertools.product(mixers, states, shifts))
     records = []
-    with nullcontext(print) if store is None else appending(store) as append:
+    with nullcontext(lambda record: None) if store is None else appending(store) as append:
         for index, (mixer, n_poles, shift) in enumerate(cells):
             asked = _asked(mixer, n_poles, shift, search)
             found = next((r for r in known if all(r[name] == value for name, value in asked.items())), None)
             if found is None:
                 found = asked | _fit(mixer, n_poles, shift, search, repro)
                 print(f"[{index + 1}/{len(cells)}] {_name(found)}: {found['loss']:.4f}", file=sys.stderr, flush=True)
-                if store is not None:
-                    append(found)
+                append(found)
             records.append(found)
     return records
 

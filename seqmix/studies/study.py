@@ -172,12 +172,12 @@ def _study(path: Path, content: dict[str, Any]) -> Study:
     for grid in grids:
         if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
             raise ValueError(f"grid: expected arguments with lists of values, got {grid!r:.80}")
+    keys = ["deciding", *(each.key for each in MEASURES)]
     for name, measure in content.get("measures", {}).items():
-        known_keys = ["deciding", *(each.key for each in MEASURES)]
         if not isinstance(measure, list) or len(measure) != 2:
             raise ValueError(f"measures: {name}: expected a test set and a key, got {measure!r:.80}")
-        if measure[1] not in known_keys:
-            raise unknown_name(f"key of measure {name}:", str(measure[1]), known_keys)
+        if measure[1] not in keys:
+            raise unknown_name(f"key of measure {name}:", str(measure[1]), keys)
     for name, values in content.get("only", {}).items():
         if not isinstance(values, list):
             raise ValueError(f"only: {name}: expected a list of values, got {values!r:.80}")
