@@ -23,6 +23,7 @@ from seqmix.models import SequenceModel
 Row = dict[str, Any]
 
 _WARM_UP = 0.1  # share of the steps whose time does not count
+_LONG = 30.0  # seconds: no further step after as many, and what takes as long a step is not taken apart
 _SQUARE = {"cpu": 1024, "cuda": 8192}
 
 
@@ -114,10 +115,12 @@ def _train(
         progress(f"step {index + 1} of {workload.steps}, loss {losses[-1]:.3f}")
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"loss {losses[-1]} at step {index + 1}")
+        if device.type == "cpu" and sum(times) > _LONG:
+            break
     seconds = median(times[math.ceil(_WARM_UP * len(times)) :] or times)
-    row: Row = {"peak_bytes": memory.peak_since(before, device)}
-    if device.type == "cpu":
-        row = {"peak_bytes": memory.most_at_once(step)} | _apart(step, plan, device, progress)
+    row: Row = {"steps": len(times), "peak_bytes": memory.peak_since(before, device)}
+    if device.type == "cpu" and seconds < _LONG:
+        row |= {"peak_bytes": memory.most_at_once(step)} | _apart(step, plan, device, progress)
         seconds = row["median_ms"] / 1e3
     if isinstance(model, SequenceModel):
         row["model_flops_per_second"] = model_flops(model, name, workload) / seconds

@@ -203,7 +203,8 @@ def training_table(rows: list[Row]) -> Table:
         if row["status"] != "ok":
             table.rows.append([mixer_text(row), threads, *["-"] * (len(columns) - 1), _STATUS[row["status"]]])
             continue
-        line = [mixer_text(row), threads, str(row["parameters"]), times_text(row) if apart else number(row["step_ms"])]
+        step = times_text(row) if "median_ms" in row else number(row["step_ms"])  # a long one is taken once
+        line = [mixer_text(row), threads, str(row["parameters"]), step]
         line += [number(row["first_ms"]), number(row["tokens_per_second"])]
         shares = [f"share_{part}" for part in ("products", "mixing", "rest")] if apart else ["utilisation"]
         line += [percent(row.get(share)) for share in shares]
@@ -222,7 +223,7 @@ def training_legend(rows: list[Row]) -> str:
         return common + (
             "products: what the step's own matrix products take alone, same shapes, in turns with the step, over the\n"
             "step; scan: share of a profiled step in the mixing op; rest: everything else. A peer's LSTM has its\n"
-            "products within its loop."
+            "products within its loop. A step of more than half a minute is taken once, and not apart."
         )
     return common + (
         "utilisation: operations of the model (6 for each token and weight outside the embedding, and 6 T d for each\n"

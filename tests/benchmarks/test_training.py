@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqmix.benchmarks import memory
+from seqmix.benchmarks import memory, training
 from seqmix.benchmarks.goals import training_goals
 from seqmix.benchmarks.products import products_of, replay
 from seqmix.benchmarks.timing import Plan
@@ -24,6 +24,28 @@ def test_a_model_of_every_mixer_trains(capsys: pytest.CaptureFixture[str], tmp_p
     assert all(row["status"] == "ok" and row["utilisation"] > 0 and row["tokens_per_second"] > 0 for row in rows)
     assert all(row["share_products"] > 0 and 0 < row["share_mixing"] < 1 and row["peak_bytes"] > 0 for row in rows)
     assert "tokens/s" in capsys.readouterr().out
+
+
+def test_what_takes_long_is_taken_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(training, "_LONG", 0.0)
+    assert main(["training", "--quick", "--threads", "1", "--only", "lru"]) == 0
+    assert "not apart" not in capsys.readouterr().out  # no row has shares, so that the table has none
+    row = run_training(
+        "lru", Workload(1, 64, 2, 8, 5), torch.float32, torch.device("cpu"), Plan(1, 0.0, 0.1), lambda _: None
+    )
+    assert row["steps"] == 1 and "share_products" not in row
+
+
+def test_what_was_measured_before_an_interruption_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(name: str, *arguments: object) -> dict[str, object]:
+        if name == "lstm":
+            raise KeyboardInterrupt
+        return run_training(name, *arguments)
+
+    monkeypatch.setattr("seqmix.commands.bench.training.run_training", run)
+    file = tmp_path / "training.json"
+    assert main(["training", "--quick", "--threads", "1", "--only", "lru,lstm", "--out", str(file)]) == 130
+    assert [row["mixer"] for row in json.loads(file.read_text())["rows"]] == ["lru"]
 
 
 def test_products_of_a_step_are_those_of_its_matrices() -> None:

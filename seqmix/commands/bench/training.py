@@ -43,19 +43,26 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     result, path = begin(arguments, argv, settings)
     counts = settings.threads if on_cpu else (max(settings.threads),)
     progress = Progress(len(names) * len(counts))
-    for count in counts:
-        with threads(count):
-            speed = product_speed(settings.dtype, settings.device)
-            result["settings"][f"product_flops_per_second_{count}"] = speed
-            for name in names:
-                progress.begin(name)
-                row = run_training(name, workload, settings.dtype, settings.device, settings.plan, progress)
-                if row.get("model_flops_per_second"):
-                    row["utilisation"] = row["model_flops_per_second"] / speed
-                result["rows"].append({"threads": count, **row})
+    whole = True
+    try:
+        for count in counts:
+            with threads(count):
+                speed = product_speed(settings.dtype, settings.device)
+                result["settings"][f"product_flops_per_second_{count}"] = speed
+                for name in names:
+                    progress.begin(name)
+                    row = run_training(name, workload, settings.dtype, settings.device, settings.plan, progress)
+                    if row.get("model_flops_per_second"):
+                        row["utilisation"] = row["model_flops_per_second"] / speed
+                    result["rows"].append({"threads": count, **row})
+    except KeyboardInterrupt:  # minutes of measuring are not thrown away for the last case
+        whole = False
     progress.end()
     show(views.training_table(result["rows"]))
     print(views.training_legend(result["rows"]) + "\n")
     show_goals(result, goals.training_goals(result["rows"]))
     finish(result, path)
+    if not whole:
+        print(f"interrupted after {len(result['rows'])} of {len(names) * len(counts)} cases, which are kept")
+        return 130
     return int(any(row["status"] != "ok" and not row["peer"] for row in result["rows"]))
