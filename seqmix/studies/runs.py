@@ -15,7 +15,8 @@ __all__ = ["factors_of", "rows_of_runs"]
 
 
 def rows_of_runs(study: Study, store: Path) -> list[Row]:
-    """A row for each run in `store`; with `chosen` those at the rate that validation chose, as boards have it.
+    """A row for each run in `store`, `chosen` where it is at the rate that validation chose for its factors, as boards
+    have it; of a study that says `chosen` those rows alone.
 
     A run that diverged or failed has no right answers; its bits and losses are None, which conditions take as infinite.
     """
@@ -24,14 +25,12 @@ def rows_of_runs(study: Study, store: Path) -> list[Row]:
         raise ValueError(problems[0])
     runs = [(_row(study, run), run) for run in latest(records)]
     runs = [(row, run) for row, run in runs if all(row.get(name) in values for name, values in study.only.items())]
-    rows: list[Row] = [row for row, _ in runs]
-    if not study.chosen:
-        return rows
     rates: dict[tuple[Any, ...], dict[float, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for row, run in runs:
         rates[_cell(study, row)][row["lr"]].append(run)
     best = {cell: best_learning_rate(by_rate) for cell, by_rate in rates.items()}
-    return [row for row in rows if row["lr"] == best[_cell(study, row)]]
+    rows: list[Row] = [row | {"chosen": row["lr"] == best[_cell(study, row)]} for row, _ in runs]
+    return [row for row in rows if row["chosen"]] if study.chosen else rows
 
 
 def factors_of(study: Study, settings: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ fixed: {noise: 1e-3}                          arguments of the computation that 
 grid: {spectrum: [real, ring], length: [16]}  every combination is computed; a list of grids: those of all
 seeds: [0, 1, 2]
 smoke: {grid: {length: [8]}, seeds: [0]}      what to replace for a run of seconds that only shows that it runs
-factors: {beta: optimizer.beta}               of runs: settings by their path; `lr` is there always, and so are `entry`
-                                              and `column` of a board's
+factors: {beta: optimizer.beta}               of runs: settings by their path; `lr` is there always, `chosen` (whether
+                                              validation chose this rate), and `entry` and `column` of a board's
 measures: {bits: [test, bpb]}                 of runs: test set, or 1x, 2x training lengths, and key of the record, or
                                               `deciding`: the one that decides its task
 only: {column: [parity]}                      of runs: those with these values of factors

@@ -30,6 +30,7 @@ def test_chosen_runs_are_those_of_the_board(records):
     (board,) = aggregate(records)
     mine = study(only={"column": ["s4", "text", "mqar"]}, measures={"value": ["1x", "deciding"]})
     rows = rows_of_runs(mine, STORE)
+    assert rows == [row for row in rows_of_runs(replace(mine, chosen=False), STORE) if row["chosen"]]
     cells = {(row["entry"], row["column"]) for row in rows}
     assert cells == {key for key in board.cells if key[1] in ("s4", "text", "mqar")}
     for entry, column in cells:

@@ -56,6 +56,8 @@ def planned(study):
     rows = [{"seed": run.seed, "lr": rate(run), **factors_of(study, run.settings)} for run in runs]
     rows = [row for row in rows if all(row[name] in values for name, values in study.only.items())]
     rows = [row | {"lr": 1e-3 if study.chosen else row["lr"]} for row in rows]
+    factors = lambda row: [row[name] for name in study.factors]  # noqa: E731
+    rows = [row | {"chosen": row["lr"] == min(r["lr"] for r in rows if factors(r) == factors(row))} for row in rows]
     return list({(*row.items(),): row for row in rows}.values())
 
 
