@@ -157,7 +157,7 @@ def _loader(text: str) -> Any:
 def _loader_class() -> Any:
     yaml = require("yaml", extra="train", owner="seqmix")
 
-    class Loader(yaml.SafeLoader):  # type: ignore[name-defined, misc]
+    class Loader(yaml.SafeLoader):  # type: ignore[name-defined]
         # A day is text, as it is in JSON.
         yaml_implicit_resolvers = {
             first: [(tag, pattern) for tag, pattern in resolvers if tag in _PLAIN]

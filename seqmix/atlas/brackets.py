@@ -87,7 +87,7 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
             f"horizon: automaton must have a BOS and letters that may always come, {automaton.name} has not"
         )
     if only_lstm(model) and (boxes := boxes_of(model, automaton)) is not None:
-        return Bracket(float("inf"), "boxes", None, None, tuple(each.tolist() for each in boxes))  # type: ignore[arg-type]
+        return Bracket(float("inf"), "boxes", None, None, tuple(each.tolist() for each in boxes))
     try:
         affine = affine_of(model, automaton, core)
     except NotImplementedError:

@@ -79,15 +79,15 @@ class Frame:
                 parameter.zero_()
             parts: Any = (model.embedding.weight, getattr(model.head, "weight", None))
             embedding, head = (part.zero_() for part in parts)
-            embedding[:, first : first + v], embedding[:, first + v : first + 2 * v] = torch.eye(v), -torch.eye(v)  # type: ignore[index, operator]
+            embedding[:, first : first + v], embedding[:, first + v : first + 2 * v] = torch.eye(v), -torch.eye(v)
             g = torch.as_tensor(np.asarray(logits, dtype=np.float64)) / (2 * size)
-            head[:, said : said + r], head[:, said + r : said + 2 * r] = g, -g  # type: ignore[index, operator]
+            head[:, said : said + r], head[:, said + r : said + 2 * r] = g, -g
             told = np.asarray(constants, dtype=np.float64)
             biggest = max(1.0, float(g.abs().max()) * size, float(np.abs(told[np.isfinite(told)]).max(initial=0)))
             table = np.where(np.isfinite(told), told, _NEVER * biggest)[:, None] + np.zeros((v, v))
             if letters is not None:
                 table = table + np.asarray(letters)
-            head[:, first : first + v] = torch.as_tensor(table)  # type: ignore[index]
+            head[:, first : first + v] = torch.as_tensor(table)
         return model.eval()
 
 

@@ -55,7 +55,7 @@ def most_at_once(call: Callable[[], object]) -> int:
     """The most bytes of tensors on the CPU that a call has at a time, beyond those at its beginning."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
-    results = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    results = profiler.profiler.kineto_results
     changes = [event for event in results.events() if event.name() == "[memory]"]
     taken = largest = 0
     for event in sorted(changes, key=lambda event: event.start_ns()):

@@ -105,7 +105,7 @@ def run_sequences(
         with tempfile.TemporaryDirectory(prefix="seqmix-bench-") as folder:
             out = Path(folder, "rows.json")
             arguments = (most, f"{folder}/store", case, tuple(counts), repeats, str(out))
-            torch.multiprocessing.spawn(_work, arguments, nprocs=most)  # type: ignore[no-untyped-call]
+            torch.multiprocessing.spawn(_work, arguments, nprocs=most)
             rows += json.loads(out.read_text())
     return rows
 
@@ -156,7 +156,7 @@ def _step(case: Case, plain: SequenceModel, form: str, ranks: int, group: dist.P
             x, targets = split_sequences(x, group)[0], split_sequences(targets, group)[0]
         logits, _ = model(x)
         loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / length
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         total = loss.detach()
         model.zero_grad(set_to_none=True)

@@ -32,14 +32,14 @@ class Parser(argparse.ArgumentParser):
         return super().add_subparsers(**asked | kwargs)
 
 
-class _Subcommands(argparse._SubParsersAction):  # type: ignore[type-arg]
+class _Subcommands(argparse._SubParsersAction):
     def add_parser(self, name: str, **kwargs: Any) -> Any:
         kwargs.setdefault("description", kwargs.get("help"))
         return super().add_parser(name, **kwargs)
 
 
 class _Subcommand(Parser):
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         # What is not known is told here: the parser above has other options.
         found, rest = super().parse_known_args(args, namespace)
         if rest:

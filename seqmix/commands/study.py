@@ -28,7 +28,7 @@ _FOLDER = Path("runs")
 def main(argv: list[str]) -> int:
     """Run `seqmix study`; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    return arguments.action(arguments, argv)  # type: ignore[no-any-return]
+    return arguments.action(arguments, argv)
 
 
 def _parser() -> argparse.ArgumentParser:

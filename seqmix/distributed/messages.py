@@ -143,4 +143,4 @@ class _Gather(torch.autograd.Function):
 def gather(carried: Tensor, message: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
     """`carried`, which must go on to the loss, and the messages (n,) of all ranks, (R, n), with gradients."""
     always = torch.zeros((), device=message.device, requires_grad=torch.is_grad_enabled())
-    return _Gather.apply(always, carried, message, group)  # type: ignore[no-any-return]
+    return _Gather.apply(always, carried, message, group)

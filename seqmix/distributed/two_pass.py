@@ -163,7 +163,7 @@ class ScanTwice:
 
 
 def _first(out: Any) -> Tensor:
-    return out[0] if isinstance(out, tuple) else out  # type: ignore[no-any-return]
+    return out[0] if isinstance(out, tuple) else out
 
 
 def _with_first(out: Any, first: Tensor) -> Any:

@@ -102,5 +102,5 @@ def observe(model: nn.Module, look: Callable[[TokenMixer, Tensor], T], *inputs: 
         for module, mode in training.items():
             module.training = mode
         for mixer, solve in solves.items():
-            mixer.last_solve = solve  # type: ignore[assignment]
+            mixer.last_solve = solve
     return said

@@ -34,7 +34,7 @@ def dense_form(layer: "FixedPointMamba", x: Tensor) -> Recurrence:
     o, _ = selective_scan(layer.cell.mixed(g, u, y), dt, inputs.A, g.b, g.c, inputs.D)
     inverse = norm(o, inputs.norm).inverse
     eye = torch.eye(D, dtype=u.dtype, device=u.device)
-    K = layer.cell.mixing.dense(g.factors)  # type: ignore[arg-type]
+    K = layer.cell.mixing.dense(g.factors)
     G = inputs.norm[0][:, None] * inverse.unsqueeze(-1) * (eye - 1 / D)
     gain = layer.cell.gain(g, dt, inputs.D)
     # y = Y (c E s + gain Q u)

@@ -23,7 +23,7 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 def lower_right(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """o (B, H, T, K) for q (B, H, T, K), k and v (B, H, M, K) on the CPU; 1 / sqrt(K) is the scale."""
-    return _LowerRight.apply(q, k, v)  # type: ignore[no-any-return, no-untyped-call]
+    return _LowerRight.apply(q, k, v)
 
 
 class _LowerRight(torch.autograd.Function):
@@ -34,7 +34,7 @@ class _LowerRight(torch.autograd.Function):
         (before, l_before), (own, l_own) = (_flash(q, k, v, 0.0, causal) for k, v, causal in pieces)
         whole = torch.logaddexp(l_before, l_own)
         parts = (o * (each - whole).exp().unsqueeze(-1) for o, each in ((before, l_before), (own, l_own)))
-        out = sum(parts).to(q.dtype)  # type: ignore[union-attr]
+        out = sum(parts).to(q.dtype)
         ctx.split = split
         ctx.save_for_backward(q, k, v, out, whole)
         return out

@@ -173,9 +173,7 @@ class LogLinear(Mamba2):
         length = length + (x.shape[1] if cu_seqlens is None else cu_seqlens.diff())
         return self._output(o, u, z), LogLinearState(window, S, length)
 
-    def mix_padded(  # type: ignore[override]
-        self, x: Tensor, state: LogLinearState, lengths: Tensor
-    ) -> tuple[Tensor, LogLinearState]:
+    def mix_padded(self, x: Tensor, state: LogLinearState, lengths: Tensor) -> tuple[Tensor, LogLinearState]:
         """`mix` of a padded batch: the convolution is packed, the rest goes on as one."""
         row, offsets, twice = in_one_row(x, lengths)
         parts, u, z, window = self._parts(row, state.conv[twice], offsets)

@@ -91,7 +91,7 @@ class ModuleMixer(TokenMixer):
             raise ValueError(f"{self._name}: state must be None, got a {type(state).__name__}")
         if state is not None:
             raise NotImplementedError(f"{self._name}: a module without a state takes whole sequences only, no state")
-        return super().forward(x, None, cu_seqlens=cu_seqlens, lengths=lengths)  # type: ignore[no-any-return]
+        return super().forward(x, None, cu_seqlens=cu_seqlens, lengths=lengths)
 
     def mix(self, x: Tensor, state: Any, cu_seqlens: Tensor | None) -> tuple[Tensor, ModuleState]:
         if not self._tried and _has_numbers(x):

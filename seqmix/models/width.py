@@ -58,7 +58,7 @@ def scale_width(model: nn.Module, config: dict[str, Any], like: dict[str, Any]) 
                 scales[name] = 1 / factor
                 _scale_start(p, narrow_p, factor if read_out else factor**0.5)
         if scales:
-            module._width_scale = scales  # type: ignore[assignment]
+            module._width_scale = scales
 
 
 @torch.no_grad()

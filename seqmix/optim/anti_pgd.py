@@ -59,7 +59,7 @@ class NoiseWrapper(Optimizer):
     def _link(self) -> None:
         self.param_groups, self.state = self.base.param_groups, self.base.state
 
-    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
         """The base's step with these arguments, then the noise; returns what the base returns."""
         result = self.base.step(closure, **kwargs)
         with torch.no_grad():

@@ -27,5 +27,5 @@ def adamw(
     )
     # The fused step would undo a gradient scaler's factor itself, after clipping: mixed precision under Lightning then
     # refuses to clip. Without this it is undone before, as for any other optimizer.
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    optimizer._step_supports_amp_scaling = False
     return optimizer

@@ -42,7 +42,7 @@ class LayerNoise(AntiPGD):
         >>> optimizer.step()
     """
 
-    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
         """The base's step with these arguments, then the noise of the next layer; returns what the base returns."""
         self._layer: dict[Tensor, int] = {}
         count = -1

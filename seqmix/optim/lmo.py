@@ -91,7 +91,7 @@ class LMO(MatrixOptimizer):
         return group["norm"] == "spectral"
 
     @torch.no_grad()
-    def step(self, closure: Closure = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure = None) -> Any:
         """One step; returns the closure's loss."""
         loss = evaluate(closure)
         directions = [self._average(group) for group in self.param_groups]

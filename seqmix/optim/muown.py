@@ -95,7 +95,7 @@ class Muown(MatrixOptimizer):
         return 0.2 * max(shape) ** 0.5
 
     @torch.no_grad()
-    def step(self, closure: Closure = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure = None) -> Any:
         """One step; returns the closure's loss."""
         loss = evaluate(closure)
         for group in self.param_groups:

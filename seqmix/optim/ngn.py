@@ -113,7 +113,7 @@ class NGNM(LossOptimizer):
             raise ValueError(f"{owner}: weight_decay must be 0 where lr is infinite, got {decay!r} and {lr!r}")
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
+    def step(
         self, closure: Closure = None, *, loss: Tensor | float | None = None, clip_coefficient: Tensor | float = 1.0
     ) -> Any:
         """One step; returns the loss.

@@ -49,7 +49,7 @@ class NGND(NGNM):
             raise ValueError(f"NGND: lr must be finite, got {group['lr']!r}")
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
+    def step(
         self, closure: Closure = None, *, loss: Tensor | float | None = None, clip_coefficient: Tensor | float = 1.0
     ) -> Any:
         """One step; returns the loss. Arguments as in `NGNM.step`."""

@@ -81,7 +81,7 @@ class NGNMDv1(LossOptimizer):
         state["velocity"], state["second_moment"] = torch.zeros_like(p), torch.zeros_like(p)
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
+    def step(
         self, closure: Closure = None, *, loss: Tensor | float | None = None, clip_coefficient: Tensor | float = 1.0
     ) -> Any:
         """One step; returns the loss. Arguments as in `NGNM.step`."""

@@ -58,7 +58,7 @@ class Signum(BaseOptimizer):
         check_share("Signum", momentum=group["momentum"])
 
     @torch.no_grad()
-    def step(self, closure: Closure = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure = None) -> Any:
         """One step; returns the closure's loss."""
         loss = evaluate(closure)
         for group in self.param_groups:

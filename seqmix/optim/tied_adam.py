@@ -81,7 +81,7 @@ class TiedAdam(BaseOptimizer):
         state["mean"], state["variance"] = torch.zeros_like(p), torch.zeros_like(p)
 
     @torch.no_grad()
-    def step(self, closure: Closure = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure = None) -> Any:
         """One step; returns the closure's loss."""
         loss = evaluate(closure)
         for group in self.param_groups:

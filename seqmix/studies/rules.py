@@ -129,7 +129,7 @@ class _Rows:
                 value = self.value(operand)
                 return not value if isinstance(op, ast.Not) else -value
             case ast.BinOp(left=left, op=op, right=right):
-                return _BINARY[type(op)](self.value(left), self.value(right))  # type: ignore[index]
+                return _BINARY[type(op)](self.value(left), self.value(right))
             case ast.BoolOp(op=op, values=values):
                 found = [self.value(each) for each in values]  # all of them, so that what is missing is told
                 return all(found) if isinstance(op, ast.And) else any(found)
@@ -138,7 +138,7 @@ class _Rows:
                 pairs = zip(sides, ops, sides[1:], strict=False)
                 # What diverged is larger than nothing.
                 finite = all(not isinstance(side, float) or math.isfinite(side) for side in sides)
-                return finite and all(_COMPARE[type(op)](a, b) for a, op, b in pairs)  # type: ignore[index]
+                return finite and all(_COMPARE[type(op)](a, b) for a, op, b in pairs)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
                 at = {str(each.arg): self.value(each.value) for each in keywords}
                 return self.call(name, args, at)

@@ -64,7 +64,7 @@ class Cell(NamedTuple):
     def table(self, by_letter: Array, idle: float = 0.0) -> Array:
         """(n, V) from (n, L + 1), with `idle` at tokens that are no letters."""
         values = np.full((len(by_letter), self.vocab_size), idle)
-        values[:, [*self.core.tokens.tolist(), self.automaton.bos]] = by_letter  # type: ignore[list-item]
+        values[:, [*self.core.tokens.tolist(), self.automaton.bos]] = by_letter
         return values
 
     def head(self, read: ReadOut, columns: int) -> tuple[Array, Array]:

@@ -38,7 +38,7 @@ def counted_flops(run: Record) -> float | None:
     """
     size, identity, result = run["size"], run["identity"], run["result"]
     if run["status"] != "ok" or size["flops_per_token"] is not None:
-        return size["flops_per_token"]  # type: ignore[no-any-return]
+        return size["flops_per_token"]
     model = identity["settings"].get("model")
     length = result["train_length"] or max(map(int, filter(str.isdecimal, size["state_size"] or {})), default=0)
     if not isinstance(model, dict) or not _on_tokens(model) or not length:

@@ -114,7 +114,7 @@ def validation_point(record: Record) -> dict[str, float | None] | None:
     point = record["result"]["validation"]
     if point is None and record["result"]["curve"]:
         point = record["result"]["curve"][-1]
-    return point  # type: ignore[no-any-return]
+    return point
 
 
 @dataclass(frozen=True)

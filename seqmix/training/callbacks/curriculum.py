@@ -95,7 +95,7 @@ class LengthCurriculum(Callback):
             return
         if trainer.world_size > 1:
             self._counts = trainer.strategy.reduce(self._counts, reduce_op="sum")
-        right, total = self._counts.tolist()  # type: ignore[union-attr]
+        right, total = self._counts.tolist()
         self._counts = None
         self.accuracy = self.smoothing * self.accuracy + (1 - self.smoothing) * right / max(1, total)
         if self.accuracy > self.threshold:

@@ -89,7 +89,7 @@ class StepProgress(ProgressBar):
         if loss is not None:
             parts.append(f"loss {float(loss):.3f}")
         if getattr(pl_module, "last_counts", None) is not None:
-            right, counted = pl_module.last_counts.tolist()  # type: ignore[union-attr, operator]
+            right, counted = pl_module.last_counts.tolist()  # type: ignore[operator]
             parts.append(f"accuracy {right / max(1, counted):.3f}")
         length = asked_of(trainer.datamodule).current_length  # type: ignore[attr-defined]
         if length is not None:
