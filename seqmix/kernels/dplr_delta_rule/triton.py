@@ -58,12 +58,22 @@ class _Chunks(NamedTuple):
     u: Tensor
 
 
-def _prepared(plan: Layout, k: Tensor, v: Tensor, a: Tensor, b: Tensor, g: Tensor, state: Tensor) -> _Chunks:
+def _ahead(b: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """b of the next step, and zero after a sequence's last: what is not finite there would be 0 * NaN before it."""
+    ahead = torch.zeros_like(b)
+    ahead[:, :-1] = b[:, 1:]
+    if cu_seqlens is not None:
+        ahead[0, cu_seqlens[1:].long() - 1] = 0
+    return ahead
+
+
+def _prepared(
+    plan: Layout, k: Tensor, v: Tensor, a: Tensor, b: Tensor, g: Tensor, state: Tensor, cu_seqlens: Tensor | None
+) -> _Chunks:
     kind = v.dtype if k.dtype == v.dtype == torch.bfloat16 else state.dtype
     options = _solve(plan)
     wide = torch.float64 if options["SOLVE"] == tl.float64 else torch.float32
-    # Rolled over all rows: the last row of a chunk gets a query that nobody asks for.
-    ahead = b.flatten(0, 1).roll(-1, 0).view_as(b)
+    ahead = _ahead(b, cu_seqlens)  # the last row of a chunk gets a query that nobody asks for
     scores_ba, scores_bk = keys.scores(plan, ahead, a, g), keys.scores(plan, ahead, k, g)
     inverse = torch.empty(*k.shape[:3], plan.options["BT"], dtype=wide, device=k.device)
     w, u = torch.empty_like(k, dtype=kind), torch.empty_like(v, dtype=kind)
@@ -82,7 +92,7 @@ def forward(
     o, final = fresh(v), fresh(initial_state)
     borders = fresh(initial_state, border_slots(q.shape[0], q.shape[1], initial_state.shape[0]), *plan.sizes)
     borders[plan.chunks.number :] = 0
-    found = _prepared(plan, k, v, a, b, g, initial_state)
+    found = _prepared(plan, k, v, a, b, g, initial_state, cu_seqlens)
     options = _walk(plan)
     programs = plan.relay.number * plan.heads * triton.cdiv(plan.values, options["BV"])
     arguments = (k, v, a, found.w, found.u, g, initial_state, borders, final)
@@ -100,7 +110,7 @@ def backward(
     plan = layout(OP, q, k, v, cu_seqlens, CHUNK)
     do, dfinal, q, k, v, a, b, g = (t.detach().contiguous() for t in (do, dfinal, q, k, v, a, b, log_w))
     spans, options, walk, solve = plan.chunks, _options(plan), _walk(plan), _solve(plan)
-    ahead, _, scores_bk, inverse, w, r = _prepared(plan, k, v, a, b, g, borders)
+    ahead, _, scores_bk, inverse, w, r = _prepared(plan, k, v, a, b, g, borders, cu_seqlens)
     programs = spans.number * plan.heads * plan.value_blocks
     reads(plan, w, r, borders, minus=False)
 
