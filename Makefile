@@ -20,6 +20,8 @@ JOBS ?= 2
 MATRIX ?=
 
 BIN := $(VENV)/bin
+# Records behind the pages of the atlas, as docs/atlas.md counts them.
+ATLAS := $(patsubst %,docs/results/%.jsonl,a5-contrasts a5-dense block-law board-cpu certified fp-rnn parity parity-gla s3-deltanet)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .PHONY: train test test-slow test-matrix lint bench gpu-report wheel docs docs-serve clean
@@ -61,6 +63,7 @@ wheel: $(VENV)/.torch
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/seqmix atlas --records $(ATLAS) --out site/atlas
 
 docs-serve: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
@@ -86,7 +89,7 @@ $(VENV)/.bench: $(VENV)/.train
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.train
-	$(PIP) -e '.[train,docs]'
+	$(PIP) -e '.[train,board,docs]'
 	@touch $@
 
 clean:

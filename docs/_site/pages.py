@@ -11,6 +11,7 @@ from typing import Any
 from latex2mathml.converter import convert
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
+_FIGURE = re.compile(r"!\[([^\]]*)\]\((atlas\.svg)\)")  # its fields are links, which an image does not follow
 _FENCE = re.compile(r"^```math\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 
 
@@ -23,6 +24,7 @@ def on_config(config: Any) -> None:
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
     markdown = re.sub(r"<!-- example: (\w+\.py) -->", lambda found: cells((_EXAMPLES / found[1]).read_text()), markdown)
+    markdown = _FIGURE.sub(r'<object type="image/svg+xml" data="\2" aria-label="\1"></object>', markdown)
     return _FENCE.sub(lambda fence: f'<div class="formula" tabindex="0">{mathml(fence[1])}</div>', markdown)
 
 

@@ -6,12 +6,11 @@ from typing import Any
 from seqmix._suggest import unknown_name
 from seqmix.atlas.prediction import Prediction, predict
 
-__all__ = ["AUTOMATA", "GROUPS", "MIXERS", "cell", "names_of"]
+__all__ = ["AUTOMATA", "GROUPS", "LAYERS", "MIXERS", "cell", "names_of"]
 
 _SIGNED: dict[str, Any] = {"eigenvalues": "signed", "d_conv": 1}
 _ROPE: dict[str, Any] = {"rope_options": {"d_conv": 1, "bias": False}}
 
-# By the algebra of the layer: fixed clocks; positive, signed and complex diagonals; matrices; rows; means; loops.
 MIXERS: dict[str, dict[str, Any]] = {
     "lru": {"name": "lru"},
     "s5": {"name": "s5"},
@@ -79,14 +78,29 @@ AUTOMATA: dict[str, str] = {
 }
 """The columns: what automata are called in the atlas, and their names as tasks."""
 
-# Registers, star-free, counters, solvable groups, others.
-GROUPS = [
-    ["flip-flop", "registers", "delay"],
-    ["first", "subsequence", "newest before", "(ab)*", "factor", "clip 2", "clip 3", "dyck 3"],
-    ["Z2", "Z2 reset", "Z3", "Z3 reset", "Z6"],
-    ["D4", "Q8", "S3", "A4", "S4"],
-    ["A5", "S5", "T3", "random"],
-]
+# By the algebra of the layer and of the automaton, in the order of rows and columns.
+LAYERS: dict[str, list[str]] = {
+    "one clock": ["lru", "s5", "retnet"],
+    "positive diagonals": ["mamba", "mamba, conv", "mamba-2", "rg-lru", "min-gru", "hgrn-2", "gla"],
+    "signs": ["mamba, signed"],
+    "turns": ["gla, selective-rope", "gateloop", "mamba-3"],
+    "rank-one steps": [
+        "deltanet", "kda", "deltanet, signed", "deltanet, signed, 2 steps", "deltanet, signed, 4 steps", "rwkv-7",
+    ],
+    "any matrix": ["dense"],
+    "rows": [
+        "bd-lru, m = 2", "bd-lru, m = 4", "bd-lru, any m", "bd-lru, l1, m = 1", "bd-lru, l1, any m", "h-lru", "pd-ssm",
+    ],
+    "means": ["attention", "attention, forget gate"],
+    "loops": ["lstm", "fp-rnn, b sees h"],
+}  # fmt: skip
+GROUPS: dict[str, list[str]] = {
+    "registers": ["flip-flop", "registers", "delay"],
+    "star-free": ["first", "subsequence", "newest before", "(ab)*", "factor", "clip 2", "clip 3", "dyck 3"],
+    "counters": ["Z2", "Z2 reset", "Z3", "Z3 reset", "Z6"],
+    "solvable groups": ["D4", "Q8", "S3", "A4", "S4"],
+    "others": ["A5", "S5", "T3", "random"],
+}
 
 
 def cell(mixer: str | Mapping[str, Any], automaton: str, n_layers: int = 1) -> Prediction:

@@ -39,13 +39,14 @@ class Theorem(NamedTuple):
     """Layers of which `applies(traits)` cannot do automata of which `breaks(traits, subject, n)`, n being their number.
 
     layers: at one layer only, or 0 for any number. says: the theorem in a sentence. condition: what was found of the
-    automaton.
+    automaton. proof: the heading of docs/atlas.md under which it is proved or quoted.
     """
 
     name: str
     says: str
     condition: str
     source: str
+    proof: str
     precision: str
     layers: int
     applies: Callable[[Traits], bool]
@@ -90,23 +91,30 @@ def _longer_series(t: Traits, s: Subject, n: int) -> bool:
     return s.about.solvable is False or (t.window == 1 and (s.about.derived_length or 0) > n)
 
 
+# Headings of docs/atlas.md.
+_MONOTONE = "monotone-floats"
+_DIAGONAL = "p-s-and-c-diagonal-layers"
+_MATRICES = "p0-powers-el-matrices-that-never-lengthen"
+_BLOCKS = "blocks-lags-means"
+_PAPERS = "from-papers"
+
 THEOREMS = (
     Theorem(
         "monotone floats",
         "every channel's step keeps the order of floats, and such maps, any number of layers of them, have no groups",
-        "its monoid has a group", "derived; compare 2405.17394", FLOATS, 0,
+        "its monoid has a group", "derived; compare 2405.17394", _MONOTONE, FLOATS, 0,
         _elementwise, lambda t, s, n: s.about.aperiodic is False,
     ),
     Theorem(
         "monotone floats with signs",
         "every channel's step keeps or turns round the order of floats, and layers of them have 2-groups only",
-        "its monoid has a group whose order is no power of two", "derived; compare 2411.12537", FLOATS, 0,
+        "its monoid has a group whose order is no power of two", "derived; compare 2411.12537", _MONOTONE, FLOATS, 0,
         _elementwise_signed, _orders_other_than_two,
     ),
     Theorem(
         "parity",
         "diagonal layers that no token changes, or that are not negative, mixed at any depth, cannot do parity",
-        "words of one length make a group of even order", "2508.07395", "finite precision", 0,
+        "words of one length make a group of even order", "2508.07395", _PAPERS, "finite precision", 0,
         lambda t: (t.alike and t.kind == "complex") or (t.clocked and t.kind == "positive"),
         lambda t, s, n: any(p % 2 == 0 for p in same_length_periods(s.monoid)),
     ),
@@ -114,85 +122,87 @@ THEOREMS = (
         "abelian factors",
         "layers of a complex diagonal, which tokens choose, make groups from abelian ones, one a layer",
         "its monoid has a group that is not solvable, or whose derived series is longer than the number of layers",
-        "2603.01959", "finite precision", 0, lambda t: t.kind == "complex", _longer_series,
+        "2603.01959", _PAPERS, "finite precision", 0, lambda t: t.kind == "complex", _longer_series,
     ),
     Theorem(
         "means forget single letters",
         "soft attention moves by O(1/n) when one of n letters changes; in fixed precision, without positions, it does "
         "R-trivial languages only",
-        "words of one length make a group", "1906.06755, 2505.23623", REALS, 0,
+        "words of one length make a group", "1906.06755, 2505.23623", _BLOCKS, REALS, 0,
         lambda t: t.kind == "mean" and not t.forgets, lambda t, s, n: any(p > 1 for p in same_length_periods(s.monoid)),
     ),
     Theorem(
         "P", "a positive diagonal layer is a sum of memories that letters leave alone or wash out",
-        "letters before an idempotent word of them still matter, whatever stands between", "derived", REALS, 1,
+        "letters before an idempotent word of them still matter, whatever stands between",
+        "derived", _DIAGONAL, REALS, 1,
         lambda t: _elementwise(t) and t.window == 1, lambda t, s, n: s.about.P is False,
     ),
     Theorem(
         "S", "in a signed diagonal layer letters that are not washed out hold or mirror, each channel about one centre",
-        "letters before an idempotent word of them matter by more than an even count", "derived", REALS, 1,
+        "letters before an idempotent word of them matter by more than an even count", "derived", _DIAGONAL, REALS, 1,
         lambda t: _elementwise_signed(t) and t.window == 1, lambda t, s, n: s.about.S is False,
     ),
     Theorem(
         "C", "in a complex diagonal layer letters that are not washed out turn each channel about one centre",
-        "the order of letters before an idempotent word of them matters", "derived", REALS, 1,
+        "the order of letters before an idempotent word of them matters", "derived", _DIAGONAL, REALS, 1,
         _one_token("complex"), lambda t, s, n: s.about.C is False,
     ),
     Theorem(
         "P, S, C with windows", "the same for loops of windows, where a convolution lets gates see several letters",
-        "loops of letters do not act as a diagonal layer's", "derived", REALS, 1,
+        "loops of letters do not act as a diagonal layer's", "derived", _DIAGONAL, REALS, 1,
         lambda t: t.window > 1 and (_of_kind("positive", "signed", "complex")(t)),
         lambda t, s, n: loops_break(s.monoid, t.window, t.kind),
     ),
     Theorem(
         "alike", "a diagonal layer that no token changes keeps nothing but the length, and what was last",
-        "which of two letters came matters after an idempotent word", "derived", REALS, 1,
+        "which of two letters came matters after an idempotent word", "derived", _DIAGONAL, REALS, 1,
         lambda t: t.kind == "complex" and t.alike and t.window == 1, lambda t, s, n: alike_breaks(s.monoid),
     ),
     Theorem(
         "clocks", "where all letters turn alike, letters that are not washed out only count the length",
-        "which of two letters of an idempotent word came before it matters", "derived", REALS, 1,
+        "which of two letters of an idempotent word came before it matters", "derived", _DIAGONAL, REALS, 1,
         lambda t: t.kind == "positive" and t.clocked and t.window == 1, lambda t, s, n: alike_within_breaks(s.monoid),
     ),
     Theorem(
         "P0", "products of matrices that shrink whatever they do not fix wash out all that their letters do not fix",
-        "letters directly before an idempotent word of them matter", "derived", REALS, 1,
+        "letters directly before an idempotent word of them matter", "derived", _MATRICES, REALS, 1,
         _one_token("fixing"), lambda t, s, n: s.about.P0 is False,
     ),
     Theorem(
         "powers converge", "powers of a product of matrices that shrink whatever they do not fix converge",
-        "its monoid has a group", "derived", REALS, 1,
+        "its monoid has a group", "derived", _MATRICES, REALS, 1,
         _of_kind("fixing"), lambda t, s, n: s.about.aperiodic is False,
     ),
     Theorem(
         "EL", "maps that never lengthen have limits that project, and projections generate a J-trivial monoid",
-        "its idempotents reach one another by multiplying from the left", "derived", REALS, 1,
+        "its idempotents reach one another by multiplying from the left", "derived", _MATRICES, REALS, 1,
         lambda t: t.kind in ("contraction", "fixing") and t.window == 1, lambda t, s, n: s.about.EL is False,
     ),
     Theorem(
         "one letter's powers", "powers of a matrix with real eigenvalues in [-1, 1] come to a period of two, or of one",
-        "some letter repeated has a longer period", "derived; compare 2411.12537", REALS, 1,
+        "some letter repeated has a longer period", "derived; compare 2411.12537", _MATRICES, REALS, 1,
         lambda t: t.spectrum is not None and t.kind != "mean", _letter_periods,
     ),
     Theorem(
         "block sizes", "blocks that lose nothing permute their entries, up to signs where there are some",
-        "it has a group that divides no power of the permutations of so few points", "docs/certificates.md", REALS, 1,
+        "it has a group that divides no power of the permutations of so few points",
+        "docs/certificates.md", _BLOCKS, REALS, 1,
         lambda t: t.kind in ("rows", "signed rows") and not t.alike and t.m is not None, _too_small_blocks,
     ),
     Theorem(
         "lags", "of two letters some word makes all that is left in rows of lags such that both move it on alike",
-        "no word of two letters makes these two alike before one of them comes for ever", "derived", REALS, 1,
+        "no word of two letters makes these two alike before one of them comes for ever", "derived", _BLOCKS, REALS, 1,
         lambda t: t.kind == "lags" and not t.alike, lambda t, s, n: lags_break(s.monoid),
     ),
     Theorem(
         "counts", "without positions a mean does not see in which order letters came, but for the last one",
-        "the order of earlier letters matters", "derived", EXACT, 1,
+        "the order of earlier letters matters", "derived", _BLOCKS, EXACT, 1,
         lambda t: t.kind == "mean" and t.window == 1 and not t.clocked and not t.forgets,
         lambda t, s, n: order_matters(s.monoid),
     ),
     Theorem(
         "means", "a mean over a word repeated for ever forgets what came before, or nothing of the word is in it",
-        "letters directly before an idempotent word of them matter", "derived", REALS, 1,
+        "letters directly before an idempotent word of them matter", "derived", _BLOCKS, REALS, 1,
         lambda t: t.kind == "mean" and t.window == 1 and not t.clocked, lambda t, s, n: s.about.P0 is False,
     ),
 )  # fmt: skip

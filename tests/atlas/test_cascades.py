@@ -32,7 +32,7 @@ CAN = {
     "deltanet, signed": ["D4", *STAR_FREE],
 }
 FIRST = [(mixer, names[0]) for mixer, names in CAN.items()]
-OTHERS = [(mixer, name) for mixer, names in CAN.items() for name in names[1:]]
+EVERY = list(dict.fromkeys((mixer, name) for mixer, names in CAN.items() for name in names))
 
 
 @pytest.mark.parametrize(("mixer", "automaton"), FIRST)
@@ -44,7 +44,7 @@ def test_short_words(mixer: str, automaton: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mixer", "automaton"), FIRST + OTHERS)
+@pytest.mark.parametrize(("mixer", "automaton"), EVERY)
 def test_long_words(mixer: str, automaton: str) -> None:
     made = construct(MIXERS[mixer], automaton, 2)
     words, length = (2, 2000) if mixer.startswith("attention") else (4, 10_000)

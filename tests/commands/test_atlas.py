@@ -1,5 +1,7 @@
 """`seqmix atlas`: the table, what a cell follows from, and checks of written weights."""
 
+import re
+
 import pytest
 
 from seqmix.__main__ import main
@@ -29,6 +31,26 @@ def test_a_table_and_a_figure(capsys, tmp_path) -> None:
 def test_why(capsys) -> None:
     out = said(capsys, "--mixer", "mamba", "pd-ssm", "--automaton", "first", "--why")
     assert "mamba, first: cannot\n  by: P\n" in out and "states stay exact: yes" in out
+
+
+def test_what_was_learned(capsys, tmp_path) -> None:
+    records = ["--records", "docs/results/parity.jsonl", "--mixer", "mamba, conv", "bd-lru, m = 2", "lstm"]
+    words = [*records, "--automaton", "Z2", "(ab)*"]
+    figure, out = tmp_path / "cells.svg", tmp_path / "cells"
+    table = said(capsys, *words, "--cells", "--figure", str(figure)).splitlines()
+    assert table[2:4] == ["| *positive diagonals* | | |", "| mamba, conv | [-][p1] 0/3 | [Y][p2] |"]
+    assert "[p1]: atlas.md#monotone-floats" in table and "[p2]: atlas.md#weights-that-are-written" in table
+    assert "learned: 0 of 3 runs, 0 certified" in said(capsys, *words, "--why")
+    said(capsys, *words, "--out", str(out))
+    pages = {path.name: path.read_text() for path in out.glob("*.html")}
+    assert set(pages) == {"index.html", "mamba-conv.html", "bd-lru-m-2.html", "lstm.html"}
+    leads = re.findall(r'<a xlink:href="([^"#]*)#([^"]*)"', pages["index.html"])
+    assert len(leads) == 6 and all(f'id="{anchor}"' in pages[page] for page, anchor in leads)
+    beside = re.findall(r'<a xlink:href="cells/([^"]*)"', figure.read_text())
+    assert beside == ["#".join(lead) for lead in leads]
+    lstm = "construct({&#39;name&#39;: &#39;lstm&#39;}, &#39;Z2&#39;)"
+    assert lstm in pages["lstm.html"] and "seqmix fit --config parity" in pages["bd-lru-m-2.html"]
+    assert main(["atlas", "--cells"]) == 2 and "expected --records" in capsys.readouterr().err
 
 
 def test_check(capsys) -> None:

@@ -1,5 +1,6 @@
 """Templates become files of one folder, long tables in parts."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +8,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from seqmix import __version__
+from seqmix._bounded import read_json
 from seqmix._extras import require
+from seqmix._files import write_folder_whole
 
-__all__ = ["Context", "Names", "Pages", "parts"]
+__all__ = ["Context", "Names", "Pages", "check_folder", "parts", "write_pages"]
+
+_LIST = "pages.json"
 
 Context = dict[str, Any]
 
@@ -100,6 +106,46 @@ class Pages:
         data = text.encode()
         path.write_bytes(data)
         self.weight[name] = len(data)
+
+
+def write_pages(out: Path, site: Context, fill: Callable[[Pages], None]) -> dict[str, int]:
+    """Make or replace a folder with what `fill` renders, beside style sheet and script; the bytes of its files.
+
+    Raises:
+        ValueError: as `check_folder` does.
+    """
+    check_folder(out)
+    weight: dict[str, int] = {}
+
+    def write(folder: Path) -> None:
+        pages = Pages(folder, site)
+        pages.assets()
+        fill(pages)
+        weight.update(pages.weight)
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        (folder / _LIST).write_text(json.dumps({"seqmix": __version__, "files": [*files, _LIST]}, indent=0))
+
+    write_folder_whole(out, write)
+    return weight
+
+
+def check_folder(out: Path) -> None:
+    """`ValueError` for a folder that could not be made, or that has files which are not of such pages."""
+    if not out.parent.is_dir() or (out.exists() and not out.is_dir()):
+        raise ValueError(f"--out: expected a folder in one that exists, got {str(out)!r}")
+    if not out.exists():
+        return
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    try:
+        own = set(read_json(out / _LIST)["files"]) if _LIST in found else set()
+    except (ValueError, KeyError, TypeError):
+        own = set()
+    if strange := sorted(found - own):
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise ValueError(
+            f"--out: {out} has files that this command did not write: {', '.join(strange[:3])}{more}; expected a new "
+            "or empty folder, or pages to replace"
+        )
 
 
 def page_name(name: str, number: int) -> str:

@@ -1,20 +1,17 @@
 """A folder of static pages that says what records mean: `seqmix leaderboard page`."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from seqmix import __version__
-from seqmix._bounded import read_json
-from seqmix._files import write_folder_whole
 from seqmix._measures import named
 from seqmix.leaderboard.boards.board import Board
 from seqmix.leaderboard.boards.submissions import Submission
 from seqmix.leaderboard.page.board_view import BoardView
 from seqmix.leaderboard.page.data import write_cells, write_records, write_runs
-from seqmix.leaderboard.page.pages import Context, Names, Pages
+from seqmix.leaderboard.page.pages import Context, Names, Pages, check_folder, write_pages
 from seqmix.leaderboard.page.plots import NAMED
 from seqmix.leaderboard.page.runs_page import CellPage, cell_page, runs_part
 from seqmix.leaderboard.page.svg import strip, symbols
@@ -27,7 +24,6 @@ __all__ = ["write_site"]
 
 # What one page holds at most, so that no page outgrows two megabytes: cells of an overview, rows of a task, runs.
 _CELLS, _ROWS, _RUNS = 2_400, 250, 400
-_LIST = "pages.json"
 
 
 def write_site(
@@ -48,7 +44,7 @@ def write_site(
         ValueError: a folder with files that are not of such pages, or records of which none came to its end.
     """
     out = Path(out)
-    _check(out)
+    check_folder(out)
     boards = aggregate(records)
     known = {plan.name: plan for plan in plans}
     if strange := known.keys() - {board.name for board in boards}:
@@ -68,37 +64,12 @@ def write_site(
         raise ValueError("no pages: expected at least one run that came to its end, got none")
     dates = [record["repro"]["utc"][:10] for record in records]
     site = {"title": title, "version": __version__, "boards": views, "n_records": len(records), "newest": max(dates)}
-    weight: dict[str, int] = {}
 
-    def fill(folder: Path) -> None:
-        pages = Pages(folder, site)
-        pages.assets()
+    def fill(pages: Pages) -> None:
         for view in views:
             _write_board(pages, view)
-        weight.update(pages.weight)
-        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        (folder / _LIST).write_text(json.dumps({"seqmix": __version__, "files": [*files, _LIST]}, indent=0))
 
-    write_folder_whole(out, fill)
-    return weight
-
-
-def _check(out: Path) -> None:
-    if not out.parent.is_dir() or (out.exists() and not out.is_dir()):
-        raise ValueError(f"--out: expected a folder in one that exists, got {str(out)!r}")
-    if not out.exists():
-        return
-    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
-    try:
-        own = set(read_json(out / _LIST)["files"]) if _LIST in found else set()
-    except (ValueError, KeyError, TypeError):
-        own = set()
-    if strange := sorted(found - own):
-        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-        raise ValueError(
-            f"--out: {out} has files that this command did not write: {', '.join(strange[:3])}{more}; expected a new "
-            "or empty folder, or pages to replace"
-        )
+    return write_pages(out, site, fill)
 
 
 def _write_board(pages: Pages, board: BoardView) -> None:

@@ -8,7 +8,7 @@ arithmetic is not the one that short words need.
 import json
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from seqmix.atlas.prediction import Prediction, predict
 from seqmix.atlas.traits import SIZES
@@ -16,7 +16,7 @@ from seqmix.leaderboard.records.schema import Record
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.registry import create_task
 
-__all__ = ["Learned", "contradictions", "learned", "table"]
+__all__ = ["Learned", "contradictions", "is_solved", "learned", "table"]
 
 _TASKS = (
     "word-problem",
@@ -30,14 +30,30 @@ _TASKS = (
 
 
 class Learned(NamedTuple):
-    """Runs of a mixer on an automaton: how many, how many solved, and what the atlas says."""
+    """Runs of a mixer, by its entry without sizes, on an automaton, and what the atlas says of them."""
 
-    mixer: str
-    automaton: str
+    entry: dict[str, Any]
+    task: Automaton
     n_layers: int
-    runs: int
-    solved: int
+    records: list[Record]
     prediction: Prediction
+
+    @property
+    def mixer(self) -> str:
+        arguments = ", ".join(f"{key}={value}" for key, value in self.entry.items() if key != "name")
+        return f"{self.entry['name']}({arguments})"
+
+    @property
+    def automaton(self) -> str:
+        return self.task.name
+
+    @property
+    def runs(self) -> int:
+        return len(self.records)
+
+    @property
+    def solved(self) -> int:
+        return sum(map(is_solved, self.records))
 
     @property
     def contradicts(self) -> bool:
@@ -61,9 +77,7 @@ def learned(records: Sequence[Record]) -> list[Learned]:
     for (mixer, name, arguments, layers), runs in cells.items():
         automaton = _automaton(name, arguments)
         entry = json.loads(mixer)
-        said = predict(entry, automaton, layers)
-        title = f"{entry.pop('name')}({', '.join(f'{k}={v}' for k, v in entry.items())})"
-        found.append(Learned(title, automaton.name, layers, len(runs), sum(map(_solved, runs)), said))
+        found.append(Learned(entry, automaton, layers, runs, predict(entry, automaton, layers)))
     return found
 
 
@@ -78,7 +92,8 @@ def _automaton(name: str, arguments: str) -> Automaton:
     return create_task(name, **given).automaton()
 
 
-def _solved(run: Record) -> bool:
+def is_solved(run: Record) -> bool:
+    """Whether a run answers all words of twice the training length and more, up to four times that length at least."""
     if run["status"] != "ok" or run["result"]["diverged"]:
         return False
     home = run["result"]["train_length"]
