@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from seqmix._checks import positive
-from seqmix.atlas.boxes import boxes_of, only_lstm
+from seqmix.atlas.boxes import boxable, boxes_of
 from seqmix.atlas.drift import drift_length
 from seqmix.atlas.written import check
 from seqmix.models import SequenceModel
@@ -67,7 +67,7 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
 
     Args:
         model: any; with one diagonal layer that has no convolution, no norm before what is read and no MLP, `safe` is
-            the best that holds; one layer of `lstm` without an MLP may be right at every length.
+            the best that holds; one layer of `lstm`, `pd-ssm` or `mamba` without an MLP may be right at every length.
         automaton: complete, with a BOS.
         longest: where it is given up.
 
@@ -77,8 +77,9 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
     Example:
         >>> from seqmix.atlas import construct, horizon
         >>> made = construct({"name": "mamba", "d_conv": 1}, "flip-flop")
-        >>> horizon(made.model, made.automaton, 20)
-        Bracket(safe=20, method='counts', word=None, fails=None, boxes=None)
+        >>> bracket = horizon(made.model, made.automaton, 20)
+        >>> bracket.safe, bracket.method
+        (inf, 'boxes')
     """
     positive("horizon", "longest", longest)
     core = core_of(automaton)
@@ -86,7 +87,7 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
         raise ValueError(
             f"horizon: automaton must have a BOS and letters that may always come, {automaton.name} has not"
         )
-    if only_lstm(model) and (boxes := boxes_of(model, automaton)) is not None:
+    if boxable(model) and (boxes := boxes_of(model, automaton)) is not None:
         return Bracket(float("inf"), "boxes", None, None, tuple(each.tolist() for each in boxes))
     try:
         affine = affine_of(model, automaton, core)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.atlas.boxes import only_lstm
+from seqmix.atlas.boxes import boxable
 from seqmix.atlas.boxes_check import check_boxes
 from seqmix.atlas.brackets import Bracket
 from seqmix.models import SequenceModel
@@ -37,7 +37,7 @@ def verify_bracket(bracket: Bracket, model: SequenceModel, automaton: Automaton)
         _require(bracket.safe < len(bracket.word) - 1, "its word is shorter than what it calls safe")
     _require((bracket.method == "boxes") == (bracket.boxes is not None), "boxes are there if and only if they prove it")
     if bracket.boxes is not None:
-        _require(only_lstm(model), "boxes are of one layer of lstm")
+        _require(boxable(model), "boxes are of one layer of lstm, pd-ssm or mamba")
         check_boxes(*bracket.boxes, model, automaton)
     _require(bracket.safe < float("inf") or bracket.boxes is not None, "only boxes prove every length")
     far = int(min(bracket.safe, 512))

@@ -83,7 +83,9 @@ class Frame:
             g = torch.as_tensor(np.asarray(logits, dtype=np.float64)) / (2 * size)
             head[:, said : said + r], head[:, said + r : said + 2 * r] = g, -g
             told = np.asarray(constants, dtype=np.float64)
-            biggest = max(1.0, float(g.abs().max()) * size, float(np.abs(told[np.isfinite(told)]).max(initial=0)))
+            biggest = max(
+                1.0, float(g.abs().max()) * size if r else 0.0, float(np.abs(told[np.isfinite(told)]).max(initial=0))
+            )
             table = np.where(np.isfinite(told), told, _NEVER * biggest)[:, None] + np.zeros((v, v))
             if letters is not None:
                 table = table + np.asarray(letters)

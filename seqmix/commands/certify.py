@@ -39,7 +39,8 @@ def main(argv: list[str]) -> int:
         description="Replace the gates of a BD-LRU or H-LRU by their largest, and prove the finite automaton that the "
         "model then is right on words of every length, or name a shortest word that it gets wrong. Also: up to which "
         "length the model with its own gates is proved right, and which blocks carry a representation of the group. "
-        "Of other layers: up to which length all words are answered rightly, and a word that is not.",
+        "Of other layers: up to which length all words are answered rightly, and a word that is not; one layer of "
+        "lstm, pd-ssm or mamba whose states are saturated, gathered or signs is proved for every length.",
         epilog=_EPILOG,
     )
     parser.add_argument(

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from seqmix.tasks import create_task
 from seqmix.tasks.word_problem import WordProblemExamples
 from tests.inspect.hard import by_hand, hard_logits
 from tests.inspect.test_certify import last_two, permutations, word_problem
+
+SIGNED: dict[str, Any] = {"name": "mamba", "d_conv": 1, "eigenvalues": "signed"}
 
 
 @pytest.fixture(scope="module")
@@ -323,8 +326,22 @@ def test_command_line(
     assert main(["certify", "--verify", out, other]) == 1 and "refused for" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("mixer", [{"name": "pd-ssm"}, SIGNED], ids=["pd-ssm", "mamba"])
+def test_gathers_and_signs_on_the_command_line(
+    mixer: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = construct(mixer, "Z2").model
+    path, out = str(checkpoint(tmp_path / "m.ckpt", model, "Z2")), str(tmp_path / "m.json")
+    assert main(["certify", path, "--longest", "30", "--out", out]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("your network: proved for every length, by boxes\n") and "written, and checked" in said
+    assert main(["certify", "--verify", out, path]) == 0 and " holds for " in capsys.readouterr().out
+
+
 def test_other_layers_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = construct({"name": "mamba", "d_conv": 1, "eigenvalues": "signed"}, "Z2").model
+    model = construct(SIGNED, "Z2").model
+    with torch.no_grad():  # gates that are not quite hard
+        model.mixers[0].dt_proj.weight.mul_(0.3)
     path, out = str(checkpoint(tmp_path / "m.ckpt", model, "Z2")), tmp_path / "m.json"
     assert main(["certify", path, "--longest", "30", "--out", str(out)]) == 1
     said = capsys.readouterr().out

@@ -1,8 +1,10 @@
-"""Mamba: bits that are held (dt = 0), set (a decay of zero) or, with signed decays, flipped (h <- 1 - h).
+"""Mamba: bits that are held (dt = 0), set (a decay of zero) or, with signed decays, flipped (h <- -h).
 
 Inner channels are indicators of letters, or with a convolution of pairs of letters, from which dt, B and C are formed,
-and one channel for each bit, whose value is what letters write. In float32 softplus(-110) and exp(-110) are zero and
-2 exp(-30) - 1 is -1, so that a bit is copied or mirrored exactly; a signed decay of zero, dt = ln 2, leaves 1e-7.
+and one channel for each bit, whose value is what letters write. In float32 softplus(-110), exp(-110) and silu(-240) are
+zero and 2 exp(-30) - 1 is -1, so that a bit is copied or mirrored exactly, whatever rounding does; a signed decay of
+zero, dt = ln 2, leaves 1e-7. Bits that are flipped are 1/8 and -1/8 in the state, since silu is nowhere below -0.27,
+and a channel that is always at 1/2 makes them 1 and 0.
 """
 
 import math
@@ -19,6 +21,7 @@ __all__ = ["bits_of", "mamba", "spoken"]
 
 _K = 240.0  # of an indicator before silu; -K / 2 has a silu of zero
 _ONE = float(inverse_silu(1.0))
+_FLIPPED = 1 / 8  # size of a bit that letters flip
 
 
 def bits_of(cell: Cell, window: int, *, flips: bool) -> Registers | None:
@@ -46,7 +49,11 @@ def mamba(cell: Cell) -> Plan | None:
     """Bits in the state of one layer."""
     signed, window = cell.mixer.options["eigenvalues"] == "signed", cell.mixer.options["d_conv"]
     bits = bits_of(cell, window, flips=signed)
-    if bits is None or any({FLIP, 1} <= set(row[:, x]) for row in bits.ops for x in range(cell.letters)):
+    if bits is None:
+        return None
+    # What a letter writes does not depend on the letter before.
+    columns = [set(row[:, x]) for row in bits.ops for x in range(cell.letters)]
+    if any(FLIP in column and column & {0, 1} for column in columns):
         return None
     if cell.mixer.sizes.keys() & {"expand", "dt_rank"}:
         return None
@@ -70,12 +77,13 @@ def _mamba(cell: Cell, bits: Registers, signed: bool, window: int) -> SequenceMo
         else [(bos, x) for x in range(letters)]
     )
     frame = cell.frame(count)
-    expand = max(1, -(-(len(pairs) + count) // frame.width))
+    expand = max(1, -(-(len(pairs) + count + 1) // frame.width))
     spec = cell.spec(d_state=cell.mixer.sizes.get("d_state", 1), expand=expand, dt_rank=len(pairs))
     model = frame.model(spec, *spoken(cell, bits))
     layer: Any = model.mixers[0]
     inner = expand * frame.width
     first = len(pairs)  # channel of the first bit
+    flips = bool((bits.ops == FLIP).any())
     inputs, gates = np.zeros((inner, letters + 1)), np.zeros((inner, letters + 1))
     taps, bias = np.zeros((inner, window)), np.zeros(inner)
     for channel, (y, x) in enumerate(pairs):
@@ -98,8 +106,14 @@ def _mamba(cell: Cell, bits: Registers, signed: bool, window: int) -> SequenceMo
             if op != HOLD:
                 dt = fade if op >= FADE else flip if op == FLIP else reset
                 steps[channel, place] = dt + math.log(-math.expm1(-dt))  # before the softplus
-                value = (1 if op == FLIP else float(written(op, 0))) / dt
-                inputs[channel, x] = max(inputs[channel, x], float(inverse_silu(value)))
+                value = float(written(op, -1)) * _FLIPPED / dt if flips else float(written(op, 0)) / dt
+                inputs[channel, x] = -_K if op == FLIP else float(inverse_silu(value)) or inputs[channel, x]
+    read = np.eye(inner)[first : first + count]
+    if flips:
+        half = first + count
+        gates[half], bias[half] = _ONE, float(inverse_silu(0.5))
+        read = read / (2 * _FLIPPED) + np.eye(inner)[half]
+        write(layer.D, np.eye(inner)[half])
     write(layer.in_proj.weight, frame.tokens(cell.table(np.concatenate([inputs, gates]))))
     write(layer.conv1d.weight, taps)
     write(layer.conv1d.bias, bias)
@@ -108,5 +122,5 @@ def _mamba(cell: Cell, bits: Registers, signed: bool, window: int) -> SequenceMo
     seen[len(pairs) :, : len(pairs)] = 2 / _K  # B and C
     write(layer.x_proj.weight, seen)
     write(layer.dt_proj.weight, steps)
-    write(layer.out_proj.weight, frame.outputs(np.eye(inner)[first : first + count]))
+    write(layer.out_proj.weight, frame.outputs(read))
     return model
