@@ -53,6 +53,10 @@ MEASURES = (
     Measure("bits_per_byte", "bpb", "bits", 3, "bits per byte", "bits per byte", False, True, decides=True),
     Measure("perplexity", "ppl", "loss", 4, "perplexity", "perplexity", False, True),
     Measure(
+        "bits_per_byte_bound", "bpb_bound", "bits", 9, "bits per byte (bound)", "an upper bound on bits per byte",
+        False, True, always=False,
+    ),
+    Measure(
         "free_sequence_accuracy", "free_seq", "share", 7, "whole, free-running",
         "whole-sequence accuracy of answers that the model continues by itself", always=False,
     ),

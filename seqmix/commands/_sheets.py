@@ -14,6 +14,7 @@ from seqmix.training.config.arguments import (
     Part,
     data_part,
     mixer_part,
+    objective_part,
     optimizer_part,
     schedule_part,
     section_part,
@@ -24,6 +25,7 @@ __all__ = [
     "asked_help",
     "callback_sheet",
     "mixer_sheet",
+    "objective_sheet",
     "optimizer_sheet",
     "schedule_sheet",
     "task_sheet",
@@ -89,6 +91,13 @@ def schedule_sheet(name: str) -> str:
     return _page(name, part.found.docstring, part, "", part.arguments or (), [line])
 
 
+def objective_sheet(name: str) -> str:
+    """What a model is trained for."""
+    part = objective_part(name)
+    line = f"seqmix fit --config {'gidd' if name == 'gidd' else 'lm'} --objective {name}"
+    return _page(name, part.found.docstring, part, "", part.arguments or (), [line])
+
+
 def callback_sheet(section: str) -> str:
     """A callback with a key of its own in configs."""
     part, default = section_part(section), config_files.SECTIONS[section][1]
@@ -98,8 +107,14 @@ def callback_sheet(section: str) -> str:
     return _page(section, part.found.docstring, part, "", arguments, lines)
 
 
-_ENTRIES = {"mixer": mixer_sheet, "data": task_sheet, "optimizer": optimizer_sheet, "schedule": schedule_sheet}
-_LISTS = {"mixer": "mixers", "data": "tasks", "optimizer": "optimizers", "schedule": "schedules"}
+_ENTRIES = {
+    "mixer": mixer_sheet,
+    "data": task_sheet,
+    "optimizer": optimizer_sheet,
+    "schedule": schedule_sheet,
+    "objective": objective_sheet,
+}
+_LISTS = {key: "tasks" if key == "data" else f"{key}s" for key in _ENTRIES}
 
 
 def asked_help(options: Sequence[str]) -> str | None:

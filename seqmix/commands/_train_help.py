@@ -15,7 +15,7 @@ _WHAT = {
     "test": "Measure a checkpoint at every evaluation length, with a table and a figure.",
     "predict": "Write a checkpoint's answers on the test data to files.",
 }
-_ENTRIES = {"data": "tasks", "mixer": "mixers", "optimizer": "optimizers", "schedule": "schedules"}
+_ENTRIES = ("data", "mixer", "optimizer", "schedule", "objective")
 _SCREEN = """usage: seqmix {command} --config NAME [--KEY VALUE ...]
 
 {what} An option changes what the config says, and each key of a config is one:
@@ -26,6 +26,7 @@ _SCREEN = """usage: seqmix {command} --config NAME [--KEY VALUE ...]
   --model.ARGUMENT VALUE  width, layers, head, ...                            --help model
   --optimizer NAME        --optimizer.lr 1e-3 and so on                       --help optimizer
   --schedule NAME         of the learning rate                                --help schedule
+  --objective NAME        what it is trained for: targets, gidd               --help objective
   --trainer.ARGUMENT      steps, devices, precision, loggers, ...             --help trainer
   --CALLBACK.ARGUMENT     or null to leave it out: {callbacks}
                                                                               --help callbacks

@@ -40,6 +40,13 @@ def _schedules() -> dict[str, str]:
     return {name: _first(read_constructor(f"seqmix.optim.schedules:{name}").docstring) for name in SCHEDULES}
 
 
+def _objectives() -> dict[str, str]:
+    from seqmix._constructors import read_constructor
+    from seqmix.training.config.files import OBJECTIVES
+
+    return {name: _first(read_constructor(path).docstring) for name, path in OBJECTIVES.items()}
+
+
 def _callbacks() -> dict[str, str]:
     from seqmix._constructors import read_constructor
     from seqmix.training.config.files import SECTIONS
@@ -112,6 +119,7 @@ NAMES: dict[str, _Kind] = {
     "grids": _Kind(_files("grids"), _file_sheet("grids", "seqmix leaderboard run {} --store runs.jsonl")),
     "optimizers": _Kind(_optimizers, _sheets.optimizer_sheet),
     "schedules": _Kind(_schedules, _sheets.schedule_sheet),
+    "objectives": _Kind(_objectives, _sheets.objective_sheet),
     "callbacks": _Kind(_callbacks, _sheets.callback_sheet),
 }
 

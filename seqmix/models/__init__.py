@@ -9,15 +9,19 @@ if TYPE_CHECKING:
     from seqmix.models.bidirectional import Bidirectional
     from seqmix.models.block import Block, SwiGLU
     from seqmix.models.classification import ClassificationHead
+    from seqmix.models.denoiser import Denoiser
+    from seqmix.models.diffusion import GIDD
     from seqmix.models.generation import generate
     from seqmix.models.intensity import IntensityEmbedding
     from seqmix.models.sequence_model import SequenceModel, SequenceModelState
 
 __all__ = [  # the reference reads it, too
+    "GIDD",
     "AutoencoderHead",
     "Bidirectional",
     "Block",
     "ClassificationHead",
+    "Denoiser",
     "IntensityEmbedding",
     "SequenceModel",
     "SequenceModelState",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqmix._checks import positive
 from seqmix.mixers._padding import check_lengths
+from seqmix.models._modes import evaluating
 from seqmix.models._spans import last
 
 __all__ = ["generate", "sample"]
@@ -99,9 +100,7 @@ def sample(
         raise ValueError(f"generate: stop_token must be an integer in [0, {model.vocab_size}), got {stop_token!r}")
     model.check_tokens(tokens, "B, T")
     check_lengths("generate", lengths, tokens, None)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with evaluating(model):
         state, fed = None, tokens
         stopped = tokens.new_zeros(tokens.shape[0], dtype=torch.bool)
         for _ in range(max_new_tokens):
@@ -115,9 +114,6 @@ def sample(
             if stop_token is not None and bool(stopped.all()):
                 return
             fed = chosen.unsqueeze(1)
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:

@@ -16,7 +16,7 @@ _FREE = {
     "model": {"schedule", "activation_checkpointing"},
     "data": {"eval_lengths", "eval_size", "eval_seed", "eval_sets", "eval_range", "num_workers"},
 }
-_ENTRIES = ("optimizer", "mixer", "head", "embedding")
+_ENTRIES = ("optimizer", "mixer", "objective", "head", "embedding")
 _NEEDED = ("optimizer_states", "lr_schedulers", "loops", "global_step")
 _MISSING = object()
 
@@ -51,7 +51,7 @@ def check_same(group: str, made: Mapping[str, Any] | None, now: Mapping[str, Any
     if not made or not now:
         return
     for name in sorted(made.keys() & now.keys() - _FREE[group]):
-        path = name if name in _ENTRIES[:2] else f"{group}.{name}"
+        path = name if name in _ENTRIES[:3] else f"{group}.{name}"
         check_value(path, _entry(name, made[name]), _entry(name, now[name]))
 
 

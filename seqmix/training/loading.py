@@ -21,6 +21,7 @@ from seqmix.training.checkpoint_files import read_checkpoint
 from seqmix.training.config.files import Config, expand, load_config
 from seqmix.training.config.runs import run_of
 from seqmix.training.module import SequenceLearner
+from seqmix.training.objectives import create_objective
 
 __all__ = ["build_model", "build_task", "check_config", "load_model", "task_class", "task_of"]
 
@@ -42,6 +43,7 @@ def _model(content: dict[str, Any]) -> SequenceModel:
     model, learner = (inspect.signature(kind).parameters for kind in (SequenceModel, SequenceLearner))
     arguments = {name: value for name, value in content["hyper_parameters"].items() if name in learner}
     own = {name: value for name, value in arguments.items() if name in model}
+    own["vocab_size"] = create_objective(arguments.get("objective", "targets"), own["vocab_size"]).vocab_size
     check_weights(SequenceModel, numbers_of(content["state_dict"]), **own)
     made = SequenceLearner(**arguments).model
     made.load_state_dict({name.removeprefix("model."): value for name, value in content["state_dict"].items()})
@@ -59,7 +61,8 @@ def build_model(config: Config, *, trust: Iterable[str] | None = ()) -> Sequence
     arguments: dict[str, Any] = {key: value for key, value in model.items() if key in known}
     if "vocab_size" not in arguments:
         arguments["vocab_size"] = build_task(config, trust=trust).vocab_size if "data" in config else 256
-    arguments = {"d_model": 128, "n_layers": 1} | arguments
+    objective = create_objective(model.get("objective", "targets"), arguments["vocab_size"])
+    arguments = {"d_model": 128, "n_layers": 1} | arguments | {"vocab_size": objective.vocab_size}
     built("model: cannot be built", check_weights, arguments, SequenceModel)
     return built("model: cannot be built", SequenceModel, arguments)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Counts", "total_loss"]
+__all__ = ["Bound", "Counts", "total_loss"]
 
 
 class Counts:
@@ -101,6 +101,23 @@ class Counts:
             "sequence_accuracy": (whole / rows).float(),
         }
         return rates | ({"macro_accuracy": (balanced / rows).float()} if self.macro else {})
+
+
+class Bound:
+    """Sums over batches of a bound on the negative log-likelihood of text: nats, tokens, bytes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(3, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+
+    def add(self, loss: Tensor, n_tokens: Tensor, n_bytes: Tensor) -> None:
+        """Add a batch."""
+        self.sums += torch.stack([value.to(self.sums.dtype) for value in (loss, n_tokens, n_bytes)])
+
+    def rates(self, strategy: Any) -> dict[str, Tensor]:
+        """Over all ranks of a Lightning strategy: `loss`, nats a token, and `bits_per_byte_bound`."""
+        loss, tokens, n_bytes = strategy.reduce(self.sums, reduce_op="sum").unbind()
+        bits = loss / (n_bytes.clamp_min(1) * math.log(2))
+        return {"loss": (loss / tokens.clamp_min(1)).float(), "bits_per_byte_bound": bits.float()}
 
 
 def total_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -20,10 +20,11 @@ from seqmix.optim.registry import check_optimizer, check_shards
 from seqmix.optim.scheduler import create_schedule
 from seqmix.optim.schedules import check_schedule
 from seqmix.tasks.asked import asked_of
-from seqmix.training.answers import check_answers, cross_entropy, free_running_answers
+from seqmix.training.answers import free_running_answers
 from seqmix.training.carried_state import CarriedState
 from seqmix.training.continuing import check_continues
-from seqmix.training.metrics import Counts, total_loss
+from seqmix.training.metrics import Bound, Counts
+from seqmix.training.objectives import create_objective
 
 require("lightning.pytorch", extra="train", owner="seqmix.training")
 from lightning.pytorch.trainer.states import TrainerFn  # noqa: E402
@@ -49,9 +50,10 @@ class SequenceLearner(LossInStep):
     length, or otherwise by the task), `loss/L`, `token_accuracy/L` (positions), `last_accuracy/L` (last positions),
     `sequence_accuracy/L` (sequences right at every position); and `val/accuracy`, the task's own metric, averaged over
     the validation sets. Of text there are `bits_per_byte/L` and `perplexity/L` instead of the last two, and
-    `val/bits_per_byte`. These are teacher-forced: the input is right whatever the model has answered before. A task
-    with `free_running` also has `free_token_accuracy/L` and `free_sequence_accuracy/L` in the test: the most likely
-    answers when each is the next input, through the model's own state.
+    `val/bits_per_byte`; of text by `gidd` `bits_per_byte_bound` alone. These are teacher-forced: the input is right
+    whatever the model has answered before. A task with `free_running` also has `free_token_accuracy/L` and
+    `free_sequence_accuracy/L` in the test: the most likely answers when each is the next input, through the model's own
+    state.
 
     Args:
         mixer: what mixes tokens: `bd-lru`, `{name: bd-lru, block_size: 5}`, or a list of those, one for each layer.
@@ -71,6 +73,8 @@ class SequenceLearner(LossInStep):
         final_norm: whether what the head sees is normalised.
         parametrization: `standard`, or `mup`: starts and rates that stay good in wider models.
         base_width: the width at which `mup` changes nothing.
+        objective: `targets`, the answers that the task asks for, or `{name: gidd, p_u: 0.1}`: see
+            `seqmix.training.objectives`.
         optimizer: name and arguments, `{name: adamw, lr: 2e-3, betas: [0.9, 0.95]}`.
         schedule: name and arguments, `{name: cosine, warmup: 100, final: 0.0}`, `{name: wsd, cooldown: 0.2}`.
         norm_after_clipping: whether NGN sees the norm of the gradients after clipping, or before it.
@@ -103,6 +107,7 @@ class SequenceLearner(LossInStep):
         final_norm: bool = True,
         parametrization: str = "standard",
         base_width: int = 128,
+        objective: str | Entry = "targets",
         optimizer: str | Entry = "adamw",
         schedule: str | Entry = "cosine",
         norm_after_clipping: bool = True,
@@ -112,16 +117,17 @@ class SequenceLearner(LossInStep):
         self.schedule = entry("schedule", schedule)
         check_optimizer(**self.optimizer)
         check_schedule(**self.schedule)
+        self.objective = create_objective(entry("objective", objective), vocab_size)
         self.model = self.build_model()
         # Callbacks add terms to the loss: functions called after the forward pass of each training step.
         self.loss_terms: dict[str, Callable[[], Tensor | None]] = {}
         # Right answers and answers of the last training step (2,), for callbacks, on the device.
         self.last_counts: Tensor | None = None
-        self._counts: dict[int, Counts] = {}
+        self._counts: dict[int, Counts | Bound] = {}
         self._free_counts: dict[int, Counts] = {}
         self._carried = CarriedState()
         self._sharded = False
-        self._cut: CutSequences | None = None
+        self.cut: CutSequences | None = None
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -149,8 +155,9 @@ class SequenceLearner(LossInStep):
 
     def build_model(self) -> SequenceModel:
         """A `SequenceModel` of this learner's arguments, with new weights."""
-        own = ("optimizer", "schedule", "norm_after_clipping")
+        own = ("optimizer", "schedule", "norm_after_clipping", "objective")
         arguments = {name: value for name, value in self.hparams.items() if name not in own}
+        arguments["vocab_size"] = self.objective.vocab_size
         check_weights(SequenceModel, **arguments)
         return SequenceModel(**arguments)
 
@@ -167,7 +174,7 @@ class SequenceLearner(LossInStep):
     def setup(self, stage: str) -> None:
         """Raises `ValueError` where the task asks for answers that the model does not give."""
         if self._task is not None:
-            check_answers(self.model, self._task)
+            self.objective.check(self.model, self._task, stage)
         if isinstance(self.trainer.strategy, SequenceParallel):
             self.trainer.strategy.check_task(self._task, stage)
 
@@ -175,7 +182,7 @@ class SequenceLearner(LossInStep):
         """Shards the parameters by block, and the sequences, when the strategy asks for it."""
         if self.device_mesh is None or self._sharded:
             return
-        self._cut, self._sharded = shard(self.model, self.trainer.strategy), True  # type: ignore[arg-type]
+        self.cut, self._sharded = shard(self.model, self.trainer.strategy), True  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
         """The optimizer over parameter groups, and the schedule, stepped after every optimizer step."""
@@ -198,18 +205,16 @@ class SequenceLearner(LossInStep):
         self._carried.advance()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        batch = batch if self._cut is None else self._cut.part(batch)
-        logits, targets = self.answer(batch), batch["targets"]
-        loss, n_targets = cross_entropy(logits, targets), (targets != -100).sum()
-        with torch.no_grad():
-            right = (logits.argmax(-1) == targets).sum()
-            self.last_counts = torch.stack([right, n_targets])
+        batch = batch if self.cut is None else self.cut.part(batch)
+        loss, n_targets, right, n_answers = self.objective.loss(self, batch, batch_idx)
+        self.last_counts = torch.stack([right, n_answers])
         terms = {name: term for name, function in self.loss_terms.items() if (term := function()) is not None}
         # Lightning's bookkeeping for a logged value costs more than a small layer: only where it is written.
         trainer: Any = self.trainer
         if trainer.log_every_n_steps and (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
             sums = {name: value * n_targets for name, value in {"train/loss": loss, **terms}.items()}
-            self.log_means(sums | {"train/token_accuracy": right}, n_targets)
+            accuracy = right * (n_targets / n_answers.clamp_min(1))
+            self.log_means(sums | {"train/token_accuracy": accuracy}, n_targets)
             self.log("lr", torch.tensor(trainer.optimizers[0].param_groups[0].get("lr", math.nan)), batch_size=1)
         for term in terms.values():
             loss = loss + term
@@ -222,18 +227,8 @@ class SequenceLearner(LossInStep):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        part = batch if self._cut is None else self._cut.part(batch)
-        logits, targets, bounds = self.answer(part), batch["targets"], batch.get("cu_seqlens")
-        if bounds is not None and targets.shape != batch["tokens"].shape:  # one answer for each packed sequence
-            logits, targets, bounds = logits.transpose(0, 1), targets.transpose(0, 1), None
-        macro = asked_of(self._task).metric == "macro_accuracy"
-        counts = self._counts.setdefault(dataloader_idx, Counts(self.device, macro=macro))
-        if self._cut is None:
-            counts.add(logits, targets, bounds, batch.get("n_bytes"))
-        else:  # every rank of a sequence counts it, so that shares are the same
-            answers = self._cut.whole(logits.argmax(-1), targets.shape[1])
-            loss = self._cut.sum(total_loss(logits, part["targets"]))
-            counts.add_answers(answers, targets, bounds, loss, batch.get("n_bytes"))
+        counts = self._counts.setdefault(dataloader_idx, self.objective.counts(self._task, self.device))
+        self.objective.measure(self, batch, counts, (batch_idx, dataloader_idx))
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self.validation_step(batch, batch_idx, dataloader_idx)
@@ -245,9 +240,14 @@ class SequenceLearner(LossInStep):
     def _task(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
 
+    @property
+    def metric(self) -> str:
+        """The measure that decides, as the objective has it of the task."""
+        return self.objective.metric(self._task)  # type: ignore[no-any-return]
+
     def on_validation_epoch_end(self) -> None:
         task = asked_of(self._task)
-        results, metric = self._results("val", task.validation_sets), task.metric
+        results, metric = self._results("val", task.validation_sets), self.metric
         decisive = [value for name, value in results.items() if f"/{metric}" in name]
         name = metric if of_text(metric) else "accuracy"
         self.log_dict({**results, f"val/{name}": torch.stack(decisive).mean()})

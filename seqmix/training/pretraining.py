@@ -20,10 +20,11 @@ from seqmix.optim.create import create_optimizer
 from seqmix.optim.scheduler import create_schedule
 from seqmix.tasks.asked import asked_of
 from seqmix.tasks.streams import unit, words
+from seqmix.training.answers import cross_entropy
 from seqmix.training.callbacks import Checkpoints, NonFiniteGuard
 from seqmix.training.closures import LossInStep
 from seqmix.training.continuing import check_same, check_value
-from seqmix.training.module import SequenceLearner, cross_entropy
+from seqmix.training.module import SequenceLearner
 
 __all__ = ["Pretraining", "PretrainingLearner", "is_of_pretraining", "pretrain"]
 

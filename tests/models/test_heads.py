@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from seqmix.models import AutoencoderHead, ClassificationHead, IntensityEmbedding, SequenceModel
-from seqmix.training.module import check_answers
+from seqmix.training.answers import check_answers
 
 DOUBLE = torch.float64
 CLASSES = {"name": "classification", "n_classes": 3}

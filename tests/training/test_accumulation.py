@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from seqmix.optim import register_optimizer, registry
 from seqmix.training import SequenceLearner
-from seqmix.training.module import cross_entropy
+from seqmix.training.answers import cross_entropy
 from seqmix.training.pretraining import Pretraining, PretrainingLearner
 
 COUNTS = (45, 46, 50, 0, 28, 3)  # targets of the micro-batches

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, Trainer
 from seqmix.optim import get_optimizer, list_optimizers, register_optimizer, registry
 from seqmix.tasks import create_task
 from seqmix.training import SequenceLearner
+from seqmix.training.answers import cross_entropy
 from seqmix.training.callbacks import Checkpoints
-from seqmix.training.module import cross_entropy
 
 SEEN: list[dict[str, Any]] = []
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from seqmix.optim import create_optimizer, create_schedule
 from seqmix.tasks import create_task
 from seqmix.training import SequenceLearner
+from seqmix.training.answers import cross_entropy, free_running_answers
 from seqmix.training.callbacks import AccuracyTable, LengthCurriculum
 from seqmix.training.metrics import Counts
-from seqmix.training.module import cross_entropy, free_running_answers
 
 
 class OneProcess:

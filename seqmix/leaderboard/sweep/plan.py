@@ -121,6 +121,9 @@ def plan_settings(
 
 def _check_recorded(config: str, settings: dict[str, Any], overrides: Sequence[str]) -> None:
     wrong = unwritable("", settings) or unwritable("overrides", [config, *overrides])
+    objective = settings.get("objective") or "targets"
+    if (objective.get("name") if isinstance(objective, dict) else objective) != "targets":
+        raise ValueError(f"objective: records are ranked by exact measures, expected targets, got {objective!r:.80}")
     trainer = settings.get("trainer")
     numbers = {name: settings.get(name) for name in ("optimizer", "schedule")}
     numbers["trainer.gradient_clip_val"] = trainer.get("gradient_clip_val") if isinstance(trainer, dict) else None

@@ -18,7 +18,7 @@ from seqmix.studies.computations._descent import descend
 from seqmix.studies.computations._hessian import hessian_trace, largest_eigenvalue
 from seqmix.tasks.documents import corpus_documents
 
-__all__ = ["LENGTH", "curvature", "evaluate", "loss_of", "small_model", "train", "validation_batch"]
+__all__ = ["LENGTH", "curvature", "evaluate", "loss_of", "pieces", "small_model", "train", "validation_batch"]
 
 LENGTH = 64
 
@@ -51,14 +51,15 @@ def train(
     model: nn.Module, optimizer: torch.optim.Optimizer, *, steps: int, seed: int, batch: int = 16, **arguments: Any
 ) -> None:
     """`descend` on random pieces of the text."""
-    data = _text()[0]
     generator = torch.Generator().manual_seed(seed)
+    descend(model, optimizer, lambda step: loss_of(model, pieces(batch, generator)), steps=steps, **arguments)
 
-    def loss_at(step: int) -> Tensor:
-        starts = torch.randint(len(data) - LENGTH, (batch, 1), generator=generator)
-        return loss_of(model, data[starts + torch.arange(LENGTH + 1)])
 
-    descend(model, optimizer, loss_at, steps=steps, **arguments)
+def pieces(batch: int, generator: torch.Generator) -> Tensor:
+    """Random rows of the training text, (batch, LENGTH + 1)."""
+    data = _text()[0]
+    starts = torch.randint(len(data) - LENGTH, (batch, 1), generator=generator)
+    return data[starts + torch.arange(LENGTH + 1)]
 
 
 def validation_batch(count: int = 256) -> Tensor:

@@ -16,7 +16,12 @@ _WIDTHS = (9.0, 7.0, 4.0, 1.6)
 
 def is_text(rows: list[Row]) -> bool:
     """Whether it is bits per byte that counts."""
-    return all("bits_per_byte" in row for row in rows)
+    return all(bits_of(row) in row for row in rows)
+
+
+def bits_of(row: Row) -> str:
+    """What a row of text has: bits per byte, or a bound on them."""
+    return "bits_per_byte_bound" if "bits_per_byte_bound" in row else "bits_per_byte"
 
 
 def columns_of(rows: list[Row]) -> dict[str, str]:
@@ -35,7 +40,8 @@ def draw(
     numbers = all(name.isdecimal() for name in names)
     places = [row["length"] for row in rows] if numbers else list(range(len(rows)))
     text = is_text(rows)
-    shown = ["bits_per_byte"] if text else list(columns_of(rows))
+    bits = bits_of(rows[0])
+    shown = [bits] if text else list(columns_of(rows))
     for at, name in enumerate(shown):
         values, colour = [row[name] for row in rows], COLOURS[at % len(COLOURS)]
         width = _WIDTHS[max(at - len(shown), -len(_WIDTHS))]
@@ -52,7 +58,7 @@ def draw(
     axes.set(xlabel="sequence length" if numbers else "test set")
     axes.set_title(title, fontsize="medium", wrap=True)
     # From 0, so that noise of a hundredth of a bit is no trend.
-    axes.set(ylabel="bits per byte", ylim=(0, 1.08 * max(row["bits_per_byte"] for row in rows))) if text else axes.set(
+    axes.set(ylabel=columns_of(rows)[bits], ylim=(0, 1.08 * max(row[bits] for row in rows))) if text else axes.set(
         ylabel="accuracy", ylim=(-0.03, 1.03)
     )
     if numbers:

@@ -71,8 +71,9 @@ class Checkpoints(ModelCheckpoint):
         if self.dirpath is None:
             self.dirpath = f"{trainer.default_root_dir}/checkpoints"
         if self.monitor is None:
-            text = of_text(asked_of(trainer.datamodule).metric)  # type: ignore[attr-defined]
-            self.monitor, self.mode = ("val/bits_per_byte", "min") if text else ("val/accuracy", "max")
+            metric = getattr(pl_module, "metric", asked_of(trainer.datamodule).metric)  # type: ignore[attr-defined]
+            text = of_text(metric)
+            self.monitor, self.mode = (f"val/{metric}", "min") if text else ("val/accuracy", "max")
             self.kth_value = torch.tensor(torch.inf if text else -torch.inf)
         with warnings.catch_warnings():
             # A folder with checkpoints is where a resumed run belongs.

@@ -94,7 +94,9 @@ class StepProgress(ProgressBar):
         length = asked_of(trainer.datamodule).current_length  # type: ignore[attr-defined]
         if length is not None:
             parts.append(f"length {length}")
-        for name, unit in (("val/accuracy", ""), ("val/bits_per_byte", " bits per byte")):
+        bits = " bits per byte"
+        units = {"val/accuracy": "", "val/bits_per_byte": bits, "val/bits_per_byte_bound": f"{bits} (bound)"}
+        for name, unit in units.items():
             if name in trainer.callback_metrics:
                 parts.append(f"validation {float(trainer.callback_metrics[name]):.3f}{unit}")
         parts.append(f"lr {trainer.optimizers[0].param_groups[0].get('lr', float('nan')):.1e}")

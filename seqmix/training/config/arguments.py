@@ -12,14 +12,23 @@ from seqmix.optim.registry import BASE, SPLIT, get_optimizer
 from seqmix.optim.schedules import SCHEDULES
 from seqmix.tasks.loading import MEANING, Loading, merge
 from seqmix.tasks.registry import get_task
-from seqmix.training.config.files import SECTIONS, Config
+from seqmix.training.config.files import MODEL_ENTRIES, OBJECTIVES, SECTIONS, Config
 
-__all__ = ["OF_MODEL", "Part", "data_part", "mixer_part", "optimizer_part", "parts_of", "schedule_part", "section_part"]
+__all__ = [
+    "OF_MODEL",
+    "Part",
+    "data_part",
+    "mixer_part",
+    "objective_part",
+    "optimizer_part",
+    "parts_of",
+    "schedule_part",
+    "section_part",
+]
 
 # What a mixer has from the model around it.
 OF_MODEL = ("d_model", "device", "dtype")
 _MODULES = {"trainer": "lightning.pytorch.trainer.trainer:Trainer", "model": "seqmix.training.module:SequenceLearner"}
-_ENTRIES = ("mixer", "optimizer", "schedule")
 
 
 @dataclass(frozen=True)
@@ -90,11 +99,20 @@ def schedule_part(name: str) -> Part:
     return Part("schedule", f"schedule {name!r}", target, found, found.arguments[1:])
 
 
+def objective_part(name: str) -> Part:
+    """What a model is trained for."""
+    if name not in OBJECTIVES:
+        raise unknown_name("objective", name, OBJECTIVES)
+    found = _read(OBJECTIVES[name])
+    arguments = tuple(each for each in found.arguments if each.name != "vocab_size")  # the task's
+    return Part("objective", f"objective {name!r}", OBJECTIVES[name], found, arguments)
+
+
 def section_part(key: str) -> Part:
     """The trainer, the model, or a callback with a key of its own."""
     target = _MODULES.get(key) or ":".join(SECTIONS[key][0].rpartition(".")[::2])
     found = _read(target)
-    arguments = tuple(each for each in found.arguments if key != "model" or each.name not in _ENTRIES)
+    arguments = tuple(each for each in found.arguments if key != "model" or each.name not in MODEL_ENTRIES)
     return Part(key, key, target, found, arguments)
 
 
@@ -107,7 +125,7 @@ def parts_of(config: Config) -> list[tuple[Part, Mapping[str, Any]]]:
     ]
     mixer = config.get("mixer")
     specs = [("mixer", spec) for spec in (mixer if isinstance(mixer, list) else [mixer])]
-    for kind, spec in (*specs, *((kind, config.get(kind)) for kind in ("optimizer", "schedule", "data"))):
+    for kind, spec in (*specs, *((kind, config.get(kind)) for kind in (*MODEL_ENTRIES[1:], "data"))):
         spec = {"name": spec} if isinstance(spec, str) else spec
         if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
             continue
@@ -118,7 +136,13 @@ def parts_of(config: Config) -> list[tuple[Part, Mapping[str, Any]]]:
     return found
 
 
-_PARTS = {"mixer": mixer_part, "optimizer": optimizer_part, "schedule": schedule_part, "data": data_part}
+_PARTS = {
+    "mixer": mixer_part,
+    "optimizer": optimizer_part,
+    "schedule": schedule_part,
+    "objective": objective_part,
+    "data": data_part,
+}
 
 
 def _target(what: Any) -> str:

@@ -2,7 +2,8 @@
 
 A config holds constructor arguments: `trainer`, `model`, `data`, `seed_everything`. Beyond Lightning's own form,
     base: NAME                                a config to start from; what follows changes it
-    mixer: {name: bd-lru, block_size: 5}      the same as under `model`; so are `optimizer` and `schedule`
+    mixer: {name: bd-lru, block_size: 5}      the same as under `model`; so are `optimizer`, `schedule` and
+    objective: {name: gidd, p_u: 0.1}         what it is trained for, see `seqmix.training.objectives`
     data: {name: word-problem, group: A5}     a task by its registered name
     curriculum: {start: 2}                    a callback with its arguments, see SECTIONS; null leaves it out
     pretrain: {steps: 500, mask_rate: 0.5}    a first stage on the task's own inputs, see `seqmix.training.pretraining`
@@ -22,6 +23,7 @@ from seqmix._trust import inside
 from seqmix.tasks.registry import get_task, task_names
 
 __all__ = [
+    "OBJECTIVES",
     "SECTIONS",
     "TRAINER",
     "canonical",
@@ -37,7 +39,9 @@ __all__ = [
 Config = dict[str, Any]
 
 FOLDER = Path(__file__).parents[2] / "configs"
-MODEL_ENTRIES = ("mixer", "optimizer", "schedule")
+MODEL_ENTRIES = ("mixer", "optimizer", "schedule", "objective")
+# What a model is trained for, and what is made of it.
+OBJECTIVES = {"targets": "seqmix.training.objectives:Targets", "gidd": "seqmix.training.objectives:Gidd"}
 # Arguments of the trainer unless the config says otherwise.
 TRAINER: Config = {
     "max_steps": 1000,
