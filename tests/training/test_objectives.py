@@ -60,7 +60,7 @@ def test_what_a_model_needs() -> None:
             {},
             SimpleNamespace(vocab_size=6, predicts_next=True),
             "fit",
-            "at least the 6 tokens of SimpleNamespace, got 5",
+            "at least the 6 tokens of .*, got 5",
         ),
         ({}, TEXT, "predict", "seqmix generate samples from the model"),
     ],
@@ -74,7 +74,7 @@ def test_what_does_not_fit(options: dict, task: SimpleNamespace, stage: str, mes
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("gid", "unknown objective: 'gid'; did you mean 'gidd'"),
+        ("gid", "unknown objective 'gid'; did you mean 'gidd'"),
         ({"name": "gidd", "p_u": 1}, "p_u must be in"),
         ({"name": "gidd", "weighting": "clip"}, "weighting must be"),
         ({"name": "gidd", "draws": 0}, "draws must be a positive integer"),
@@ -88,10 +88,10 @@ def test_bad_entries(spec, message: str) -> None:
 
 def test_noise_follows_from_seed_and_step() -> None:
     made = learner()
-    losses = [float(made.objective.loss(made, packed(), 0)[0]) for _ in range(2)]
+    losses = [made.objective.loss(made, packed(), 0)[0].item() for _ in range(2)]
     assert losses[0] == losses[1]
     made._trainer.global_step = 1
-    assert float(made.objective.loss(made, packed(), 0)[0]) != losses[0]
+    assert made.objective.loss(made, packed(), 0)[0].item() != losses[0]
     loss, n_targets, right, noised = made.objective.loss(made, packed(), 0)
     assert n_targets == 7 and 0 <= right <= noised <= 7
     loss.backward()

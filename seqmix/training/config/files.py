@@ -11,7 +11,7 @@ Another `name` starts an entry afresh; without one the given arguments change th
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -127,15 +127,15 @@ def load_config(name: str, seen: tuple[Path, ...] = (), *, within: Path | None =
     return merge(load_config(str(beside if beside.is_file() else base), (*seen, path), within=within), config)
 
 
-def merge(config: Config, changes: Config) -> Config:
-    """`config` with `changes` on top; both as `load_config` returns them."""
+def merge(config: Config, changes: Config, entries: Sequence[str] = _ENTRIES) -> Config:
+    """`config` with `changes` on top; both as `load_config` returns them, whose registry entries are `entries`."""
     result = dict(config)
     for key, value in changes.items():
         old = result.get(key)
-        if key in _ENTRIES:
+        if key in entries:
             result[key] = merge_entry(old, value)
         elif isinstance(old, dict) and isinstance(value, dict):
-            result[key] = merge(old, value)
+            result[key] = merge(old, value, ())  # in a section such a word is a word
         else:
             result[key] = value
     return result
