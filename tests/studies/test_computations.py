@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from seqmix.mixers import Attention
+from seqmix.mixers import LRU, Attention
+from seqmix.models import SequenceModel
 from seqmix.optim import NGN
 from seqmix.optim.sde import METHODS, Quadratic, discrete, euler_maruyama
-from seqmix.studies.computations import area, attention_gradients, curvature, logistic_cycles, reconstruction
+from seqmix.studies.computations import (
+    area,
+    attention_gradients,
+    curvature,
+    diffusion_on_text,
+    logistic_cycles,
+    reconstruction,
+    small_task,
+)
 from seqmix.studies.computations._descent import descend
 from seqmix.studies.computations._hessian import hessian_trace, largest_eigenvalue
 from seqmix.studies.computations.mixing_coefficients import measured
@@ -123,3 +132,31 @@ def test_coefficients_of_even_attention():
     assert found["tokens"] == pytest.approx(sum(late) / 32, rel=1e-4)
     assert found["negative"] == 0 and found["sums"] < 1e-5 and found["error"] < 1e-5
     assert found["decay"] == pytest.approx(-np.log(64 / 2) / 62, rel=1e-4)
+
+
+def test_the_models_of_diffusion_and_of_the_next_byte_are_of_one_size():
+    twin = diffusion_on_text._next_byte(0, 64, 0, 1)
+    diffusion = SequenceModel(
+        diffusion_on_text._MIXER, 256 + 1 + diffusion_on_text._BINS, 64, 2, mlp_ratio=2, bidirectional=True
+    )
+    assert twin.num_parameters() == pytest.approx(diffusion.num_parameters(), rel=0.01)
+
+
+def test_starts_of_lru():
+    """A start `alone` has no gamma, and one on a ring lies there."""
+    found = {}
+
+    def watched(model, *_, **__):
+        found["layer"] = next(module for module in model.modules() if isinstance(module, LRU))
+        raise InterruptedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_task, "create_optimizer", lambda name, model, **_: watched(model))
+        for start, least, gamma in (("disk", 0.0, False), ("phase", 0.9, False), ("ring alone", 0.9, True)):
+            with pytest.raises(InterruptedError):
+                small_task.run(0, 64, "lru", 1e-3, "digits", start=start)
+            layer = found["layer"]
+            assert layer.eigenvalues().abs().min() >= least
+            assert bool((layer.gamma_log == 0).all()) is gamma and layer.gamma_log.requires_grad is not gamma
+            if start == "phase":
+                assert layer.eigenvalues().angle().abs().max() <= np.pi / 10 + 1e-6

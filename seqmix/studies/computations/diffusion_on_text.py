@@ -5,7 +5,7 @@ next-byte model, which is also the judge of samples. Equal size: what bidirectio
 """
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -38,18 +38,17 @@ def run(
     model = SequenceModel(_MIXER, 256 + 1 + _BINS, d_model, 2, mlp_ratio=2, bidirectional=True)
     denoiser = Denoiser(model, process, _BINS)
 
-    def terms(x: Tensor, t: Tensor, weighted: bool) -> Tensor:
+    def terms(x: Tensor, t: Tensor, weighted: bool) -> Tensor:  # by the bound's weights or the dynamic ones
         z = torch.where(_FREE, process.corrupt(x, t[:, None], torch.rand(x.shape, generator=generator)), x)
         logits, at = denoiser(z, t), t[:, None].expand_as(x)
-        if weighted:
-            return (process.bound(logits, z, x, at) * _FREE).sum(1) / LENGTH
-        return (process.weights(z, x, at) * process.divergence(logits, z, x, at) * _FREE).sum(1) / LENGTH
+        found = process.bound(logits, z, x, at) * (1 if weighted else 2 * at * (1 - at))
+        return (found * _FREE).sum(1) / LENGTH
 
     def loss_at(step: int) -> Tensor:
         t = (torch.arange(batch) / batch + torch.rand(1, generator=generator)) % 1
         return terms(pieces(batch, generator), 1e-4 + (1 - 2e-4) * t.double(), False).mean()
 
-    descend(model, _adam(model), loss_at, steps=steps, schedule="cosine", warmup=steps // 20)
+    descend(model, _adam(model.parameters()), loss_at, steps=steps, schedule="cosine", warmup=steps // 20)
     with torch.no_grad():
         bounds = []
         for _ in range(8):
@@ -74,9 +73,7 @@ def run(
 _MIXER = {"name": "attention", "n_heads": 4, "position": "rope"}
 _FREE = torch.arange(LENGTH + 1) > 0
 
-
-def _adam(model: SequenceModel) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
+_adam = partial(torch.optim.AdamW, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
 
 
 @cache
@@ -88,13 +85,13 @@ def _next_byte(seed: int, d_model: int, steps: int, batch: int) -> SequenceModel
     def loss_at(step: int) -> Tensor:
         return loss_of(model, pieces(batch, generator))
 
-    descend(model, _adam(model), loss_at, steps=steps, schedule="cosine", warmup=steps // 20)
+    descend(model, _adam(model.parameters()), loss_at, steps=steps, schedule="cosine", warmup=steps // 20)
     return model.eval()
 
 
 def _judged(judge: SequenceModel, rows: Tensor) -> dict[str, float]:
     shares = torch.bincount(rows[:, 1:].flatten(), minlength=256) / rows[:, 1:].numel()
     return {
-        "judged": float(loss_of(judge, rows)) / math.log(2),
+        "judged": loss_of(judge, rows).item() / math.log(2),
         "entropy": float(torch.special.entr(shares).sum()) / math.log(2),
     }
