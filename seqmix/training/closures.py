@@ -9,6 +9,7 @@ gradient the parameters hold when it is taken. Penalties are in both, weighted a
 import inspect
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -152,11 +153,13 @@ class LossInStep(LightningModule):
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not (self._wants_graph and self.training):
+        with self.for_graphs():
             return super().__call__(*args, **kwargs)
+
+    def for_graphs(self) -> AbstractContextManager[None]:
+        """What the forward pass of a training step has around it."""
         # Only the reference has a backward pass that can be differentiated again.
-        with backend("reference"):
-            return super().__call__(*args, **kwargs)
+        return backend("reference") if self._wants_graph and self.training else nullcontext()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         with warnings.catch_warnings():

@@ -145,7 +145,8 @@ class Gidd:
         uniform, shift = _noise(getattr(learner.trainer.datamodule, "seed", 0), split, learner.global_step, x)
         t = ((torch.arange(_rows(x, bounds), device=x.device) / _rows(x, bounds)).double() + shift) % 1
         t = 1e-4 + (1 - 2e-4) * t  # as in the paper, whose weights end there
-        z, at, logits = self._said(learner.model, x, free, bounds, t, uniform)
+        with learner.for_graphs():
+            z, at, logits = self._said(learner.model, x, free, bounds, t, uniform)
         if self.weighting == "elbo":
             terms = self.process.bound(logits, z, x, at)
         else:

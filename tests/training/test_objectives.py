@@ -1,5 +1,6 @@
 """Objectives: whole sequences of batches, the bound as it is measured, and runs from the command line."""
 
+import itertools
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,3 +163,35 @@ def test_a_run_is_trained_goes_on_and_is_sampled(
     assert "a model of diffusion takes no top_k" in capsys.readouterr().err
     assert main(["export", "run", "folder"]) == 2
     assert "says no next tokens, its objective is gidd" in capsys.readouterr().err
+
+
+def test_second_derivatives_go_through_it() -> None:
+    made = learner(optimizer={"name": "adahessian"})
+    made.train()
+    loss = made.objective.loss(made, packed(), 0)[0]
+    weight = made.model.blocks[0].mixer.ahead.proj_out.weight
+    (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+    assert torch.autograd.grad(gradient.square().sum(), weight)[0].isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("p_u", [0.0, 0.2])
+def test_a_pattern_is_learned_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], p_u: float
+) -> None:
+    """Letters in turn: the bound comes near to what the first and the last letter of a line cost, samples are such."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("\n\n".join(("abcdefgh" * 9)[n % 8 :][: 40 + n % 7] for n in range(200)))
+    options = ["fit", "--config", "gidd", "--run_dir", "run", "--data.files", "text.txt", "--data.separator", "\\n\\n"]
+    options += ["--model.d_model", "32", "--data.eval_lengths", "[64]", "--data.train_length", "64"]
+    options += ["--objective.p_u", str(p_u), "--optimizer.lr", "1e-2", "--trainer.max_steps", "300"]
+    options += ["--progress", "null", "--trainer.logger=false", "--trainer.accelerator=cpu"]
+    assert main([*options, "--trainer.val_check_interval", "300", "--accuracy_table.figure=false"]) == 0
+    bound = float((tmp_path / "run/text.csv").read_text().splitlines()[1].split(",")[2])
+    assert bound < 0.6
+    capsys.readouterr()
+    words = ["generate", "run", "--prompt", "abc", "--max-new-tokens", "30", "--steps", "32", "--correct", "8"]
+    assert main(words) == 0
+    text = capsys.readouterr().out.strip("\n")
+    steps = [(ord(b) - ord(a)) % 8 == 1 for a, b in itertools.pairwise(text)]
+    assert sum(steps) >= 0.8 * len(steps) >= 8
