@@ -144,11 +144,10 @@ class Pairs:
         """The bound of each pair (9,), every noisy pair weighted by its probability; `said` is x^ by t."""
         found = torch.zeros(9, dtype=torch.float64)
         for t, weight in zip(*times(steps, torch.tensor(0.5 / steps)), strict=True):
-            m, logits = self.marginals(float(t)), said(float(t)).log()
-            for row, x in enumerate(self.pairs):
-                probability = m[x[0], self.noisy[:, 0]] * m[x[1], self.noisy[:, 1]]
-                terms = self.process.bound(logits, self.noisy, x.expand(16, 2), t).sum(-1)
-                found[row] += weight / steps * (probability * terms.nan_to_num()).sum()
+            m, logits = self.marginals(float(t)), said(float(t)).log().expand(9, 16, 2, 3)
+            z, x = self.noisy.expand(9, 16, 2), self.pairs[:, None].expand(9, 16, 2)
+            terms = self.process.bound(logits, z, x, t).sum(-1).nan_to_num()
+            found += weight / steps * (m[x, z].prod(-1) * terms).sum(1)
         return found
 
     def modelled(self, said, steps: int) -> torch.Tensor:
