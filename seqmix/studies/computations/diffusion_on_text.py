@@ -24,7 +24,7 @@ _BINS = 16
 def run(
     seed: int, noise: str, d_model: int = 64, steps: int = 1500, batch: int = 16, rows: int = 512, samples: int = 64
 ) -> dict[str, float]:
-    """`bits` a byte of held-out text, of diffusion a bound and `bits_error` the standard error of it; of samples `judged`
+    """`bits` a byte of held-out text, of diffusion a bound and `bits_error` its standard error; of samples `judged`
     bits and `entropy` of single bytes, and both after self-correction, which `changed` a share; of text with a
     twentieth of its bytes wrong at t = 0.05, the shares of wrong ones `mended` and right ones `kept`."""
     judge = _next_byte(seed, d_model, steps, batch)
