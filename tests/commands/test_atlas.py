@@ -42,6 +42,10 @@ def test_what_was_learned(capsys, tmp_path) -> None:
     assert "[p1]: atlas.md#monotone-floats" in table and "[p2]: atlas.md#weights-that-are-written" in table
     assert "learned: 0 of 3 runs, 0 certified" in said(capsys, *words, "--why")
     said(capsys, *words, "--out", str(out))
+    assert "docs/atlas.md, under #weights" in (out / "lstm.html").read_text()
+    (tmp_path / "atlas.html").write_text("the site")
+    said(capsys, *words, "--out", str(out))
+    assert 'href="../atlas.html#weights-that-are-written"' in (out / "lstm.html").read_text()
     pages = {path.name: path.read_text() for path in out.glob("*.html")}
     assert set(pages) == {"index.html", "mamba-conv.html", "bd-lru-m-2.html", "lstm.html"}
     leads = re.findall(r'<a xlink:href="([^"#]*)#([^"]*)"', pages["index.html"])

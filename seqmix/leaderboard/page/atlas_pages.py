@@ -12,8 +12,7 @@ from seqmix.atlas.cells import AUTOMATA, LAYERS, MIXERS
 from seqmix.atlas.page import draw, place, sheet
 from seqmix.leaderboard.page.pages import Pages, write_pages
 from seqmix.leaderboard.records.schema import Record
-from seqmix.leaderboard.summary.atlas_marks import Marks
-from seqmix.leaderboard.summary.atlas_records import is_solved
+from seqmix.leaderboard.summary.atlas_records import Marks, is_solved
 from seqmix.leaderboard.summary.certified import answer, certificate_of
 from seqmix.leaderboard.summary.statistics import learning_rate
 from seqmix.leaderboard.tables.atlas_cells import proof_of
@@ -52,7 +51,8 @@ class Cell(NamedTuple):
 def write_atlas(
     marks: Mapping[Key, Marks], out: Path, mixers: Sequence[str], automata: Sequence[str], n_layers: int = 1
 ) -> dict[str, int]:
-    """Make or replace the folder `out`; returns the bytes of each of its files.
+    """Make or replace the folder `out`; returns the bytes of each of its files. Proofs are links where the site of the
+    documentation is beside it.
 
     Raises:
         ValueError: a folder with files that are not of such pages.
@@ -63,14 +63,16 @@ def write_atlas(
         "newest": max((run["repro"]["utc"][:10] for run in records), default="none"),
     }  # fmt: skip
 
+    docs = "../atlas.html" if (out.parent / "atlas.html").is_file() else None
+
     def fill(pages: Pages) -> None:
         pages.render("index.html", "atlas.html", figure=_figure(marks, mixers, automata), layers=n_layers)
         kinds = {name: kind for kind, names in LAYERS.items() for name in names}
         for mixer in mixers:
             cells = list(_cells(marks, mixer, automata, n_layers))
             file = place(mixer, "").partition("#")[0]
-            about = {"mixer": mixer, "kind": kinds[mixer], "entry": MIXERS[mixer], "layers": n_layers}
-            pages.render(file, "atlas_mixer.html", cells=cells, **about)
+            about: dict[str, Any] = {"mixer": mixer, "kind": kinds[mixer], "entry": MIXERS[mixer], "layers": n_layers}
+            pages.render(file, "atlas_mixer.html", cells=cells, docs=docs, **about)
 
     return write_pages(out, site, fill)
 

@@ -7,49 +7,22 @@ it changes nothing. It stands in the column whose minimal automaton is its own.
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from seqmix.atlas.cells import AUTOMATA, MIXERS
 from seqmix.atlas.prediction import Prediction, automaton_of
 from seqmix.atlas.traits import SIZES, Mixer, Traits, mixer_of, traits_of
-from seqmix.leaderboard.records.schema import Record
-from seqmix.leaderboard.summary.atlas_records import Learned, is_solved
-from seqmix.leaderboard.summary.certified import certificate_of
+from seqmix.leaderboard.summary.atlas_records import Learned, Marks
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.automata.core import Core, core_of
 
-__all__ = ["Marks", "column_of", "marks_of"]
+__all__ = ["column_of", "marks_of"]
 
 _WINDOWS = ("d_conv", "rope_options")
 # What rows name besides: sizes of records are gone, where verdicts do not depend on them.
 _FREE = {"name", *_WINDOWS, *SIZES} - {"block_size", "order"}
-
-
-class Marks(NamedTuple):
-    """A cell: what is known of it, and the runs of records that stand in it."""
-
-    prediction: Prediction
-    records: list[Record]
-
-    @property
-    def runs(self) -> int:
-        return len(self.records)
-
-    @property
-    def solved(self) -> int:
-        return sum(map(is_solved, self.records))
-
-    @property
-    def certified(self) -> int:
-        """Runs whose network was proved right for every length."""
-        return sum(bool(found and found["certified"]) for found in map(certificate_of, self.records))
-
-    @property
-    def told(self) -> str:
-        """`learned: 10 of 10 runs, 7 certified`."""
-        return f"learned: {self.solved} of {self.runs} runs, {self.certified} certified"
 
 
 def marks_of(

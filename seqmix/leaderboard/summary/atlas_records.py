@@ -7,16 +7,18 @@ arithmetic is not the one that short words need.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from seqmix.atlas.prediction import Prediction, predict
 from seqmix.atlas.traits import SIZES
 from seqmix.leaderboard.records.schema import Record
+from seqmix.leaderboard.summary.certified import certificate_of
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.registry import create_task
 
-__all__ = ["Learned", "contradictions", "is_solved", "learned", "table"]
+__all__ = ["Learned", "Marks", "contradictions", "is_solved", "learned", "table"]
 
 _TASKS = (
     "word-problem",
@@ -29,14 +31,39 @@ _TASKS = (
 )
 
 
-class Learned(NamedTuple):
-    """Runs of a mixer, by its entry without sizes, on an automaton, and what the atlas says of them."""
+@dataclass(frozen=True)
+class Marks:
+    """What the atlas says of a mixer and an automaton, and runs of them."""
+
+    prediction: Prediction
+    records: list[Record]
+
+    @property
+    def runs(self) -> int:
+        return len(self.records)
+
+    @property
+    def solved(self) -> int:
+        return sum(map(is_solved, self.records))
+
+    @property
+    def certified(self) -> int:
+        """Runs whose network was proved right for every length."""
+        return sum(bool(found and found["certified"]) for found in map(certificate_of, self.records))
+
+    @property
+    def told(self) -> str:
+        """`learned: 10 of 10 runs, 7 certified`."""
+        return f"learned: {self.solved} of {self.runs} runs, {self.certified} certified"
+
+
+@dataclass(frozen=True)
+class Learned(Marks):
+    """Runs of a mixer, by its entry without sizes."""
 
     entry: dict[str, Any]
     task: Automaton
     n_layers: int
-    records: list[Record]
-    prediction: Prediction
 
     @property
     def mixer(self) -> str:
@@ -46,14 +73,6 @@ class Learned(NamedTuple):
     @property
     def automaton(self) -> str:
         return self.task.name
-
-    @property
-    def runs(self) -> int:
-        return len(self.records)
-
-    @property
-    def solved(self) -> int:
-        return sum(map(is_solved, self.records))
 
     @property
     def contradicts(self) -> bool:
@@ -77,7 +96,7 @@ def learned(records: Sequence[Record]) -> list[Learned]:
     for (mixer, name, arguments, layers), runs in cells.items():
         automaton = _automaton(name, arguments)
         entry = json.loads(mixer)
-        found.append(Learned(entry, automaton, layers, runs, predict(entry, automaton, layers)))
+        found.append(Learned(predict(entry, automaton, layers), runs, entry, automaton, layers))
     return found
 
 

@@ -6,7 +6,7 @@ from seqmix.atlas.cells import LAYERS
 from seqmix.atlas.page import SIGNS
 from seqmix.atlas.prediction import Prediction
 from seqmix.atlas.theorems import THEOREMS
-from seqmix.leaderboard.summary.atlas_marks import Marks
+from seqmix.leaderboard.summary.atlas_records import Marks
 
 __all__ = ["cells_table", "proof_of"]
 

@@ -36,7 +36,7 @@ ROWS: list[tuple[dict[str, Any], str, str | None]] = [
 @pytest.mark.parametrize(("entry", "automaton", "row"), ROWS)
 def test_rows(entry: dict[str, Any], automaton: str, row: str | None) -> None:
     record: Any = {"status": "failed", "result": {"certificate": None}}
-    found = Learned(entry, named_automaton(automaton), 1, [record], predict(entry, automaton))
+    found = Learned(predict(entry, automaton), [record], entry, named_automaton(automaton), 1)
     marks = marks_of(cells_of(list(MIXERS), [automaton]), [found])
     assert [key for key, cell in marks.items() if cell.records] == ([] if row is None else [(row, automaton)])
     marks = marks_of(cells_of(list(MIXERS), [automaton], 2), [found], 2)
