@@ -12,11 +12,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from seqmix.atlas.box_scans import Ends, MambaBoxes, PDSSMBoxes, array, products
+from seqmix.atlas.plain import is_plain
 from seqmix.inspect.certificates.bounds import Norm, Rounding, exactly, margins, plus
 from seqmix.mixers.lstm import LSTM
 from seqmix.mixers.mamba import Mamba
@@ -43,15 +42,9 @@ class Boxes(NamedTuple):
 
 def boxable(model: SequenceModel) -> bool:
     """Whether a model is one layer that boxes know, without an MLP, between layer norms and a language head."""
-    block: Any = model.blocks[0]
-    if model.n_layers != 1 or type(block.mixer) not in _LAYERS or block.mlp is not None or block.glu is not None:
-        return False
-    norms = all(type(norm) is nn.LayerNorm and norm.bias is None for norm in (block.mixer_norm, model.norm))
-    plain = model.head_name == "language" and not model.bidirectional and type(model.embedding) is nn.Embedding
-    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    windowed = type(block.mixer) is Mamba and block.mixer.d_conv > 1
-    return norms and plain and not hooked and not windowed and dtypes in ({torch.float32}, {torch.float64})
+    mixer = model.blocks[0].mixer
+    windowed = type(mixer) is Mamba and mixer.d_conv > 1
+    return is_plain(model) and type(mixer) in _LAYERS and not windowed
 
 
 def boxes_of(model: SequenceModel, automaton: Automaton) -> Boxes | None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqmix.atlas.plain import is_plain
 from seqmix.mixers.deltanet import DeltaNet
 from seqmix.mixers.dense import DenseRNN
 from seqmix.mixers.forms import Recurrence
@@ -40,7 +41,7 @@ def drift_length(model: SequenceModel, automaton: Automaton, core: Core) -> int:
     block = wide.blocks[0]
     mixer = block.mixer
     normed = isinstance(mixer, DeltaNet | GatedLinearAttention)
-    if model.n_layers != 1 or block.mlp is not None or not (normed or isinstance(mixer, DenseRNN | GateLoop)):
+    if not is_plain(model) or not (normed or isinstance(mixer, DenseRNN | GateLoop)):
         raise NotImplementedError("drift: one layer of dense, gateloop, deltanet or gla is treated")
     state = mixer.init_state(1)
     if any(getattr(state, name, state[0][:0]).numel() for name in ("conv", "window")):

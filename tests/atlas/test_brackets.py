@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from seqmix import SequenceModel
-from seqmix.atlas import MIXERS, construct, horizon, verify_bracket
-from seqmix.atlas.brackets import _by_counts, affine_of
+from seqmix.atlas import MIXERS, check, construct, horizon, verify_bracket
+from seqmix.atlas.counts import affine_of, by_counts
+from seqmix.atlas.plain import is_plain
 from seqmix.tasks.automata import named_automaton
 from seqmix.tasks.automata.core import core_of
 from seqmix.tasks.automata.sampling import AutomatonExamples
@@ -41,7 +42,7 @@ def test_counts_find_the_least_lead_of_all_words(mixer: str, seed: int) -> None:
     smallest = [leads(model, automaton, n) for n in range(1, 8)]
     assert any(each.min() < 0 for each in smallest)
     first = next(n for n, each in enumerate(smallest, 1) if each.min() < 0)
-    safe, word = _by_counts(affine, core, 7)
+    safe, word = by_counts(affine, core, 7)
     assert word is not None and safe == first - 1 == len(word) - 1
     tokens = torch.tensor([[automaton.bos, *core.tokens[word].tolist()]])
     says = int(model(tokens)[0][0, -1].argmax())
@@ -121,6 +122,28 @@ def test_other_layers_are_run() -> None:
     bracket = horizon(model, named_automaton("Z2"), 10)
     assert bracket.fails is not None and bracket.safe == bracket.fails - 1
     assert verify_bracket(bracket, model, named_automaton("Z2")) == bracket.safe
+
+
+@pytest.mark.parametrize("options", [{"norm": "batch"}, {"glu": True}, {"final_norm": False}, {"mlp_ratio": 1}])
+@pytest.mark.parametrize("mixer", ["dense", "lstm", "min-gru"])
+def test_nothing_is_proved_of_what_stands_around_a_layer(mixer: str, options: dict) -> None:
+    torch.manual_seed(0)
+    model = SequenceModel(mixer, 3, 8, **{"mlp_ratio": 0, **options})
+    assert not is_plain(model) and is_plain(SequenceModel(mixer, 3, 8, mlp_ratio=0))
+    assert horizon(model, named_automaton("Z2"), 8).method == "all words"
+
+
+def test_a_wrong_word_that_comes_late_in_the_order_of_letters() -> None:
+    """Written weights with a GLU behind them, which letter 1 does not survive: words of zeros are right for longer."""
+    made = construct("dense", "Z3")
+    torch.manual_seed(0)
+    sizes = made.model.config["mixer"], made.automaton.vocab_size, made.model.d_model
+    model = SequenceModel(*sizes, 1, mlp_ratio=0, glu=True)
+    model.load_state_dict(made.model.state_dict(), strict=False)
+    assert check(model, made.automaton, longest=4, words=0).wrong == [3, 0, 0, 0, 1]
+    bracket = horizon(model, made.automaton, 6)
+    assert (bracket.safe, bracket.method, bracket.word) == (0, "all words", [3, 1])
+    verify_bracket(bracket, model, made.automaton)
 
 
 def test_forged_brackets_are_refused() -> None:
