@@ -31,13 +31,16 @@ _MOST_CELLS = 1 << 22  # counts at one length
 
 class Affine(NamedTuple):
     """For L letters: a, b (L, n), start (n,) behind the BOS; c (L, A, V, n) and d (L, A, V) with c . h + d the lead of
-    an answer over a token after a letter that finds h, in units of the last norm; noise: relative doubt of a step."""
+    an answer over a token after a letter that finds h, in units of the last norm; reads (L, A, V, n) and own (L, A, V):
+    the sizes of what these are added up from; noise: relative doubt of a step, and of such sums."""
 
     a: Array
     b: Array
     start: Array
     c: Array
     d: Array
+    reads: Array
+    own: Array
     answers: list[int]
     noise: float
 
@@ -52,17 +55,20 @@ def affine_of(model: SequenceModel, automaton: Automaton, core: Core) -> Affine:
         embedded = wide.embedding(torch.tensor(tokens))
         inputs = block.mixer_norm(embedded)
         maps = [_probe(block.mixer, x) for x in inputs]
-        head = (wide.embedding if wide.head is None else wide.head).weight * wide.norm.weight
-        head = (head - head.mean(1, keepdim=True)).numpy()
+        scaled = ((wide.embedding if wide.head is None else wide.head).weight * wide.norm.weight).numpy()
+    head = scaled - scaled.mean(1, keepdims=True)
     a, b, out, skip = (np.array(each) for each in zip(*maps, strict=True))
     answers = np.unique(core.answers[core.asked]).tolist()
     pairs = head[answers][:, None] - head[None]  # (A, V, D)
+    sizes = np.abs(scaled[answers])[:, None] + np.abs(scaled)[None]
     # A token's own part; the norm before the head has no bias.
     own = embedded.numpy() + skip
     c, d = np.einsum("avd,xdn->xavn", pairs, out[:-1]), np.einsum("avd,xd->xav", pairs, own[:-1])
+    stream = np.abs(embedded.numpy()) + np.abs(skip)
+    reads, parts = np.einsum("avd,xdn->xavn", sizes, np.abs(out[:-1])), np.einsum("avd,xd->xav", sizes, stream[:-1])
     first = a[-1] * _initial(block.mixer) + b[-1]
     unit = 2.0**-24 if next(model.parameters()).dtype == torch.float32 else 2.0**-53
-    return Affine(a[:-1], b[:-1], first, c, d, answers, 4 * unit * (model.d_model + 16))
+    return Affine(a[:-1], b[:-1], first, c, d, reads, parts, answers, 4 * unit * (model.d_model + 16))
 
 
 def _initial(mixer: Any) -> Array:
@@ -107,7 +113,8 @@ def by_counts(affine: Affine, core: Core, longest: int) -> tuple[int, list[int] 
     shape = affine.c.shape[:3]
     # A last letter, its answer and another answer: columns of all that follows.
     last = [(x, i, k) for x, i, k in np.ndindex(*shape) if k != affine.answers[i]]
-    c, d = (np.array([each[place] for place in last]) for each in (affine.c, affine.d))
+    wanted = (affine.c, affine.d, affine.reads, affine.own)
+    c, d, reads, own = (np.array([each[place] for place in last]) for each in wanted)
     right = np.array([core.answers[core.step[:, x]] == affine.answers[i] for x, i, _ in last])  # (P, Q)
     low, high, error = affine.start, affine.start, affine.noise * np.abs(affine.start)
     value, steps, safe, proved = np.where(right, 0.0, np.inf)[:, None], [], 0, True
@@ -126,7 +133,7 @@ def by_counts(affine: Affine, core: Core, longest: int) -> tuple[int, list[int] 
             size = np.maximum(np.abs(low), np.abs(high)) + np.abs(affine.b).max(0)
             error = np.abs(affine.a).max(0) * error + affine.noise * size
         lead = value[:, :, 0] + c @ (_powers(affine, counts) * affine.start).T + d[:, None]  # (P, cells)
-        reach = np.abs(c) @ np.maximum(np.abs(low), np.abs(high)) + np.abs(d)
+        reach = reads @ np.maximum(np.abs(low), np.abs(high)) + own
         doubt = (np.abs(c) @ error + affine.noise * reach)[:, None]
         lead = np.where(counts[-1] >= 0, lead, np.inf)
         proved = proved and bool((lead > doubt).all())

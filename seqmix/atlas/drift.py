@@ -67,13 +67,14 @@ def drift_length(model: SequenceModel, automaton: Automaton, core: Core) -> int:
     o = torch.einsum("xhoi,qxhiv->qxhov", read[:-1], after[step])
     if form.skip is not None:
         o = o + (form.skip.expand(*form.write.shape[:3], -1, -1) @ form.values)[:-1, 0]
-    head = (wide.embedding if wide.head is None else wide.head).weight * wide.norm.weight
-    head = head - head.mean(1, keepdim=True)
+    scaled = (wide.embedding if wide.head is None else wide.head).weight * wide.norm.weight
+    head = scaled - scaled.mean(1, keepdim=True)
     answers = torch.from_numpy(core.answers)[step]  # (Q, L)
     rows = head[answers][:, :, None] - head  # (Q, L, V, D)
     y = torch.stack([form.output(torch.cat([each, each[:1]]).unsqueeze(1))[:-1, 0] for each in o])  # (Q, L, D)
     leads = torch.einsum("qlvd,qld->qlv", rows, embedded[:-1] + y)
-    leads = leads - rounding * torch.einsum("qlvd,qld->qlv", rows.abs(), embedded[:-1].abs() + y.abs())
+    sizes = scaled[answers][:, :, None].abs() + scaled.abs()
+    leads = leads - rounding * torch.einsum("qlvd,qld->qlv", sizes, embedded[:-1].abs() + y.abs())
     slopes = torch.einsum("qlvd,lhd...->qlvh...", rows, _slopes(form, o.shape[2:], normed)[:-1]).flatten(4).norm(dim=-1)
     reach = torch.linalg.matrix_norm(read[:-1], 2)  # (L, H)
     lengths = o.flatten(3).norm(dim=-1)  # (Q, L, H)

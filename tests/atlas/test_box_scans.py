@@ -165,8 +165,8 @@ def test_none_is_proved_wrongly(first: int) -> None:
 
 @pytest.mark.slow
 def test_none_of_many_is_proved_wrongly() -> None:
-    told = [proved_wrongly(seed) for seed in range(24, 150)]
-    assert sum(proved for proved, _ in told) > 100 and not [line for _, wrong in told for line in wrong]
+    told = [proved_wrongly(seed) for seed in range(24, 80)]
+    assert sum(proved for proved, _ in told) > 40 and not [line for _, wrong in told for line in wrong]
 
 
 @pytest.mark.parametrize("damage", ["narrow", "missing", "wide", "infinite"])
