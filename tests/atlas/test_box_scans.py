@@ -45,6 +45,25 @@ def test_gathers_and_signs_add_nothing_to_a_box() -> None:
     assert (np.sort(sizes, 0) == np.sort(sizes, 0)[:, :1]).all()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("mixer", "name"), WRITTEN)
+def test_long_words_stay_in_their_boxes(mixer: dict[str, Any], name: str) -> None:
+    made = construct(mixer, name)
+    found = boxes_of(made.model, made.automaton)
+    assert found is not None
+    boxes = {(q, x): place for place, (q, x) in enumerate(found.keys.tolist())}
+    letters = [x for x in range(made.automaton.vocab_size) if x != made.automaton.bos]
+    word = [made.automaton.bos, *np.random.default_rng(0).choice(letters, 300).tolist()]
+    state, q = made.model.init_state(1), made.automaton.start
+    for x in word:
+        _, state = made.model.step(torch.tensor([x]), state)
+        leaf = next(leaf for leaf in state.layers[0] if leaf.numel())
+        got = (torch.cat([leaf.real, leaf.imag], -1) if leaf.is_complex() else leaf).flatten().double().numpy()
+        place = boxes[q, x]
+        assert ((found.low[place] <= got) & (got <= found.high[place])).all()
+        q = int(made.automaton.step[q, x])
+
+
 def scattered(seed: int, mixer: dict[str, Any]) -> SequenceModel:
     """Weights of all sizes: gates that are soft, that are hard, and parts that are zero."""
     torch.manual_seed(seed)
@@ -157,15 +176,15 @@ def proved_wrongly(seed: int) -> tuple[int, list[str]]:
     return proved, wrong
 
 
-@pytest.mark.parametrize("first", [0, 12])
+@pytest.mark.parametrize("first", [0, 8])
 def test_none_is_proved_wrongly(first: int) -> None:
-    told = [proved_wrongly(seed) for seed in range(first, first + 12)]
-    assert sum(proved for proved, _ in told) > 10 and not [line for _, wrong in told for line in wrong]
+    told = [proved_wrongly(seed) for seed in range(first, first + 8)]
+    assert sum(proved for proved, _ in told) > 8 and not [line for _, wrong in told for line in wrong]
 
 
 @pytest.mark.slow
 def test_none_of_many_is_proved_wrongly() -> None:
-    told = [proved_wrongly(seed) for seed in range(24, 80)]
+    told = [proved_wrongly(seed) for seed in range(16, 80)]
     assert sum(proved for proved, _ in told) > 40 and not [line for _, wrong in told for line in wrong]
 
 

@@ -62,7 +62,6 @@ def write_atlas(
         "title": "The atlas", "version": __version__, "n_records": len(records),
         "newest": max((run["repro"]["utc"][:10] for run in records), default="none"),
     }  # fmt: skip
-
     docs = "../atlas.html" if (out.parent / "atlas.html").is_file() else None
 
     def fill(pages: Pages) -> None:
