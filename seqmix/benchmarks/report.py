@@ -5,7 +5,7 @@ from typing import Any
 
 from seqmix._files import write_text_whole
 from seqmix._markdown import code, escaped
-from seqmix.benchmarks import figures, goals, gpu_peers, optimizers, sequences_table, views
+from seqmix.benchmarks import figures, goals, gpu_peers, optimizers, same_bits, sequences_table, views
 from seqmix.benchmarks.record import Record
 from seqmix.benchmarks.tables import Table, megabytes, number, percent
 from seqmix.benchmarks.timing import NO_TIMES
@@ -33,6 +33,7 @@ _ORDER = (
     "tasks",
     "sweep",
     "sequences",
+    "same-bits",
 )
 _INTRODUCTION = """# Benchmarks
 
@@ -141,6 +142,9 @@ def _tables(entry: Record) -> list[str]:
     elif entry["bench"] == "sequences":
         parts = [sequences_table.sequences_table(rows).markdown()]
         results = sequences_table.sequence_goals(rows)
+    elif entry["bench"] == "same-bits":
+        parts = [same_bits.same_bits_table(rows).markdown()]
+        results = same_bits.same_bits_goals(rows)
     elif entry["bench"] == "sweep":
         parts = [views.sweep_table(rows).markdown()]
         results = goals.sweep_goals(rows)

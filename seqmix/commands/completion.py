@@ -16,7 +16,7 @@ SUBCOMMANDS = {
     "leaderboard": ("run", "report", "page", "validate", "rerun", "convert", "schema"),
     "bench": (
         *("kernels", "layers", "decode", "optimizers", "fixed-point", "training", "tasks", "sweep", "numbers"),
-        *("sequences", "gpu-report", "report"),
+        *("sequences", "same-bits", "gpu-report", "report"),
     ),
     "block-law": ("run", "figure"),
     "study": ("list", "run", "report", "papers", "check"),

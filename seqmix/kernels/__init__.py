@@ -8,6 +8,7 @@ A function has the name of its folder, so a reference is reached as
 """
 
 from seqmix.kernels._backend import backend
+from seqmix.kernels._invariant import batch_invariant
 from seqmix.kernels.block_scan import block_scan, gated_block_scan
 from seqmix.kernels.causal_conv1d import causal_conv1d
 from seqmix.kernels.delta_rule import delta_rule
@@ -22,6 +23,7 @@ from seqmix.kernels.selective_scan import selective_scan
 
 __all__ = [
     "backend",
+    "batch_invariant",
     "block_scan",
     "causal_conv1d",
     "delta_rule",

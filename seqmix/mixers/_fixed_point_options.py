@@ -67,6 +67,15 @@ def kept(report: Tensor) -> Tensor | None:
     return None if torch.compiler.is_exporting() or is_transformed(report) else report.detach()
 
 
+def bits_of(solver: str, together: bool, dense: bool) -> tuple[str, str]:
+    """`varies_when_cut` and `varies_in_batch` of a layer that solves many tokens together, or dense systems."""
+    cut = solver in ("sweeps", "direct") or (solver == "auto" and together)
+    return (
+        "their tokens are solved together" * cut,
+        "its tokens are dense systems, solved for all sequences at once" * dense,
+    )
+
+
 def names_of(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> tuple[str, ...]:
     """`value` as a tuple of different names among `choices`, in their order."""
     given = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else None

@@ -18,8 +18,14 @@ class SelectiveRoPEState(NamedTuple):
     angle: Tensor  # (S, H, K/2), in [-pi, pi]
 
 
+# What the state of a rotation says of a mixer that has one: see `TokenMixer.varies_when_cut`.
+ROUNDED_ANGLE = "the running angle is rounded where they are cut"
+
+
 class NoPosition(nn.Module):
     """Leaves queries and keys as they are; the base of the others, which say by how much each token turns."""
+
+    varies_when_cut: str = ""  # as of a `TokenMixer`
 
     def __init__(self, n_heads: int, d_head: int) -> None:
         super().__init__()
@@ -61,6 +67,8 @@ class NoPosition(nn.Module):
 
 class RoPE(NoPosition):
     """Angles that grow alike for every token, base^{-2i/K} for pair i (Su et al. 2021, 2104.09864)."""
+
+    varies_when_cut = ROUNDED_ANGLE
 
     def __init__(self, n_heads: int, d_head: int, base: float = 10_000.0) -> None:
         super().__init__(n_heads, d_head)

@@ -87,6 +87,7 @@ class Attention(TokenMixer):
     """
 
     State = AttentionState
+    varies_when_cut = "softmax sums over as many keys as there are"
     only_scans = True
     _no_weight_decay = ("conv_weight",)
     conv_weight: Tensor | None

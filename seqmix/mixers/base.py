@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix._checks import positive
+from seqmix.kernels._invariant import is_batch_invariant
 from seqmix.kernels.checks import check_cu_seqlens, describe, n_sequences
 from seqmix.mixers._padding import check_lengths, in_one_row, out_of_the_row
 from seqmix.mixers.forms import LinearForm
@@ -28,6 +29,9 @@ class TokenMixer(nn.Module):
     # Whether nothing reads the state but scans of `seqmix.kernels`, linear in it, windows and keys of attention: then
     # sequences that are cut over ranks need not wait for one another (`seqmix.distributed.two_pass`).
     only_scans: ClassVar[bool] = False
+    # Why a sequence has other bits in parts, or beside others, even in `seqmix.kernels.batch_invariant`.
+    varies_when_cut: str = ""
+    varies_in_batch: str = ""
 
     # Names of this module's own parameters that must not decay, and factors on the learning rate of others.
     # They are names because attributes set on tensors vanish under deepcopy and sharding.
@@ -91,11 +95,13 @@ class TokenMixer(nn.Module):
         self._check_against_parameters(x)
         check_cu_seqlens(name, cu_seqlens, x.shape[0], x.device)
         check_lengths(name, lengths, x, cu_seqlens)
-        sequences = n_sequences(x.shape[0], cu_seqlens)
+        sequences, given = n_sequences(x.shape[0], cu_seqlens), state
         if state is None:
             state = self.init_state(sequences, device=x.device, dtype=x.dtype)
         else:
             self._check_state(state, sequences, x.device)
+        if is_batch_invariant():
+            self._check_same_bits(given is None)
         return self.mix(x, state, cu_seqlens) if lengths is None or not len(x) else self.mix_padded(x, state, lengths)
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -119,6 +125,13 @@ class TokenMixer(nn.Module):
         mixed = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
         if all(p.dtype != x.dtype for p in parameters) and not mixed:
             raise ValueError(f"{name}: x must be {parameters[0].dtype} like the parameters, got {x.dtype}")
+
+    def _check_same_bits(self, whole: bool) -> None:
+        for module in self.modules():
+            varies = getattr(module, "varies_in_batch", "")
+            if reason := varies or ("" if whole else getattr(module, "varies_when_cut", "")):
+                what = "is not for this layer" if varies else "takes whole sequences alone"
+                raise NotImplementedError(f"{type(self).__name__}: batch_invariant {what}: {reason}")
 
     def _check_state(self, state: Any, sequences: int, device: torch.device) -> None:
         name = type(self).__name__

@@ -47,7 +47,7 @@ from seqmix.kernels.fixed_point.rows import previous_token
 from seqmix.kernels.fixed_point.selective_scan.api import cell, fixed_point_selective_scan
 from seqmix.kernels.fixed_point.selective_scan.tokens import Inputs
 from seqmix.mixers._dense_token import dense_form
-from seqmix.mixers._fixed_point_options import Reporting, SolverOptions, kept, names_of, strength_of
+from seqmix.mixers._fixed_point_options import Reporting, SolverOptions, bits_of, kept, names_of, strength_of
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
@@ -159,6 +159,8 @@ class FixedPointMamba(Reporting, Mamba):
         self.hidden_dependence = names_of(name, "hidden_dependence", hidden_dependence, _HIDDEN)
         self.hidden_gates = " ".join(part for part in self.hidden_dependence if part != "gate")
         self.solver = one_of(name, "solver", solver, ("auto", "sweeps", "sequential"))
+        dense = mixing.startswith("kronecker") or rank > 2
+        self.varies_when_cut, self.varies_in_batch = bits_of(solver, False, dense)
         self.options = SolverOptions.checked(name, max_iterations, tolerance, damping, fallback, gradient)
         self.max_radius = max_radius
         self.strength = strength_of(name, strength, mixing, rank, max_radius)

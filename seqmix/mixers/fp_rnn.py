@@ -45,7 +45,7 @@ from seqmix.kernels.fixed_point.mixing import MIXINGS
 from seqmix.kernels.fixed_point.rows import previous_token
 from seqmix.kernels.fixed_point.scan.api import cell, fixed_point_scan
 from seqmix.kernels.fixed_point.scan.cell import PARTS
-from seqmix.mixers._fixed_point_options import Reporting, SolverOptions, kept, names_of, strength_of
+from seqmix.mixers._fixed_point_options import Reporting, SolverOptions, bits_of, kept, names_of, strength_of
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import one_of, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
@@ -153,6 +153,8 @@ class FixedPointRNN(Reporting):
         self.write = one_of(name, "write", write, ("b*v", "b"))
         self.normalize_hidden = one_of(name, "normalize_hidden", normalize_hidden, (True, False))
         self.solver = one_of(name, "solver", solver, ("auto", "sweeps", "sequential", "direct"))
+        kronecker, hidden = mixing.startswith("kronecker"), self.hidden_gates != ""
+        self.varies_when_cut, self.varies_in_batch = bits_of(solver, kronecker, kronecker and hidden)
         if solver == "direct" and self.hidden_gates:
             raise ValueError(
                 f"{name}: solver 'direct' needs a hidden_dependence without lambda, mixing and b, "

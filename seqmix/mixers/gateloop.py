@@ -24,7 +24,7 @@ from torch.nn.functional import logsigmoid, silu
 
 from seqmix.kernels import gated_linear_attention, selective_rotary
 from seqmix.mixers._heads import by_heads, head_sizes
-from seqmix.mixers._positions import pairs_of, turn_back
+from seqmix.mixers._positions import ROUNDED_ANGLE, pairs_of, turn_back
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
@@ -61,6 +61,7 @@ class GateLoop(TokenMixer):
     """
 
     State = GateLoopState
+    varies_when_cut = ROUNDED_ANGLE
     only_scans = True
 
     def __init__(

@@ -119,6 +119,7 @@ class LogLinear(Mamba2):
 
     State: ClassVar[Any] = LogLinearState
     only_scans = False
+    varies_when_cut = "sums within a part are taken over all of its tokens at once"
     _no_weight_decay = (*Mamba2._no_weight_decay, "L")  # type: ignore[assignment]
 
     def __init__(

@@ -24,7 +24,7 @@ from torch.nn.functional import pad, sigmoid, silu, softplus
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d, gated_linear_attention, selective_rotary
 from seqmix.mixers._heads import rms_norm
-from seqmix.mixers._positions import turn_back
+from seqmix.mixers._positions import ROUNDED_ANGLE, turn_back
 from seqmix.mixers._starts import step_bias
 from seqmix.mixers.base import TokenMixer, check_steps, recurrent_dtype
 from seqmix.mixers.forms import Recurrence
@@ -64,6 +64,7 @@ class Mamba3(TokenMixer):
     """
 
     State = Mamba3State
+    varies_when_cut = ROUNDED_ANGLE
     only_scans = True
     _no_weight_decay = ("B_bias", "C_bias", "D", "dt_bias", "B_weight", "C_weight")
 

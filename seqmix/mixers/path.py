@@ -106,6 +106,7 @@ class PaTH(TokenMixer):
     """
 
     State = PaTHState
+    varies_when_cut = "softmax sums over as many keys as there are"
     _no_weight_decay = ("conv_weight",)
 
     def __init__(

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from seqmix._checks import positive
 from seqmix.kernels import causal_conv1d
 from seqmix.mixers._heads import unit
-from seqmix.mixers._positions import NoPosition, SelectiveRoPEState, pairs_of
+from seqmix.mixers._positions import ROUNDED_ANGLE, NoPosition, SelectiveRoPEState, pairs_of
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import one_of, recurrent_dtype
 
@@ -80,6 +80,7 @@ class SelectiveRoPE(NoPosition):
     """
 
     State = SelectiveRoPEState
+    varies_when_cut = ROUNDED_ANGLE
     _no_weight_decay = ("scale", "bias", "conv_weight")
     conv_weight: Tensor | None
     difference: Tensor | None

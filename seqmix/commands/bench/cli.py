@@ -13,6 +13,7 @@ from seqmix.commands.bench import (
     numbers,
     optimizers,
     report,
+    same_bits,
     sequences,
     sweep,
     tasks,
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         numbers.add,
         gpu_report.add,
         sequences.add,
+        same_bits.add,
         sweep.add,
         report.add,
     ):

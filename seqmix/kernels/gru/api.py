@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from seqmix.kernels._backend import preferred
+from seqmix.kernels._invariant import is_batch_invariant
 from seqmix.kernels._loops import aligned, lengths_of, shifted, torch_loop
 from seqmix.kernels._recurrent_op import recurrent_op, same
 from seqmix.kernels._sequences import over_sequences
@@ -28,7 +29,8 @@ def gru(
     `bias` (3 N) is the input's, `bias_n` (N) is added to what r multiplies. `NotImplementedError` for second
     derivatives and forward-mode AD, but under the reference.
     """
-    if preferred() != "reference":
+    # torch's loop multiplies all sequences at once.
+    if preferred() != "reference" and not is_batch_invariant():
         return _gru(x, h0, weight_ih, weight_hh, bias, bias_n, cu_seqlens)
 
     def recurrence(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

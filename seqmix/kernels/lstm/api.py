@@ -5,6 +5,7 @@ from torch import Tensor
 
 from seqmix.kernels import diagonal_scan
 from seqmix.kernels._backend import preferred
+from seqmix.kernels._invariant import is_batch_invariant
 from seqmix.kernels._loops import aligned, lengths_of, shifted, torch_loop
 from seqmix.kernels._recurrent_op import recurrent_op, same
 from seqmix.kernels._sequences import over_sequences
@@ -21,7 +22,8 @@ def lstm(
 
     `NotImplementedError` for second derivatives and forward-mode AD, but under the reference.
     """
-    if preferred() != "reference":
+    # torch's loop multiplies all sequences at once.
+    if preferred() != "reference" and not is_batch_invariant():
         return _lstm(x, h0, c0, weight_ih, weight_hh, bias, cu_seqlens)
 
     def recurrence(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
