@@ -11,7 +11,7 @@ from typing import Any
 from latex2mathml.converter import convert
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
-_FIGURE = re.compile(r"!\[([^\]]*)\]\((atlas\.svg)\)")  # its fields are links, which an image does not follow
+_ATLAS = re.compile(r'<img alt="([^"]*)" src="atlas\.svg"\s*/?>')
 _FENCE = re.compile(r"^```math\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 
 
@@ -24,8 +24,18 @@ def on_config(config: Any) -> None:
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
     markdown = re.sub(r"<!-- example: (\w+\.py) -->", lambda found: cells((_EXAMPLES / found[1]).read_text()), markdown)
-    markdown = _FIGURE.sub(r'<object type="image/svg+xml" data="\2" aria-label="\1"></object>', markdown)
     return _FENCE.sub(lambda fence: f'<div class="formula" tabindex="0">{mathml(fence[1])}</div>', markdown)
+
+
+def on_page_content(html: str, **kwargs: Any) -> str:
+    return _ATLAS.sub(lambda image: _inline("atlas.svg", image[1]), html)
+
+
+def _inline(name: str, alt: str) -> str:
+    """A figure whose fields are links, which an image does not follow, as wide as the page."""
+    svg = (Path(__file__).parents[1] / name).read_text()
+    svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg[svg.index("<svg") :], count=1)
+    return f'<span role="group" aria-label="{alt}" data-search-exclude>{svg}</span>'
 
 
 def cells(script: str) -> str:
