@@ -79,8 +79,8 @@ def test_a_trained_layer_has_a_shortest_wrong_word(seed: int) -> None:
 
 def test_written_weights_never_fail() -> None:
     made = construct(MIXERS["rg-lru"], "flip-flop")
-    bracket = horizon(made.model, made.automaton, 24)
-    assert (bracket.safe, bracket.method, bracket.word) == (24, "counts", None)
+    bracket = horizon(made.model, made.automaton, 16)
+    assert (bracket.safe, bracket.method, bracket.word) == (16, "counts", None)
     assert verify_bracket(bracket, made.model, made.automaton) == 12
 
 
