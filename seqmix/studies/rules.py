@@ -57,7 +57,7 @@ def verdict(conditions: Mapping[str, str], rows: Sequence[Row], seeds: int) -> s
 
     `reproduced` needs the threshold with as many seeds as the study plans wherever it looks; `in part` the sign alone;
     `contradicted` what speaks `against`; `inconclusive` is a control that fails, or an optimum at an end of a grid;
-    `incomplete` are rows that are not there yet; else the effect is `not at this size`.
+    `incomplete` are rows or seeds that are not there yet; else the effect is `not at this size`.
     """
     if not rows:
         return "not tried"
@@ -77,6 +77,8 @@ def verdict(conditions: Mapping[str, str], rows: Sequence[Row], seeds: int) -> s
         return "reproduced"
     if held["threshold"] or held.get("sign", False):
         return "in part"
+    if fewest < seeds:
+        return "incomplete"
     return "contradicted" if held.get("against", False) else "not at this size"
 
 

@@ -78,6 +78,7 @@ def test_nothing_runs(text):
         ({"threshold": "y(n=1) > 1"}, 3, "in part"),  # with fewer seeds than were planned
         ({"sign": "y(n=1) > 0", "threshold": "y(n=1) > 5"}, 1, "in part"),
         ({"sign": "y(n=1) > 3", "threshold": "y(n=1) > 5"}, 1, "not at this size"),
+        ({"sign": "y(n=1) > 3", "threshold": "y(n=1) > 5"}, 3, "incomplete"),  # one seed denies nothing
         ({"threshold": "y(n=1) > 5", "against": "y(n=1) < 3"}, 1, "contradicted"),
         ({"control": "y(n=1) > 5", "threshold": "y(n=1) > 1"}, 1, "inconclusive"),
         ({"threshold": "y(n=2) > 1"}, 1, "incomplete"),
