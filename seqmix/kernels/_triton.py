@@ -154,6 +154,20 @@ def program_of(channels, BD: tl.constexpr):
     return i_span, (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
 
 
+@triton.jit
+def tanh(x):
+    # By the exponential of a number that is not positive, which cannot overflow; near zero, where its difference from
+    # one has few digits, in float32 by Cephes' polynomial.
+    e = tl.exp(-2 * tl.abs(x))
+    size = (1 - e) / (1 + e)
+    far = tl.where(x < 0, -size, size)
+    if x.dtype == tl.float32:
+        z = x * x
+        p = (((-5.70498872745e-3 * z + 2.06390887954e-2) * z - 5.37397155531e-2) * z + 1.33314422036e-1) * z
+        far = tl.where(tl.abs(x) < 0.625, x + x * z * (p - 3.33332819422e-1), far)
+    return far
+
+
 # Whether kernels run in Triton's interpreter, which was chosen when they were made.
 INTERPRETED = not isinstance(span, triton.JITFunction)
 

@@ -8,7 +8,7 @@ For each head, with K keys and V values:
     H_t = f_t H_{t-1} + (1 - f_t) Z_t
     y_t = W_o rmsnorm((H_t^T q_t + D * v_t) * silu(W_g x_t))        over all heads together
 
-The recurrence is not linear, so time is a loop, compiled on a CPU, and states stay in [-1, 1] where they start there.
+The recurrence is not linear, so time is a loop, compiled, and states stay in [-1, 1] where they start there.
 State: H for each head and the window of the convolution. Initial values as released (open-lm-engine/lm-engine): W the
 identity, D one, A uniform in [0, 16], steps log-uniform in [1e-3, 0.1]; the convolution starts near the identity as in
 `deltanet`. The released code cuts every number of the gradient of each H_t to [-1, 1], which makes it that of another

@@ -11,7 +11,7 @@ For each head, with N = d_state / H units, u = silu(conv(x)) and W block-diagona
     h_t = sigmoid(o_t) c_t / n_t                     in (-1, 1)
     y_t = W_o layernorm(h_t)                         of each head by itself
 
-The recurrence is not linear, so time is a loop, compiled on a CPU. c / n does not depend on m, which keeps exponentials
+The recurrence is not linear, so time is a loop, compiled. c / n does not depend on m, which keeps exponentials
 small. A sequence begins where n = 0, in every unit and sequence by itself; the released code asks that of a whole
 batch. State: h, c, n and m, and the window of the convolution. W_o is ours, so that d_state may differ from d_model;
 biases start as in the released code, R uniform in +-1/sqrt(d_state), one of its two ways (the other is zero). Its layer

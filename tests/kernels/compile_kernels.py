@@ -37,6 +37,8 @@ from seqmix.kernels.fixed_point.selective_scan.api import cell as mamba_cell
 from seqmix.kernels.fixed_point.selective_scan.solvers import Adjoint as MambaAdjoint
 from seqmix.kernels.fixed_point.selective_scan.solvers import Forward as MambaForward
 from seqmix.kernels.fixed_point.selective_scan.tokens import Inputs
+from seqmix.kernels.m2rnn.api import m2rnn
+from seqmix.kernels.slstm.api import slstm
 
 Named = dict[str, torch.Tensor]
 
@@ -96,7 +98,32 @@ def mamba_sweeps(length: int, dtype: torch.dtype) -> None:
         sweep_once(forward, lambda y, f=forward, s=s0: MambaAdjoint(f, y, y, s), width, dtype)
 
 
-SWEEPS = {"fp-rnn sweep": rnn_sweeps, "fp-mamba sweep": mamba_sweeps}
+def slstm_loop(length: int, dtype: torch.dtype) -> None:
+    """64 units of a head and 128; packed."""
+    for units, offsets in ((64, None), (128, torch.tensor([0, 0, 1, 2 * length], dtype=torch.int32))):
+        batch, sequences = (2, 2) if offsets is None else (1, 3)
+        zeros = partial(torch.zeros, dtype=dtype, requires_grad=True)
+        given = zeros(batch, 2 * length // batch, 4, 4, units), zeros(4, units, 4, units)
+        output = slstm(*given, zeros(sequences, 4, 4, units), offsets)
+        torch.autograd.grad(output, given, [torch.ones_like(each) for each in output])
+
+
+def m2rnn_loop(length: int, dtype: torch.dtype) -> None:
+    """Heads of 64 x 64 and 16 x 32; packed."""
+    for keys, values, offsets in ((64, 64, None), (16, 32, torch.tensor([0, 0, 1, 2 * length], dtype=torch.int32))):
+        batch, sequences = (2, 2) if offsets is None else (1, 3)
+        zeros, rows = partial(torch.zeros, dtype=dtype, requires_grad=True), (batch, 2 * length // batch, 4)
+        given = zeros(*rows, keys), zeros(*rows, keys), zeros(*rows, values), zeros(rows), zeros(4, values, values)
+        output = m2rnn(*given, zeros(sequences, 4, keys, values), offsets)
+        torch.autograd.grad(output, given, [torch.ones_like(each) for each in output])
+
+
+SWEEPS = {
+    "fp-rnn sweep": rnn_sweeps,
+    "fp-mamba sweep": mamba_sweeps,
+    "slstm loop": slstm_loop,
+    "m2rnn loop": m2rnn_loop,
+}
 # For a case: name, sizes, type, and what becomes of the inputs.
 Variant = tuple[str, dict[str, int], torch.dtype, Callable[[Named], Named]]
 WIDE: Variant = ("K=V=128", {"K": 128, "V": 128}, torch.bfloat16, as_they_are)
@@ -182,6 +209,7 @@ def main(wanted: str) -> None:
         )
 
     if wanted in SWEEPS:
+        _backend._chosen.set("triton")
         for length in LENGTHS:
             SWEEPS[wanted](length, torch.float32)
         case, length = f"{wanted}, float64", LENGTHS[0]

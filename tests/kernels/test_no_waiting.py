@@ -7,6 +7,8 @@ import torch
 
 import seqmix.kernels
 from seqmix.benchmarks.cases import CASES, Case
+from seqmix.kernels.m2rnn.api import m2rnn
+from seqmix.kernels.slstm.api import slstm
 from tests.kernels.waiting import on_a_gpu
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton")
@@ -27,3 +29,14 @@ def test_no_op_waits(case: Case, packed: bool, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(Exception, match=r"_local_scalar_dense|waits"):
             torch.empty(1).item()
     assert len(launches) >= 2 and all(programs > 0 for _, programs in launches)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=("batch", "packed"))
+def test_no_loop_waits(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_a_gpu(monkeypatch) as launches:
+        offsets = torch.empty(5, 2, dtype=torch.int32)[:, 0] if packed else None
+        S, rows = 4 if packed else 1, (1, 70, 2)
+        slstm(torch.empty(*rows, 4, 8), torch.empty(2, 8, 4, 8), torch.empty(S, 4, 2, 8), offsets)
+        given = (torch.empty(*rows, 8), torch.empty(*rows, 8), torch.empty(*rows, 16), torch.empty(rows))
+        m2rnn(*given, torch.empty(2, 16, 16), torch.empty(S, 2, 8, 16), offsets)
+    assert len(launches) == 4 and all(programs == 2 * S for _, programs in launches)

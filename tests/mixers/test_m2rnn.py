@@ -1,5 +1,7 @@
 """M2RNN: published numbers, the equations as a loop, its op, and the gradient that is cut."""
 
+import importlib.util
+
 import pytest
 import torch
 from torch.nn.functional import silu, softplus
@@ -108,3 +110,33 @@ def test_bad_arguments():
         M2RNN(8, n_key_heads=3)
     with pytest.raises(ValueError, match="clip_gradient must be positive or None, got 0"):
         M2RNN(8, clip_gradient=0)
+
+
+@pytest.mark.triton
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton")
+@pytest.mark.parametrize(("lengths", "clip"), [(None, None), ([0, 33, 1, 6, 0], 0.05)], ids=str)
+def test_triton(lengths, clip):
+    """By the error rule, and in float64 to rounding; over a border of the chunks."""
+    device, length = "cuda" if torch.cuda.is_available() else "cpu", 35 if lengths is None else 40
+    cu_seqlens = None if lengths is None else torch.tensor([0, *lengths]).cumsum(0).int().to(device)
+    drawn, found = operands(2 if lengths is None else 1, length, 2 if lengths is None else 5), []
+    for dtype, name in ((torch.float32, "triton"), (torch.float32, "reference"), (torch.float64, "reference"),
+                        (torch.float64, "triton")):  # fmt: skip
+        given = [t.detach().float().to(device, dtype).requires_grad_() for t in drawn]
+        with backend(name):
+            o, final = m2rnn(*given, cu_seqlens, clip)
+        # Fixed numbers upstream: those of outputs would bring their errors into the gradients.
+        upstream = [torch.arange(y.numel(), device=device).cos().view(y.shape).to(dtype) for y in (o, final)]
+        gradients = torch.autograd.grad((o, final), given, upstream)
+        found.append(dict(zip(("o", "final", *"qkvfWH"), (o, final, *gradients), strict=True)))
+    assert_rule(*found[:3], torch.float32)
+    torch.testing.assert_close(found[3], found[2], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.triton
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton")
+def test_heads_too_wide_for_registers_are_refused():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shapes = ((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 65), (1, 1, 1), (1, 65, 65), (1, 1, 2, 65))
+    with backend("triton"), pytest.raises(NotImplementedError, match=r"up to 64 keys and values, got \(2, 65\)"):
+        m2rnn(*(torch.zeros(s, device=device) for s in shapes), None)

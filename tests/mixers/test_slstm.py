@@ -1,5 +1,6 @@
 """sLSTM: the published equations unit by unit, its op, and where a sequence begins."""
 
+import importlib.util
 import math
 
 import pytest
@@ -111,3 +112,36 @@ def test_bad_arguments():
         SLSTM(6)
     with pytest.raises(ValueError, match=r"depth must be in \[0, 1\], got 2"):
         SLSTM(8, depth=2)
+
+
+@pytest.mark.triton
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton")
+@pytest.mark.parametrize("lengths", [None, [0, 9, 1, 20, 0]], ids=str)
+def test_triton(lengths):
+    """By the error rule, and in float64 to rounding; a sequence that has begun; five units."""
+    torch.manual_seed(3)
+    device, sequences = "cuda" if torch.cuda.is_available() else "cpu", 2 if lengths is None else 5
+    cu_seqlens = None if lengths is None else torch.tensor([0, *lengths]).cumsum(0).int().to(device)
+    p = 2 * torch.randn(2 if lengths is None else 1, 30, 2, 4, 5)
+    operands, found = (p, torch.randn(2, 5, 4, 5) / 2, torch.zeros(sequences, 4, 2, 5)), []
+    operands[2][-1] = torch.rand(4, 2, 5) + 0.1
+    for dtype, name in ((torch.float32, "triton"), (torch.float32, "reference"), (torch.float64, "reference"),
+                        (torch.float64, "triton")):  # fmt: skip
+        given = [t.to(device, dtype).requires_grad_() for t in operands]
+        with backend(name):
+            h, final = slstm(*given, cu_seqlens)
+        # Fixed numbers upstream: those of outputs would bring their errors into the gradients.
+        upstream = [torch.arange(y.numel(), device=device).cos().view(y.shape).to(dtype) for y in (h, final)]
+        gradients = torch.autograd.grad((h, final), given, upstream)
+        found.append(dict(zip(("h", "final", "p", "R", "state"), (h, final, *gradients), strict=True)))
+    assert_rule(*found[:3], torch.float32)
+    torch.testing.assert_close(found[3], found[2], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.triton
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton")
+def test_heads_too_wide_for_registers_are_refused():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    p, R, state = (torch.zeros(s, device=device) for s in ((1, 1, 1, 4, 129), (1, 129, 4, 129), (1, 4, 1, 129)))
+    with backend("triton"), pytest.raises(NotImplementedError, match="heads of up to 128 units, got 129"):
+        slstm(p, R, state, None)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from seqmix.kernels._backend import choose_backend
+from seqmix.kernels._backend import choose_backend, load_kernels, preferred
 from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.m2rnn import reference
@@ -13,6 +13,7 @@ from seqmix.kernels.m2rnn import reference
 __all__ = ["m2rnn"]
 
 OP = "M2RNN"
+WIDEST = 64  # keys and values of a head, in Triton kernels, whose registers hold the state, its gradient and W
 
 
 def m2rnn(
@@ -32,6 +33,11 @@ def m2rnn(
     but under the reference.
     """
     backend = choose_backend(OP, __package__, None, q)
+    if backend == "triton" and max(state.shape[2:]) > WIDEST:
+        if preferred() == "triton":
+            sizes = tuple(state.shape[2:])
+            raise NotImplementedError(f"{OP}: Triton kernels take up to {WIDEST} keys and values, got {sizes}")
+        backend = "reference"
     if backend == "reference":
         recurrence = partial(reference.m2rnn, W=W, clip=clip)
         return over_sequences(OP, recurrence, (q, k, v, f), state, cu_seqlens)
@@ -40,10 +46,8 @@ def m2rnn(
 
 
 def _fakes(given: dict[str, Any]) -> list[Tensor]:
-    from seqmix.kernels.m2rnn.cpu import border_slots
-
     (batch, length, *_), state = given["q"].shape, given["state"]
-    slots = border_slots(batch, length, state.shape[0])
+    slots = load_kernels(__package__, given["backend"]).border_slots(batch, length, state.shape[0])
     return [*same("v", "state")(given), state.new_empty(slots, *state.shape[1:])]
 
 

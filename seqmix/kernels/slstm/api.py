@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from seqmix.kernels._backend import choose_backend
+from seqmix.kernels._backend import choose_backend, preferred
 from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.slstm import reference
@@ -13,6 +13,7 @@ from seqmix.kernels.slstm import reference
 __all__ = ["slstm"]
 
 OP = "sLSTM"
+MOST_UNITS = 128  # of a head, in Triton kernels, whose registers hold tiles of units by units
 
 
 def slstm(p: Tensor, R: Tensor, state: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -22,6 +23,10 @@ def slstm(p: Tensor, R: Tensor, state: Tensor, cu_seqlens: Tensor | None) -> tup
     AD, but under the reference.
     """
     backend = choose_backend(OP, __package__, None, p)
+    if backend == "triton" and p.shape[-1] > MOST_UNITS:
+        if preferred() == "triton":
+            raise NotImplementedError(f"{OP}: Triton kernels take heads of up to {MOST_UNITS} units, got {p.shape[-1]}")
+        backend = "reference"
     if backend == "reference":
         return over_sequences(OP, partial(reference.slstm, R=R), (p,), state, cu_seqlens)
     h, final, *_ = _slstm(p, R, state, cu_seqlens, backend)
