@@ -54,8 +54,12 @@ def test_what_rounding_adds_is_not_taken_for_linear() -> None:
 
 
 @pytest.mark.slow
-def test_an_order_8_model_errs_long_before_what_is_linear() -> None:
-    """Where rounding is n gamma, 196,291,036 letters are safe; the model errs after some forty million."""
+def test_an_order_8_model_is_not_safe_for_what_is_linear() -> None:
+    """Where rounding is n gamma, 196,291,036 letters are safe.
+
+    With products that are fused into sums this model errs after some forty million; where a processor rounds them it
+    goes on being right, so that its error is no test. Within its safe length it must be right anywhere.
+    """
     case = Case("h-lru", 8, 1500.0, 0, decided=2.0, silent=3, letters=4)
     model, task = network(case), keeping(case.letters)
     found = certify(model, task)
@@ -64,12 +68,7 @@ def test_an_order_8_model_errs_long_before_what_is_linear() -> None:
     assert linear > 196_291_036 > found.safe_length > 900_000
     with pytest.raises(ValueError, match="soft gates are not proved up to 196291036"):
         verify(replace(found, safe_length=196_291_036), model, task)
-    state, letters = kept(model, found.safe_length - 1), found.safe_length - 1
-    assert right_after(model, state)
-    state, letters, step = kept(model, 1 << 20), 1 << 20, 1 << 20
-    while right_after(model, state) and letters < 100_000_000:
-        state, letters = kept(model, step, state), letters + step
-    assert letters < 100_000_000, "it goes on being right"
+    assert right_after(model, kept(model, found.safe_length - 1))
 
 
 @pytest.mark.slow
