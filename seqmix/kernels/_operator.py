@@ -1,5 +1,6 @@
 """The one way in which an op of kernels is made known to torch."""
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -37,6 +38,7 @@ class Operator:
             return function(*args)
 
         self.op = torch.library.custom_op(f"seqmix::{name}", mutates_args=(), schema=schema)(run)
+        _spare_the_compiler(self.op)
 
     def __call__(self, *args: Any) -> Any:
         """The outputs; `NotImplementedError` under forward-mode AD and `torch.func`."""
@@ -59,6 +61,21 @@ class Operator:
             raise NotImplementedError(f"{self.owner}: second derivatives need {HOW}")
 
         self.op.register_autograd(refuse)
+
+
+def _spare_the_compiler(op: Any) -> None:
+    """Let eager calls go without torch's compiler, which a custom op imports when first called, to keep it out.
+
+    That takes longer than everything else in the first step; where nobody has imported it, nothing has to be kept out.
+    """
+    kernels = getattr(op, "_backend_fns", {})
+    for device, guarded in kernels.items():
+        if hasattr(guarded, "__wrapped__"):
+
+            def call(*args: Any, guarded: Any = guarded, **kwargs: Any) -> Any:
+                return (guarded if "torch._dynamo" in sys.modules else guarded.__wrapped__)(*args, **kwargs)
+
+            kernels[device] = wraps(guarded)(call)
 
 
 def operator(name: str, owner: str, values: int = 0) -> Callable[[Callable[..., Any]], Operator]:

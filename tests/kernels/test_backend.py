@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -144,3 +146,12 @@ def test_kernels_run_where_processes_cannot_fork(monkeypatch: pytest.MonkeyPatch
     done: list[tuple[int, int]] = []
     module.run(lambda first, last: done.append((first, last)), 5, 1)
     assert done == [(0, 5)]
+
+
+def test_an_eager_step_goes_without_the_compiler() -> None:
+    code = (
+        "import sys, torch, seqmix; x = torch.randn(1, 3, 8, requires_grad=True); "
+        "seqmix.LRU(8)(x)[0].sum().backward(); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
