@@ -29,7 +29,7 @@ def batch_invariant() -> Iterator[None]:
 
     Linear maps (`nn.Linear`, `F.linear`, `x @ W` with a matrix W, and `torch.einsum` where the letters b and t of one
     operand are batch and time) take rows in blocks of fixed sizes, and functions of single numbers run without the
-    scalar tail that torch's loops end in. So do gradients of inputs; those of weights are sums over the batch. Thread
+    scalar tail that torch's loops end in. Gradients are right, without this promise. Thread
     and task that enter it are those it holds for. The number of torch threads stays part of what has to be the same,
     as processor and versions do. What it costs, and what a layer under it may not do, is in `docs/kernels.md`.
 

@@ -1,10 +1,11 @@
 """Products x W whose rows have the same bits however many come at once.
 
 A BLAS chooses its kernel by shape, and with it the order in which it sums. So rows are taken in blocks of a few sizes
-that were found to agree: the first product with a weight of some shape runs random rows through blocks of every size,
-in order and moved by one place, and keeps the sizes whose rows come out with the same bits wherever they stand. Orders
-of sums do not depend on numbers, so what holds for random ones holds. Which sizes agree differs between machines,
-types, and numbers of threads; the most usual is 16 rows and more.
+that were found to agree: the first product with a weight of some shape runs rows through blocks of every size, in order
+and moved by some places, and keeps the sizes whose rows come out with the same bits wherever they stand. Orders of sums
+do not depend on numbers, so what holds for those rows holds: random ones, and others whose sums are zero but for
+rounding, which shows in any type. Which sizes agree differs between machines, types, and numbers of threads; the most
+usual is 16 rows and more. Rows and weights begin where memory is aligned, as they do there.
 """
 
 from functools import cache
@@ -18,10 +19,12 @@ __all__ = ["row_product"]
 SIZES = (256, 128, 64, 32, 16, 8, 4, 2)
 # A step of one sequence fills its block with zeros: the smallest block is at most this, where that can be had.
 SMALL = 16
+_ALIGNED = 64  # bytes, as torch aligns what it allocates
+_MOVES = (1, 3, 7)
 
 
 def row_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x W (..., N) for x (..., K) and W (K, N) on a CPU, of one type; gradients of x have the property too.
+    """x W (..., N) for x (..., K) and W (K, N) on a CPU, of one type; gradients of x are such products.
 
     Raises:
         NotImplementedError: another device, a graph, a processor on which no size of blocks has the property.
@@ -51,7 +54,7 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     K, N = weight.shape
     if N == 1:  # or it would be a product with a vector, whose order depends on where that lies in memory
         return _product(x, torch.cat((weight, weight), 1))[..., :1]
-    rows = x.reshape(-1, K).contiguous()
+    rows, weight = _aligned(x.reshape(-1, K).contiguous()), _aligned(weight)
     y, first, count = rows.new_empty(len(rows), N), 0, len(rows)
     sizes = _sizes(K, N, weight.stride(0) == 1, x.dtype, torch.get_num_threads())
     for size in sizes:
@@ -65,25 +68,51 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     return y.view(*x.shape[:-1], N)
 
 
+def _aligned(x: Tensor) -> Tensor:
+    return x.clone() if x.data_ptr() % _ALIGNED else x
+
+
 @cache
 def _sizes(K: int, N: int, transposed: bool, dtype: torch.dtype, threads: int) -> tuple[int, ...]:
     """Sizes of blocks that agree, falling."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(SIZES[0], K, generator=generator).to(dtype)
-    weight = torch.randn(*((N, K) if transposed else (K, N)), generator=generator).to(dtype)
-    weight = weight.mT if transposed else weight
-    found = {size: _moved(x[: max(size, SMALL)], weight, size) for size in SIZES}
+    probes = [(x, w.mT.contiguous().mT if transposed else w) for x, w in _probes(K, N, dtype)]
+    found = {size: _moved(probes, size) for size in SIZES}
     ladders = []
     for top, rows in found.items():
         if rows is not None:
-            same = [s for s, r in found.items() if s <= top and r is not None and torch.equal(r[:SMALL], rows[:SMALL])]
+            same = [s for s, r in found.items() if s <= top and r is not None and torch.equal(r, rows)]
             ladders.append(tuple(same))
     if not ladders:
         raise NotImplementedError(f"batch_invariant: no block of rows has it here for {K} x {N} in {dtype}")
     return max(ladders, key=lambda sizes: (-max(sizes[-1], SMALL), sizes[0]))
 
 
-def _moved(x: Tensor, weight: Tensor, size: int) -> Tensor | None:
-    """x W in blocks of `size` rows, None if a row that moves by one place has other bits there."""
-    y, moved = (torch.cat([part @ weight for part in rows.split(size)]) for rows in (x, x.roll(1, 0)))
-    return y if torch.equal(moved, y.roll(1, 0)) else None
+def _probes(K: int, N: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """Rows and weights: random, and so that each term of a sum stands there twice, with one sign and the other."""
+    generator, probes = torch.Generator().manual_seed(0), []
+    for cancel in (False, False, False, True):
+        x, weight = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((SIZES[0], K), (K, N)))
+        if cancel and K > 1:
+            one, other, left = torch.randperm(K, generator=generator).split((K // 2, K // 2, K % 2))
+            x[:, other], weight[other], weight[left] = x[:, one], -weight[one], 0
+        probes.append((x, weight))
+    return probes
+
+
+def _moved(probes: list[tuple[Tensor, Tensor]], size: int) -> Tensor | None:
+    """x W of every probe in blocks of `size` rows, (SMALL, N) side by side, None if a row that moves has other bits."""
+    found = []
+    for rows, weight in probes:
+        x = rows[: max(size, SMALL)]
+        y = _in_blocks(x, weight, size)
+        if any(not torch.equal(_in_blocks(x.roll(by, 0), weight, size), y.roll(by, 0)) for by in _MOVES):
+            return None
+        found.append(y[:SMALL])
+    return torch.cat(found, 1)
+
+
+def _in_blocks(x: Tensor, weight: Tensor, size: int) -> Tensor:
+    y = x.new_empty(len(x), weight.shape[1])
+    for first in range(0, len(x), size):
+        torch.mm(x[first : first + size], weight, out=y[first : first + size])
+    return y

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from seqmix.kernels import _row_blocks, batch_invariant
+from seqmix.kernels import _row_blocks
 from seqmix.kernels._row_blocks import SIZES, row_product
 from tests.kernels.harness import assert_rule
+from tests.kernels.invariant import invariant
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
@@ -17,9 +18,10 @@ def test_a_row_has_the_same_bits_everywhere(K: int, N: int, transposed: bool, dt
     torch.manual_seed(0)
     x, weight = torch.randn(2 * SIZES[0] + 77, K).to(dtype), torch.randn(*((N, K) if transposed else (K, N))).to(dtype)
     weight = weight.mT if transposed else weight
-    y = row_product(x, weight)
-    for first, last in ((0, 1), (5, 6), (588, 589), (7, 25), (100, 401), (1, 589)):
-        assert torch.equal(row_product(x[first:last], weight), y[first:last])
+    with invariant():
+        y = row_product(x, weight)
+        for first, last in ((0, 1), (5, 6), (588, 589), (7, 25), (100, 401), (1, 589)):
+            assert torch.equal(row_product(x[first:last], weight), y[first:last])
     torch.testing.assert_close(y, x @ weight, rtol=0, atol=64 * torch.finfo(dtype).eps * K**0.5)
 
 
@@ -59,7 +61,7 @@ def test_error_and_gradients() -> None:
 def test_functions_have_no_tail(function) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(2)
     x = torch.randn(300, 18)[:, 6:12]
-    with torch.no_grad(), batch_invariant():
+    with torch.no_grad(), invariant():
         y = function(x)
         for first, last in ((0, 1), (3, 4), (299, 300), (17, 90)):
             assert torch.equal(function(x[first:last]), y[first:last])
@@ -69,7 +71,7 @@ def test_functions_have_no_tail(function) -> None:  # type: ignore[no-untyped-de
 def test_einsum_maps_tokens() -> None:
     torch.manual_seed(3)
     x, w = torch.randn(5, 9, 4, 16), torch.randn(2, 4, 16, 3)
-    with batch_invariant():
+    with invariant():
         y = torch.einsum("bthi,ghij->gbthj", x, w)
         one = torch.einsum("bthi,ghij->gbthj", x[:1, :1], w)
     assert torch.equal(one, y[:, :1, :1])
@@ -78,7 +80,7 @@ def test_einsum_maps_tokens() -> None:
 
 def test_autocast_and_nesting() -> None:
     layer, x = nn.Linear(8, 4), torch.randn(2, 8)
-    with batch_invariant(), batch_invariant(), torch.autocast("cpu", torch.bfloat16):
+    with invariant(), invariant(), torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
     assert torch._C._len_torch_function_stack() == 0
 
@@ -90,5 +92,5 @@ def test_no_size_that_agrees_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_elsewhere_is_refused() -> None:
-    with batch_invariant(), pytest.raises(NotImplementedError, match="batch_invariant: products on a CPU"):
+    with invariant(), pytest.raises(NotImplementedError, match="batch_invariant: products on a CPU"):
         nn.Linear(4, 4, device="meta")(torch.empty(2, 4, device="meta"))

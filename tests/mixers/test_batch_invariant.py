@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from seqmix import create_mixer, list_mixers
-from seqmix.kernels import batch_invariant
 from seqmix.mixers.base import TokenMixer
 from seqmix.models import SequenceModel
+from tests.kernels.invariant import invariant
 
 B, T = 3, 22
 
@@ -44,7 +44,7 @@ def test_same_bits(name: str, width: int) -> None:
     torch.manual_seed(0)
     layer, x = create_mixer(name, width), torch.randn(B, T, width)
     many = torch.cat((x, torch.randn(10, T, width)))
-    with torch.no_grad(), batch_invariant():
+    with torch.no_grad(), invariant():
         y = whole(layer, x)
         for batch in (x[1:2], many):
             place = slice(1, 2) if len(batch) == 1 else slice(None)
@@ -60,23 +60,14 @@ def test_same_bits(name: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("name", list_mixers())
-def test_same_bits_of_gradients(name: str) -> None:
-    """Of x: in a batch, alone, packed."""
+def test_gradients_are_those_of_outside(name: str) -> None:
     torch.manual_seed(1)
-    layer, x = create_mixer(name, 32), torch.randn(B, T, 32)
-    upstream = torch.randn_like(x)
-
-    def gradient(form: Callable[[TokenMixer, Tensor], Tensor], rows: slice) -> Tensor:
-        leaf = x[rows].clone().requires_grad_()
-        (found,) = torch.autograd.grad(form(layer, leaf), leaf, upstream[rows])
-        return found
-
-    with batch_invariant():
-        expected = gradient(whole, slice(None))
-        assert bits(gradient(whole, slice(1, 2)), expected[1:2])
-        if not layer.varies_when_cut:
-            assert bits(gradient(packed, slice(None)), expected)
-    torch.testing.assert_close(expected, gradient(whole, slice(None)), rtol=1e-3, atol=1e-4)
+    layer, x = create_mixer(name, 32), torch.randn(B, T, 32, requires_grad=True)
+    upstream = torch.randn(B, T, 32)
+    (expected,) = torch.autograd.grad(whole(layer, x), x, upstream)
+    with invariant():
+        (found,) = torch.autograd.grad(whole(layer, x), x, upstream)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
@@ -88,7 +79,7 @@ def test_models(dtype: torch.dtype, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.no_grad(), batch_invariant():
+        with torch.no_grad(), invariant():
             logits, _ = model(tokens)
             _, state = model(tokens[:1, :8])
             last, _ = model(tokens[:1, 8:], state)
@@ -110,12 +101,12 @@ def test_models(dtype: torch.dtype, threads: int) -> None:
 def test_solvers_that_differ_are_refused_by_name(name: str, options: dict[str, object], named: str) -> None:
     layer, x = create_mixer(name, 32, **options), torch.randn(1, 3, 32)
     _, state = layer(x)
-    with batch_invariant(), pytest.raises(NotImplementedError, match=named):
+    with invariant(), pytest.raises(NotImplementedError, match=named):
         layer(x, state)
 
 
 def test_positions_that_round_are_refused_by_name() -> None:
     layer = create_mixer("gla", 32, position="selective-rope")
     _, state = layer(torch.randn(1, 3, 32))
-    with batch_invariant(), pytest.raises(NotImplementedError, match=r"GatedLinearAttention: .* angle is rounded"):
+    with invariant(), pytest.raises(NotImplementedError, match=r"GatedLinearAttention: .* angle is rounded"):
         layer(torch.randn(1, 3, 32), state)
