@@ -4,7 +4,6 @@ Prefill, a training step, and tokens at batch 1 and 16, both forms in turns. Tim
 in which other programs of a busy machine do not count.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -15,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from seqmix.benchmarks.layer_setup import ARGUMENTS
 from seqmix.benchmarks.record import reason_of
 from seqmix.benchmarks.tables import Table, number
-from seqmix.benchmarks.timing import NO_TIMES, Call, Clock, Plan, take_turns, threads
+from seqmix.benchmarks.timing import NO_TIMES, Call, Plan, processor_clock, take_turns, threads
 from seqmix.benchmarks.views import mixer_text, times_text
 from seqmix.kernels import batch_invariant
 from seqmix.models import SequenceModel
@@ -26,18 +25,6 @@ Row = dict[str, Any]
 
 PASSES = ("forward", "training step", "token, batch 1", "token, batch 16")
 _GOAL = 1.3  # times the time without
-
-
-def processor_clock(device: torch.device) -> Clock:
-    """Seconds of the processor that so many calls take, of all threads."""
-
-    def sample(call: Call, count: int) -> float:
-        start = time.process_time()
-        for _ in range(count):
-            call()
-        return time.process_time() - start
-
-    return sample
 
 
 def run_same_bits(names: Sequence[str], quick: bool, plan: Plan, progress: Callable[[str], None] = print) -> list[Row]:

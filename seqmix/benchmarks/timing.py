@@ -83,14 +83,22 @@ def synchronize(device: torch.device) -> None:
 
 def wall_clock(device: torch.device) -> Clock:
     """From the first call to the end of the last, what the host does in between included."""
+    return _clock_of(time.perf_counter, device)
 
+
+def processor_clock(device: torch.device) -> Clock:
+    """Seconds of the processor that calls take, of all threads: what other programs take does not count."""
+    return _clock_of(time.process_time, device)
+
+
+def _clock_of(now: Callable[[], float], device: torch.device) -> Clock:
     def sample(call: Call, count: int) -> float:
         synchronize(device)
-        start = time.perf_counter()
+        start = now()
         for _ in range(count):
             call()
         synchronize(device)
-        return time.perf_counter() - start
+        return now() - start
 
     return sample
 
