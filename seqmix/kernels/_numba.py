@@ -2,7 +2,7 @@
 
 Numba keeps what it compiled beside the file of a function, and compiles it again when that file changes, but not when
 a function that it calls changes in another file: old machine code would go on giving old numbers. So a kernel's helpers
-stand in its own file, and where two kernels need the same one, `_exp`, `_tanh`, `_copy`, `_dot` or `_eliminate`, each
+stand in its own file, and where two kernels need the same one, `_exp`, `_tanh`, `_dot` or `_eliminate`, each
 has a copy; a test keeps the copies alike. Here stands only what has no formula that anybody might edit.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numba
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 
 def jit(*flags: str) -> Callable[[Callable[..., Any]], Any]:
@@ -56,6 +56,29 @@ def _as_float32(typing_context: Any, bits: Any) -> Any:
 def _as_int32(typing_context: Any, number: Any) -> Any:
     """The 32 bits of a float32."""
     return _bits(typing_context, types.float32, types.int32)
+
+
+def copy(source: Any, target: Any) -> None:
+    """Vectors and matrices, number by number; in place of `target[:] = source`.
+
+    For that Numba compiles, for three seconds in every process that has no cache, what it would say of shapes that
+    differ, and its own loop costs ten times as much for vectors this short.
+    """
+    raise NotImplementedError("compiled code only")
+
+
+@overload(copy)
+def _copy_for(source: Any, target: Any) -> Any:
+    def copy_vector(source: Any, target: Any) -> None:
+        for i in range(len(source)):
+            target[i] = source[i]
+
+    def copy_matrix(source: Any, target: Any) -> None:
+        for i in range(source.shape[0]):
+            for j in range(source.shape[1]):
+                target[i, j] = source[i, j]
+
+    return copy_vector if source.ndim == 1 else copy_matrix
 
 
 # What compiled code calls has other arguments than what makes its code.

@@ -149,7 +149,6 @@ COPIES = {
         ("causal_conv1d/cpu.py", "selective_scan/cpu_kernels.py", "slstm/cpu.py"),
     ],
     "_tanh_for": [("m2rnn/cpu.py", "slstm/cpu.py")],
-    "_copy": [("delta_rule/cpu.py", "gated_linear_attention/cpu.py")],
     "_dot": [
         tuple(f"fixed_point/{file}.py" for file in ("scan/cpu", "selective_scan/cpu", "selective_scan/cpu_backward"))
     ],

@@ -13,17 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from seqmix.kernels import _borders
-from seqmix.kernels._numba import jit, use_wide_vectors
+from seqmix.kernels._numba import copy, jit, use_wide_vectors
 
 OP = "delta_rule"
 CHUNK = 32
-
-
-@jit()
-def _copy(source, target):
-    # A loop: Numba's own assignment to a slice costs ten times as much for vectors this short.
-    for i in range(len(source)):
-        target[i] = source[i]
 
 
 @jit()
@@ -38,15 +31,15 @@ def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o
     for item in range(first, last):
         s, h = item // heads, item % heads
         start = bounds[s]
-        state[:keys] = initial[s, h]
+        copy(initial[s, h], state[:keys])
         state[keys:] = 0  # where the last item wrote 0 times its values, which need not be finite
         for t in range(start, bounds[s + 1]):
             if t > start and (t - start) % CHUNK == 0:
-                borders[slots[s] + (t - start) // CHUNK - 1, h] = state[:keys]
+                copy(state[:keys], borders[slots[s] + (t - start) // CHUNK - 1, h])
             a = decay[t, h, 0] if decay.shape[2] else one
             b = beta[t, h]
-            _copy(k[t, h], column[0])
-            _copy(q[t, h], column[1])
+            copy(k[t, h], column[0])
+            copy(q[t, h], column[1])
             v_t, o_t = v[t, h], o[t, h]
             for d in range(values):
                 write[d] = 0
@@ -72,7 +65,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o
                     s2[d] = a * s2[d] + k2 * x
                     s3[d] = a * s3[d] + k3 * x
                     o_t[d] += (q0 * s0[d] + q1 * s1[d]) + (q2 * s2[d] + q3 * s3[d])
-        final[s, h] = state[:keys]
+        copy(state[:keys], final[s, h])
 
 
 @jit("reassoc")
@@ -143,7 +136,7 @@ def _backward(
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
-        Z[:] = dfinal[s, h].T
+        copy(dfinal[s, h].T, Z)
         for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
             t0 = start + chunk * CHUNK
             count = min(CHUNK, end - t0)
@@ -165,7 +158,7 @@ def _backward(
                 )  # fmt: skip
                 if decay.shape[2]:
                     dlog[t, h, 0] = a * dpart.sum()
-        dinitial[s, h] = Z.T
+        copy(Z.T, dinitial[s, h])
 
 
 border_slots = partial(_borders.border_slots, CHUNK)

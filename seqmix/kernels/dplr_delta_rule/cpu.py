@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from seqmix.kernels import _borders
-from seqmix.kernels._numba import jit, use_wide_vectors
+from seqmix.kernels._numba import copy, jit, use_wide_vectors
 
 OP = "dplr_delta_rule"
 CHUNK = 32
@@ -42,7 +42,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, a, b, w, initial, o, fi
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
-        state[:keys] = initial[s, h]
+        copy(initial[s, h], state[:keys])
         state[keys:] = 0  # where the last item wrote 0 times its values, which need not be finite
         # One pass a step: it makes S_t and reads it for the queries and for the next step's b. A step before the first
         # one, which changes nothing, reads the initial state with the very same code.
@@ -53,7 +53,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, a, b, w, initial, o, fi
             v_t, o_t = nothing[0], nothing[1]
             if t >= start:
                 if t > start and (t - start) % CHUNK == 0:
-                    borders[slots[s] + (t - start) // CHUNK - 1, h] = state[:keys]
+                    copy(state[:keys], borders[slots[s] + (t - start) // CHUNK - 1, h])
                 _load(q, k, a, b, w, t, h, column)
                 v_t, o_t = v[t, h], o[t, h]
             for c in range(keys):
@@ -79,7 +79,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, a, b, w, initial, o, fi
                     s3[d] = w3 * s3[d] + a3 * r + k3 * x
                     o_t[d] += (q0 * s0[d] + q1 * s1[d]) + (q2 * s2[d] + q3 * s3[d])
                     following[d] += (b0 * s0[d] + b1 * s1[d]) + (b2 * s2[d] + b3 * s3[d])
-        final[s, h] = state[:keys]
+        copy(state[:keys], final[s, h])
 
 
 @jit("reassoc")
@@ -151,7 +151,7 @@ def _backward(
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
-        Z[:] = dfinal[s, h].T
+        copy(dfinal[s, h].T, Z)
         for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
             t0 = start + chunk * CHUNK
             count = min(CHUNK, end - t0)
@@ -172,7 +172,7 @@ def _backward(
                     da[t, h, c] = grads[A, c]
                     db[t, h, c] = grads[B, c]
                     dw[t, h, c] = grads[W, c]
-        dinitial[s, h] = Z.T
+        copy(Z.T, dinitial[s, h])
 
 
 border_slots = partial(_borders.border_slots, CHUNK)

@@ -13,17 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from seqmix.kernels import _borders
-from seqmix.kernels._numba import jit, use_wide_vectors
+from seqmix.kernels._numba import copy, jit, use_wide_vectors
 
 OP = "gated_linear_attention"
 CHUNK = 32
-
-
-@jit()
-def _copy(source, target):
-    # A loop: Numba's own assignment to a slice costs ten times as much for vectors this short.
-    for i in range(len(source)):
-        target[i] = source[i]
 
 
 @jit()
@@ -49,14 +42,14 @@ def _forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, fina
     for item in range(first, last):
         s, h = item // heads, item % heads
         start = bounds[s]
-        state[:keys] = initial[s, h]
+        copy(initial[s, h], state[:keys])
         state[keys:] = 0  # where the last item wrote 0 times its values, which need not be finite
         for t in range(start, bounds[s + 1]):
             if t > start and (t - start) % CHUNK == 0:
-                borders[slots[s] + (t - start) // CHUNK - 1, h] = state[:keys]
+                copy(state[:keys], borders[slots[s] + (t - start) // CHUNK - 1, h])
             _load(decay, t, h, column[0])
-            _copy(k[t, h], column[1])
-            _copy(q[t, h], column[2])
+            copy(k[t, h], column[1])
+            copy(q[t, h], column[2])
             v_t, o_t = v[t, h], o[t, h]
             for d in range(values):
                 o_t[d] = 0
@@ -72,7 +65,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, fina
                     s2[d] = a2 * s2[d] + k2 * x
                     s3[d] = a3 * s3[d] + k3 * x
                     o_t[d] += (q0 * s0[d] + q1 * s1[d]) + (q2 * s2[d] + q3 * s3[d])
-        final[s, h] = state[:keys]
+        copy(state[:keys], final[s, h])
 
 
 @jit()
@@ -132,7 +125,7 @@ def _backward(
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
-        Z[:] = dfinal[s, h].T
+        copy(dfinal[s, h].T, Z)
         for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
             t0 = start + chunk * CHUNK
             count = min(CHUNK, end - t0)
@@ -142,21 +135,21 @@ def _backward(
                     path[0, d, c] = border[c, d]
             for i in range(count - 1):
                 _load(decay, t0 + i, h, column[0])
-                _copy(k[t0 + i, h], column[1])
+                copy(k[t0 + i, h], column[1])
                 _recompute(v[t0 + i, h], column, path[i], path[i + 1])
             for i in range(count - 1, -1, -1):
                 t = t0 + i
                 _load(decay, t, h, column[0])
-                _copy(k[t, h], column[1])
-                _copy(q[t, h], column[2])
+                copy(k[t, h], column[1])
+                copy(q[t, h], column[2])
                 _adjoint(v[t, h], do[t, h], column, path[i], Z, dv[t, h], grads)
-                _copy(grads[0], dk[t, h])
-                _copy(grads[2], dq[t, h])
+                copy(grads[0], dk[t, h])
+                copy(grads[2], dq[t, h])
                 if gates == 1:
                     ddecay[t, h, 0] = grads[1].sum()
                 elif gates > 1:
-                    _copy(grads[1], ddecay[t, h])
-        dinitial[s, h] = Z.T
+                    copy(grads[1], ddecay[t, h])
+        copy(Z.T, dinitial[s, h])
 
 
 border_slots = partial(_borders.border_slots, CHUNK)

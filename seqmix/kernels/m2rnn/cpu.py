@@ -20,7 +20,7 @@ from torch import Tensor
 
 from seqmix.kernels import _borders
 from seqmix.kernels._memory import empty_like
-from seqmix.kernels._numba import jit, use_wide_vectors
+from seqmix.kernels._numba import copy, jit, use_wide_vectors
 from seqmix.kernels._sequences import array, offsets, rows
 from seqmix.kernels._threads import run
 
@@ -84,10 +84,10 @@ def _forward(first, last, heads, bounds, slots, q, k, v, f, W, initial, o, final
     for item in range(first, last):
         s, h = item // heads, item % heads
         start = bounds[s]
-        state[:] = initial[s, h]
+        copy(initial[s, h], state)
         for t in range(start, bounds[s + 1]):
             if t > start and (t - start) % CHUNK == 0:
-                borders[slots[s] + (t - start) // CHUNK - 1, h] = state
+                copy(state, borders[slots[s] + (t - start) // CHUNK - 1, h])
             _step(k[t, h], v[t, h], f[t, h], W[h], state, state, Z)
             out = o[t, h]
             for d in range(values):
@@ -96,7 +96,7 @@ def _forward(first, last, heads, bounds, slots, q, k, v, f, W, initial, o, final
                 x = q[t, h, c]
                 for d in range(values):
                     out[d] += x * state[c, d]
-        final[s, h] = state
+        copy(state, final[s, h])
 
 
 @jit("reassoc")
@@ -142,12 +142,12 @@ def _backward(
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
-        G[:] = dfinal[s, h]
+        copy(dfinal[s, h], G)
         dW[s, h] = 0
         for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
             t0 = start + chunk * CHUNK
             count = min(CHUNK, end - t0)
-            path[0] = borders[slots[s] + chunk - 1, h] if chunk > 0 else initial[s, h]
+            copy(borders[slots[s] + chunk - 1, h] if chunk > 0 else initial[s, h], path[0])
             for i in range(count):
                 _step(k[t0 + i, h], v[t0 + i, h], f[t0 + i, h], W[h], path[i], path[i + 1], Z[i])
             for i in range(count - 1, -1, -1):
@@ -156,7 +156,7 @@ def _backward(
                     q[t, h], k[t, h], v[t, h], f[t, h], Wt[h], path[i], path[i + 1], Z[i], do[t, h], clip, G, dU,
                     dq[t, h], dk[t, h], dv[t, h], dW[s, h],
                 )  # fmt: skip
-        dinitial[s, h] = G
+        copy(G, dinitial[s, h])
 
 
 def forward(

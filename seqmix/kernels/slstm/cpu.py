@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seqmix.kernels._loops import shifted
 from seqmix.kernels._memory import empty_like
-from seqmix.kernels._numba import as_float32, as_int32, jit, use_wide_vectors
+from seqmix.kernels._numba import as_float32, as_int32, copy, jit, use_wide_vectors
 from seqmix.kernels._sequences import array, offsets, rows
 from seqmix.kernels._threads import run
 
@@ -127,7 +127,7 @@ def _forward(first, last, heads, bounds, p, R, initial, h, cells, kept, final):
     state = np.zeros((4, units), p.dtype)
     for item in range(first, last):
         s, k = item // heads, item % heads
-        state[:] = initial[s, :, k]
+        copy(initial[s, :, k], state)
         for t in range(bounds[s], bounds[s + 1]):
             gates = kept[t, k]
             for e in range(4 * units):
@@ -140,7 +140,7 @@ def _forward(first, last, heads, bounds, p, R, initial, h, cells, kept, final):
             for j in range(units):
                 h[t, k, j] = state[0, j]
                 cells[t, k, 0, j], cells[t, k, 1, j], cells[t, k, 2, j] = state[1, j], state[2, j], state[3, j]
-        final[s, :, k] = state
+        copy(state, final[s, :, k])
 
 
 @jit()
@@ -174,8 +174,8 @@ def _backward(first, last, heads, bounds, gates, Rt, initial, cells, dh, dfinal,
     start = np.zeros((3, units), Rt.dtype)
     for item in range(first, last):
         s, k = item // heads, item % heads
-        carry[:] = dfinal[s, :, k]
-        start[:] = initial[s, 1:, k]
+        copy(dfinal[s, :, k], carry)
+        copy(initial[s, 1:, k], start)
         for t in range(bounds[s + 1] - 1, bounds[s] - 1, -1):
             before = cells[t - 1, k] if t > bounds[s] else start
             dgate, dhidden = dgates[t, k], carry[0]
@@ -187,7 +187,7 @@ def _backward(first, last, heads, bounds, gates, Rt, initial, cells, dh, dfinal,
                 u, weights = dgate[e], Rt[k, e]
                 for j in range(units):
                     dhidden[j] += u * weights[j]
-        dinitial[s, :, k] = carry
+        copy(carry, dinitial[s, :, k])
 
 
 def forward(p: Tensor, R: Tensor, state: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

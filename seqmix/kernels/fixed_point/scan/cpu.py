@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqmix.kernels._numba import jit
+from seqmix.kernels._numba import copy, jit
 from seqmix.kernels._sequences import array
 from seqmix.kernels._threads import run
 
@@ -103,7 +103,7 @@ def _forward(first, last, bounds, p, weight, seen, strength, product, gated, nor
     zero = strength - strength
     for q in range(first, last):
         state = final[q]
-        state[:] = initial[q]
+        copy(initial[q], state)
         for t in range(bounds[q], bounds[q + 1]):
             _gates(p[t], weight, seen, state, strength, product, gated, normed, pre, s, channel, u, small, upper, core)
             for n in range(width):
@@ -116,7 +116,7 @@ def _forward(first, last, bounds, p, weight, seen, strength, product, gated, nor
                 for i in range(rank):
                     mixed += small[2, i] * u[i, n]
                 state[n] = channel[2, n] + d[n] + channel[1, n] * mixed
-            h[t] = state
+            copy(state, h[t])
 
 
 @jit("reassoc")
@@ -134,7 +134,7 @@ def _backward(
     at = 2 * width + gated * width
     for q in range(first, last):
         carry = dinitial[q]
-        carry[:] = dfinal[q]
+        copy(dfinal[q], carry)
         for t in range(bounds[q + 1] - 1, bounds[q] - 1, -1):
             # The gates of the token again.
             before = initial[q] if t == bounds[q] else h[t - 1]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqmix.kernels._numba import jit
+from seqmix.kernels._numba import copy, jit
 from seqmix.kernels._sequences import array
 from seqmix.kernels._threads import run
 from seqmix.kernels.fixed_point.selective_scan.tokens import Recurrence
@@ -166,7 +166,7 @@ def _forward(
     system, gram, work, cross, omega = small[0], small[1], small[2], source[1], source[2]
     for q in range(first, last):
         state, before = final[q], y0[q]
-        state[:] = s0[q]
+        copy(s0[q], state)
         most, change, size = 0, real(0), real(0)
         for t in range(bounds[q], bounds[q + 1]):
             # The gates of the token.

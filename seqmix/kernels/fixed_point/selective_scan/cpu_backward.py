@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqmix.kernels._numba import jit
+from seqmix.kernels._numba import copy, jit
 from seqmix.kernels._sequences import array
 from seqmix.kernels._threads import run
 from seqmix.kernels.fixed_point.selective_scan.tokens import Known, Recurrence
@@ -153,8 +153,8 @@ def _backward(
     ones[:] = 1
     for q in range(first, last):
         later, carry = ds0[q], dy0[q]
-        later[:] = ds[q]
-        carry[:] = dlast[q]
+        copy(ds[q], later)
+        copy(dlast[q], carry)
         for t in range(bounds[q + 1] - 1, bounds[q] - 1, -1):
             # All that is known of the token.
             previous = s0[q] if t == bounds[q] else kept[t - 1]
