@@ -5,7 +5,7 @@ from typing import Any
 
 from seqmix._files import write_text_whole
 from seqmix._markdown import code, escaped
-from seqmix.benchmarks import figures, goals, gpu_peers, optimizers, same_bits, sequences_table, views
+from seqmix.benchmarks import figures, goals, gpu_peers, model_decode, optimizers, same_bits, sequences_table, views
 from seqmix.benchmarks.record import Record
 from seqmix.benchmarks.tables import Table, megabytes, number, percent
 from seqmix.benchmarks.timing import NO_TIMES
@@ -135,7 +135,10 @@ def _tables(entry: Record) -> list[str]:
     elif entry["bench"] == "numbers":
         return [views.numbers_table(rows).markdown()]
     elif entry["bench"] == "decode":
-        return [views.decode_table(rows).markdown()]
+        if "layers" not in rows[0]["sizes"]:
+            return [views.decode_table(rows).markdown()]
+        parts = [model_decode.model_decode_table(rows).markdown(), model_decode.LEGEND]
+        results = model_decode.decode_goals(rows)
     elif entry["bench"] == "tasks":
         parts = [views.tasks_table(rows).markdown()]
         results = goals.task_goals(rows)

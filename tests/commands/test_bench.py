@@ -13,6 +13,7 @@ import seqmix.kernels
 from seqmix.benchmarks import cases, gate, kernels, timing
 from seqmix.benchmarks import tasks as task_bench
 from seqmix.benchmarks.contestants import Contestant, contestants_for
+from seqmix.benchmarks.model_decode import decode_goals
 from seqmix.benchmarks.report import write
 from seqmix.commands.bench.cli import main
 
@@ -183,6 +184,64 @@ def test_layers_and_decode(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     status, out, _ = run(capsys, "decode", "--quick", "--only", "bd-lru", "--threads", "1", "--batch", "1,3")
     assert status == 0
     assert out.count("bd-lru (block_size=4)") == 2
+
+
+@pytest.mark.slow  # transformers takes its time to be imported
+def test_whole_models_decode_beside_a_pass_over_their_weights(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "decode.json"
+    shown = [
+        "--repeats",
+        "2",
+        "--length",
+        "8",
+        "--only",
+        "bd-lru",
+        "--threads",
+        "1",
+        "--batch",
+        "1,3",
+        "--layers",
+        "2",
+        "--d-model",
+        "64",
+    ]
+    status, out, _ = run(capsys, "decode", *shown, "--peers", "--out", str(file))
+    assert status == 0 and "bd-lru (block_size=4)" in out
+    record = json.loads(file.read_text())
+    rows = record["rows"]
+    models = ["bd-lru", "attention", "transformers Llama", "mamba", "transformers Mamba", "mamba-2"]
+    assert [row["mixer"] for row in rows] == [name for name in [*models, "transformers Mamba-2"] for _ in (1, 3)]
+    for row in rows:
+        assert row["status"] == "ok" or "not installed" in row["reason"]
+        if row["status"] == "ok":
+            assert min(row[key] for key in ("products_ms", "reading_ms", "median_ms", "peak_bytes")) > 0
+    for ours, theirs in zip(rows[2::4], rows[4::4], strict=True):
+        assert theirs["status"] != "ok" or ours["parameters"] == theirs["parameters"], "not the same model"
+    assert not record["goals"], "sizes that say nothing of the goal"
+    docs = tmp_path / "benchmarks.md"
+    docs.write_text("")
+    write([record], docs)
+    assert docs.read_text().count("bd-lru (block") == 2 and "/reading: " in docs.read_text()
+
+
+def test_peers_are_whole_models(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capsys, "decode", "--quick", "--peers")
+    assert status != 0 and "--layers N" in err and len(err.splitlines()) == 1
+    status, out, _ = run(
+        capsys, "decode", "--quick", "--only", "lru", "--threads", "1", "--batch", "2", "--layers", "1"
+    )
+    assert status == 0 and "/reading" in out
+
+
+def test_models_of_the_goal_are_held_to_it() -> None:
+    row = {"mixer": "lru", "arguments": {}, "peer": False, "status": "ok", "threads": 1, "median_ms": 14.0}
+    row |= {"reading_ms": 10.0, "sizes": {"layers": 12, "d_model": 768, "T": 8, "B": 1}}
+    other = row | {"peer": True}, row | {"sizes": row["sizes"] | {"B": 16}}, row | {"threads": 2}
+    (goal,) = decode_goals([row, *other])
+    assert goal[1:] == ("1.40 x", False)
+    assert decode_goals([row | {"reading_ms": 12.0}])[0][2]
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from seqmix.benchmarks import goals, views
+from seqmix.benchmarks import goals, model_decode, record, views
 from seqmix.benchmarks.decode import run_decode
 from seqmix.benchmarks.layer_setup import Shape, select_mixers
 from seqmix.benchmarks.layers import run_layer
@@ -34,6 +34,8 @@ def add_decode(commands: Any) -> None:
     parser = measuring(commands, "decode", _decode, "time one token with step(), by batch size", MIXER_CASES)
     _add_shape(parser)
     parser.add_argument("--batch", type=numbers, help="batch size, default 1,16")
+    parser.add_argument("--layers", type=positive, metavar="N", help="whole models of N blocks instead of one mixer")
+    parser.add_argument("--peers", action="store_true", help="with --layers: the same models in transformers, too")
 
 
 def _add_shape(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +60,10 @@ def _layers(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _decode(arguments: argparse.Namespace, argv: list[str]) -> int:
+    if arguments.peers and arguments.layers is None:
+        raise ValueError("--peers are whole models: expected --layers N beside it")
+    if arguments.layers is not None:
+        return _decode_models(arguments, argv)
     names, settings = select_mixers(arguments.only), settings_from(arguments)
     shape, batches = _shape(arguments, Shape()), arguments.batch or (1, 16)
     result, path = begin(arguments, argv, settings)
@@ -69,6 +75,26 @@ def _decode(arguments: argparse.Namespace, argv: list[str]) -> int:
     show(views.decode_table(result["rows"]))
     finish(result, path)
     return int(any(row["status"] != "ok" for row in result["rows"]))
+
+
+def _decode_models(arguments: argparse.Namespace, argv: list[str]) -> int:
+    names, settings = select_mixers(arguments.only), settings_from(arguments)
+    names += list(model_decode.PEERS) if arguments.peers else []
+    shape = _shape(arguments, Shape())
+    sizes = model_decode.Sizes(arguments.layers, shape.d_model, shape.length)
+    result, path = begin(arguments, argv, settings)
+    progress = Progress(len(names))
+    for name in names:
+        progress.begin(name)
+        result["rows"] += model_decode.run_model_decode(name, sizes, arguments.batch or (1, 16), settings, progress)
+        if path is not None:
+            record.save(path, result)  # what is measured outlives an interruption
+    progress.end()
+    show(model_decode.model_decode_table(result["rows"]))
+    print(model_decode.LEGEND + "\n")
+    show_goals(result, model_decode.decode_goals(result["rows"]))
+    finish(result, path)
+    return int(any(row["status"] != "ok" and not row["peer"] for row in result["rows"]))
 
 
 def _shape(arguments: argparse.Namespace, default: Shape) -> Shape:
