@@ -2,13 +2,15 @@
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from seqmix._extras import require
+from seqmix._markdown import printable
 
-__all__ = ["COLOURS", "MARKERS", "adapted", "encode", "grid", "label_ends", "new_figure", "style"]
+__all__ = ["COLOURS", "MARKERS", "adapted", "as_text", "encode", "grid", "label_ends", "new_figure", "style"]
 
 # Okabe and Ito 2008, without the yellow that is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C564B", "#7F7F7F")
@@ -25,7 +27,9 @@ def style(owner: str, extra: str = "board", settings: Mapping[Any, Any] | None =
     require("matplotlib", extra=extra, owner=owner)
     import matplotlib
 
-    with matplotlib.rc_context(_SAME | dict(settings or {})):
+    with matplotlib.rc_context(_SAME | dict(settings or {})), warnings.catch_warnings():
+        # A letter that matplotlib's font has not is a box; in an SVG it stays the letter.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font", UserWarning)
         yield
 
 
@@ -60,6 +64,11 @@ def encode(figure: Any, kind: str, dpi: int = 150) -> bytes:
     if kind != "svg":
         return buffer.getvalue()
     return adapted(b"".join(line.rstrip() + b"\n" for line in buffer.getvalue().splitlines()))
+
+
+def as_text(name: str) -> str:
+    """A name from somebody else's file as matplotlib shows it: no formula, no character that an SVG cannot hold."""
+    return printable(name).replace("$", r"\$")
 
 
 def adapted(svg: bytes) -> bytes:

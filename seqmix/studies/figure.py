@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from seqmix._checks import is_number
-from seqmix._figures import COLOURS, MARKERS, encode, new_figure, style
+from seqmix._figures import COLOURS, MARKERS, as_text, encode, new_figure, style
 from seqmix.studies.report import at, combinations, listed, shown
 from seqmix.studies.rules import Row
 from seqmix.studies.study import Study
@@ -33,14 +33,14 @@ def draw(study: Study, rows: Sequence[Row]) -> bytes:
         for place, panel in zip(axes, panels, strict=True):
             for index, levels in enumerate(lines):
                 here = at(at(rows, parts, panel), names, levels)
-                told = zip(names, levels, strict=True)
-                label = ", ".join(f"{name} {shown(level)}" for name, level in told if level is not None) or "as it is"
+                told = [f"{name} {shown(each)}" for name, each in zip(names, levels, strict=True) if each is not None]
+                label = as_text(", ".join(told)) or "as it is"
                 if along:
                     _line(place, here, measure, x, index, label)
                 else:
                     _points(place, here, measure, x, places, (index, len(lines)), label)
             (_number_axes if along else _name_axes)(place, asked, places)
-            place.set_title(" ".join(map(shown, panel)))
+            place.set_title(as_text(" ".join(map(shown, panel))))
             place.grid(alpha=0.3)
         if along:
             axes[0].set_ylabel(asked.get("label", measure))
@@ -112,6 +112,6 @@ def _number_axes(axes: Any, asked: Any, places: Sequence[float]) -> None:
 def _name_axes(axes: Any, asked: Any, places: Sequence[Any]) -> None:
     if "y" in asked.get("log", ""):
         axes.set_xscale("log")
-    axes.set_yticks(range(len(places)), [shown(place) for place in places])
+    axes.set_yticks(range(len(places)), [as_text(shown(place)) for place in places])
     axes.set_ylim(len(places) - 0.4, -0.6)
     axes.set_xlabel(asked.get("label", asked["measure"]))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqmix._extras import require
-from seqmix._figures import encode, new_figure, style
+from seqmix._figures import as_text, encode, new_figure, style
 from seqmix._files import write_whole
 from seqmix.leaderboard.page.board_view import BoardView
 from seqmix.leaderboard.page.pages import Names
@@ -91,7 +91,7 @@ def _scores(view: BoardView) -> Draw:
         # Means over other tasks do not compare.
         columns = len(view.tasks)
         names = [e.name if e.rank is not None else f"{e.name} ({e.n} of {columns} tasks)" for e in entries]
-        axes.set_yticks(places, names)
+        axes.set_yticks(places, list(map(as_text, names)))
         axes.set(xlim=(-0.02, 1.02), xlabel="mean normalised score, 95 % interval")
 
     return draw
@@ -99,7 +99,7 @@ def _scores(view: BoardView) -> Draw:
 
 def _style(one: Series, place: int, of: int, **more: Any) -> dict[str, Any]:
     """The first entries have colours and names; those behind them are grey, under one name."""
-    colour, name = _COLOURS[one.number % len(_COLOURS)], one.name
+    colour, name = _COLOURS[one.number % len(_COLOURS)], as_text(one.name)
     if place >= NAMED:
         colour, name = "0.75", f"{of - NAMED} others" if place == NAMED else "_"
     marker = {"marker": _MARKERS[shape_of(one.number)], "markersize": 5}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqmix._figures import COLOURS, MARKERS, encode, label_ends, new_figure, style
+from seqmix._figures import COLOURS, MARKERS, as_text, encode, label_ends, new_figure, style
 from seqmix._files import write_bytes_whole
 from seqmix._measures import named
 from seqmix.leaderboard.records.schema import Record
@@ -68,7 +68,7 @@ def draw(path: Path, curves: Sequence[LengthCurve]) -> None:
             axes.plot(lengths, medians, color=colour, linewidth=width, **marker)
             for length, values in curve.points:
                 axes.plot([length] * len(values), values, "o", color=colour, markersize=2.5, alpha=0.6)
-            ends.append((lengths[-1], medians[-1], curve.label, colour))
+            ends.append((lengths[-1], medians[-1], as_text(curve.label), colour))
         label_ends(axes, ends)
         ticks = sorted({length for curve in curves for length, _ in curve.points})
         axes.set(xscale="log", xlabel="length of the test words", ylabel=curves[0].measure, ylim=(-0.03, 1.06))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqmix._figures import encode, new_figure, style
+from seqmix._figures import as_text, encode, new_figure, style
 from seqmix._files import write_bytes_whole
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.summary.statistics import accuracy, best_learning_rate
@@ -60,7 +60,9 @@ def draw(path: Path, curves: Sequence[StateCurve]) -> None:
         axes = figure.subplots()
         for number, curve in enumerate(curves):
             sizes = [size for size, _ in curve.points]
-            axes.plot(sizes, [np.median(values) for _, values in curve.points], color=f"C{number}", label=curve.label)
+            axes.plot(
+                sizes, [np.median(values) for _, values in curve.points], color=f"C{number}", label=as_text(curve.label)
+            )
             for size, values in curve.points:
                 axes.plot([size] * len(values), values, "o", color=f"C{number}", markersize=4)
         ticks = sorted({size for curve in curves for size, _ in curve.points})
