@@ -1,0 +1,270 @@
+"""Numba kernels for gated linear attention: a tile of the state of one head stays in registers for `BLOCK` steps.
+
+The forward pass takes four keys by a vector of values through a block of steps, and keeps the state (K, V) before every
+`CHUNK`-th step (the borders). The backward pass goes from there to the state before each block, and for four values by
+a vector of keys, transposed, so that sums over values fill whole vectors, through the block and back.
+Letters: L rows of all sequences, S sequences, H heads, K and V widths, G = K, 1 or 0 decays for each head.
+"""
+
+import numpy as np
+
+from seqmix.kernels._lanes import (
+    first_of, fma, lanes, load, load4, registers, spread, store, store4, totals, turn, width,
+)  # fmt: skip
+from seqmix.kernels._numba import jit, use_wide_vectors
+
+CHUNK = 128  # a border is as large as a whole state: few of them
+BLOCK = 32  # what a tile reads in so many steps stays in the cache next to the processor
+A, K, Q = range(3)  # decay, key and query: rows of `column`; their gradients: of `grads`
+V, U = range(2)  # value, and output or its gradient: rows of `row`
+
+
+@jit()
+def _zeros(shape, like):
+    """Zeros that begin with a cache line: vectors across two of them take twice as long."""
+    size = 1
+    for n in shape:
+        size *= n
+    flat = np.zeros(size + 64 // like.itemsize, like.dtype)
+    first = -flat.ctypes.data % 64 // like.itemsize
+    return flat[first : first + size].reshape(shape)
+
+
+@jit()
+def _take(count, rows, t, h, d, width, target, j):
+    """target[:, j]: of the rows from t on of one head, `width` numbers from the d-th on."""
+    use_wide_vectors()
+    # A loop for all rows: views of each would cost as much as what they hold.
+    for i in range(count):
+        for c in range(width):
+            target[i, j, c] = rows[t + i, h, d + c]
+
+
+@jit()
+def _give(count, source, j, rows, t, h, d, width):
+    """The other way round."""
+    use_wide_vectors()
+    for i in range(count):
+        for c in range(width):
+            rows[t + i, h, d + c] = source[i, j, c]
+
+
+@jit()
+def _take_keys(count, decay, k, q, t, h, column):
+    """What `count` steps have for every key; ones stay where nothing decays."""
+    keys, gates = k.shape[2], decay.shape[2]
+    _take(count, k, t, h, 0, keys, column, K)
+    _take(count, q, t, h, 0, keys, column, Q)
+    if gates > 1:
+        _take(count, decay, t, h, 0, keys, column, A)
+    elif gates == 1:
+        for i in range(count):
+            a = decay[t + i, h, 0]
+            for c in range(keys):
+                column[i, A, c] = a
+
+
+@jit()
+def _turn(source, target, rows, columns, four):
+    """target[c, r] = source[r, c]."""
+    whole = columns // 4 * 4
+    for r in range(0, rows - 3, 4):
+        for c in range(0, whole, 4):
+            r0, r1, r2, r3 = load4(four, source, r, c)
+            c0, c1, c2, c3 = turn(r0, r1, r2, r3)
+            store4(c0, c1, c2, c3, target, c, r)
+    for r in range(rows):
+        for c in range(whole if r < rows // 4 * 4 else 0, columns):
+            target[c, r] = source[r, c]
+
+
+@jit()
+def _sum(row, i, like):
+    """The sum of a row of `grads` for the decays."""
+    total = like
+    for c in range(0, row.shape[2], width(like)):
+        total = total + load(like, row, i, A, c)
+    return first_of(totals(total, total, total, total))
+
+
+@jit()
+def _steps(count, column, row, state, d, like):
+    """`count` steps of all keys and of the values from d on, as many as `like` has."""
+    use_wide_vectors()
+    for c in range(0, len(state), 4):
+        s0, s1, s2, s3 = load4(like, state, c, d)
+        for i in range(count):
+            x = load(like, row, i, V, 0)
+            s0 = fma(spread(like, column, i, K, c), x, spread(like, column, i, A, c) * s0)
+            s1 = fma(spread(like, column, i, K, c + 1), x, spread(like, column, i, A, c + 1) * s1)
+            s2 = fma(spread(like, column, i, K, c + 2), x, spread(like, column, i, A, c + 2) * s2)
+            s3 = fma(spread(like, column, i, K, c + 3), x, spread(like, column, i, A, c + 3) * s3)
+            read01 = fma(spread(like, column, i, Q, c), s0, spread(like, column, i, Q, c + 1) * s1)
+            read23 = fma(spread(like, column, i, Q, c + 3), s3, spread(like, column, i, Q, c + 2) * s2)
+            store(load(like, row, i, U, 0) + (read01 + read23), row, i, U, 0)
+        store4(s0, s1, s2, s3, state, c, d)
+
+
+@jit()
+def forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final, borders):
+    use_wide_vectors()
+    wide, narrow = registers(q, 2), registers(q, 1)
+    keys, values = initial.shape[2:]
+    state = _zeros(((keys + 3) // 4 * 4, values + width(wide) - values % width(wide)), q)
+    column = _zeros((BLOCK, 3, len(state) + width(wide) - len(state) % width(wide) + width(narrow)), q)
+    row = _zeros((BLOCK, 2, width(wide)), q)
+    column[:, A] = 1
+    for item in range(first, last):
+        s, h = item // heads, item % heads
+        start, end = bounds[s], bounds[s + 1]
+        for c in range(keys):
+            for d in range(values):
+                state[c, d] = initial[s, h, c, d]
+        state[keys:] = 0  # where the last item wrote 0 times its values, which need not be finite
+        for t0 in range(start, end, BLOCK):
+            # What a block has for every key.
+            count = min(BLOCK, end - t0)
+            if t0 > start and (t0 - start) % CHUNK == 0:
+                border = borders[slots[s] + (t0 - start) // CHUNK - 1, h]
+                for c in range(keys):
+                    for d in range(values):
+                        border[c, d] = state[c, d]
+            _take_keys(count, decay, k, q, t0, h, column)
+            # A vector of values after the other.
+            for d in range(0, values, width(wide)):
+                rest = min(width(wide), values - d)
+                row[:] = 0
+                _take(count, v, t0, h, d, rest, row, V)
+                if rest > width(narrow):
+                    _steps(count, column, row, state, d, wide)
+                else:
+                    _steps(count, column, row, state, d, narrow)
+                _give(count, row, U, o, t0, h, d, rest)
+        for c in range(keys):
+            for d in range(values):
+                final[s, h, c, d] = state[c, d]
+
+
+@jit()
+def _advance(count, column, row, before, after, c, like):
+    """All values and the keys from c on, as many as `like` has, `count` steps on."""
+    use_wide_vectors()
+    for d in range(0, len(before), 4):
+        s0, s1, s2, s3 = load4(like, before, d, c)
+        for i in range(count):
+            a, k = load(like, column, i, A, c), load(like, column, i, K, c)
+            s0 = fma(spread(like, row, i, V, d), k, a * s0)
+            s1 = fma(spread(like, row, i, V, d + 1), k, a * s1)
+            s2 = fma(spread(like, row, i, V, d + 2), k, a * s2)
+            s3 = fma(spread(like, row, i, V, d + 3), k, a * s3)
+        store4(s0, s1, s2, s3, after, d, c)
+
+
+@jit()
+def _back(count, column, row, path, state, Z, c, grads, dv, like):
+    """All values and the keys from c on, as many as `like` has: the states of `count` steps, and back through them.
+
+    grads: dk = Z v; the sum over values of Z S_{t-1}, which is the gradient of the decay; dq = S_t do.
+    """
+    use_wide_vectors()
+    narrow, four = registers(path, 1), lanes(path, 4)
+    for d in range(0, len(state), 4):
+        # The states again: `path` has those before each step.
+        s0, s1, s2, s3 = load4(like, state, d, c)
+        for i in range(count):
+            store4(s0, s1, s2, s3, path, 4 * i, 0)
+            a, k = load(like, column, i, A, c), load(like, column, i, K, c)
+            s0 = fma(spread(like, row, i, V, d), k, a * s0)
+            s1 = fma(spread(like, row, i, V, d + 1), k, a * s1)
+            s2 = fma(spread(like, row, i, V, d + 2), k, a * s2)
+            s3 = fma(spread(like, row, i, V, d + 3), k, a * s3)
+            dq = fma(spread(like, row, i, U, d), s0, load(like, grads, i, Q, c))
+            dq = fma(spread(like, row, i, U, d + 1), s1, dq)
+            dq = fma(spread(like, row, i, U, d + 2), s2, dq)
+            store(fma(spread(like, row, i, U, d + 3), s3, dq), grads, i, Q, c)
+        # Back: Z comes in as the gradient of S_t from later steps, and goes out as that of S_{t-1}.
+        z0, z1, z2, z3 = load4(like, Z, d, c)
+        for i in range(count - 1, -1, -1):
+            a, k, q = load(like, column, i, A, c), load(like, column, i, K, c), load(like, column, i, Q, c)
+            g0 = fma(spread(like, row, i, U, d), q, z0)
+            g1 = fma(spread(like, row, i, U, d + 1), q, z1)
+            g2 = fma(spread(like, row, i, U, d + 2), q, z2)
+            g3 = fma(spread(like, row, i, U, d + 3), q, z3)
+            dx = totals(fma(g0, k, narrow), fma(g1, k, narrow), fma(g2, k, narrow), fma(g3, k, narrow))
+            store(load(four, dv, i, 0, d) + dx, dv, i, 0, d)
+            dk = fma(spread(like, row, i, V, d), g0, load(like, grads, i, K, c))
+            dk = fma(spread(like, row, i, V, d + 1), g1, dk)
+            dk = fma(spread(like, row, i, V, d + 2), g2, dk)
+            store(fma(spread(like, row, i, V, d + 3), g3, dk), grads, i, K, c)
+            p0, p1, p2, p3 = load4(like, path, 4 * i, 0)
+            da = fma(p0, g0, load(like, grads, i, A, c))
+            da = fma(p1, g1, da)
+            da = fma(p2, g2, da)
+            store(fma(p3, g3, da), grads, i, A, c)
+            z0, z1, z2, z3 = a * g0, a * g1, a * g2, a * g3
+        store4(z0, z1, z2, z3, Z, d, c)
+
+
+@jit()
+def backward(
+    first, last, heads, bounds, slots,
+    q, k, v, decay, initial, borders, do, dfinal, dq, dk, dv, ddecay, dinitial,
+):  # fmt: skip
+    use_wide_vectors()
+    wide, narrow, four = registers(q, 2), registers(q, 1), lanes(q, 4)
+    keys, values = initial.shape[2:]
+    gates = decay.shape[2]
+    longest = min(CHUNK, len(q))
+    # Beyond keys and values are zeros, and a decay of one. Lengths of rows that are no power of two keep steps apart in
+    # the cache.
+    padded_keys, padded_values = keys + width(wide) - keys % width(wide), (values + 3) // 4 * 4
+    states = _zeros(((longest + BLOCK - 1) // BLOCK, padded_values, padded_keys), q)
+    Z, path = _zeros((padded_values, padded_keys), q), _zeros((4 * BLOCK, width(wide)), q)
+    column = _zeros((longest, 3, padded_keys + width(narrow)), q)
+    row = _zeros((longest, 2, padded_values + width(narrow)), q)
+    grads, moved = _zeros((BLOCK, 3, padded_keys), q), _zeros((BLOCK, 1, padded_values), q)
+    column[:, A] = 1
+    for item in range(first, last):
+        s, h = item // heads, item % heads
+        start, end = bounds[s], bounds[s + 1]
+        Z[:] = 0  # beyond keys and values, too, where the last item may have left what is not finite
+        _turn(dfinal[s, h], Z, keys, values, four)
+        for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
+            # What the chunk has for every key and value.
+            t0 = start + chunk * CHUNK
+            count = min(CHUNK, end - t0)
+            border = borders[slots[s] + chunk - 1, h] if chunk > 0 else initial[s, h]
+            _turn(border, states[0], keys, values, four)
+            _take_keys(count, decay, k, q, t0, h, column)
+            _take(count, v, t0, h, 0, values, row, V)
+            _take(count, do, t0, h, 0, values, row, U)
+            # The states before its blocks.
+            last_block = (count - 1) // BLOCK
+            for b in range(last_block):
+                columns, rows = column[b * BLOCK :], row[b * BLOCK :]
+                for c in range(0, keys, width(wide)):
+                    if keys - c > width(narrow):
+                        _advance(BLOCK, columns, rows, states[b], states[b + 1], c, wide)
+                    else:
+                        _advance(BLOCK, columns, rows, states[b], states[b + 1], c, narrow)
+            # Block by block, a vector of keys after the other.
+            for b in range(last_block, -1, -1):
+                columns, rows = column[b * BLOCK :], row[b * BLOCK :]
+                steps, t = min(BLOCK, count - b * BLOCK), t0 + b * BLOCK
+                grads[:] = 0
+                moved[:] = 0
+                for c in range(0, keys, width(wide)):
+                    if keys - c > width(narrow):
+                        _back(steps, columns, rows, path, states[b], Z, c, grads, moved, wide)
+                    else:
+                        _back(steps, columns, rows, path, states[b], Z, c, grads, moved, narrow)
+                # The block's gradients.
+                _give(steps, grads, K, dk, t, h, 0, keys)
+                _give(steps, grads, Q, dq, t, h, 0, keys)
+                _give(steps, moved, 0, dv, t, h, 0, values)
+                if gates > 1:
+                    _give(steps, grads, A, ddecay, t, h, 0, keys)
+                elif gates == 1:
+                    for i in range(steps):
+                        ddecay[t + i, h, 0] = _sum(grads, i, narrow)
+        _turn(Z, dinitial[s, h], values, keys, four)

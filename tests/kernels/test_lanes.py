@@ -1,0 +1,59 @@
+"""Vectors in registers compute what numbers do, whatever processor is compiled for."""
+
+import numpy as np
+import pytest
+
+from seqmix.kernels._lanes import (
+    first_of, fma, lanes, load, load4, registers, spread, store, store4, totals, turn, width,
+)  # fmt: skip
+from seqmix.kernels._numba import jit
+
+TYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+@jit()
+def _combine(x, y, out):
+    like = registers(x, 2)
+    a, b = load(like, x, 1, 2), spread(like, y, 0)
+    store(a * b + a, out, 0, 0)
+    store(fma(a, b, load(like, x, 0, 1)), out, 1, 0)
+    short = registers(x, 1)
+    store(fma(a, b, short), out, 2, 0)
+    return width(like)
+
+
+@jit()
+def _four(x, out):
+    wide, four = registers(x, 1), lanes(x, 4)
+    a, b, c, d = load4(wide, x, 1, 3)
+    sums = totals(a, b, c, d)
+    store(sums, out, 0, 0)
+    e, f, g, h = load4(four, x, 0, 1)
+    e, f, g, h = turn(e, f, g, h)
+    store4(e, f, g, h, out, 1, 2)
+    return first_of(sums), width(wide)
+
+
+@TYPES
+def test_products_and_sums(dtype: type) -> None:
+    x, y = np.random.default_rng(0).standard_normal((2, 40)).astype(dtype), np.array([1.5], dtype)
+    out = np.zeros((3, 40), dtype)
+    n = _combine(x, y, out)
+    assert n * x.itemsize in (64, 128)
+    a, c = x[1, 2 : 2 + n], x[0, 1 : 1 + n]
+    close = {"rtol": 1e-6 if dtype is np.float32 else 1e-14}
+    np.testing.assert_allclose(out[0, :n], a * 1.5 + a, **close)
+    np.testing.assert_allclose(out[1, :n], a * 1.5 + c, atol=1e-7)
+    np.testing.assert_allclose(out[2, : n // 2], (a * 1.5).reshape(2, -1).sum(0), atol=1e-6)
+    assert not out[:2, n:].any() and not out[2, n // 2 :].any()
+
+
+@TYPES
+def test_four_rows(dtype: type) -> None:
+    x = np.random.default_rng(0).standard_normal((6, 20)).astype(dtype)
+    out = np.zeros((5, 8), dtype)
+    total, n = _four(x, out)
+    np.testing.assert_allclose(out[0, :4], x[1:5, 3 : 3 + n].sum(1), atol=1e-5)
+    assert total == out[0, 0]
+    np.testing.assert_array_equal(out[1:, 2:6], x[:4, 1:5].T)
+    assert not out[0, 4:].any() and not out[1:, :2].any() and not out[1:, 6:].any()
