@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from seqmix.kernels._lanes import (
-    first_of, fma, lanes, load, load4, registers, spread, store, store4, totals, turn, width,
+    first_of,
+    fma,
+    lanes,
+    load,
+    load4,
+    registers,
+    spread,
+    store,
+    store4,
+    totals,
+    turn,
+    width,
 )  # fmt: skip
 from seqmix.kernels._numba import jit
 

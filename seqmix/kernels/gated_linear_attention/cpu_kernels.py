@@ -9,7 +9,18 @@ Letters: L rows of all sequences, S sequences, H heads, K and V widths, G = K, 1
 import numpy as np
 
 from seqmix.kernels._lanes import (
-    first_of, fma, lanes, load, load4, registers, spread, store, store4, totals, turn, width,
+    first_of,
+    fma,
+    lanes,
+    load,
+    load4,
+    registers,
+    spread,
+    store,
+    store4,
+    totals,
+    turn,
+    width,
 )  # fmt: skip
 from seqmix.kernels._numba import jit, use_wide_vectors
 
