@@ -30,15 +30,14 @@ A, K, Q = range(3)  # decay, key and query: rows of `column`; their gradients: o
 V, U = range(2)  # value, and output or its gradient: rows of `row`
 
 
+# For every number that is written into a call Numba compiles a function anew: calls take variables, such as `zero`.
 @jit()
-def _zeros(shape, like):
+def _zeros(rows, columns, like):
     """Zeros that begin with a cache line: vectors across two of them take twice as long."""
-    size = 1
-    for n in shape:
-        size *= n
+    size = rows * columns
     flat = np.zeros(size + 64 // like.itemsize, like.dtype)
     first = -flat.ctypes.data % 64 // like.itemsize
-    return flat[first : first + size].reshape(shape)
+    return flat[first : first + size].reshape((rows, columns))
 
 
 @jit()
@@ -63,12 +62,10 @@ def _give(count, source, j, rows, t, h, d, width):
 @jit()
 def _take_keys(count, decay, k, q, t, h, column):
     """What `count` steps have for every key; ones stay where nothing decays."""
-    keys, gates = k.shape[2], decay.shape[2]
-    _take(count, k, t, h, 0, keys, column, K)
-    _take(count, q, t, h, 0, keys, column, Q)
-    if gates > 1:
-        _take(count, decay, t, h, 0, keys, column, A)
-    elif gates == 1:
+    keys, gates, rows, zero = k.shape[2], decay.shape[2], (decay, k, q), t - t
+    for j in range(A if gates > 1 else K, 3):
+        _take(count, rows[j], t, h, zero, keys, column, j)
+    if gates == 1:
         for i in range(count):
             a = decay[t + i, h, 0]
             for c in range(keys):
@@ -119,11 +116,13 @@ def _steps(count, column, row, state, d, like):
 @jit()
 def forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final, borders):
     use_wide_vectors()
-    wide, narrow = registers(q, 2), registers(q, 1)
+    wide, narrow, zero = registers(q, 2), registers(q, 1), first - first
     keys, values = initial.shape[2:]
-    state = _zeros(((keys + 3) // 4 * 4, values + width(wide) - values % width(wide)), q)
-    column = _zeros((BLOCK, 3, len(state) + width(wide) - len(state) % width(wide) + width(narrow)), q)
-    row = _zeros((BLOCK, 2, width(wide)), q)
+    padded = (keys + 3) // 4 * 4
+    length = padded + width(wide) - padded % width(wide) + width(narrow)
+    state = _zeros(padded, values + width(wide) - values % width(wide), q)
+    column = _zeros(3 * BLOCK, length, q).reshape((BLOCK, 3, length))
+    row = _zeros(2 * BLOCK, width(wide), q).reshape((BLOCK, 2, width(wide)))
     column[:, A] = 1
     for item in range(first, last):
         s, h = item // heads, item % heads
@@ -145,12 +144,12 @@ def forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final
             for d in range(0, values, width(wide)):
                 rest = min(width(wide), values - d)
                 row[:] = 0
-                _take(count, v, t0, h, d, rest, row, V)
+                _take(count, v, t0, h, d, rest, row, zero + V)
                 if rest > width(narrow):
                     _steps(count, column, row, state, d, wide)
                 else:
                     _steps(count, column, row, state, d, narrow)
-                _give(count, row, U, o, t0, h, d, rest)
+                _give(count, row, zero + U, o, t0, h, d, rest)
         for c in range(keys):
             for d in range(values):
                 final[s, h, c, d] = state[c, d]
@@ -224,16 +223,19 @@ def backward(
     use_wide_vectors()
     wide, narrow, four = registers(q, 2), registers(q, 1), lanes(q, 4)
     keys, values = initial.shape[2:]
-    gates = decay.shape[2]
+    gates, zero = decay.shape[2], first - first
     longest = min(CHUNK, len(q))
     # Beyond keys and values are zeros, and a decay of one. Lengths of rows that are no power of two keep steps apart in
     # the cache.
     padded_keys, padded_values = keys + width(wide) - keys % width(wide), (values + 3) // 4 * 4
-    states = _zeros(((longest + BLOCK - 1) // BLOCK, padded_values, padded_keys), q)
-    Z, path = _zeros((padded_values, padded_keys), q), _zeros((4 * BLOCK, width(wide)), q)
-    column = _zeros((longest, 3, padded_keys + width(narrow)), q)
-    row = _zeros((longest, 2, padded_values + width(narrow)), q)
-    grads, moved = _zeros((BLOCK, 3, padded_keys), q), _zeros((BLOCK, 1, padded_values), q)
+    key_row, value_row = padded_keys + width(narrow), padded_values + width(narrow)
+    blocks = (longest + BLOCK - 1) // BLOCK
+    states = _zeros(blocks * padded_values, padded_keys, q).reshape((blocks, padded_values, padded_keys))
+    Z, path = _zeros(padded_values, padded_keys, q), _zeros(4 * BLOCK, width(wide), q)
+    column = _zeros(3 * longest, key_row, q).reshape((longest, 3, key_row))
+    row = _zeros(2 * longest, value_row, q).reshape((longest, 2, value_row))
+    grads = _zeros(3 * BLOCK, padded_keys, q).reshape((BLOCK, 3, padded_keys))
+    moved = _zeros(zero + BLOCK, padded_values, q).reshape((BLOCK, 1, padded_values))
     column[:, A] = 1
     for item in range(first, last):
         s, h = item // heads, item % heads
@@ -247,8 +249,8 @@ def backward(
             border = borders[slots[s] + chunk - 1, h] if chunk > 0 else initial[s, h]
             _turn(border, states[0], keys, values, four)
             _take_keys(count, decay, k, q, t0, h, column)
-            _take(count, v, t0, h, 0, values, row, V)
-            _take(count, do, t0, h, 0, values, row, U)
+            for j in range(2):
+                _take(count, (v, do)[j], t0, h, zero, values, row, j)
             # The states before its blocks.
             last_block = (count - 1) // BLOCK
             for b in range(last_block):
@@ -270,12 +272,10 @@ def backward(
                     else:
                         _back(steps, columns, rows, path, states[b], Z, c, grads, moved, narrow)
                 # The block's gradients.
-                _give(steps, grads, K, dk, t, h, 0, keys)
-                _give(steps, grads, Q, dq, t, h, 0, keys)
-                _give(steps, moved, 0, dv, t, h, 0, values)
-                if gates > 1:
-                    _give(steps, grads, A, ddecay, t, h, 0, keys)
-                elif gates == 1:
+                for j in range(A if gates > 1 else K, 3):
+                    _give(steps, grads, j, (ddecay, dk, dq)[j], t, h, zero, keys)
+                _give(steps, moved, zero, dv, t, h, zero, values)
+                if gates == 1:
                     for i in range(steps):
                         ddecay[t + i, h, 0] = _sum(grads, i, narrow)
         _turn(Z, dinitial[s, h], values, keys, four)
