@@ -11,7 +11,8 @@ compiled code only:
     load4, store4                   four vectors, of x[i, j], x[i + 1, j], ...
     a + b, a * b, fma(a, b, c)      lane by lane, so that no width of a vector changes a bit
 
-Indices are not checked and do not wrap. Like `_numba.py`, this file has no formula that anybody might edit.
+Indices are not checked and do not wrap. Numba compiles a kernel again when the kernel's own file changes, not when this
+one does: so every file with such kernels names the digest of this one, which a test compares.
 """
 
 import operator
@@ -76,7 +77,7 @@ _arithmetic(operator.mul, "fmul")
 
 @cache
 def _register_bytes() -> int:
-    """Of the widest register; a tile that is made for wider ones than there are would live in memory."""
+    """64 with AVX-512, else 32 (two of 16 on lesser ones); a tile made for wider ones would live in memory."""
     features = cpu_target.target_context.codegen().magic_tuple()[2]
     return 64 if "+avx512f" in features.split(",") else 32
 
@@ -85,8 +86,11 @@ def _bytes(array: Any) -> int:
     return int(array.dtype.bitwidth) // 8
 
 
-def _place(context: Any, builder: Any, array: Any, value: Any, indices: Any, kind: Any) -> Any:
-    """A pointer to a `kind` at array[indices]."""
+def _place(context: Any, builder: Any, array: Any, value: Any, indices: Sequence[Any], kind: Any) -> Any:
+    """A pointer to a `kind` at array[indices]; what would be other numbers, silently, is refused."""
+    number = getattr(kind, "element", kind)
+    if array.layout != "C" or len(indices) != array.ndim or number != context.get_value_type(array.dtype):
+        raise TypeError(f"{kind} at {len(indices)} indices of {array}: needs a contiguous one of its type, all indices")
     view = context.make_array(array)(context, builder, value)
     pointer = cgutils.get_item_pointer(context, builder, array, view, indices, wraparound=False)
     return builder.bitcast(pointer, ir.PointerType(kind))
@@ -150,7 +154,7 @@ def _store(typing_context: Any, value: Any, array: Any, *indices: Any) -> Any:
 
 def _down(builder: Any, row: Any, column: Any) -> Any:
     """The indices of four rows below each other."""
-    return ((builder.add(row, ir.Constant(row.type, i)), column) for i in range(4))
+    return [(builder.add(row, ir.Constant(row.type, i)), column) for i in range(4)]
 
 
 def _load4(typing_context: Any, like: Any, array: Any, row: Any, column: Any) -> Any:

@@ -1,8 +1,14 @@
 """Vectors in registers compute what numbers do, whatever processor is compiled for."""
 
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
+from seqmix.kernels import _lanes
 from seqmix.kernels._lanes import (
     first_of,
     fma,
@@ -68,3 +74,34 @@ def test_four_rows(dtype: type) -> None:
     assert total == out[0, 0]
     np.testing.assert_array_equal(out[1:, 2:6], x[:4, 1:5].T)
     assert not out[0, 4:].any() and not out[1:, :2].any() and not out[1:, 6:].any()
+
+
+def test_kernels_are_compiled_again_when_vectors_change() -> None:
+    """Numba asks only the file of a kernel whether what it compiled is old: that file has to change, too."""
+    file = Path(_lanes.__file__)
+    digest = hashlib.sha256(file.read_text().encode()).hexdigest()[:8]
+    users = [each for each in file.parent.rglob("*.py") if "kernels._lanes import" in each.read_text()]
+    assert users
+    for user in users:
+        found = re.search(r'^LANES = "(\w+)"', user.read_text(), re.MULTILINE)
+        assert found and found[1] == digest, f'{user} must say LANES = "{digest}"'
+
+
+@jit()
+def _copy(like, source, target):
+    store(load(registers(like, 1), source, 0, 0), target, 0, 0)
+
+
+@jit()
+def _copy_of_a_row(like, source, target):
+    store(load(registers(like, 1), source, 0), target, 0, 0)
+
+
+def test_other_arrays_are_refused() -> None:
+    """What follows a number in memory is not what follows it in these: they would be read as they lie, silently."""
+    x, out = np.ones((4, 40), np.float32), np.zeros((2, 40), np.float32)
+    _copy(x, x, out)
+    wrong: list[tuple[Any, np.ndarray]] = [(_copy, x.astype(np.float64)), (_copy, x[:, ::2]), (_copy, x.T)]
+    for call, source in [*wrong, (_copy_of_a_row, x)]:
+        with pytest.raises(TypeError, match="contiguous"):
+            call(x, source, out)

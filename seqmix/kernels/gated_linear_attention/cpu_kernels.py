@@ -24,6 +24,7 @@ from seqmix.kernels._lanes import (
 )  # fmt: skip
 from seqmix.kernels._numba import jit, use_wide_vectors
 
+LANES = "3feaa843"  # of `_lanes.py`, which says why
 CHUNK = 128  # a border is as large as a whole state: few of them
 BLOCK = 32  # what a tile reads in so many steps stays in the cache next to the processor
 A, K, Q = range(3)  # decay, key and query: rows of `column`; their gradients: of `grads`
