@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels.poison import LENGTHS as POISONED_LENGTHS
 from tests.kernels.poison import InterpretedPoisonContract, PoisonContract
 
 LENGTHS = (1, 2, 63, 300)
@@ -37,6 +38,7 @@ class OpCase:
     custom_op: str = ""
     low_precision: bool = True
     exact_state: bool = True  # a state is all that its sequence knows, to the bit
+    poisoned: tuple[int, ...] = POISONED_LENGTHS  # more than what the kernel takes from one border to the next
     slack: float = 1.0  # more than the error rule allows, where a kernel's file says why
     options: dict[str, Any] = field(default_factory=dict)
 

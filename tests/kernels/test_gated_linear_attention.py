@@ -32,6 +32,7 @@ def case(name: str, heads: int, keys: int, values: int, gates: str | None, stron
         make(heads, keys, values, gates, strongest),
         (heads, keys, values),
         custom_op="gated_linear_attention",
+        poisoned=(140, 129, 131),
     )
 
 
@@ -63,6 +64,14 @@ def test_triton_over_several_tiles(gates: str | None) -> None:
     """Keys and values wider than a tile, in a width that is no multiple of anything."""
     full = case("wide", 1, 70, 67, gates, 0.1)
     compare(full, full.make(1, 20), full.state(1), torch.float32, backend="triton")
+
+
+@pytest.mark.parametrize(("keys", "values"), [(37, 70), (70, 37), (25, 18)])
+def test_error_rule_over_several_tiles(keys: int, values: int) -> None:
+    """Beyond a pair of registers of any size, with a rest of a pair and of one, and blocks that are not full."""
+    wide = case("wide", 2, keys, values, "channel", 0.1)
+    inputs, state, cu_seqlens = wide.packed([0, 1, 1, 34, 165])
+    compare(wide, inputs, state, torch.float32, cu_seqlens=cu_seqlens)
 
 
 @pytest.mark.parametrize("gates", ["channel", "head"])
