@@ -3,6 +3,7 @@
 On a GPU (`-m gpu`) the same models run on the Triton kernels, on a CPU (`-m slow`) on those of the CPU.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,7 +68,9 @@ def test_one_graph(mixer: str, autocast: bool) -> None:
 # Complex numbers are left to eager kernels, which inductor says once.
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex operators")
 @pytest.mark.parametrize("mixer", ["bd-lru", "h-lru", "lru"])
-def test_inductor(mixer: str) -> None:
+def test_inductor(mixer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What another processor, or a run that was killed, left in inductor's cache gives NaN, or ends the process.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model, t = build(mixer), tokens(33)
     torch._dynamo.reset()
     logits, _ = torch.compile(model, fullgraph=True)(t)
