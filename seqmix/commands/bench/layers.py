@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from seqmix.benchmarks import goals, model_decode, record, views
+from seqmix.benchmarks import goals, model_decode, views
 from seqmix.benchmarks.decode import run_decode
 from seqmix.benchmarks.layer_setup import Shape, select_mixers
 from seqmix.benchmarks.layers import run_layer
@@ -83,17 +83,21 @@ def _decode_models(arguments: argparse.Namespace, argv: list[str]) -> int:
     shape = _shape(arguments, Shape())
     sizes = model_decode.Sizes(arguments.layers, shape.d_model, shape.length)
     result, path = begin(arguments, argv, settings)
-    progress = Progress(len(names))
-    for name in names:
-        progress.begin(name)
-        result["rows"] += model_decode.run_model_decode(name, sizes, arguments.batch or (1, 16), settings, progress)
-        if path is not None:
-            record.save(path, result)  # what is measured outlives an interruption
+    progress, whole = Progress(len(names)), True
+    try:
+        for name in names:
+            progress.begin(name)
+            result["rows"] += model_decode.run_model_decode(name, sizes, arguments.batch or (1, 16), settings, progress)
+    except KeyboardInterrupt:  # minutes of measuring are not thrown away for the last model
+        whole = False
     progress.end()
     show(model_decode.model_decode_table(result["rows"]))
     print(model_decode.LEGEND + "\n")
     show_goals(result, model_decode.decode_goals(result["rows"]))
     finish(result, path)
+    if not whole:
+        print("interrupted: the models above are kept")
+        return 130
     return int(any(row["status"] != "ok" and not row["peer"] for row in result["rows"]))
 
 
