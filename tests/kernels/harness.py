@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import seqmix.kernels
 from tests.kernels.poison import LENGTHS as POISONED_LENGTHS
 from tests.kernels.poison import InterpretedPoisonContract, PoisonContract
 
@@ -94,6 +95,21 @@ def run(call: Callable[..., Any], inputs: dict[str, Tensor], state: Tensor, **kw
 def largest(tensor: Tensor) -> float:
     """The largest magnitude, zero for an empty tensor."""
     return tensor.abs().max().item() if tensor.numel() else 0.0
+
+
+def assert_triton(
+    call: Callable[..., Any], inputs: dict[str, Tensor], state: Tensor, cu_seqlens: Tensor | None
+) -> None:
+    """Triton's kernels for a loop keep the error rule in float32, and are the reference to rounding in float64."""
+    device, found = "cuda" if torch.cuda.is_available() else "cpu", []
+    cu_seqlens = None if cu_seqlens is None else cu_seqlens.to(device)
+    for dtype, name in ((torch.float32, "triton"), (torch.float32, "reference"), (torch.float64, "reference"),
+                        (torch.float64, "triton")):  # fmt: skip
+        *given, start = (t.detach().float().to(device, dtype).requires_grad_() for t in (*inputs.values(), state))
+        with seqmix.kernels.backend(name):
+            found.append(run(call, dict(zip(inputs, given, strict=True)), start, cu_seqlens=cu_seqlens))
+    assert_rule(*found[:3], torch.float32)
+    torch.testing.assert_close(found[3], found[2], rtol=1e-9, atol=1e-11)
 
 
 def assert_rule(

@@ -9,7 +9,7 @@ from torch.nn.functional import silu, softplus
 from seqmix import M2RNN
 from seqmix.kernels import backend
 from seqmix.kernels.m2rnn.api import _m2rnn, m2rnn
-from tests.kernels.harness import assert_rule, run
+from tests.kernels.harness import assert_rule, assert_triton
 
 
 def loop(q, k, v, f, W, H):
@@ -117,20 +117,14 @@ def test_bad_arguments():
 @pytest.mark.parametrize(("lengths", "clip"), [(None, None), ([0, 33, 1, 6, 0], 0.05)], ids=str)
 def test_triton(lengths, clip):
     """By the error rule, and in float64 to rounding; over a border of the chunks."""
-    device, length = "cuda" if torch.cuda.is_available() else "cpu", 35 if lengths is None else 40
-    cu_seqlens = None if lengths is None else torch.tensor([0, *lengths]).cumsum(0).int().to(device)
-    drawn, found = operands(2 if lengths is None else 1, length, 2 if lengths is None else 5), []
+    cu_seqlens = None if lengths is None else torch.tensor([0, *lengths]).cumsum(0).int()
+    shape = (2, 35, 2) if lengths is None else (1, 40, 5)
+    *drawn, state = operands(*shape)
 
     def call(initial_state, **inputs):
         return m2rnn(**inputs, state=initial_state, clip=clip)
 
-    for dtype, name in ((torch.float32, "triton"), (torch.float32, "reference"), (torch.float64, "reference"),
-                        (torch.float64, "triton")):  # fmt: skip
-        *given, state = (t.detach().float().to(device, dtype).requires_grad_() for t in drawn)
-        with backend(name):
-            found.append(run(call, dict(zip("qkvfW", given, strict=True)), state, cu_seqlens=cu_seqlens))
-    assert_rule(*found[:3], torch.float32)
-    torch.testing.assert_close(found[3], found[2], rtol=1e-9, atol=1e-11)
+    assert_triton(call, dict(zip("qkvfW", drawn, strict=True)), state, cu_seqlens)
 
 
 @pytest.mark.triton
