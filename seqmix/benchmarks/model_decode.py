@@ -17,26 +17,19 @@ from seqmix.benchmarks.products import products_of, replay
 from seqmix.benchmarks.record import reason_of
 from seqmix.benchmarks.tables import Table, megabytes, number, percent
 from seqmix.benchmarks.timing import NO_TIMES, Progress, Settings, prefixed, take_turns, threads
+from seqmix.benchmarks.training_peers import of_transformers
 from seqmix.benchmarks.views import mixer_text, times_text
+from seqmix.benchmarks.workload import Workload
 from seqmix.mixers.state import select
 from seqmix.models import SequenceModel
-from seqmix.models.block import SwiGLU
+from seqmix.models.block import hidden_width
 
-__all__ = ["PEERS", "Sizes", "decode_goals", "model_decode_table", "run_model_decode"]
+__all__ = ["PEERS", "decode_goals", "model_decode_table", "run_model_decode"]
 
 Row = dict[str, Any]
 Call = Callable[[], object]
 
 _GOAL = 1.3  # times a pass over the weights, for one sequence
-
-
-class Sizes(NamedTuple):
-    """Blocks, width, tokens before the one that is timed, and the vocabulary, of bytes."""
-
-    layers: int
-    d_model: int
-    length: int
-    vocab_size: int = 256
 
 
 class Peer(NamedTuple):
@@ -45,67 +38,51 @@ class Peer(NamedTuple):
     kind: str
     mixer: dict[str, Any]
     mlp_ratio: float
-    arguments: Callable[[Sizes], dict[str, Any]]
+    arguments: Callable[[Workload], dict[str, Any]] = lambda workload: {}
 
 
-def _llama(sizes: Sizes) -> dict[str, Any]:
-    heads = max(1, sizes.d_model // 64)
-    mlp = next(part for part in SequenceModel("lru", 1, sizes.d_model).modules() if isinstance(part, SwiGLU))
-    hidden = mlp.down_proj.in_features
+def _llama(workload: Workload) -> dict[str, Any]:
+    heads, hidden = max(1, workload.d_model // 64), hidden_width(workload.d_model, 8 / 3)
     return {"num_attention_heads": heads, "num_key_value_heads": heads, "intermediate_size": hidden}
 
 
 PEERS = {
     "transformers Llama": Peer("Llama", {"name": "attention", "position": "rope"}, 8 / 3, _llama),
-    "transformers Mamba": Peer("Mamba", {"name": "mamba"}, 0, lambda sizes: {}),
-    "transformers Mamba-2": Peer(
-        "Mamba2",
-        {"name": "mamba-2"},
-        0,
-        lambda sizes: {"num_heads": 2 * sizes.d_model // 64, "head_dim": 64, "n_groups": 1},
-    ),
+    "transformers Mamba": Peer("Mamba", {"name": "mamba"}, 0),
+    "transformers Mamba-2": Peer("Mamba2", {"name": "mamba-2"}, 0),
 }
 
 
 class _Case(NamedTuple):
     name: str
     arguments: dict[str, Any]
-    build: Callable[[Sizes], nn.Module]
+    build: Callable[[Workload], nn.Module]
 
 
 def _cases(name: str) -> Iterator[_Case]:
     """A mixer with its block's MLP; or a peer, and ours of its form before it."""
     if name not in PEERS:
         arguments = ARGUMENTS.get(name, {})
-        yield _Case(name, arguments, lambda sizes: _ours({"name": name, **arguments}, sizes))
+        yield _Case(name, arguments, lambda workload: _ours({"name": name, **arguments}, workload))
         return
     peer = PEERS[name]
     given = {key: value for key, value in peer.mixer.items() if key != "name"} | {"mlp_ratio": round(peer.mlp_ratio, 2)}
-    yield _Case(peer.mixer["name"], given, lambda sizes: _ours(peer.mixer, sizes, mlp_ratio=peer.mlp_ratio))
-    yield _Case(name, {}, lambda sizes: _theirs(peer, sizes))
+    yield _Case(peer.mixer["name"], given, lambda workload: _ours(peer.mixer, workload, mlp_ratio=peer.mlp_ratio))
+    yield _Case(name, {}, lambda workload: _theirs(peer, workload))
 
 
-def _ours(mixer: dict[str, Any], sizes: Sizes, **arguments: Any) -> nn.Module:
-    return SequenceModel(mixer, sizes.vocab_size, sizes.d_model, sizes.layers, **arguments)
+def _ours(mixer: dict[str, Any], workload: Workload, **arguments: Any) -> nn.Module:
+    return SequenceModel(mixer, workload.vocab_size, workload.d_model, workload.n_layers, **arguments)
 
 
-def _theirs(peer: Peer, sizes: Sizes) -> nn.Module:
+def _theirs(peer: Peer, workload: Workload) -> nn.Module:
     if importlib.util.find_spec("transformers") is None:
         raise ModuleNotFoundError("transformers is not installed")
-    import transformers
-
-    config = getattr(transformers, f"{peer.kind}Config")(
-        vocab_size=sizes.vocab_size,
-        hidden_size=sizes.d_model,
-        num_hidden_layers=sizes.layers,
-        tie_word_embeddings=False,
-        **peer.arguments(sizes),
-    )
-    return getattr(transformers, f"{peer.kind}ForCausalLM")(config)  # type: ignore[no-any-return]
+    return of_transformers(peer.kind, workload, tie_word_embeddings=False, **peer.arguments(workload))
 
 
 def run_model_decode(
-    name: str, sizes: Sizes, batches: tuple[int, ...], settings: Settings, progress: Progress
+    name: str, workload: Workload, batches: tuple[int, ...], settings: Settings, progress: Progress
 ) -> list[Row]:
     """Rows of one mixer or peer, by batch and threads; what cannot run is a row with its reason."""
     rows: list[Row] = []
@@ -116,14 +93,16 @@ def run_model_decode(
             "arguments": case.arguments,
             "dtype": str(settings.dtype).removeprefix("torch."),
         }
+        model: nn.Module | None = None  # one for all batches: a large one takes longer to fill than to time
         for batch in batches:
-            shape = {"layers": sizes.layers, "d_model": sizes.d_model, "T": sizes.length, "B": batch}
+            shape = {"layers": workload.n_layers, "d_model": workload.d_model, "T": workload.length, "B": batch}
             report = prefixed(progress, f"{case.name}, batch {batch}: ")
             try:
                 with torch.random.fork_rng(devices=[]), torch.no_grad():
                     torch.manual_seed(0)
-                    model = case.build(sizes).to(settings.device, settings.dtype).eval()
-                    found = list(_measure(model, sizes, batch, settings, report))
+                    if model is None:
+                        model = case.build(workload).to(settings.device, settings.dtype).eval()
+                    found = list(_measure(model, workload, batch, settings, report))
             except Exception as error:  # a model that cannot run at this type or device is a row, not the end
                 found = [
                     {"threads": count, "status": "error", "reason": reason_of(error), **NO_TIMES}
@@ -133,8 +112,8 @@ def run_model_decode(
     return rows
 
 
-def _measure(model: nn.Module, sizes: Sizes, batch: int, settings: Settings, progress: Progress) -> Iterator[Row]:
-    tokens = torch.randint(sizes.vocab_size, (1, sizes.length), device=settings.device)
+def _measure(model: nn.Module, workload: Workload, batch: int, settings: Settings, progress: Progress) -> Iterator[Row]:
+    tokens = torch.randint(workload.vocab_size, (1, workload.length), device=settings.device)
     step = _our_step(model, tokens, batch) if isinstance(model, SequenceModel) else _their_step(model, tokens, batch)
     weights = [p.flatten() for name, p in model.named_parameters() if "embed" not in name]
     step()
@@ -194,8 +173,7 @@ def model_decode_table(rows: list[Row]) -> Table:
         line += [str(row["parameters"]), times_text(row), number(1e3 * row["sizes"]["B"] / row["median_ms"])]
         line += [percent(row["products_ms"] / row["median_ms"]), f"{row['median_ms'] / row['reading_ms']:.2f} x"]
         table.rows.append([*line, megabytes(row["peak_bytes"])])
-    reasons = "\n".join(dict.fromkeys(f"{mixer_text(row)}: {row['reason']}" for row in rows if row["reason"]))
-    table.note = reasons
+    table.note = "\n".join(dict.fromkeys(f"{mixer_text(row)}: {row['reason']}" for row in rows if row["reason"]))
     return table
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seqmix.benchmarks.workload import Workload
 
-__all__ = ["PEERS", "installed_peers"]
+__all__ = ["PEERS", "installed_peers", "of_transformers"]
 
 
 class _Stack(nn.Module):
@@ -76,20 +76,23 @@ def _mambapy(workload: Workload) -> nn.Module:
     return _Stack(workload, [MambaBlock(config) for _ in range(workload.n_layers)])
 
 
-def _of_transformers(kind: str, **arguments: Any) -> Callable[[Workload], nn.Module]:
-    def build(workload: Workload) -> nn.Module:
-        import transformers
+def of_transformers(kind: str, workload: Workload, **arguments: Any) -> nn.Module:
+    """The language model of transformers of this kind and of the workload's sizes; Mamba-2 with heads as ours."""
+    import transformers
 
-        config = getattr(transformers, f"{kind}Config")(
-            vocab_size=workload.vocab_size,
-            hidden_size=workload.d_model,
-            num_hidden_layers=workload.n_layers,
-            use_cache=False,
-            **(arguments | {"num_heads": 2 * workload.d_model // 64} if kind == "Mamba2" else arguments),
-        )
-        return _Logits(getattr(transformers, f"{kind}ForCausalLM")(config))
+    if kind == "Mamba2":
+        arguments |= {"num_heads": 2 * workload.d_model // 64, "head_dim": 64, "n_groups": 1}
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=workload.vocab_size,
+        hidden_size=workload.d_model,
+        num_hidden_layers=workload.n_layers,
+        **arguments,
+    )
+    return getattr(transformers, f"{kind}ForCausalLM")(config)  # type: ignore[no-any-return]
 
-    return build
+
+def _logits_of(kind: str) -> Callable[[Workload], nn.Module]:
+    return lambda workload: _Logits(of_transformers(kind, workload, use_cache=False))
 
 
 # name: (package, function)
@@ -97,8 +100,8 @@ PEERS: dict[str, tuple[str, Callable[[Workload], nn.Module]]] = {
     "torch.nn.LSTM": ("torch", _lstm),
     "transformer with SDPA": ("torch", _transformer),
     "mambapy Mamba": ("mambapy", _mambapy),
-    "transformers Mamba": ("transformers", _of_transformers("Mamba")),
-    "transformers Mamba-2": ("transformers", _of_transformers("Mamba2", head_dim=64, n_groups=1)),
+    "transformers Mamba": ("transformers", _logits_of("Mamba")),
+    "transformers Mamba-2": ("transformers", _logits_of("Mamba2")),
 }
 
 

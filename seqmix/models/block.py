@@ -1,5 +1,6 @@
 """One residual block: x + mixer(norm(x)), if asked for with a GLU on that branch, then x + mlp(norm(x))."""
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,11 @@ from seqmix.mixers.state import State
 from seqmix.models.norms import norm_of, normed
 
 __all__ = ["GLU", "Block", "SwiGLU"]
+
+
+def hidden_width(d_model: int, mlp_ratio: float) -> int:
+    """Of an MLP `mlp_ratio` times as wide as the model, rounded up to a multiple of 8."""
+    return 8 * math.ceil(round(mlp_ratio * d_model, 6) / 8)
 
 
 class SwiGLU(nn.Module):

@@ -17,7 +17,7 @@ from seqmix.mixers._padding import check_lengths
 from seqmix.mixers.state import State, mixer_state
 from seqmix.models._recompute import on_one_backend
 from seqmix.models._specs import MixerSpec, mixer_of, specs_of
-from seqmix.models.block import Block, SwiGLU
+from seqmix.models.block import Block, SwiGLU, hidden_width
 from seqmix.models.generation import generate, sample
 from seqmix.models.heads import build_part, part_of
 from seqmix.models.norms import norm_of, normed
@@ -141,7 +141,7 @@ class SequenceModel(nn.Module):
             "base_width": base_width,
         }
         like: dict[str, Any] = {"device": device, "dtype": dtype}
-        d_hidden = 8 * math.ceil(round(mlp_ratio * d_model, 6) / 8)
+        d_hidden = hidden_width(d_model, mlp_ratio)
         # None stands for the model's own, an embedding of tokens and a linear head.
         own = build_part("embedding", embedding_spec, d_model, vocab_size, **like)
         self.embedding = nn.Embedding(vocab_size, d_model, **like) if own is None else own

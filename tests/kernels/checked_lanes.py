@@ -57,6 +57,10 @@ def _store4(a: Any, b: Any, c: Any, d: Any, x: Any, row: int, column: int) -> No
         _store(value, x, row + i, column)
 
 
+def _copy(source: Any, target: Any) -> None:
+    target[: source.shape[0], : source.shape[1]] = source
+
+
 def _fma(a: Any, b: Any, c: Any) -> Any:
     return sum((a * b).reshape(-1, len(c)), start=c)
 
@@ -78,7 +82,7 @@ def in_python(kernels: ModuleType, register: int) -> Callable[[str], Callable[..
         "turn": lambda *rows: tuple(np.stack(rows, 1)),
     }
     numbers = SimpleNamespace(zeros=lambda shape, dtype: checked(np.zeros(shape, dtype)))
-    names = vars(kernels) | vectors | {"np": numbers, "use_wide_vectors": lambda: None}
+    names = vars(kernels) | vectors | {"np": numbers, "copy": _copy, "use_wide_vectors": lambda: None}
     for name, value in vars(kernels).items():
         if hasattr(value, "py_func"):
             names[name] = FunctionType(value.py_func.__code__, names, name)

@@ -9,6 +9,7 @@ from seqmix.benchmarks.layer_setup import Shape, select_mixers
 from seqmix.benchmarks.layers import run_layer
 from seqmix.benchmarks.progress import Progress
 from seqmix.benchmarks.tables import show
+from seqmix.benchmarks.workload import Workload
 from seqmix.commands.bench.shared import (
     MIXER_CASES,
     begin,
@@ -80,14 +81,14 @@ def _decode(arguments: argparse.Namespace, argv: list[str]) -> int:
 def _decode_models(arguments: argparse.Namespace, argv: list[str]) -> int:
     names, settings = select_mixers(arguments.only), settings_from(arguments)
     names += list(model_decode.PEERS) if arguments.peers else []
-    shape = _shape(arguments, Shape())
-    sizes = model_decode.Sizes(arguments.layers, shape.d_model, shape.length)
+    shape, batches = _shape(arguments, Shape()), arguments.batch or (1, 16)
+    workload = Workload(n_layers=arguments.layers, d_model=shape.d_model, length=shape.length)
     result, path = begin(arguments, argv, settings)
     progress, whole = Progress(len(names)), True
     try:
         for name in names:
             progress.begin(name)
-            result["rows"] += model_decode.run_model_decode(name, sizes, arguments.batch or (1, 16), settings, progress)
+            result["rows"] += model_decode.run_model_decode(name, workload, batches, settings, progress)
     except KeyboardInterrupt:  # minutes of measuring are not thrown away for the last model
         whole = False
     progress.end()

@@ -22,7 +22,7 @@ from seqmix.kernels._lanes import (
     turn,
     width,
 )  # fmt: skip
-from seqmix.kernels._numba import jit, use_wide_vectors
+from seqmix.kernels._numba import copy, jit, use_wide_vectors
 
 LANES = "3feaa843"  # of `_lanes.py`, which says why
 CHUNK = 128  # a border is as large as a whole state: few of them
@@ -128,18 +128,13 @@ def forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
-        for c in range(keys):
-            for d in range(values):
-                state[c, d] = initial[s, h, c, d]
+        copy(initial[s, h], state)
         state[keys:] = 0  # where the last item wrote 0 times its values, which need not be finite
         for t0 in range(start, end, BLOCK):
             # What a block has for every key.
             count = min(BLOCK, end - t0)
             if t0 > start and (t0 - start) % CHUNK == 0:
-                border = borders[slots[s] + (t0 - start) // CHUNK - 1, h]
-                for c in range(keys):
-                    for d in range(values):
-                        border[c, d] = state[c, d]
+                copy(state[:keys, :values], borders[slots[s] + (t0 - start) // CHUNK - 1, h])
             _take_keys(count, decay, k, q, t0, h, column)
             # A vector of values after the other.
             for d in range(0, values, width(wide)):
@@ -151,9 +146,7 @@ def forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final
                 else:
                     _steps(count, column, row, state, d, narrow)
                 _give(count, row, zero + U, o, t0, h, d, rest)
-        for c in range(keys):
-            for d in range(values):
-                final[s, h, c, d] = state[c, d]
+        copy(state[:keys, :values], final[s, h])
 
 
 @jit()
