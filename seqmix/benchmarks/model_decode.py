@@ -20,6 +20,7 @@ from seqmix.benchmarks.timing import NO_TIMES, Progress, Settings, prefixed, tak
 from seqmix.benchmarks.training_peers import of_transformers
 from seqmix.benchmarks.views import mixer_text, times_text
 from seqmix.benchmarks.workload import Workload
+from seqmix.kernels import states_in_place
 from seqmix.mixers.state import select
 from seqmix.models import SequenceModel
 from seqmix.models.block import hidden_width
@@ -141,7 +142,12 @@ def _measure(model: nn.Module, workload: Workload, batch: int, settings: Setting
 def _our_step(model: SequenceModel, tokens: Tensor, batch: int) -> Call:
     _, state = model(tokens)
     states, token = select(state, [0] * batch), tokens[0, :1].expand(batch)
-    return lambda: model.step(token, states)
+
+    def step() -> object:
+        with states_in_place():  # as `generate` does
+            return model.step(token, states)
+
+    return step
 
 
 def _their_step(model: nn.Module, tokens: Tensor, batch: int) -> Call:

@@ -8,6 +8,7 @@ A function has the name of its folder, so a reference is reached as
 """
 
 from seqmix.kernels._backend import backend
+from seqmix.kernels._in_place import states_in_place
 from seqmix.kernels._invariant import batch_invariant
 from seqmix.kernels.block_scan import block_scan, gated_block_scan
 from seqmix.kernels.causal_conv1d import causal_conv1d
@@ -37,4 +38,5 @@ __all__ = [
     "newton_scan",
     "selective_rotary",
     "selective_scan",
+    "states_in_place",
 ]

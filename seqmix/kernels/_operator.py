@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqmix.kernels._in_place import called_in_place
 from seqmix.kernels.transforms import HOW, refuse_transforms
 
 __all__ = ["Operator", "operator"]
@@ -29,6 +30,7 @@ class Operator:
     ) -> None:
         self.owner, self._fake = owner, function
         self.backward: Operator | None = None  # its backward pass, where it has one of its own
+        self.in_place = False  # whether its state after the last step may lie where the first one does
 
         @wraps(function)
         def run(*args: Any) -> tuple[Tensor, ...]:
@@ -37,13 +39,14 @@ class Operator:
                 return tuple(output.zero_() for output in self._fake(*args))
             return function(*args)
 
+        self._run = run
         self.op = torch.library.custom_op(f"seqmix::{name}", mutates_args=(), schema=schema)(run)
         _spare_the_compiler(self.op)
 
     def __call__(self, *args: Any) -> Any:
         """The outputs; `NotImplementedError` under forward-mode AD and `torch.func`."""
         refuse_transforms(self.owner, *args)
-        return self.op(*args)
+        return called_in_place(self.op, self._run if self.in_place else None, args)
 
     def register_fake(self, fake: Callable[..., Any]) -> None:
         """The outputs' shapes."""

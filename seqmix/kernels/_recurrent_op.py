@@ -25,10 +25,10 @@ def with_borders(package: str, values: str, transposed: bool = False) -> Callabl
     """An output like `values`, the final state, and the states between chunks that the kernels of `package` keep."""
 
     def fakes(given: dict[str, Any]) -> list[Tensor]:
-        (batch, length, *_), state = given[values].shape, given["initial_state"]
-        slots = load_kernels(package, given["backend"]).border_slots(batch, length, state.shape[0])
+        inputs, state = given[values].shape, given["initial_state"]
         shape = (state.mT if transposed else state).shape[1:]
-        return [*same(values, "initial_state")(given), state.new_empty(slots, *shape)]
+        room = load_kernels(package, given["backend"]).border_shape(inputs, len(state), shape)
+        return [*same(values, "initial_state")(given), state.new_empty(room)]
 
     return fakes
 
@@ -48,6 +48,7 @@ def recurrent_op(
     gradients: str | None = None,
     options: str = "",
     values: str | None = None,
+    in_place: bool = False,
 ) -> Operator:
     """Register `seqmix::<name>` and its backward pass; all arguments are positional and in their final types.
 
@@ -64,6 +65,7 @@ def recurrent_op(
         gradients: which of the backward pass's arguments have the shapes of the inputs, in their order; the inputs.
         options: as in torch's schemas, `"bool gated, str backend"`.
         values: an input (B, T, ...), the first one if None.
+        in_place: whether kernels on a CPU take `final_like` for their state, see `seqmix.kernels.states_in_place`.
     """
     tensors, results, more, keeps = (names.split() for names in (inputs, outputs, extra, kept))
     differentiable = [tensor for tensor in tensors if tensor not in fixed.split()]
@@ -77,6 +79,7 @@ def recurrent_op(
 
     place = 0 if values is None else tensors.index(values)
     op = Operator(name, owner, forward, place, schema(tensors, len(results + more)))
+    op.in_place = in_place
     back = Operator(f"{name}_backward", owner, backward, 0, schema(upstream + keeps, len(differentiable)))
     names = [*tensors, "cu_seqlens", *chosen]
     names_back = [*upstream, *keeps, "cu_seqlens", *chosen]

@@ -12,6 +12,7 @@ float64. `GATES` is 0 without decay, 1 for one of each head, 2 for one of each k
 come from memory. Letters: L rows of all sequences, C chunks, S sequences, H heads, K and V widths.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,9 +82,9 @@ def every_slot(chunked: Chunked) -> Chunked:
     return chunked._replace(relay=chunked.relay._replace(offsets=extended))
 
 
-def border_slots(batch: int, length: int, sequences: int, chunk: int) -> int:
-    """How many states before chunks there is room for; never one, a size that `torch.compile` would treat apart."""
-    return batch * (length // chunk) + sequences + 1
+def border_shape(chunk: int, inputs: Sequence[int], sequences: int, state: Sequence[int]) -> tuple[int, ...]:
+    """(slots, *state), room for the states before all chunks; never one, which `torch.compile` would treat apart."""
+    return (inputs[0] * (inputs[1] // chunk) + sequences + 1, *state)
 
 
 def constants(plan: Layout, gates: int) -> dict[str, Any]:

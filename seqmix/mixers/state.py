@@ -1,7 +1,7 @@
 """What a mixer remembers between calls: NamedTuples of tensors, batch (or packed sequence) first.
 
-A state is a value: no mixer changes one in place. Being a NamedTuple it is a pytree, so `torch.utils._pytree`,
-`torch.compile` and `torch.func` walk through it.
+A state is a value: no mixer changes one in place (but see `seqmix.kernels.states_in_place`). Being a NamedTuple it is
+a pytree, so `torch.utils._pytree`, `torch.compile` and `torch.func` walk through it.
 """
 
 import operator

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix._checks import positive
+from seqmix.kernels import states_in_place
 from seqmix.mixers._padding import check_lengths
 from seqmix.models._modes import evaluating
 from seqmix.models._spans import last
@@ -104,7 +105,8 @@ def sample(
         state, fed = None, tokens
         stopped = tokens.new_zeros(tokens.shape[0], dtype=torch.bool)
         for _ in range(max_new_tokens):
-            logits, state = model(fed, state, lengths=lengths)
+            with states_in_place():  # nobody else has seen this state
+                logits, state = model(fed, state, lengths=lengths)
             chosen = _choose(last(logits, None, lengths).squeeze(1), temperature, top_k, generator)
             lengths = None
             if stop_token is not None:

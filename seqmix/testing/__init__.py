@@ -32,10 +32,10 @@ MIXER_CHECKS: tuple[Check, ...] = (
 def check_mixer(factory: Factory, d_model: int = 16, *, only: str = "*") -> int:
     """Hold a mixer to the contract; returns how many checks it passed.
 
-    Whole sequence, chunks, single tokens, packed and padded sequences give the same outputs, states and gradients;
-    causality; independent sequences, also where one is not finite; states that are values; linear maps that are called;
-    float64, float32, bfloat16, float16 and autocast to both; zero tokens; one graph for all lengths under
-    `torch.compile`; copies; bad input told by name.
+    Whole sequence, chunks, single tokens, packed and padded sequences give the same outputs, states and gradients,
+    and single tokens also with states in place; causality; independent sequences, also where one is not finite;
+    states that are values; linear maps that are called; float64, float32, bfloat16, float16 and autocast to both;
+    zero tokens; one graph for all lengths under `torch.compile`; copies; bad input told by name.
 
     Args:
         factory: called as `factory(d_model, dtype=...)`: a class, a `functools.partial` of one, or a registered name.

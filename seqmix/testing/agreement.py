@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from seqmix.kernels import states_in_place
 from seqmix.testing.comparison import (
     assert_same,
     chunked,
@@ -36,6 +37,18 @@ def whole_equals_chunks_equals_steps(subject: Subject, length: int, dtype: torch
         runs = {"chunks of 64, 2, 1": chunked(64, 2, 1), "steps": stepwise}
     for what, run in runs.items():
         assert_same(measure(mixer, x, state, run), expected, TOLERANCE[dtype], what)
+
+
+def steps_in_place_equal_steps(subject: Subject) -> None:
+    mixer = subject.build()
+    x, state = subject.inputs(2, 7), pytree.tree_map(torch.Tensor.detach, some_state(mixer, 2))
+    with torch.no_grad():
+        y, expected = stepwise(mixer, x, state)
+        own = pytree.tree_map(torch.Tensor.clone, state)
+        with states_in_place():
+            found, final = stepwise(mixer, x, own)
+    torch.testing.assert_close(found, y, rtol=1e-9, atol=1e-12)
+    pytree.tree_map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12), final, expected)
 
 
 def packed_equals_separate(subject: Subject, lengths: list[int], dtype: torch.dtype) -> None:
@@ -133,6 +146,7 @@ CHECKS = (
         whole_equals_chunks_equals_steps,
         {f"T={length}-{dtype}": {"length": length, "dtype": dtype} for length in (13, 70) for dtype in TOLERANCE},
     ),
+    *checks(steps_in_place_equal_steps),
     *checks(
         packed_equals_separate,
         {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqmix.kernels import diagonal_scan
+from seqmix.kernels import diagonal_scan, gated_linear_attention
 from seqmix.mixers import TokenMixer, list_mixers
 from seqmix.mixers.base import recurrent_dtype
 from seqmix.mixers.state import mixer_state
@@ -114,6 +114,14 @@ class SpreadsPoison(Decay):
         return super().mix(x + 0 * x.sum((0, 1)), state, cu_seqlens)
 
 
+class ReadsItsStateTwice(Decay):
+    def mix(self, x: Tensor, state: DecayState, cu_seqlens: Tensor | None) -> tuple[Tensor, DecayState]:
+        one, S = x.new_ones(*x.shape[:2], 1, 1), state.h[:, None, None]
+        for _ in range(2):
+            y, final = gated_linear_attention(one, one, x[:, :, None], initial_state=S, cu_seqlens=cu_seqlens)
+        return y[:, :, 0].to(x.dtype), DecayState(final[:, 0, 0])
+
+
 def test_a_layer_that_keeps_the_contract_passes_all_of_it() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -135,6 +143,7 @@ def test_a_layer_that_keeps_the_contract_passes_all_of_it() -> None:
         (DecaysInHalf, "whole-equals*", "y differs by"),
         (DividesByTheLength, "zeros-are-harmless*", "with normal tokens"),
         (GrowsOverZeros, "zeros-are-harmless*", "they grow with the zeros"),
+        (ReadsItsStateTwice, "steps-in-place*", "not close"),
         (SpreadsPoison, "a-poisoned-sequence*", "inf in x reaches y of other sequences"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,

@@ -5,6 +5,7 @@ into writes while it carries the state, and linear attention's own kernel gives 
 systems again and takes the writes of all chunks at once from the states that were kept.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,9 +26,7 @@ OP = "delta_rule"
 CHUNK = 32
 
 
-def border_slots(batch: int, length: int, sequences: int) -> int:
-    """How many states before chunks the forward pass keeps room for."""
-    return chunks.border_slots(batch, length, sequences, CHUNK)
+border_shape = partial(chunks.border_shape, CHUNK)
 
 
 def _options(plan: Layout, gates: int) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def forward(
     plan, gates = layout(OP, q, k, v, cu_seqlens, CHUNK), log_g.shape[3]
     q, k, v, beta, log_g, initial_state = (t.detach().contiguous() for t in (q, k, v, beta, log_g, initial_state))
     o, final = fresh(v), fresh(initial_state)
-    borders = fresh(initial_state, border_slots(q.shape[0], q.shape[1], initial_state.shape[0]), *plan.sizes)
+    borders = fresh(initial_state, *border_shape(q.shape, len(initial_state), plan.sizes))
     borders[plan.chunks.number :] = 0
     _, w, u = _prepared(plan, gates, k, v, beta, log_g, initial_state)
     options = _walk(plan, gates)

@@ -175,14 +175,14 @@ def _backward(
         copy(Z.T, dinitial[s, h])
 
 
-border_slots = partial(_borders.border_slots, CHUNK)
+border_shape = partial(_borders.border_shape, CHUNK)
 
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, log_w: Tensor, initial_state: Tensor,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """o (B, T, H, V), the final state (S, H, K, V) and the borders (slots, H, K, V); all of one type."""
+    """o (B, T, H, V), the final state (S, H, K, V) and the borders in one row; all of one type."""
     inputs = (q, k, v, a, b, log_w.exp())
     return _borders.walk_heads(_forward, OP, CHUNK, 10, inputs, initial_state, cu_seqlens)
 

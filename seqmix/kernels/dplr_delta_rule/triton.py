@@ -6,6 +6,7 @@ attention's own kernel for the output. The backward pass solves the systems agai
 once from the states that were kept, and is linear attention's own for each pair of what reads and what is read.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,9 +26,7 @@ OP = "dplr_delta_rule"
 CHUNK = 32  # as for the delta rule
 
 
-def border_slots(batch: int, length: int, sequences: int) -> int:
-    """How many states before chunks the forward pass keeps room for."""
-    return chunks.border_slots(batch, length, sequences, CHUNK)
+border_shape = partial(chunks.border_shape, CHUNK)
 
 
 def _options(plan: Layout) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def forward(
     plan = layout(OP, q, k, v, cu_seqlens, CHUNK)
     q, k, v, a, b, g, initial_state = (t.detach().contiguous() for t in (q, k, v, a, b, log_w, initial_state))
     o, final = fresh(v), fresh(initial_state)
-    borders = fresh(initial_state, border_slots(q.shape[0], q.shape[1], initial_state.shape[0]), *plan.sizes)
+    borders = fresh(initial_state, *border_shape(q.shape, len(initial_state), plan.sizes))
     borders[plan.chunks.number :] = 0
     found = _prepared(plan, k, v, a, b, g, initial_state, cu_seqlens)
     options = _walk(plan)

@@ -14,13 +14,13 @@ from seqmix.kernels.gated_linear_attention.cpu_kernels import CHUNK
 
 OP = "gated_linear_attention"
 
-border_slots = partial(_borders.border_slots, CHUNK)
+border_shape = partial(_borders.border_shape, CHUNK)
 
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """o (B, T, H, V), the final state (S, H, K, V) and the borders (slots, H, K, V); all of one type."""
+    """o (B, T, H, V), the final state (S, H, K, V) and the borders in one row; all of one type."""
     inputs = (q, k, v, log_g.exp())
     return _borders.walk_heads(kernels.forward, OP, CHUNK, 5, inputs, initial_state, cu_seqlens)
 

@@ -5,6 +5,8 @@ chunk where every key decays on its own (`_triton_keys`), one gives the output o
 carries the state's gradient from the last chunk to the first and then takes all chunks at once again.
 """
 
+from functools import partial
+
 from torch import Tensor
 
 from seqmix.kernels import _triton_chunks as chunks
@@ -18,9 +20,7 @@ OP = "gated_linear_attention"
 CHUNK = 64
 
 
-def border_slots(batch: int, length: int, sequences: int) -> int:
-    """How many states before chunks the forward pass keeps room for."""
-    return chunks.border_slots(batch, length, sequences, CHUNK)
+border_shape = partial(chunks.border_shape, CHUNK)
 
 
 def _gates(log_g: Tensor) -> int:
@@ -35,8 +35,7 @@ def forward(
     plan, gates = layout(OP, q, k, v, cu_seqlens, CHUNK), _gates(log_g)
     q, k, v, log_g, initial_state = (t.detach().contiguous() for t in (q, k, v, log_g, initial_state))
     o, final = fresh(v), fresh(initial_state)
-    slots = border_slots(q.shape[0], q.shape[1], initial_state.shape[0])
-    borders = fresh(initial_state, slots, *plan.sizes)
+    borders = fresh(initial_state, *border_shape(q.shape, len(initial_state), plan.sizes))
     borders[plan.chunks.number :] = 0
     states(plan, gates, k, v, log_g, initial_state, borders, final)
     scores = keys.scores(plan, q, k, log_g) if gates == 2 else None

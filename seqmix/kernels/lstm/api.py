@@ -47,7 +47,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     weights = [weight_ih, weight_hh, bias, torch.zeros_like(bias)]
     with torch.autocast(x.device.type, enabled=False):
-        h, last_h, last_c = torch_loop(OP, torch._VF.lstm, x, (h0, c0), weights, cu_seqlens)
+        h, last_h, last_c = torch_loop(OP, torch._VF.lstm, torch.lstm_cell, x, (h0, c0), weights, cu_seqlens)
     return h, last_h, last_c
 
 

@@ -46,9 +46,9 @@ def m2rnn(
 
 
 def _fakes(given: dict[str, Any]) -> list[Tensor]:
-    (batch, length, *_), state = given["q"].shape, given["state"]
-    slots = load_kernels(__package__, given["backend"]).border_slots(batch, length, state.shape[0])
-    return [*same("v", "state")(given), state.new_empty(slots, *state.shape[1:])]
+    state = given["state"]
+    room = load_kernels(__package__, given["backend"]).border_shape(given["q"].shape, len(state), state.shape[1:])
+    return [*same("v", "state")(given), state.new_empty(room)]
 
 
 # The last output holds states before every 32nd step, from where the backward pass computes the others again.
@@ -63,4 +63,5 @@ _m2rnn = recurrent_op_of_kernels(
     kept="q k v f W state borders",
     gradients="q k v f W state",
     options="float clip",
+    in_place=True,
 )

@@ -19,6 +19,7 @@ from numba.extending import overload
 from torch import Tensor
 
 from seqmix.kernels import _borders
+from seqmix.kernels._in_place import final_like
 from seqmix.kernels._memory import empty_like
 from seqmix.kernels._numba import copy, jit, use_wide_vectors
 from seqmix.kernels._sequences import array, offsets, rows
@@ -27,7 +28,7 @@ from seqmix.kernels._threads import run
 OP = "M2RNN"
 CHUNK = 32
 
-border_slots = partial(_borders.border_slots, CHUNK)
+border_shape = partial(_borders.border_shape, CHUNK)
 
 
 def _tanh(x):
@@ -162,12 +163,12 @@ def _backward(
 def forward(
     q: Tensor, k: Tensor, v: Tensor, f: Tensor, W: Tensor, state: Tensor, cu_seqlens: Tensor | None, clip: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """o (B, T, H, V), the final state (S, H, K, V) and the borders (slots, H, K, V)."""
+    """o (B, T, H, V), the final state (S, H, K, V) and the borders in one row."""
     bounds, heads = offsets(OP, q, cu_seqlens), q.shape[2]
-    o, final, slots = empty_like(v), empty_like(state), _borders.first_slots(CHUNK, bounds)
-    borders = q.new_zeros(border_slots(q.shape[0], q.shape[1], state.shape[0]), *state.shape[1:])
+    o, final, slots = empty_like(v), final_like(state), _borders.first_slots(CHUNK, bounds)
+    borders = q.new_zeros(border_shape(q.shape, len(state), state.shape[1:]))
     given = (heads, bounds, slots, *map(rows, (q, k, v, f)), array(W), array(state))
-    made = (o.flatten(0, 1).numpy(), final.numpy(), borders.numpy())
+    made = (o.flatten(0, 1).numpy(), final.numpy(), _borders.as_borders(borders, state.shape[1:]))
     run(_forward, (len(bounds) - 1) * heads, 2 * k.numel() * v.shape[-1] * (v.shape[-1] + 20), *given, *made)
     return o, final, borders
 
@@ -182,7 +183,7 @@ def backward(
     dW = W.new_empty(state.shape[0], *W.shape)  # of every sequence by itself: threads may not share a sum
     limit = torch.tensor(clip, dtype=q.dtype).numpy()[()]
     given = (heads, bounds, _borders.first_slots(CHUNK, bounds), *map(rows, (q, k, v, f)), array(W), array(W.mT))
-    given += (array(state), array(borders), rows(do), array(dfinal), limit)
+    given += (array(state), _borders.as_borders(borders, state.shape[1:]), rows(do), array(dfinal), limit)
     made = (*(t.flatten(0, 1).numpy() for t in gradients), dW.numpy(), dstate.numpy())
     run(_backward, (len(bounds) - 1) * heads, 6 * k.numel() * v.shape[-1] * (v.shape[-1] + 20), *given, *made)
     return *gradients, dW.sum(0), dstate

@@ -19,7 +19,7 @@ from seqmix.kernels._triton import RUNTIME, Spans, fresh, launch, span, tanh, wh
 OP = "M2RNN"
 CHUNK = 32
 
-border_slots = partial(_borders.border_slots, CHUNK)
+border_shape = partial(_borders.border_shape, CHUNK)
 
 
 @triton.jit
@@ -162,9 +162,9 @@ def _run(kernel: Any, spans: Spans, state: Tensor, *tensors: Tensor) -> None:
 def forward(
     q: Tensor, k: Tensor, v: Tensor, f: Tensor, W: Tensor, state: Tensor, cu_seqlens: Tensor | None, clip: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """o (B, T, H, V), the final state (S, H, K, V) and the borders (slots, H, K, V)."""
+    """o (B, T, H, V), the final state (S, H, K, V) and the borders in one row."""
     spans, o, final = whole_sequences(OP, q, cu_seqlens), fresh(v), fresh(state)
-    borders = q.new_zeros(border_slots(q.shape[0], q.shape[1], state.shape[0]), *state.shape[1:])
+    borders = q.new_zeros(border_shape(q.shape, len(state), state.shape[1:]))
     _run(_forward, spans, state, q, k, v, f, W, state, o, final, borders, _slots(spans, q.device))
     return o, final, borders
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from seqmix.kernels import _borders
+from seqmix.kernels._in_place import final_like
 from seqmix.kernels._memory import empty_like
 from seqmix.kernels._sequences import array, offsets, rows
 from seqmix.kernels._threads import run
@@ -16,7 +17,7 @@ from seqmix.kernels.selective_scan.cpu_kernels import CHUNK, WIDTH
 OP = "selective_scan"
 
 
-border_slots = partial(_borders.border_slots, CHUNK)
+border_shape = partial(_borders.border_shape, CHUNK)
 
 
 def _split(items: int, parts: int) -> np.ndarray:
@@ -32,13 +33,14 @@ def forward(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None,
     signed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """y (B, T, D), the final state (S, D, N) and the borders (slots, N, D); all of one type."""
+    """y (B, T, D), the final state (S, D, N) and the borders (slots, N, D) in one row; all of one type."""
     bounds = offsets(OP, x, cu_seqlens)
     channels, states = A.shape
     blocks = -(-channels // WIDTH)
     y = empty_like(x)
-    final = empty_like(initial_state)
-    borders = x.new_zeros(border_slots(x.shape[0], x.shape[1], len(initial_state)), states, channels)
+    final = final_like(initial_state)
+    state = (states, channels)
+    borders = x.new_zeros(border_shape(x.shape, len(initial_state), state))
     run(
         kernels.forward,
         (len(bounds) - 1) * blocks,
@@ -49,7 +51,7 @@ def forward(
         *_inputs(x, dt, A, B, C, D, initial_state, signed),
         y.flatten(0, 1).numpy(),
         final.numpy(),
-        borders.numpy(),
+        _borders.as_borders(borders, state),
     )
     return y, final, borders
 
@@ -85,7 +87,7 @@ def backward(
         bounds,
         _borders.first_slots(CHUNK, bounds),
         *_inputs(x, dt, A, B, C, D, initial_state, signed),
-        array(borders),
+        _borders.as_borders(borders, (states, channels)),
         rows(dy),
         array(dfinal),
         dx.flatten(0, 1).numpy(),

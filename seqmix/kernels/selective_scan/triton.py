@@ -6,6 +6,7 @@ chunks run side by side: a first pass gives the last state of each and the produ
 over channels and over programs are written in parts and added up, so that the order of addition is fixed.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,7 @@ OP = "selective_scan"
 CHUNK = 64
 
 
-def border_slots(batch: int, length: int, sequences: int) -> int:
-    """How many states before chunks the forward pass keeps room for."""
-    return matrix.border_slots(batch, length, sequences, CHUNK)
+border_shape = partial(matrix.border_shape, CHUNK)
 
 
 def _options(x: Tensor, A: Tensor, signed: bool) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def forward(
     spans, number = chunked.spans, chunked.spans.number
     initial = _turn(initial_state)
     y, final = fresh(x), fresh(initial)
-    borders = fresh(initial, border_slots(x.shape[0], x.shape[1], len(initial)), states, channels)
+    borders = fresh(initial, *border_shape(x.shape, len(initial), (states, channels)))
     borders[number:] = 0
     inputs = (x, dt, _turn(A), B, C, D)
 
