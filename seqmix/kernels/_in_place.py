@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqmix.kernels._memory import empty_like
 
@@ -45,19 +45,19 @@ def states_in_place() -> Iterator[None]:
         _wanted.reset(token)
 
 
-def called_in_place(op: Callable[..., Any], function: Callable[..., Any] | None, args: tuple[Any, ...]) -> Any:
-    """`op(*args)`, or its `function` past torch's register, which takes no output that is an input.
+def called_in_place(op: Callable[..., Any], function: Callable[..., Any], grant: bool, args: tuple[Any, ...]) -> Any:
+    """`op(*args)`, or its `function` past torch's register, which takes time and no output that is an input.
 
-    An op without `function` may read a state twice, and so may what it calls: fixed-point layers do.
+    An op without `grant` may read a state twice, and so may what it calls: fixed-point layers do.
     """
     if torch.compiler.is_compiling() or not _wanted.get():
         return op(*args)
     # Tensors that only stand for others (fakes) are the register's.
-    plain = all(type(arg) is Tensor and arg.is_cpu for arg in args if isinstance(arg, Tensor))
-    chosen = function if plain and not torch.is_grad_enabled() else None
-    wanted, granted = _wanted.set(False), _granted.set(chosen is not None)
+    plain = all(type(arg) in (Tensor, nn.Parameter) and arg.is_cpu for arg in args if isinstance(arg, Tensor))
+    past = plain and not torch.is_grad_enabled()
+    wanted, granted = _wanted.set(False), _granted.set(past and grant)
     try:
-        return (chosen or op)(*args)
+        return (function if past else op)(*args)
     finally:
         _granted.reset(granted)
         _wanted.reset(wanted)

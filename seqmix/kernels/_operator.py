@@ -46,7 +46,7 @@ class Operator:
     def __call__(self, *args: Any) -> Any:
         """The outputs; `NotImplementedError` under forward-mode AD and `torch.func`."""
         refuse_transforms(self.owner, *args)
-        return called_in_place(self.op, self._run if self.in_place else None, args)
+        return called_in_place(self.op, self._run, self.in_place, args)
 
     def register_fake(self, fake: Callable[..., Any]) -> None:
         """The outputs' shapes."""

@@ -145,8 +145,9 @@ class RGLRU(TokenMixer):
         with torch.autocast(u.device.type, enabled=False):
             u = u.to(real)
             parts = u.unflatten(-1, (self.n_heads, -1))  # (B, T, H, d_state / H)
-            z = torch.einsum("bthi,ghij->gbthj", parts, self.gate_weight.to(real)).flatten(3)  # (2, B, T, d_state)
-            r, i = (z + self.gate_bias.to(real)[:, None, None]).sigmoid()
+            # One after the other: the weights of both at once would be copied into another order at every call.
+            maps = zip(self.gate_weight.to(real), self.gate_bias.to(real), strict=True)
+            r, i = ((torch.einsum("bthi,hij->bthj", parts, W).flatten(2) + b).sigmoid() for W, b in maps)
             log_a = -8 * r * softplus(self.Lambda.to(real))
             scale = _root((-torch.expm1(2 * log_a)).clamp_min(self.min_gain**2))
             if self.unit_start:

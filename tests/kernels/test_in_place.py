@@ -36,7 +36,7 @@ def _dplr(length: int, state: Tensor) -> Any:
 
 def _selective(length: int, state: Tensor) -> Any:
     x, dt, A, B, C = _inputs((2, length, 6), (2, length, 6), (6, 4), (2, length, 4), (2, length, 4))
-    return selective_scan(x, dt.abs(), -A.abs(), B, C, initial_state=state)
+    return selective_scan(x, dt.abs(), torch.nn.Parameter(-A.abs()), B, C, initial_state=state)
 
 
 def _m2rnn(length: int, state: Tensor) -> Any:
@@ -86,6 +86,21 @@ def test_what_is_no_plain_row_of_numbers_is_not_written_over():
         state = one.expand(shape)  # one sequence's numbers for all
         _, final = run(1, state)
     assert torch.equal(state, one.expand(shape)) and final.data_ptr() != state.data_ptr()
+
+
+@pytest.mark.parametrize("name", ["mamba", "gla", "deltanet", "kda", "rwkv-7", "mlstm", "mamba-2", "mamba-3", "m2rnn"])
+def test_the_large_state_of_a_layer_stays_where_it_is(name):
+    def largest(state: Any) -> Tensor:  # not the window of a convolution
+        return max(state, key=lambda leaf: (leaf.ndim, leaf.numel()))
+
+    torch.manual_seed(0)
+    mixer, x = create_mixer(name, 16), torch.randn(3, 4, 16)
+    with torch.no_grad(), states_in_place():
+        _, state = mixer(x)
+        place = largest(state).data_ptr()
+        for x_t in x.unbind(1):
+            _, state = mixer.step(x_t, state)
+            assert largest(state).data_ptr() == place
 
 
 @pytest.mark.parametrize("mixing_input", ["u", "x"])
