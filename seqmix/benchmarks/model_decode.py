@@ -144,7 +144,8 @@ def _our_step(model: SequenceModel, tokens: Tensor, batch: int) -> Call:
     states, token = select(state, [0] * batch), tokens[0, :1].expand(batch)
 
     def step() -> object:
-        with states_in_place():  # as `generate` does
+        # As `generate` does. Matrix states go on from step to step, windows and caches of keys stay what they are.
+        with states_in_place():
             return model.step(token, states)
 
     return step
@@ -186,8 +187,8 @@ def model_decode_table(rows: list[Row]) -> Table:
 LEGEND = (
     "products: what a step's own matrix products take alone, same shapes, in turns with the step, over the step;\n"
     "/reading: the step over one pass through all weights (a dot product of each with itself); MB a token: memory of\n"
-    "tensors beyond those before the step, the new state included. A block has its mixer and a SwiGLU, unless\n"
-    "mlp_ratio is given: those stand before the model of transformers that they are like."
+    "tensors beyond those before the step, new states included where they are not written over the old ones. A block\n"
+    "has its mixer and a SwiGLU, unless mlp_ratio is given: those stand before the model of transformers they are like."
 )
 
 

@@ -18,19 +18,21 @@ from seqmix.kernels._threads import run
 
 __all__ = ["as_borders", "border_shape", "first_slots", "walk_heads", "walk_heads_back"]
 
+_SPARE = 2  # numbers never used: `torch.compile` makes a graph of its own for every size that can be zero or one
+
 
 def border_shape(chunk: int, inputs: Sequence[int], sequences: int, state: Sequence[int]) -> tuple[int, ...]:
     """Room for all borders of states of shape `state` in one row, packed sequences included; `inputs` is (B, T, ...).
 
-    Two numbers are never used: `torch.compile` makes a graph of its own for every size that can be zero or one.
+    How many `sequences` there are matters where kernels keep a border before the first step, too, as in Triton.
     """
-    return (inputs[0] * (inputs[1] // chunk) * math.prod(state) + 2,)
+    return (inputs[0] * (inputs[1] // chunk) * math.prod(state) + _SPARE,)
 
 
 def as_borders(row: Tensor, state: Sequence[int]) -> np.ndarray:
     """The array (slots, *state) in what `border_shape` made room for."""
-    used = row.numel() - 2
-    return array(row)[:used].reshape(used // math.prod(state), *state)
+    numbers = row.numel() - _SPARE
+    return array(row)[:numbers].reshape(numbers // max(1, math.prod(state)), *state)
 
 
 def first_slots(chunk: int, bounds: np.ndarray) -> np.ndarray:
@@ -59,8 +61,8 @@ def walk_heads(
     slots = first_slots(chunk, bounds)
     state = initial_state.shape[1:]
     borders = q.new_empty(border_shape(chunk, q.shape, len(initial_state), state))
-    used = int(slots[-1] + max(bounds[-1] - bounds[-2] - 1, 0) // chunk)
-    borders[used * math.prod(state) :] = 0
+    filled = int(slots[-1] + max(bounds[-1] - bounds[-2] - 1, 0) // chunk)
+    borders[filled * math.prod(state) :] = 0
     given: tuple[Any, ...] = (heads, bounds, slots, *map(rows, inputs), array(initial_state))
     made = (o.flatten(0, 1).numpy(), final.numpy(), as_borders(borders, state))
     run(kernel, (len(bounds) - 1) * heads, work * q.numel() * v.shape[3], *given, *made)

@@ -20,16 +20,12 @@ def lengths_of(op: str, cu_seqlens: Tensor, total: int) -> Tensor:
 def torch_loop(
     op: str,
     function: Callable[..., Any],
-    cell: Callable[..., Any],
     x: Tensor,
     states: Sequence[Tensor],
     weights: list[Tensor],
     cu_seqlens: Tensor | None,
 ) -> list[Tensor]:
-    """h (B, T, N) and the last states (S, N) by `torch._VF.lstm` or `torch._VF.gru`, with one bias at each input.
-
-    A single step is torch's `cell`: on a CPU its LSTM orders all weights anew at every call, ten times a step's work.
-    """
+    """h (B, T, N) and the last states (S, N) by `torch._VF.lstm` or `torch._VF.gru`, with one bias at each input."""
     options = (True, 1, 0.0, False, False)  # biases, layers, dropout, training, bidirectional
 
     def first(order: Tensor | None = None) -> Any:
@@ -37,10 +33,6 @@ def torch_loop(
         return rows if len(rows) > 1 else rows[0]
 
     if cu_seqlens is None:
-        if x.shape[1] == 1:
-            made = cell(x[:, 0], states if len(states) > 1 else states[0], *weights)
-            last = [made] if isinstance(made, Tensor) else list(made)
-            return [last[0].unsqueeze(1).clone(), *last]
         h, *last = function(x.contiguous(), first(), weights, *options, True)
         return [h.clone(memory_format=torch.contiguous_format), *(s[0].clone() for s in last)]
     lengths = lengths_of(op, cu_seqlens, x.shape[1])

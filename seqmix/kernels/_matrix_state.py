@@ -57,6 +57,6 @@ def matrix_op(name: str, package: str, inputs: str, **options: Any) -> Operator:
         extra="borders",
         fakes=with_borders(package, "v"),
         kept=f"{inputs} initial_state borders",
-        in_place=True,
+        in_place="initial_state",
         **options,
     )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.kernels._in_place import called_in_place
+from seqmix.kernels._in_place import granting, may_pass_the_register
 from seqmix.kernels.transforms import HOW, refuse_transforms
 
 __all__ = ["Operator", "operator"]
@@ -23,14 +23,21 @@ class Operator:
         function: the kernels, typed as `torch.library.custom_op` wants it.
         values: which argument is a tensor (B, T, ...).
         schema: its arguments and results as torch writes them, in place of types.
+        state: which argument is a state that kernels may write over, see `seqmix.kernels.states_in_place`; none if
+            None.
     """
 
     def __init__(
-        self, name: str, owner: str, function: Callable[..., Any], values: int, schema: str | None = None
+        self,
+        name: str,
+        owner: str,
+        function: Callable[..., Any],
+        values: int,
+        schema: str | None = None,
+        state: int | None = None,
     ) -> None:
         self.owner, self._fake = owner, function
         self.backward: Operator | None = None  # its backward pass, where it has one of its own
-        self.in_place = False  # whether its state after the last step may lie where the first one does
 
         @wraps(function)
         def run(*args: Any) -> tuple[Tensor, ...]:
@@ -39,14 +46,17 @@ class Operator:
                 return tuple(output.zero_() for output in self._fake(*args))
             return function(*args)
 
-        self._run = run
+        self._run, self._state = run, state
         self.op = torch.library.custom_op(f"seqmix::{name}", mutates_args=(), schema=schema)(run)
         _spare_the_compiler(self.op)
 
     def __call__(self, *args: Any) -> Any:
         """The outputs; `NotImplementedError` under forward-mode AD and `torch.func`."""
         refuse_transforms(self.owner, *args)
-        return called_in_place(self.op, self._run, self.in_place, args)
+        if not may_pass_the_register(args):
+            return self.op(*args)
+        with granting(None if self._state is None else args[self._state]):
+            return self._run(*args)
 
     def register_fake(self, fake: Callable[..., Any]) -> None:
         """The outputs' shapes."""

@@ -48,7 +48,7 @@ def recurrent_op(
     gradients: str | None = None,
     options: str = "",
     values: str | None = None,
-    in_place: bool = False,
+    in_place: str | None = None,
 ) -> Operator:
     """Register `seqmix::<name>` and its backward pass; all arguments are positional and in their final types.
 
@@ -65,7 +65,7 @@ def recurrent_op(
         gradients: which of the backward pass's arguments have the shapes of the inputs, in their order; the inputs.
         options: as in torch's schemas, `"bool gated, str backend"`.
         values: an input (B, T, ...), the first one if None.
-        in_place: whether kernels on a CPU take `final_like` for their state, see `seqmix.kernels.states_in_place`.
+        in_place: the input for which kernels on a CPU take `final_like`, a state; see `seqmix.kernels.states_in_place`.
     """
     tensors, results, more, keeps = (names.split() for names in (inputs, outputs, extra, kept))
     differentiable = [tensor for tensor in tensors if tensor not in fixed.split()]
@@ -78,8 +78,8 @@ def recurrent_op(
         return f"({typed}) -> ({', '.join(['Tensor'] * returned)})"
 
     place = 0 if values is None else tensors.index(values)
-    op = Operator(name, owner, forward, place, schema(tensors, len(results + more)))
-    op.in_place = in_place
+    state = None if in_place is None else tensors.index(in_place)
+    op = Operator(name, owner, forward, place, schema(tensors, len(results + more)), state)
     back = Operator(f"{name}_backward", owner, backward, 0, schema(upstream + keeps, len(differentiable)))
     names = [*tensors, "cu_seqlens", *chosen]
     names_back = [*upstream, *keeps, "cu_seqlens", *chosen]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -105,7 +106,7 @@ def sample(
         state, fed = None, tokens
         stopped = tokens.new_zeros(tokens.shape[0], dtype=torch.bool)
         for _ in range(max_new_tokens):
-            with states_in_place():  # nobody else has seen this state
+            with nullcontext() if state is None else states_in_place():  # the first state is the layers' own
                 logits, state = model(fed, state, lengths=lengths)
             chosen = _choose(last(logits, None, lengths).squeeze(1), temperature, top_k, generator)
             lengths = None

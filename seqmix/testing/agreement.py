@@ -9,6 +9,7 @@ from seqmix.kernels import states_in_place
 from seqmix.testing.comparison import (
     assert_same,
     chunked,
+    ensure,
     float_leaves,
     measure,
     offsets,
@@ -41,14 +42,18 @@ def whole_equals_chunks_equals_steps(subject: Subject, length: int, dtype: torch
 
 def steps_in_place_equal_steps(subject: Subject) -> None:
     mixer = subject.build()
-    x, state = subject.inputs(2, 7), pytree.tree_map(torch.Tensor.detach, some_state(mixer, 2))
-    with torch.no_grad():
-        y, expected = stepwise(mixer, x, state)
-        own = pytree.tree_map(torch.Tensor.clone, state)
-        with states_in_place():
-            found, final = stepwise(mixer, x, own)
-    torch.testing.assert_close(found, y, rtol=1e-9, atol=1e-12)
-    pytree.tree_map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12), final, expected)
+    weights = [p.detach().clone() for p in mixer.parameters()]
+    # A start of the layer's own, which for one sequence may be a parameter as it lies; and some state of two.
+    for batch, state in ((1, None), (2, pytree.tree_map(torch.Tensor.detach, some_state(mixer, 2)))):
+        x = subject.inputs(batch, 7)
+        with torch.no_grad():
+            y, expected = stepwise(mixer, x, state)
+            own = None if state is None else pytree.tree_map(torch.Tensor.clone, state)
+            with states_in_place():
+                found, final = stepwise(mixer, x, own)
+        torch.testing.assert_close(found, y, rtol=1e-9, atol=1e-12)
+        pytree.tree_map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12), final, expected)
+    ensure(all(map(torch.equal, mixer.parameters(), weights)), "steps in place changed a parameter")
 
 
 def packed_equals_separate(subject: Subject, lengths: list[int], dtype: torch.dtype) -> None:

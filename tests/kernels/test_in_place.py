@@ -1,14 +1,21 @@
 """`states_in_place`: the numbers of a step as they are, in the memory of the state before it, and only where asked."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqmix import SequenceModel
-from seqmix.kernels import delta_rule, dplr_delta_rule, gated_linear_attention, selective_scan, states_in_place
+from seqmix.kernels import (
+    delta_rule,
+    dplr_delta_rule,
+    gated_linear_attention,
+    newton_scan,
+    selective_scan,
+    states_in_place,
+)
 from seqmix.kernels.m2rnn.api import m2rnn
 from seqmix.mixers import create_mixer
 
@@ -20,13 +27,14 @@ def _inputs(*shapes: tuple[int, ...]) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def _matrix(op: Callable[..., Any], *gates: tuple[int, ...]) -> Callable[..., Any]:
-    def run(length: int, state: Tensor) -> Any:
-        q, k, v, *more = _inputs(*((2, length, H, width) for width in (K, K, V)), *((2, length, *g) for g in gates))
-        return op(q, k, v, *(-gate.abs() if gate.ndim < 4 or op is gated_linear_attention else gate for gate in more),
-                  initial_state=state)  # fmt: skip
+def _gated(length: int, state: Tensor) -> Any:
+    q, k, g = _inputs(*[(2, length, H, K)] * 3)
+    return gated_linear_attention(q, k, _inputs((2, length, H, V))[0], -g.abs(), initial_state=state)
 
-    return run
+
+def _delta(length: int, state: Tensor) -> Any:
+    q, k, v, beta = _inputs((2, length, H, K), (2, length, H, K), (2, length, H, V), (2, length, H))
+    return delta_rule(q, k, v, beta.sigmoid(), initial_state=state)
 
 
 def _dplr(length: int, state: Tensor) -> Any:
@@ -45,8 +53,8 @@ def _m2rnn(length: int, state: Tensor) -> Any:
 
 
 OPS = {
-    "gated_linear_attention": (_matrix(gated_linear_attention, (H, K)), (2, H, K, V)),
-    "delta_rule": (_matrix(delta_rule, (H,)), (2, H, K, V)),
+    "gated_linear_attention": (_gated, (2, H, K, V)),
+    "delta_rule": (_delta, (2, H, K, V)),
     "dplr_delta_rule": (_dplr, (2, H, K, V)),
     "selective_scan": (_selective, (2, 6, 4)),
     "m2rnn": (_m2rnn, (2, H, K, V)),
@@ -101,6 +109,81 @@ def test_the_large_state_of_a_layer_stays_where_it_is(name):
         for x_t in x.unbind(1):
             _, state = mixer.step(x_t, state)
             assert largest(state).data_ptr() == place
+
+
+def test_parameters_are_not_written_over():
+    run, shape = OPS["delta_rule"]
+    start = torch.nn.Parameter(_inputs(shape[1:])[0].expand(shape).contiguous())
+    before = start.detach().clone()
+    with torch.no_grad(), states_in_place():
+        for state in (start, start[:], start.expand(shape)):
+            run(1, state)
+    assert torch.equal(start.detach(), before)
+
+
+def test_what_saved_the_state_for_gradients_is_told():
+    run, shape = OPS["delta_rule"]
+    (source,) = _inputs(shape)
+    state = source.requires_grad_() * 1.0
+    loss = state.square().sum()
+    with torch.no_grad(), states_in_place():
+        run(1, state.detach())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_what_runs_again_finds_its_state():
+    """Checkpoints run first without gradients, then once more with them."""
+    run, shape = OPS["delta_rule"]
+    (state,) = _inputs(shape)
+    given = state.clone()
+    with states_in_place(), torch.no_grad():
+        run(3, given)
+    assert torch.equal(given, state)
+
+
+def test_a_step_of_newton_finds_its_state():
+    def step(h: Tensor, x: Tensor) -> Tensor:
+        S = h.view(-1, 1, 1, 2)
+        one = torch.ones(len(S), 1, 1, 1)
+        o, _ = gated_linear_attention(one, one, torch.ones(len(S), 1, 1, 2), initial_state=S)
+        return (0.5 * o.view(h.shape) + x).tanh()
+
+    x, h0 = _inputs((2, 6, 2), (2, 2))
+    with torch.no_grad():
+        expected = newton_scan(step, x, h0, max_iterations=1)
+        with states_in_place():
+            found = newton_scan(step, x, h0.clone(), max_iterations=1)
+    assert expected.looped
+    torch.testing.assert_close(found.h, expected.h, rtol=1e-6, atol=1e-6)
+
+
+def test_who_watches_sees_the_ops():
+    class Seen(TorchDispatchMode):
+        names: ClassVar[list[str]] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    run, shape = OPS["gated_linear_attention"]
+    (state,) = _inputs(shape)
+    with torch.no_grad(), states_in_place(), Seen():
+        run(1, state)
+    assert any("seqmix.gated_linear_attention" in name for name in Seen.names)
+
+
+def test_a_compiled_function_may_enter_it():
+    q, k, v, state = _inputs((2, 1, H, K), (2, 1, H, K), (2, 1, H, V), (2, H, K, V))
+
+    def inside(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
+        with states_in_place():
+            return gated_linear_attention(q, k, v, initial_state=state)[0]
+
+    with torch.no_grad():
+        expected, given = gated_linear_attention(q, k, v, initial_state=state)[0], state.clone()
+        found = torch.compile(inside, backend="eager", fullgraph=True)(q, k, v, given)
+    assert torch.equal(found, expected) and torch.equal(given, state)
 
 
 @pytest.mark.parametrize("mixing_input", ["u", "x"])

@@ -52,7 +52,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     weights = [weight_ih, weight_hh, bias, pad(bias_n, (2 * len(bias_n), 0))]
     with torch.autocast(x.device.type, enabled=False):
-        h, last = torch_loop(OP, torch._VF.gru, torch.gru_cell, x, (h0,), weights, cu_seqlens)
+        h, last = torch_loop(OP, torch._VF.gru, x, (h0,), weights, cu_seqlens)
     return h, last
 
 

@@ -47,7 +47,11 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     weights = [weight_ih, weight_hh, bias, torch.zeros_like(bias)]
     with torch.autocast(x.device.type, enabled=False):
-        h, last_h, last_c = torch_loop(OP, torch._VF.lstm, torch.lstm_cell, x, (h0, c0), weights, cu_seqlens)
+        if x.is_cpu and x.shape[1] == 1 and cu_seqlens is None:
+            # oneDNN's LSTM orders all weights anew at every call, which takes several times as long as one step.
+            last_h, last_c = torch.lstm_cell(x[:, 0], (h0, c0), *weights)
+            return last_h.unsqueeze(1).clone(), last_h, last_c
+        h, last_h, last_c = torch_loop(OP, torch._VF.lstm, x, (h0, c0), weights, cu_seqlens)
     return h, last_h, last_c
 
 

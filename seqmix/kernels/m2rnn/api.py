@@ -63,5 +63,5 @@ _m2rnn = recurrent_op_of_kernels(
     kept="q k v f W state borders",
     gradients="q k v f W state",
     options="float clip",
-    in_place=True,
+    in_place="state",
 )

@@ -102,5 +102,5 @@ _selective_scan = recurrent_op_of_kernels(
     fakes=with_borders(__package__, "x", transposed=True),
     kept="x dt A B C D initial_state borders",
     options="bool signed",
-    in_place=True,
+    in_place="initial_state",
 )
