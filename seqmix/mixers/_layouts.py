@@ -190,6 +190,7 @@ def _path(layer: PaTH, source: Source) -> Table:
 
 
 def _mlstm(layer: MLSTM, source: Source) -> Table:
+    refuse(layer, d_conv=layer.d_conv > 1)  # the layout is that of xLSTM-7B
     fused = "qkv_opreact.weight" in source
     gates = ("ifgate_preact",) if fused else ("igate_preact", "fgate_preact")
     return _rename(

@@ -1,8 +1,10 @@
 """mLSTM: published numbers, the paper's stabilised form, and gates that a cap holds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from torch.nn.functional import layer_norm
+from torch.nn.functional import layer_norm, silu
 
 from seqmix import MLSTM
 
@@ -42,6 +44,25 @@ def test_published_values():
     torch.testing.assert_close(h, torch.tensor([0.424264, 0.282843, 1.955669]).double(), rtol=0, atol=1e-6)
     expected = torch.tensor([[27.894549, 14.363589], [0.433833, 0.121677]]).double()
     torch.testing.assert_close(layer(x)[1].C[0, 0], expected, rtol=0, atol=1e-5)
+
+
+def test_queries_and_keys_see_the_convolution_and_values_the_token():
+    torch.manual_seed(0)
+    layer, x = MLSTM(8, n_heads=2, d_conv=3, dtype=torch.float64), torch.randn(1, 9, 8, dtype=torch.float64)
+    plain = MLSTM(8, n_heads=2, dtype=torch.float64)
+    assert layer.conv_weight is not None and layer.conv_bias is not None
+    with torch.no_grad():
+        layer.conv_weight.normal_()
+        layer.conv_bias.normal_()
+        rows = [sum(layer.conv_weight[:, 2 - i] * x[0, t - i] for i in range(min(3, t + 1))) for t in range(9)]
+        u = silu(torch.stack(rows) + layer.conv_bias)[None]
+        weights = {name: value for name, value in layer.state_dict().items() if not name.startswith("conv")}
+        plain.load_state_dict(weights)
+        from_u, from_x = plain.linear_form(u), plain.linear_form(x)
+        # Gates see the token, so keys of u are taken apart from the gates of u and given those of x.
+        gates = (layer.gates(x)[0] - layer.gates(u)[0]).exp()[..., None, None]
+        mixed = replace(from_x, write=from_u.write * gates, readout=from_u.readout)
+        torch.testing.assert_close(layer(x)[0], mixed.output(mixed.read()), rtol=1e-9, atol=1e-11)
 
 
 def test_open_gates_stay_within_float32():

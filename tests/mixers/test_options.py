@@ -36,6 +36,7 @@ OPTIONS = [
     ("rg-lru", {"d_state": 24, "n_heads": 3, "d_conv": 1, "unit_start": False}),
     ("mamba-2", {"d_state": 4, "n_heads": 8, "n_groups": 2, "d_conv": 2}),
     ("mamba-3", {"d_state": 4, "n_heads": 8}),
+    ("mlstm", {"expand_k": 0.5, "d_conv": 4}),
 ]
 
 
