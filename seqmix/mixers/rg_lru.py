@@ -148,7 +148,7 @@ class RGLRU(TokenMixer):
             # One after the other: the weights of both at once would be copied into another order at every call.
             maps = zip(self.gate_weight.to(real), self.gate_bias.to(real), strict=True)
             r, i = ((torch.einsum("bthi,hij->bthj", parts, W).flatten(2) + b).sigmoid() for W, b in maps)
-            log_a = -8 * r * softplus(self.Lambda.to(real))
+            log_a = r * (-8 * softplus(self.Lambda.to(real)))
             scale = _root((-torch.expm1(2 * log_a)).clamp_min(self.min_gain**2))
             if self.unit_start:
                 scale = scale.masked_fill(first.unsqueeze(-1), 1.0)
