@@ -4,6 +4,7 @@ A new measure is an entry here, and what computes it in `seqmix.training.metrics
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 __all__ = ["DECIDING", "MEASURES", "Measure", "at", "keys", "named", "of_text"]
@@ -88,6 +89,7 @@ def of_text(name: str | None) -> bool:
     return name in _BY_NAME and not _BY_NAME[name].answers
 
 
+@cache
 def keys(*, text: bool, always: bool) -> tuple[str, ...]:
     """Keys in records of what all runs on text, or on tasks with answers, have, or of what some have besides."""
     return tuple(m.key for m in MEASURES if (m.text if text else m.answers) and m.always is always)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +13,14 @@ __all__ = ["problems_of", "unwritable"]
 
 _INT, _NUMBER = (int,), (int, float)
 _LARGEST = 2**63 - 1
-_LONG = re.compile(r"\d{19}")
+_LONG, _DIGITS = b"0" * 19, bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
 
 
-def problems_of(record: Any, *, older: bool = False) -> list[str]:
-    """What is wrong with a record of this version, by field; empty if nothing is. `older` versions only if asked."""
+def problems_of(record: Any, *, older: bool = False, line: bytes | None = None) -> list[str]:
+    """What is wrong with a record of this version, by field; empty if nothing is. `older` versions only if asked.
+
+    `line` is the record as it stands in a file, which spares writing it once more.
+    """
     if not isinstance(record, dict):
         return [f"expected a JSON object, got {_kind(record)}"]
     version: Any = record.get("schema_version")
@@ -35,15 +37,15 @@ def problems_of(record: Any, *, older: bool = False) -> list[str]:
             continue
         known = NEVER_NULL.get(section, set()) if failed else None
         found += _check_fields(f"{section}.", values, FIELDS[version][section], known)
-    return found or unwritable("", record) or _check_values(record, failed)
+    return found or unwritable("", record, line) or _check_values(record, failed)
 
 
-def unwritable(path: str, value: Any) -> list[str]:
+def unwritable(path: str, value: Any, line: bytes | None = None) -> list[str]:
     """Text that no file can hold, and numbers beyond 64 bits, wherever they stand; `path` is that of `value`."""
     try:
-        text = json.dumps(value, ensure_ascii=False)
-        text.encode()
-        if not _LONG.search(text):
+        # Halves of characters stand in a file as escapes alone.
+        written = line if line is not None and b"\\u" not in line else json.dumps(value, ensure_ascii=False).encode()
+        if _LONG not in written.translate(_DIGITS):  # a tenth of what a search for 19 digits takes
             return []
     except ValueError:  # half of a character, or thousands of digits
         pass
@@ -79,7 +81,7 @@ def _check_fields(
 
 
 def _is(value: Any, types: tuple[type, ...]) -> bool:
-    return isinstance(value, types) and (not isinstance(value, bool) or bool in types)
+    return type(value) in types or (isinstance(value, types) and not isinstance(value, bool))
 
 
 def _check_values(record: Record, failed: bool) -> list[str]:

@@ -215,7 +215,7 @@ class RunStore:
             except (ValueError, RecursionError) as error:
                 self._tell(f"not JSON: {error}")
                 return
-        found = problems_of(record, older=True)
+        found = problems_of(record, older=True, line=line)
         if not found:
             record = upgraded(record)
             key = record["id"], record["attempt"]

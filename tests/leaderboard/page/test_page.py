@@ -361,9 +361,7 @@ def test_some_thousand_records() -> None:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_records() -> None:
-    before = pace()
     took = measure(entries=105, tasks=8, rates=6, seeds=20)
     assert took["records"] == 100_800
-    assert (
-        took["cpu_seconds"] < 30 * max(before, pace()) and took["peak_bytes"] < 2 << 30 and took["largest_page"] < 2e6
-    )
+    # 12 times what the parser takes for the lines alone, which on the next processor is as much faster or slower.
+    assert took["cpu_seconds"] < 16 * took["parsing"] and took["peak_bytes"] < 2 << 30 and took["largest_page"] < 2e6
