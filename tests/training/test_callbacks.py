@@ -271,6 +271,13 @@ def test_the_figure_shows_every_measure_and_its_chance(tmp_path: Path, monkeypat
     assert drawn[1].axes[0].get_ylim()[0] == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_single_length_has_no_scale(tmp_path: Path) -> None:
+    row = {"length": 324, "loss": 0.7, "token_accuracy": 0.5, "last_accuracy": 0.5, "sequence_accuracy": 0.5}
+    draw(tmp_path / "one.png", [row], "Pathfinder", 0.5, 324, {"324": 1.0})
+    assert (tmp_path / "one.png").stat().st_size
+
+
 def test_progress_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer(tmp_path, StepProgress(lines_every=0.0), LengthCurriculum(), enable_progress_bar=True).fit(
         learner(), datamodule=task()

@@ -61,7 +61,7 @@ def draw(
     axes.set(ylabel=columns_of(rows)[bits], ylim=(0, 1.08 * max(row[bits] for row in rows))) if text else axes.set(
         ylabel="accuracy", ylim=(-0.03, 1.03)
     )
-    if numbers:
+    if numbers and len(rows) > 1:  # a single length has no scale
         axes.set_xscale("log")
     axes.set_xticks(places, names)
     axes.minorticks_off()
