@@ -58,7 +58,7 @@ def add_sweep_options(run: argparse.ArgumentParser, *, configs: bool = True, see
         help="run each as a job of SLURM, by submitit, with its files in FOLDER, which all machines see; parameters "
         "are submitit's: timeout_min=30 mem_gb=8 slurm_partition=cpu, or cluster=local for processes of this machine",
     )
-    run.add_argument("--retry-failed", action="store_true", help="try again what has failed twice")
+    run.add_argument("--retry-failed", action="store_true", help="try again what has failed for good")
     run.add_argument("--dry-run", action="store_true", help="print the runs as command lines, and do none")
 
 

@@ -93,9 +93,9 @@ def sweep(
 ) -> int:
     """Do the runs that `store` has no finished record of, `jobs` at a time; returns how many have failed for good.
 
-    Each result is appended as it comes. A run that failed is recorded, and tried once more; one that another sweep on
-    this file is doing is left to it. Ctrl-C and SIGTERM stop it with a `KeyboardInterrupt`: what has finished is
-    recorded, what is running is stopped, and the next sweep starts it again.
+    Each result is appended as it comes. A run that failed is recorded, and tried once more unless its settings cannot
+    be; one that another sweep on this file is doing is left to it. Ctrl-C and SIGTERM stop it with a
+    `KeyboardInterrupt`: what has finished is recorded, what is running is stopped, and the next sweep starts it again.
 
     Args:
         plan: a list of runs, or a plan that makes runs of results.

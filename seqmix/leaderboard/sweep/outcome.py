@@ -13,9 +13,10 @@ from seqmix.leaderboard.records.schema import SCHEMA_VERSION, Record, config_has
 from seqmix.leaderboard.sweep.plan import Run
 from seqmix.training.config.files import Config, merge
 
-__all__ = ["POOLS", "Outcome", "last_lines", "left_in", "record_of", "repro_facts", "settings_for"]
+__all__ = ["POOLS", "WRONG_SETTINGS", "Outcome", "last_lines", "left_in", "record_of", "repro_facts", "settings_for"]
 
 _RECORDER = {"class_path": "seqmix.leaderboard.sweep.recorder.RunRecorder"}
+WRONG_SETTINGS = "exit status 2"  # how the reason of a run begins whose settings cannot be
 # What thread pools read when a process starts.
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 

@@ -4,6 +4,7 @@ from collections import Counter
 
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.records.store import RunStore
+from seqmix.leaderboard.sweep.outcome import WRONG_SETTINGS
 
 __all__ = ["Results"]
 
@@ -45,8 +46,10 @@ class Results:
         for record in records[self._read :]:
             run = record["id"]
             self._tried[run] += 1
-            good = record["status"] == "ok"
-            if good or (run not in self.settled and self._tried[run] - self._forgiven[run] >= self._limit):
+            good, tried = record["status"] == "ok", self._tried[run] - self._forgiven[run]
+            # What settings cannot have they cannot have the next time either.
+            limit = 1 if not good and record["reason"].startswith(WRONG_SETTINGS) else self._limit
+            if good or (run not in self.settled and tried >= limit):
                 self.settled[run] = record
         self._read = len(records)
         return self.settled
