@@ -1,13 +1,17 @@
 """`seqmix bench training`: models that train, their products alone, memory, and what stands beside them."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+from seqmix._signals import interruptible
 from seqmix.benchmarks import memory, training
 from seqmix.benchmarks.goals import training_goals
+from seqmix.benchmarks.model_decode import run_model_decode
 from seqmix.benchmarks.products import products_of, replay
 from seqmix.benchmarks.timing import Plan
 from seqmix.benchmarks.training import run_training
@@ -36,16 +40,28 @@ def test_what_takes_long_is_taken_once(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert row["steps"] == 1 and "share_products" not in row
 
 
-def test_what_was_measured_before_an_interruption_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def run(name: str, *arguments: object) -> dict[str, object]:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_measured_before_a_signal_is_kept(
+    number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def training_of(name: str, *arguments: object) -> dict[str, object]:
         if name == "lstm":
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
         return run_training(name, *arguments)
 
-    monkeypatch.setattr("seqmix.commands.bench.training.run_training", run)
-    file = tmp_path / "training.json"
-    assert main(["training", "--quick", "--threads", "1", "--only", "lru,lstm", "--out", str(file)]) == 130
-    assert [row["mixer"] for row in json.loads(file.read_text())["rows"]] == ["lru"]
+    def decode_of(name: str, *arguments: object) -> list[dict[str, object]]:
+        if name == "lstm":
+            os.kill(os.getpid(), number)
+        return run_model_decode(name, *arguments)
+
+    monkeypatch.setattr("seqmix.commands.bench.training.run_training", training_of)
+    monkeypatch.setattr("seqmix.benchmarks.model_decode.run_model_decode", decode_of)
+    for command in (["training"], ["decode", "--layers", "1", "--batch", "1"]):
+        file = tmp_path / f"{command[0]}.json"
+        argv = [*command, "--quick", "--threads", "1", "--only", "lru,lstm", "--out", str(file)]
+        with interruptible():  # as `seqmix` runs every command
+            assert main(argv) == 130
+        assert [row["mixer"] for row in json.loads(file.read_text())["rows"]] == ["lru"]
 
 
 def test_products_of_a_step_are_those_of_its_matrices() -> None:

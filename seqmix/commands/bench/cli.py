@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     """Run `seqmix bench` with these arguments; returns the exit status.
 
     0: done; 1: a contestant's numbers were wrong or an op of seqmix failed; 2: a mistake in the arguments;
-    130: interrupted, and nothing was written.
+    130: interrupted, and nothing was written but what `training` and models' `decode` had measured.
     """
     arguments = _parser().parse_args(argv)
     try:

@@ -19,6 +19,7 @@ from seqmix.commands.bench.shared import (
     positive,
     settings_from,
     show_goals,
+    up_to_an_interruption,
 )
 
 
@@ -84,19 +85,17 @@ def _decode_models(arguments: argparse.Namespace, argv: list[str]) -> int:
     shape, batches = _shape(arguments, Shape()), arguments.batch or (1, 16)
     workload = Workload(n_layers=arguments.layers, d_model=shape.d_model, length=shape.length)
     result, path = begin(arguments, argv, settings)
-    progress, whole = Progress(len(names)), True
-    try:
+    progress = Progress(len(names))
+    with up_to_an_interruption() as interrupted:
         for name in names:
             progress.begin(name)
             result["rows"] += model_decode.run_model_decode(name, workload, batches, settings, progress)
-    except KeyboardInterrupt:  # minutes of measuring are not thrown away for the last model
-        whole = False
     progress.end()
     show(model_decode.model_decode_table(result["rows"]))
     print(model_decode.LEGEND + "\n")
     show_goals(result, model_decode.decode_goals(result["rows"]))
     finish(result, path)
-    if not whole:
+    if interrupted.is_set():
         print("interrupted: the models above are kept")
         return 130
     return int(any(row["status"] != "ok" and not row["peer"] for row in result["rows"]))

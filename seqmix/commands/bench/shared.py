@@ -1,12 +1,15 @@
 """What the subcommands of `seqmix bench` share: options, settings, the record of a run, goals."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
 
+from seqmix._signals import Interrupted
 from seqmix.benchmarks import memory, record, views
 from seqmix.benchmarks.tables import show
 from seqmix.benchmarks.timing import Plan, Settings
@@ -22,6 +25,7 @@ __all__ = [
     "numbers",
     "settings_from",
     "show_goals",
+    "up_to_an_interruption",
 ]
 
 MIXER_CASES = "cases are mixers, see: seqmix list mixers"
@@ -129,3 +133,13 @@ def show_goals(result: record.Record, results: list[tuple[str, str, bool]]) -> N
     result["goals"] = [{"goal": text, "measured": measured, "met": met} for text, measured, met in results]
     if results:
         show(views.goals_table(results))
+
+
+@contextmanager
+def up_to_an_interruption() -> Iterator[Event]:
+    """Inside, a signal ends the measuring and sets the event: minutes of it are not thrown away for the last case."""
+    interrupted = Event()
+    try:
+        yield interrupted
+    except (KeyboardInterrupt, Interrupted):
+        interrupted.set()

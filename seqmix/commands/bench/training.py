@@ -12,7 +12,15 @@ from seqmix.benchmarks.training import product_speed, run_training
 from seqmix.benchmarks.training_peers import installed_peers
 from seqmix.benchmarks.workload import Workload
 from seqmix.commands._options import positive
-from seqmix.commands.bench.shared import MIXER_CASES, begin, finish, measuring, settings_from, show_goals
+from seqmix.commands.bench.shared import (
+    MIXER_CASES,
+    begin,
+    finish,
+    measuring,
+    settings_from,
+    show_goals,
+    up_to_an_interruption,
+)
 
 _SIZES = ("n_layers", "d_model", "batch", "length", "steps")
 
@@ -43,8 +51,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     result, path = begin(arguments, argv, settings)
     counts = settings.threads if on_cpu else (max(settings.threads),)
     progress = Progress(len(names) * len(counts))
-    whole = True
-    try:
+    with up_to_an_interruption() as interrupted:
         for count in counts:
             with threads(count):
                 speed = product_speed(settings.dtype, settings.device)
@@ -55,14 +62,12 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
                     if row.get("model_flops_per_second"):
                         row["utilisation"] = row["model_flops_per_second"] / speed
                     result["rows"].append({"threads": count, **row})
-    except KeyboardInterrupt:  # minutes of measuring are not thrown away for the last case
-        whole = False
     progress.end()
     show(views.training_table(result["rows"]))
     print(views.training_legend(result["rows"]) + "\n")
     show_goals(result, goals.training_goals(result["rows"]))
     finish(result, path)
-    if not whole:
+    if interrupted.is_set():
         print(f"interrupted after {len(result['rows'])} of {len(names) * len(counts)} cases, which are kept")
         return 130
     return int(any(row["status"] != "ok" and not row["peer"] for row in result["rows"]))
