@@ -153,9 +153,8 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _study(path: Path, content: dict[str, Any]) -> Study:
-    known = set(Study.__dataclass_fields__) - {"name", "path"}
     for key in content:
-        if key not in known:
+        if key not in (known := set(Study.__dataclass_fields__) - {"name", "path"}):
             raise unknown_name("key", key, known)
     for key in ("paper", "about", "authors", "year", "claims", "table"):
         if not content.get(key):
@@ -167,11 +166,12 @@ def _study(path: Path, content: dict[str, Any]) -> Study:
         raise unknown_name("computation", str(content["compute"]), computations)
     if not isinstance(content.get("seeds", []), list):
         raise ValueError(f"seeds: expected a list, got {content['seeds']!r}")
-    grids = content.get("grid") or []
-    grids = grids if isinstance(grids, list) else [grids]
+    grids = given if isinstance(given := content.get("grid") or [], list) else [given]
     for grid in grids:
         if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
             raise ValueError(f"grid: expected arguments with lists of values, got {grid!r:.80}")
+    if not isinstance(x := content.get("figure", {}).get("x", ""), str):
+        raise ValueError(f"figure: x: expected one factor, got {x!r:.80}; lines may be several")
     keys = ["deciding", *(each.key for each in MEASURES)]
     for name, measure in content.get("measures", {}).items():
         if not isinstance(measure, list) or len(measure) != 2:

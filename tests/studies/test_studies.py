@@ -142,6 +142,7 @@ def test_a_table_has_medians_with_intervals(mine):
         ("threshold:", "threshhold:", "did you mean 'threshold'"),
         ("{spectrum: [real, ring]", "{spectrum: real", "expected arguments with lists of values"),
         ('error(spectrum="ring", length=10) <', "error[0] <", "expected measures"),
+        ("x: length", "x: [length]", "figure: x: expected one factor"),
     ],
 )
 def test_mistakes_are_told(mine, old, new, message):
