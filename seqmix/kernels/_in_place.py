@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seqmix.kernels._memory import empty_like
 
-__all__ = ["final_like", "granting", "may_pass_the_register", "states_in_place", "states_kept"]
+__all__ = ["final_like", "granting", "is_wanted", "may_pass_the_register", "states_in_place"]
 
 _wanted: ContextVar[bool] = ContextVar("seqmix.kernels.states_in_place", default=False)
 _granted: ContextVar[Tensor | None] = ContextVar("seqmix.kernels.granted_state", default=None)
@@ -51,14 +51,9 @@ def states_in_place() -> Iterator[None]:
         _wanted.reset(token)
 
 
-@contextmanager
-def states_kept() -> Iterator[None]:
-    """Inside, no state is written over: for code that reads one more than once."""
-    token = _wanted.set(False)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
+def is_wanted() -> bool:
+    """Whether this call is in `states_in_place`."""
+    return _wanted.get()
 
 
 def may_pass_the_register(args: tuple[Any, ...]) -> bool:
@@ -66,16 +61,19 @@ def may_pass_the_register(args: tuple[Any, ...]) -> bool:
 
     Not where somebody watches what is called, or where tensors only stand for others.
     """
-    if torch.compiler.is_compiling() or not _wanted.get() or torch.is_grad_enabled():
+    if torch.is_grad_enabled() or torch._C._len_torch_dispatch_stack() or torch.jit.is_tracing():
         return False
-    if torch._C._len_torch_dispatch_stack() or torch.jit.is_tracing() or torch.autograd._profiler_enabled():
+    if torch.autograd._profiler_enabled():
         return False
     return all(type(arg) in (Tensor, nn.Parameter) and arg.is_cpu for arg in args if isinstance(arg, Tensor))
 
 
 @contextmanager
 def granting(state: Tensor | None) -> Iterator[None]:
-    """Inside, `final_like(state)` is `state` itself, and nothing that is called there is granted another one."""
+    """Inside, `final_like(state)` is `state` itself, and nothing that is called there is granted another one.
+
+    None is for code that reads states more than once: all are kept.
+    """
     wanted, granted = _wanted.set(False), _granted.set(state)
     try:
         yield

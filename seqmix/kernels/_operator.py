@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.kernels._in_place import granting, may_pass_the_register
+from seqmix.kernels._in_place import granting, is_wanted, may_pass_the_register
 from seqmix.kernels.transforms import HOW, refuse_transforms
 
 __all__ = ["Operator", "operator"]
@@ -53,10 +53,11 @@ class Operator:
     def __call__(self, *args: Any) -> Any:
         """The outputs; `NotImplementedError` under forward-mode AD and `torch.func`."""
         refuse_transforms(self.owner, *args)
-        if not may_pass_the_register(args):
+        if torch.compiler.is_compiling() or not is_wanted():
             return self.op(*args)
-        with granting(None if self._state is None else args[self._state]):
-            return self._run(*args)
+        passes = may_pass_the_register(args)
+        with granting(args[self._state] if passes and self._state is not None else None):
+            return (self._run if passes else self.op)(*args)
 
     def register_fake(self, fake: Callable[..., Any]) -> None:
         """The outputs' shapes."""

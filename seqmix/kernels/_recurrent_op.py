@@ -21,14 +21,16 @@ def same(*names: str) -> Callable[[dict[str, Any]], list[Tensor]]:
     return lambda given: [torch.empty_like(given[n], memory_format=torch.contiguous_format) for n in names]
 
 
-def with_borders(package: str, values: str, transposed: bool = False) -> Callable[[dict[str, Any]], list[Tensor]]:
+def with_borders(
+    package: str, values: str, transposed: bool = False, state: str = "initial_state"
+) -> Callable[[dict[str, Any]], list[Tensor]]:
     """An output like `values`, the final state, and the states between chunks that the kernels of `package` keep."""
 
     def fakes(given: dict[str, Any]) -> list[Tensor]:
-        inputs, state = given[values].shape, given["initial_state"]
-        shape = (state.mT if transposed else state).shape[1:]
-        room = load_kernels(package, given["backend"]).border_shape(inputs, len(state), shape)
-        return [*same(values, "initial_state")(given), state.new_empty(room)]
+        inputs, start = given[values].shape, given[state]
+        shape = (start.mT if transposed else start).shape[1:]
+        room = load_kernels(package, given["backend"]).border_shape(inputs, len(start), shape)
+        return [*same(values, state)(given), start.new_empty(room)]
 
     return fakes
 

@@ -153,9 +153,9 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _study(path: Path, content: dict[str, Any]) -> Study:
-    for key in content:
-        if key not in (known := set(Study.__dataclass_fields__) - {"name", "path"}):
-            raise unknown_name("key", key, known)
+    known = set(Study.__dataclass_fields__) - {"name", "path"}
+    if unknown := [key for key in content if key not in known]:
+        raise unknown_name("key", unknown[0], known)
     for key in ("paper", "about", "authors", "year", "claims", "table"):
         if not content.get(key):
             raise ValueError(f"{key}: expected it in every study")

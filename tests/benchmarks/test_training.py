@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,18 +45,16 @@ def test_what_takes_long_is_taken_once(monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_what_was_measured_before_a_signal_is_kept(
     number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def training_of(name: str, *arguments: object) -> dict[str, object]:
-        if name == "lstm":
-            os.kill(os.getpid(), number)
-        return run_training(name, *arguments)
+    def signalled(run: Callable[..., object]) -> Callable[..., object]:
+        def call(name: str, *arguments: object) -> object:
+            if name == "lstm":
+                os.kill(os.getpid(), number)
+            return run(name, *arguments)
 
-    def decode_of(name: str, *arguments: object) -> list[dict[str, object]]:
-        if name == "lstm":
-            os.kill(os.getpid(), number)
-        return run_model_decode(name, *arguments)
+        return call
 
-    monkeypatch.setattr("seqmix.commands.bench.training.run_training", training_of)
-    monkeypatch.setattr("seqmix.benchmarks.model_decode.run_model_decode", decode_of)
+    monkeypatch.setattr("seqmix.commands.bench.training.run_training", signalled(run_training))
+    monkeypatch.setattr("seqmix.benchmarks.model_decode.run_model_decode", signalled(run_model_decode))
     for command in (["training"], ["decode", "--layers", "1", "--batch", "1"]):
         file = tmp_path / f"{command[0]}.json"
         argv = [*command, "--quick", "--threads", "1", "--only", "lru,lstm", "--out", str(file)]

@@ -199,6 +199,17 @@ def test_sweeps_that_read_their_state_again_keep_it(mixing_input):
     assert torch.equal(found, expected)
 
 
+def test_sweeps_keep_their_state_where_gradients_are_enabled_inside():
+    torch.manual_seed(0)
+    mixer, x = create_mixer("fp-mamba", 8, solver="sweeps"), torch.randn(2, 3, 8)
+    with torch.no_grad():
+        _, state = mixer(x)
+        expected, _ = mixer(x, state)
+        with states_in_place(), torch.enable_grad():
+            found, _ = mixer(x, state)
+    torch.testing.assert_close(found.detach(), expected)
+
+
 def test_generation_is_that_of_steps():
     torch.manual_seed(0)
     model = SequenceModel("gla", 11, 16, 2).eval()

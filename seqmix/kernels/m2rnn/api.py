@@ -1,12 +1,11 @@
 """`m2rnn`: the loop of M2RNN, a matrix state with a non-linear transition from the right."""
 
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
-from seqmix.kernels._backend import choose_backend, load_kernels, preferred
-from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, same
+from seqmix.kernels._backend import choose_backend, preferred
+from seqmix.kernels._recurrent_op import recurrent_op_of_kernels, with_borders
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.m2rnn import reference
 
@@ -45,12 +44,6 @@ def m2rnn(
     return o, final
 
 
-def _fakes(given: dict[str, Any]) -> list[Tensor]:
-    state = given["state"]
-    room = load_kernels(__package__, given["backend"]).border_shape(given["q"].shape, len(state), state.shape[1:])
-    return [*same("v", "state")(given), state.new_empty(room)]
-
-
 # The last output holds states before every 32nd step, from where the backward pass computes the others again.
 _m2rnn = recurrent_op_of_kernels(
     "m2rnn",
@@ -59,7 +52,7 @@ _m2rnn = recurrent_op_of_kernels(
     inputs="q k v f W state",
     outputs="o final",
     extra="borders",
-    fakes=_fakes,
+    fakes=with_borders(__package__, "v", state="state"),
     kept="q k v f W state borders",
     gradients="q k v f W state",
     options="float clip",

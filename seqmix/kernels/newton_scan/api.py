@@ -19,7 +19,7 @@ from torch import Tensor
 from seqmix._checks import positive
 from seqmix.kernels import checks
 from seqmix.kernels._backend import preferred
-from seqmix.kernels._in_place import states_kept
+from seqmix.kernels._in_place import granting
 from seqmix.kernels._loops import shifted
 from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.block_scan import block_scan
@@ -108,7 +108,7 @@ def newton_scan(
         return NewtonScan(*loop(), 0, 0.0, True)
     refuse_transforms(OP, x, initial_state)
     with torch.autocast(x.device.type, enabled=False):
-        with torch.no_grad(), states_kept():
+        with torch.no_grad(), granting(None):
             tolerance = tolerance or (1e-12 if x.dtype == torch.float64 else 1e-5)
             h, iterations, residual = _iterate(
                 step, x, initial_state, block_size, quasi, bound, tolerance, max_iterations, cu_seqlens

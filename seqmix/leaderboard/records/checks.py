@@ -43,8 +43,9 @@ def problems_of(record: Any, *, older: bool = False, line: bytes | None = None) 
 def unwritable(path: str, value: Any, line: bytes | None = None) -> list[str]:
     """Text that no file can hold, and numbers beyond 64 bits, wherever they stand; `path` is that of `value`."""
     try:
-        # Halves of characters stand in a file as escapes alone.
-        written = line if line is not None and b"\\u" not in line else json.dumps(value, ensure_ascii=False).encode()
+        # Plain text without escapes holds no half of a character; a NUL is one of UTF-16, which spreads digits out.
+        plain = line is not None and line.isascii() and b"\\u" not in line and b"\0" not in line
+        written = line if plain and line is not None else json.dumps(value, ensure_ascii=False).encode()
         if _LONG not in written.translate(_DIGITS):  # a tenth of what a search for 19 digits takes
             return []
     except ValueError:  # half of a character, or thousands of digits

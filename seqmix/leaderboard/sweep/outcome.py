@@ -13,10 +13,18 @@ from seqmix.leaderboard.records.schema import SCHEMA_VERSION, Record, config_has
 from seqmix.leaderboard.sweep.plan import Run
 from seqmix.training.config.files import Config, merge
 
-__all__ = ["POOLS", "WRONG_SETTINGS", "Outcome", "last_lines", "left_in", "record_of", "repro_facts", "settings_for"]
+__all__ = [
+    "POOLS",
+    "Outcome",
+    "has_wrong_settings",
+    "last_lines",
+    "left_in",
+    "record_of",
+    "repro_facts",
+    "settings_for",
+]
 
 _RECORDER = {"class_path": "seqmix.leaderboard.sweep.recorder.RunRecorder"}
-WRONG_SETTINGS = "exit status 2"  # how the reason of a run begins whose settings cannot be
 # What thread pools read when a process starts.
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -89,7 +97,16 @@ def _ended(outcome: Outcome) -> str:
         return outcome.how
     if outcome.status < 0:
         return f"killed by {signal.Signals(-outcome.status).name}"
-    return f"exit status {outcome.status}"
+    return _exited(outcome.status)
+
+
+def _exited(status: int) -> str:
+    return f"exit status {status}"
+
+
+def has_wrong_settings(record: Record) -> bool:
+    """Whether this attempt failed at its settings, which cannot be the next time either."""
+    return record["status"] == "failed" and record["reason"].partition("\n")[0] == _exited(2)
 
 
 def _say_checkpoint(record: Record, which: str) -> None:

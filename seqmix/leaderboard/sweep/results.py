@@ -4,7 +4,7 @@ from collections import Counter
 
 from seqmix.leaderboard.records.schema import Record
 from seqmix.leaderboard.records.store import RunStore
-from seqmix.leaderboard.sweep.outcome import WRONG_SETTINGS
+from seqmix.leaderboard.sweep.outcome import has_wrong_settings
 
 __all__ = ["Results"]
 
@@ -47,8 +47,7 @@ class Results:
             run = record["id"]
             self._tried[run] += 1
             good, tried = record["status"] == "ok", self._tried[run] - self._forgiven[run]
-            # What settings cannot have they cannot have the next time either.
-            limit = 1 if not good and record["reason"].startswith(WRONG_SETTINGS) else self._limit
+            limit = 1 if has_wrong_settings(record) else self._limit
             if good or (run not in self.settled and tried >= limit):
                 self.settled[run] = record
         self._read = len(records)

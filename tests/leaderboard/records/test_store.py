@@ -287,3 +287,12 @@ def test_one_claim_a_run(tmp_path: Path) -> None:
     assert subprocess.check_output(command, cwd=ROOT, text=True) == "[True, True]\n"
     mine.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("half", [b"\\ud800", b"\xed\xa0\x80"], ids=["escaped", "as it is"])
+def test_half_of_a_character_in_a_file_is_told(half: bytes, tmp_path: Path) -> None:
+    record = make_record()
+    record["repro"]["command"] = "HERE"
+    (tmp_path / "runs.jsonl").write_bytes(json.dumps(record).encode().replace(b"HERE", half) + b"\n")
+    records, problems = scan_runs(tmp_path / "runs.jsonl")
+    assert not records and "repro.command: expected text, got half of a character" in problems[0]

@@ -120,6 +120,16 @@ def test_done_runs_are_not_done_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["runs.jsonl"]
 
 
+@pytest.mark.parametrize(("ended", "attempts"), [("exit status 2", 1), ("exit status 255", 2), ("exit status 1", 2)])
+def test_only_what_settings_cannot_have_is_not_tried_again(ended: str, attempts: int, tmp_path: Path) -> None:
+    def outcome(run: Run, attempt: int) -> dict[str, Any]:
+        return make_record(run.name, run.seed, failed=True) | {"reason": f"{ended}\nsaid at the end"}
+
+    runner = FakeRunner(outcome)
+    assert sweep(runs(0), RunStore(tmp_path / "runs.jsonl"), runner) == 1
+    assert runner.started == [(0, attempt + 1) for attempt in range(attempts)]
+
+
 def test_failed_runs_are_recorded_and_tried_once_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def outcome(run: Run, attempt: int) -> dict[str, Any]:
         return make_record(run.name, run.seed, failed=run.seed == 0 or attempt == 1)
