@@ -9,21 +9,25 @@
     y_t = W_out ((S_t^T q_t + D u_t) * silu(z_t))
 
 lambda = 1 is Mamba-2's step, 1/2 the trapezoidal rule. The rotation is that of Selective RoPE, with angles through
-tanh and dt instead of a convolution. Both writes of a token are two steps of one linear attention, the first of which
-is not read. State: S, the angle, and the last k and u.
+tanh and dt instead of a convolution. A token is written twice, as it comes and with the next one, under one decay from
+then on. So S_t = alpha_t Z_{t-1} + gamma_t k_t u_t^T for one linear attention over Z,
+
+    Z_t = alpha_t Z_{t-1} + (gamma_t + beta_{t+1} / alpha_{t+1}) k_t u_t^T
+
+which the query of the token after reads. State: S, the angle, and the last k and u, which the next token writes.
 """
 
 import math
 from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad, sigmoid, silu, softplus
 
 from seqmix._checks import positive
-from seqmix.kernels import causal_conv1d, gated_linear_attention, selective_rotary
+from seqmix.kernels import gated_linear_attention, selective_rotary
 from seqmix.mixers._heads import rms_norm
+from seqmix.mixers._one_more import OneMore
 from seqmix.mixers._positions import ROUNDED_ANGLE, turn_back
 from seqmix.mixers._starts import step_bias
 from seqmix.mixers.base import TokenMixer, check_steps, recurrent_dtype
@@ -131,31 +135,28 @@ class Mamba3(TokenMixer):
     def mix(self, x: Tensor, state: Mamba3State, cu_seqlens: Tensor | None) -> tuple[Tensor, Mamba3State]:
         z, u, q, k, dt, log_alpha, trapezoid, omega = self._project(x)
         (q, k), angle = selective_rotary(q, k, omega, initial_state=state.angle, cu_seqlens=cu_seqlens)
-        # The token before: a convolution with taps (1, 0), which knows about states and packing.
         H, N = self.n_heads, self.d_state
-        pair = torch.cat((k.flatten(2), u.to(k.dtype)), dim=-1)  # (B, T, H N + d_inner)
-        delay = torch.zeros(pair.shape[-1], 2, device=x.device, dtype=k.dtype)
-        delay[:, 0] = 1
-        before, last = causal_conv1d(pair, delay, initial_state=state.last, cu_seqlens=cu_seqlens)
-        k_before, u_before = (t.unflatten(-1, (H, -1)) for t in before.split((H * N, self.d_inner), dim=-1))  # as k, u
-        u_heads = u.to(k.dtype).unflatten(-1, (H, -1))  # (B, T, H, P)
-
-        def both(first: Tensor, second: Tensor) -> Tensor:
-            """The two steps of every token, (B, 2 T, H, ...)."""
-            return rearrange([first, second], "two b t h ... -> b (t two) h ...")
-
-        # beta = (1 - lambda) dt alpha: written before the decay, and therefore decayed with the state.
-        earlier, now = ((share * dt)[..., None] for share in (1 - trapezoid, trapezoid))
+        u = u.to(k.dtype).unflatten(-1, (H, -1))  # (B, T, H, P)
+        now, later = trapezoid * dt, (1 - trapezoid) * dt  # (B, T, H): gamma_t, and beta_t / alpha_t
+        # One token more: the last before these, of which the first of these writes another part.
+        halves = state.last.split((H * N, self.d_inner), dim=-1)
+        k_last, u_last = (t.unflatten(-1, (H, -1)) for t in halves)  # (S, 1, H, N) and (S, 1, H, P)
+        none = torch.zeros_like(k_last[..., 0])
+        row = OneMore(x.shape[1], cu_seqlens)
+        keys, values = row.before(k, k_last), row.before(u, u_last)
+        share = row.before(now, none) + row.after(later, none)
         o, s = gated_linear_attention(
-            both(torch.zeros_like(q), q),
-            both(k_before, k),
-            both(earlier * u_before, now * u_heads),
-            both(torch.zeros_like(log_alpha), log_alpha),
+            row.after(q, torch.zeros_like(k_last)),  # reads before its own token is written
+            keys,
+            share[..., None] * values,
+            row.before(log_alpha, none),
             initial_state=state.ssm,
-            cu_seqlens=None if cu_seqlens is None else cu_seqlens * 2,
+            cu_seqlens=row.cu_seqlens,
         )
-        o = rearrange(o, "b (t two) h p -> b t two h p", two=2)[:, :, 1] + self.D.to(k.dtype)[:, None] * u_heads
+        own = now * (q * k).sum(-1) + self.D.to(k.dtype)
+        o = log_alpha.exp()[..., None] * row.without_last(o) + own[..., None] * u
         y = o.flatten(2).to(z.dtype) * silu(z)  # (B, T, d_inner)
+        last = torch.cat([row.last(t).flatten(2) for t in (keys, values)], dim=-1)
         return self.out_proj(y), Mamba3State(s, angle, last)
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> Mamba3State:
