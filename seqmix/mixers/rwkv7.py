@@ -139,7 +139,8 @@ class RWKV7(TokenMixer):
         # The token before is a convolution of width 2, which restarts where packed sequences do.
         taps = x.new_tensor([1.0, 0.0]).expand(self.d_model, 2)
         before, last = causal_conv1d(x, taps, initial_state=last, cu_seqlens=cu_seqlens)
-        r, w, k, v, a, g = (x + (before - x) * mu.to(x.dtype) for mu in self.mu)
+        change = before - x
+        r, w, k, v, a, g = (torch.addcmul(x, change, mu.to(x.dtype)) for mu in self.mu)
         heads = (self.n_heads, self.d_key)
         # (B, T, H, K), twice, and (B, T, H, V)
         r, k = self.r_proj(r).unflatten(-1, heads), self.k_proj(k).unflatten(-1, heads)

@@ -76,15 +76,16 @@ def test_four_rows(dtype: type) -> None:
     assert not out[0, 4:].any() and not out[1:, :2].any() and not out[1:, 6:].any()
 
 
-def test_kernels_are_compiled_again_when_vectors_change() -> None:
+@pytest.mark.parametrize("name", ["LANES", "TILES"])
+def test_kernels_are_compiled_again_when_what_they_call_changes(name: str) -> None:
     """Numba asks only the file of a kernel whether what it compiled is old: that file has to change, too."""
-    file = Path(_lanes.__file__)
+    file = Path(_lanes.__file__).with_name(f"_{name.lower()}.py")
     digest = hashlib.sha256(file.read_text().encode()).hexdigest()[:8]
-    users = [each for each in file.parent.rglob("*.py") if "kernels._lanes import" in each.read_text()]
+    users = [each for each in file.parent.rglob("*.py") if f"kernels.{file.stem} import" in each.read_text()]
     assert users
     for user in users:
-        found = re.search(r'^LANES = "(\w+)"', user.read_text(), re.MULTILINE)
-        assert found and found[1] == digest, f'{user} must say LANES = "{digest}"'
+        found = re.search(rf'^{name} = "(\w+)"', user.read_text(), re.MULTILINE)
+        assert found and found[1] == digest, f'{user} must say {name} = "{digest}"'
 
 
 @jit()

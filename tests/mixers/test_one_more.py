@@ -1,5 +1,7 @@
 """`OneMore`: sequences that grow by a token, alone, in a batch, packed, and empty ones."""
 
+from itertools import pairwise
+
 import torch
 
 from seqmix.mixers._one_more import OneMore
@@ -10,7 +12,7 @@ def test_packed_sequences_grow_as_each_alone():
     cu = torch.tensor((0, *torch.tensor(lengths).cumsum(0)), dtype=torch.int32)
     x, ends = torch.randn(1, 8, 2, requires_grad=True), torch.randn(5, 1, 2, requires_grad=True)
     row = OneMore(8, cu)
-    parts = [x[:, a:b] for a, b in zip(cu[:-1], cu[1:], strict=True)]
+    parts = [x[:, a:b] for a, b in pairwise(cu)]
     before = [torch.cat((end[None], part), 1) for end, part in zip(ends, parts, strict=True)]
     after = [torch.cat((part, end[None]), 1) for end, part in zip(ends, parts, strict=True)]
     assert row.cu_seqlens.dtype == torch.int32

@@ -6,8 +6,6 @@ a vector of keys, transposed, so that sums over values fill whole vectors, throu
 Letters: L rows of all sequences, S sequences, H heads, K and V widths, G = K, 1 or 0 decays for each head.
 """
 
-import numpy as np
-
 from seqmix.kernels._lanes import (
     first_of,
     fma,
@@ -19,12 +17,13 @@ from seqmix.kernels._lanes import (
     store,
     store4,
     totals,
-    turn,
     width,
 )  # fmt: skip
 from seqmix.kernels._numba import copy, jit, use_wide_vectors
+from seqmix.kernels._tiles import fresh, give, take, turn_over
 
 LANES = "3feaa843"  # of `_lanes.py`, which says why
+TILES = "bc86c512"  # of `_tiles.py`
 CHUNK = 128  # a border is as large as a whole state: few of them
 BLOCK = 32  # what a tile reads in so many steps stays in the cache next to the processor
 A, K, Q = range(3)  # decay, key and query: rows of `column`; their gradients: of `grads`
@@ -33,58 +32,16 @@ V, U = range(2)  # value, and output or its gradient: rows of `row`
 
 # For every number that is written into a call Numba compiles a function anew: calls take variables, such as `zero`.
 @jit()
-def _zeros(rows, columns, like):
-    """Zeros that begin with a cache line: vectors across two of them take twice as long."""
-    size = rows * columns
-    flat = np.zeros(size + 64 // like.itemsize, like.dtype)
-    first = -flat.ctypes.data % 64 // like.itemsize
-    return flat[first : first + size].reshape((rows, columns))
-
-
-@jit()
-def _take(count, rows, t, h, d, width, target, j):
-    """target[:, j]: of the rows from t on of one head, `width` numbers from the d-th on."""
-    use_wide_vectors()
-    # A loop for all rows: views of each would cost as much as what they hold.
-    for i in range(count):
-        for c in range(width):
-            target[i, j, c] = rows[t + i, h, d + c]
-
-
-@jit()
-def _give(count, source, j, rows, t, h, d, width):
-    """The other way round."""
-    use_wide_vectors()
-    for i in range(count):
-        for c in range(width):
-            rows[t + i, h, d + c] = source[i, j, c]
-
-
-@jit()
-def _take_keys(count, decay, k, q, t, h, column):
+def _take_keys(count, decay, k, q, t, h, column, like):
     """What `count` steps have for every key; ones stay where nothing decays."""
     keys, gates, rows, zero = k.shape[2], decay.shape[2], (decay, k, q), t - t
     for j in range(A if gates > 1 else K, 3):
-        _take(count, rows[j], t, h, zero, keys, column, j)
+        take(count, rows[j], t, h, zero, keys, column, j, like)
     if gates == 1:
         for i in range(count):
             a = decay[t + i, h, 0]
             for c in range(keys):
                 column[i, A, c] = a
-
-
-@jit()
-def _turn(source, target, rows, columns, four):
-    """target[c, r] = source[r, c]."""
-    whole = columns // 4 * 4
-    for r in range(0, rows - 3, 4):
-        for c in range(0, whole, 4):
-            r0, r1, r2, r3 = load4(four, source, r, c)
-            c0, c1, c2, c3 = turn(r0, r1, r2, r3)
-            store4(c0, c1, c2, c3, target, c, r)
-    for r in range(rows):
-        for c in range(whole if r < rows // 4 * 4 else 0, columns):
-            target[c, r] = source[r, c]
 
 
 @jit()
@@ -121,9 +78,9 @@ def forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final
     keys, values = initial.shape[2:]
     padded = (keys + 3) // 4 * 4
     length = padded + width(wide) - padded % width(wide) + width(narrow)
-    state = _zeros(padded, values + width(wide) - values % width(wide), q)
-    column = _zeros(3 * BLOCK, length, q).reshape((BLOCK, 3, length))
-    row = _zeros(2 * BLOCK, width(wide), q).reshape((BLOCK, 2, width(wide)))
+    state = fresh(padded, values + width(wide) - values % width(wide), q)
+    column = fresh(3 * BLOCK, length, q).reshape((BLOCK, 3, length))
+    row = fresh(2 * BLOCK, width(wide), q).reshape((BLOCK, 2, width(wide)))
     column[:, A] = 1
     for item in range(first, last):
         s, h = item // heads, item % heads
@@ -135,17 +92,17 @@ def forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final
             count = min(BLOCK, end - t0)
             if t0 > start and (t0 - start) % CHUNK == 0:
                 copy(state[:keys, :values], borders[slots[s] + (t0 - start) // CHUNK - 1, h])
-            _take_keys(count, decay, k, q, t0, h, column)
+            _take_keys(count, decay, k, q, t0, h, column, narrow)
             # A vector of values after the other.
             for d in range(0, values, width(wide)):
                 rest = min(width(wide), values - d)
                 row[:] = 0
-                _take(count, v, t0, h, d, rest, row, zero + V)
+                take(count, v, t0, h, d, rest, row, zero + V, narrow)
                 if rest > width(narrow):
                     _steps(count, column, row, state, d, wide)
                 else:
                     _steps(count, column, row, state, d, narrow)
-                _give(count, row, zero + U, o, t0, h, d, rest)
+                give(count, row, zero + U, o, t0, h, d, rest, narrow)
         copy(state[:keys, :values], final[s, h])
 
 
@@ -224,27 +181,27 @@ def backward(
     padded_keys, padded_values = keys + width(wide) - keys % width(wide), (values + 3) // 4 * 4
     key_row, value_row = padded_keys + width(narrow), padded_values + width(narrow)
     blocks = (longest + BLOCK - 1) // BLOCK
-    states = _zeros(blocks * padded_values, padded_keys, q).reshape((blocks, padded_values, padded_keys))
-    Z, path = _zeros(padded_values, padded_keys, q), _zeros(4 * BLOCK, width(wide), q)
-    column = _zeros(3 * longest, key_row, q).reshape((longest, 3, key_row))
-    row = _zeros(2 * longest, value_row, q).reshape((longest, 2, value_row))
-    grads = _zeros(3 * BLOCK, padded_keys, q).reshape((BLOCK, 3, padded_keys))
-    moved = _zeros(zero + BLOCK, padded_values, q).reshape((BLOCK, 1, padded_values))
+    states = fresh(blocks * padded_values, padded_keys, q).reshape((blocks, padded_values, padded_keys))
+    Z, path = fresh(padded_values, padded_keys, q), fresh(4 * BLOCK, width(wide), q)
+    column = fresh(3 * longest, key_row, q).reshape((longest, 3, key_row))
+    row = fresh(2 * longest, value_row, q).reshape((longest, 2, value_row))
+    grads = fresh(3 * BLOCK, padded_keys, q).reshape((BLOCK, 3, padded_keys))
+    moved = fresh(zero + BLOCK, padded_values, q).reshape((BLOCK, 1, padded_values))
     column[:, A] = 1
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
         Z[:] = 0  # beyond keys and values, too, where the last item may have left what is not finite
-        _turn(dfinal[s, h], Z, keys, values, four)
+        turn_over(dfinal[s, h], Z, keys, values, four)
         for chunk in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
             # What the chunk has for every key and value.
             t0 = start + chunk * CHUNK
             count = min(CHUNK, end - t0)
             border = borders[slots[s] + chunk - 1, h] if chunk > 0 else initial[s, h]
-            _turn(border, states[0], keys, values, four)
-            _take_keys(count, decay, k, q, t0, h, column)
+            turn_over(border, states[0], keys, values, four)
+            _take_keys(count, decay, k, q, t0, h, column, narrow)
             for j in range(2):
-                _take(count, (v, do)[j], t0, h, zero, values, row, j)
+                take(count, (v, do)[j], t0, h, zero, values, row, j, narrow)
             # The states before its blocks.
             last_block = (count - 1) // BLOCK
             for b in range(last_block):
@@ -267,9 +224,9 @@ def backward(
                         _back(steps, columns, rows, path, states[b], Z, c, grads, moved, narrow)
                 # The block's gradients.
                 for j in range(A if gates > 1 else K, 3):
-                    _give(steps, grads, j, (ddecay, dk, dq)[j], t, h, zero, keys)
-                _give(steps, moved, zero, dv, t, h, zero, values)
+                    give(steps, grads, j, (ddecay, dk, dq)[j], t, h, zero, keys, narrow)
+                give(steps, moved, zero, dv, t, h, zero, values, narrow)
                 if gates == 1:
                     for i in range(steps):
                         ddecay[t + i, h, 0] = _sum(grads, i, narrow)
-        _turn(Z, dinitial[s, h], values, keys, four)
+        turn_over(Z, dinitial[s, h], values, keys, four)
