@@ -89,4 +89,9 @@ def _earlier_rows(
 
 
 # By the names of ops: handlers of one rank, (group, rank, op, args, kwargs).
-OPS: dict[str, Callable[..., Any]] = {"causal_conv1d": _window, "lags": _window, "earlier_rows": _earlier_rows}
+OPS: dict[str, Callable[..., Any]] = {
+    "causal_conv1d": _window,
+    "lags": _window,
+    "token_before": _window,
+    "earlier_rows": _earlier_rows,
+}

@@ -3,7 +3,8 @@
 Numba keeps what it compiled beside the file of a function, and compiles it again when that file changes, but not when
 a function that it calls changes in another file: old machine code would go on giving old numbers. So a kernel's helpers
 stand in its own file, and where two kernels need the same one, `_exp`, `_tanh`, `_dot` or `_eliminate`, each
-has a copy; a test keeps the copies alike. Here stands only what has no formula that anybody might edit.
+has a copy; a test keeps the copies alike. Of `_lanes.py` and `_tiles.py`, which are too long for copies, the files that
+use them name a digest. Here stands only what has no formula that anybody might edit.
 """
 
 from collections.abc import Callable

@@ -6,10 +6,10 @@ that call these names the digest of this one, which a test compares.
 
 import numpy as np
 
-from seqmix.kernels._lanes import load, load4, store, store4, turn, width
+from seqmix.kernels._lanes import first_of, load, load4, store, store4, totals, turn, width
 from seqmix.kernels._numba import jit
 
-__all__ = ["fresh", "give", "take", "turn_over"]
+__all__ = ["fresh", "give", "put", "take", "total", "turn_over"]
 
 LANES = "3feaa843"  # of `_lanes.py`, which says why
 
@@ -46,6 +46,27 @@ def give(count, source, j, rows, t, h, d, numbers, like):
             store(load(like, source, i, j, c), rows, t + i, h, d + c)
         for c in range(whole, numbers):
             rows[t + i, h, d + c] = source[i, j, c]
+
+
+@jit()
+def put(source, target, rows, columns, like):
+    """target[:rows, :columns] = source[:rows, :columns]."""
+    step = width(like)
+    whole = columns // step * step
+    for r in range(rows):
+        for c in range(0, whole, step):
+            store(load(like, source, r, c), target, r, c)
+        for c in range(whole, columns):
+            target[r, c] = source[r, c]
+
+
+@jit()
+def total(source, i, j, like):
+    """The sum of source[i, j], whose length is that of whole vectors."""
+    found = like
+    for c in range(0, source.shape[2], width(like)):
+        found = found + load(like, source, i, j, c)
+    return first_of(totals(found, found, found, found))
 
 
 @jit()

@@ -3,11 +3,22 @@
 import torch
 from torch import Tensor
 
+from seqmix.kernels._handing import handed_on
+
+
+@handed_on
+def token_before(x: Tensor, *, initial_state: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, T, D), what comes before each of its sequences (S, 1, D), and before what follows them.
+
+    An op, since what comes before may be on another rank, whose gradient then comes back through x.
+    """
+    return x, initial_state, OneMore(x.shape[1], cu_seqlens).newest(x, initial_state)
+
 
 class OneMore:
     """Places of the tokens of sequences, a batch (B, T, ...) or packed in one row (1, T, ...), that grow by one each.
 
-    `cu_seqlens` are the offsets of the longer ones. An empty sequence has one token then.
+    `cu_seqlens` are the offsets of the longer ones. An empty sequence has that one token then.
     """
 
     def __init__(self, time: int, cu_seqlens: Tensor | None) -> None:
@@ -16,7 +27,7 @@ class OneMore:
             t = torch.arange(time, device=cu_seqlens.device)
             moved = torch.arange(len(cu_seqlens), device=cu_seqlens.device, dtype=cu_seqlens.dtype)  # (S + 1,)
             self.cu_seqlens = cu_seqlens + moved
-            self._first, self._last = self.cu_seqlens[:-1], self.cu_seqlens[1:] - 1  # (S,)
+            self._first, self._last = self.cu_seqlens[:-1].long(), self.cu_seqlens[1:].long() - 1  # (S,)
             self._place = t + torch.bucketize(t, cu_seqlens[1:], right=True)  # (T,), with a token behind
 
     def before(self, x: Tensor, first: Tensor) -> Tensor:
@@ -35,10 +46,12 @@ class OneMore:
         """Of the longer sequences all tokens but the last, (B, T, ...)."""
         return x[:, :-1] if self.cu_seqlens is None else x.index_select(1, self._place)
 
-    def last(self, x: Tensor) -> Tensor:
-        """The last token of each longer sequence, (S, 1, ...)."""
-        return x[:, -1:] if self.cu_seqlens is None else x.index_select(1, self._last).transpose(0, 1)
+    def newest(self, x: Tensor, first: Tensor) -> Tensor:
+        """The last token of each sequence of x, or that of `first` (S, 1, ...) where it has none."""
+        if self.cu_seqlens is None:
+            return x[:, -1:]
+        return self.before(x, first).index_select(1, self._last).transpose(0, 1)
 
     def _spread(self, x: Tensor, place: Tensor, one: Tensor, where: Tensor) -> Tensor:
         longer = x.new_zeros(1, x.shape[1] + len(one), *x.shape[2:]).index_copy(1, place, x)
-        return longer.index_copy(1, where.long(), one.transpose(0, 1))
+        return longer.index_copy(1, where, one.transpose(0, 1))

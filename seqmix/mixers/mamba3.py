@@ -26,8 +26,9 @@ from torch.nn.functional import pad, sigmoid, silu, softplus
 
 from seqmix._checks import positive
 from seqmix.kernels import gated_linear_attention, selective_rotary
+from seqmix.kernels.checks import check_shape, check_tensor, check_together
 from seqmix.mixers._heads import rms_norm
-from seqmix.mixers._one_more import OneMore
+from seqmix.mixers._one_more import OneMore, token_before
 from seqmix.mixers._positions import ROUNDED_ANGLE, turn_back
 from seqmix.mixers._starts import step_bias
 from seqmix.mixers.base import TokenMixer, check_steps, recurrent_dtype
@@ -68,7 +69,7 @@ class Mamba3(TokenMixer):
     """
 
     State = Mamba3State
-    varies_when_cut = ROUNDED_ANGLE
+    varies_when_cut = f"{ROUNDED_ANGLE}, and there a token's two writes are not added first"
     only_scans = True
     _no_weight_decay = ("B_bias", "C_bias", "D", "dt_bias", "B_weight", "C_weight")
 
@@ -136,28 +137,35 @@ class Mamba3(TokenMixer):
         z, u, q, k, dt, log_alpha, trapezoid, omega = self._project(x)
         (q, k), angle = selective_rotary(q, k, omega, initial_state=state.angle, cu_seqlens=cu_seqlens)
         H, N = self.n_heads, self.d_state
+        check_tensor("Mamba3", "state.last", state.last, "S 1 H(N+P)")
+        check_shape("Mamba3", "state.last", state.last, (len(state.last), 1, H * N + self.d_inner), "a k and a u")
+        check_together("Mamba3", "x", x=k, **{"state.last": state.last})
         u = u.to(k.dtype).unflatten(-1, (H, -1))  # (B, T, H, P)
         now, later = trapezoid * dt, (1 - trapezoid) * dt  # (B, T, H): gamma_t, and beta_t / alpha_t
         # One token more: the last before these, of which the first of these writes another part.
-        halves = state.last.split((H * N, self.d_inner), dim=-1)
-        k_last, u_last = (t.unflatten(-1, (H, -1)) for t in halves)  # (S, 1, H, N) and (S, 1, H, P)
-        none = torch.zeros_like(k_last[..., 0])
-        row = OneMore(x.shape[1], cu_seqlens)
-        keys, values = row.before(k, k_last), row.before(u, u_last)
-        share = row.before(now, none) + row.after(later, none)
+        k, k_before, k_last = self._before(k, state.last[..., : H * N], cu_seqlens)
+        u, u_before, u_last = self._before(u, state.last[..., H * N :], cu_seqlens)
+        zero = torch.zeros_like(k_before[..., 0])
+        longer = OneMore(x.shape[1], cu_seqlens)
+        share = longer.before(now, zero) + longer.after(later, zero)
         o, s = gated_linear_attention(
-            row.after(q, torch.zeros_like(k_last)),  # reads before its own token is written
-            keys,
-            share[..., None] * values,
-            row.before(log_alpha, none),
+            longer.after(q, torch.zeros_like(k_before)),  # reads before its own token is written
+            longer.before(k, k_before),
+            share[..., None] * longer.before(u, u_before),
+            longer.before(log_alpha, zero),
             initial_state=state.ssm,
-            cu_seqlens=row.cu_seqlens,
+            cu_seqlens=longer.cu_seqlens,
         )
         own = now * (q * k).sum(-1) + self.D.to(k.dtype)
-        o = log_alpha.exp()[..., None] * row.without_last(o) + own[..., None] * u
+        o = log_alpha.exp()[..., None] * longer.without_last(o) + own[..., None] * u
         y = o.flatten(2).to(z.dtype) * silu(z)  # (B, T, d_inner)
-        last = torch.cat([row.last(t).flatten(2) for t in (keys, values)], dim=-1)
-        return self.out_proj(y), Mamba3State(s, angle, last)
+        return self.out_proj(y), Mamba3State(s, angle, torch.cat((k_last, u_last), dim=-1))
+
+    @staticmethod
+    def _before(x: Tensor, last: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, H, N or P), the same of the token before it (S, 1, H, ...), and the last token (S, 1, H ...)."""
+        rows, before, newest = token_before(x.flatten(2), initial_state=last.to(x.dtype), cu_seqlens=cu_seqlens)
+        return rows.view_as(x), before.unflatten(-1, x.shape[2:]), newest
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> Mamba3State:
         """Zeros."""

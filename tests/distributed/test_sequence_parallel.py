@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.utils import _pytree as pytree
 
 import seqmix.kernels
 from seqmix import SequenceModel, list_mixers
@@ -55,7 +56,7 @@ def check(found: dict[str, dict[str, float]], mixers: list[str]) -> None:
 
 
 def test_two_ranks_are_one() -> None:
-    mixers = ["mamba", "attention"]  # scans in two passes and a window; keys that are handed on
+    mixers = ["mamba", "attention", "mamba-3"]  # scans in two passes and a window; keys; a token that is handed on
     check(run(2, mixers), mixers)
 
 
@@ -113,6 +114,23 @@ def test_every_scan_of_a_layer_can_be_cut() -> None:
                 model(tokens)
     assert set(seen) >= gathered.OPS.keys()
     assert set(seen) <= EXCHANGES.keys() | gathered.OPS.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in list_mixers() if SequenceModel(name, 5, 32).mixers[0].only_scans])
+def test_no_layer_reads_its_state_beside_its_ops(name: str) -> None:
+    """On the second rank it would read zeros: what comes before is known to ops alone."""
+    layer = SequenceModel(name, 5, 32).mixers[0]
+    x = torch.randn(2, 5, 32)
+    empty = layer.init_state(2)
+    other = pytree.tree_map(lambda leaf: torch.rand_like(leaf) if leaf.is_floating_point() else leaf + 3, empty)
+
+    def from_nothing(op: Any, args: Any, kwargs: Any) -> Any:
+        if "initial_state" in kwargs:
+            kwargs = kwargs | {"initial_state": torch.zeros_like(kwargs["initial_state"])}
+        return op(*args, **kwargs) if op.__name__ != "earlier_rows" else (args[0], None)
+
+    with torch.no_grad(), handing(from_nothing):
+        assert torch.equal(layer(x, empty)[0], layer(x, other)[0])
 
 
 def test_a_compiled_model_is_cut_as_well(alone: None) -> None:

@@ -93,6 +93,37 @@ def test_mamba3_equals_the_equations():
     torch.testing.assert_close(values.abs(), alpha[..., None].expand_as(values))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda last: last.expand(-1, 2, -1), r"state.last must have shape \(1, 1, 60\)"),
+        (lambda last: last[..., :-1], r"state.last must have shape \(1, 1, 60\)"),
+        (lambda last: last[0], "state.last must be a tensor of shape"),
+        (lambda last: last.int(), "state.last must be real floating"),
+        (lambda last: last.double(), "double precision goes with double precision only"),
+    ],
+)
+def test_mamba3_says_what_a_last_token_is(change, message, packed):
+    layer = Mamba3(6, d_state=16, n_heads=3)
+    state = layer.init_state(1)
+    with pytest.raises(ValueError, match=message):
+        layer(
+            torch.randn(1, 1, 6),
+            state._replace(last=change(state.last)),
+            cu_seqlens=torch.tensor([0, 1], dtype=torch.int32) if packed else None,
+        )
+
+
+def test_mamba3_takes_a_last_token_of_half_precision_packed_or_not():
+    layer, x = Mamba3(6, d_state=4, n_heads=3), torch.randn(1, 7, 6)
+    _, state = layer(torch.randn(1, 3, 6))
+    state = state._replace(last=state.last.half())
+    whole = layer(x, state)
+    packed = layer(x, state, cu_seqlens=torch.tensor([0, 7], dtype=torch.int32))
+    torch.testing.assert_close(whole, packed)
+
+
 def test_mamba3_gradients_stay_finite_for_any_rate():
     layer = Mamba3(4, d_state=2, n_heads=1)
     x = torch.randn(2, 9, 4) * 1e4

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import torch
 
-from seqmix.mixers._one_more import OneMore
+from seqmix.mixers._one_more import OneMore, token_before
 
 
 def test_packed_sequences_grow_as_each_alone():
@@ -20,7 +20,9 @@ def test_packed_sequences_grow_as_each_alone():
     assert torch.equal(row.before(x, ends), torch.cat(before, 1))
     assert torch.equal(row.after(x, ends), torch.cat(after, 1))
     assert torch.equal(row.without_last(row.after(x, ends)), x)
-    assert torch.equal(row.last(row.before(x, ends)), torch.cat([part[:, -1:] for part in before]))
+    newest = torch.cat([part[:, -1:] for part in before])
+    assert torch.equal(row.newest(x, ends), newest)
+    assert torch.equal(token_before(x, initial_state=ends, cu_seqlens=cu)[2], newest)
     weights = torch.arange(26.0).reshape(1, 13, 2)
     found = torch.autograd.grad((row.before(x, ends) * weights).sum(), (x, ends))
     wanted = torch.autograd.grad((torch.cat(before, 1) * weights).sum(), (x, ends))
@@ -31,4 +33,5 @@ def test_a_batch_grows_row_by_row():
     x, end, row = torch.randn(2, 3, 4), torch.randn(2, 1, 4), OneMore(3, None)
     assert row.cu_seqlens is None
     assert torch.equal(row.before(x, end)[:, 1:], x) and torch.equal(row.before(x, end)[:, :1], end)
-    assert torch.equal(row.without_last(row.after(x, end)), x) and torch.equal(row.last(row.after(x, end)), end)
+    assert torch.equal(row.without_last(row.after(x, end)), x)
+    assert torch.equal(row.newest(x, end), x[:, 2:])

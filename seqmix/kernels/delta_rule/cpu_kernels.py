@@ -20,15 +20,18 @@ from seqmix.kernels._lanes import (
     totals,
     width,
 )  # fmt: skip
-from seqmix.kernels._numba import copy, jit, use_wide_vectors
-from seqmix.kernels._tiles import fresh, give, take, turn_over
+from seqmix.kernels._numba import jit, use_wide_vectors
+from seqmix.kernels._tiles import fresh, give, put, take, total, turn_over
 
 LANES = "3feaa843"  # of `_lanes.py`, which says why
-TILES = "bc86c512"  # of `_tiles.py`
+TILES = "8a109fa2"  # of `_tiles.py`
 BLOCK = 32  # steps from one border to the next
-Q, K, P = range(3)  # query and key: rows of `column`, and of `grads` their gradients and the parts of the decay's
-V, U, W, LOST, DV, LESS_DV, FADED_DV = range(7)  # rows of `row`: value, output or its gradient, and what `_back` says
-A, LESS_A, BETA, LESS, DBETA = range(5)  # numbers of a step: decay, less it, strength, -1, the strength's gradient
+Q, K, P = range(3)  # query and key: rows of `column`, and with parts of the decay's gradient of `grads`
+V, U, W, LOST, DV, LESS_DV, FADED_DV = range(
+    7
+)  # rows of `row`: value, output or its gradient; the others as in `_back`
+# Numbers of a step: decay, strength and its gradient, and factors for what is taken away, since vectors know no minus.
+A, LESS_A, BETA, LESS, DBETA = range(5)
 
 
 # For every number that is written into a call Numba compiles a function anew: calls take variables, such as `zero`.
@@ -47,13 +50,13 @@ def _take_keys(count, q, k, beta, decay, t, h, column, step, like):
 @jit()
 def _read(column, state, d, like):
     """What the key of a block's first step reads for the values from d on, summed as `_steps` does for those after."""
-    total = like
+    read = like
     for c in range(0, len(state), 4):
         s0, s1, s2, s3 = load4(like, state, c, d)
         first = fma(spread(like, column, 0, K, c), s0, spread(like, column, 0, K, c + 1) * s1)
         second = fma(spread(like, column, 0, K, c + 3), s3, spread(like, column, 0, K, c + 2) * s2)
-        total = total + (first + second)
-    return total
+        read = read + (first + second)
+    return read
 
 
 @jit()
@@ -74,10 +77,10 @@ def _steps(count, column, step, row, state, d, like):
             first = fma(spread(like, column, i, Q, c), s0, spread(like, column, i, Q, c + 1) * s1)
             second = fma(spread(like, column, i, Q, c + 3), s3, spread(like, column, i, Q, c + 2) * s2)
             o = o + (first + second)
-            # Of the step after a block's last one this is no number that anybody reads.
-            first = fma(spread(like, column, i + 1, K, c), s0, spread(like, column, i + 1, K, c + 1) * s1)
-            second = fma(spread(like, column, i + 1, K, c + 3), s3, spread(like, column, i + 1, K, c + 2) * s2)
-            following = following + (first + second)
+            if i + 1 < count:
+                first = fma(spread(like, column, i + 1, K, c), s0, spread(like, column, i + 1, K, c + 1) * s1)
+                second = fma(spread(like, column, i + 1, K, c + 3), s3, spread(like, column, i + 1, K, c + 2) * s2)
+                following = following + (first + second)
         store(o, row, i, U, 0)
         read = following
 
@@ -97,13 +100,13 @@ def forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o,
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
-        copy(initial[s, h], state)
+        put(initial[s, h], state, keys, values, narrow)
         state[keys:] = 0  # where the last item wrote 0 times its values, which need not be finite
         for t0 in range(start, end, BLOCK):
             # What a block has for every key.
             count = min(BLOCK, end - t0)
             if t0 > start:
-                copy(state[:keys, :values], borders[slots[s] + (t0 - start) // BLOCK - 1, h])
+                put(state, borders[slots[s] + (t0 - start) // BLOCK - 1, h], keys, values, narrow)
             _take_keys(count, q, k, beta, decay, t0, h, column, step, narrow)
             # Some vectors of values after the others.
             for d in range(0, values, width(wide)):
@@ -115,7 +118,7 @@ def forward(first, last, heads, bounds, slots, q, k, v, beta, decay, initial, o,
                 else:
                     _steps(count, column, step, row, state, d, narrow)
                 give(count, row, zero + U, o, t0, h, d, rest, narrow)
-        copy(state[:keys, :values], final[s, h])
+        put(state, final[s, h], keys, values, narrow)
 
 
 @jit()
@@ -197,15 +200,6 @@ def _back(count, column, step, row, path, Z, d, grads, like):
 
 
 @jit()
-def _sum(grads, i, like):
-    """The sum of the parts of a decay's gradient."""
-    total = like
-    for c in range(0, grads.shape[2], width(like)):
-        total = total + load(like, grads, i, P, c)
-    return first_of(totals(total, total, total, total))
-
-
-@jit()
 def backward(
     first, last, heads, bounds, slots,
     q, k, v, beta, decay, initial, borders, do, dfinal, dq, dk, dv, dbeta, dlog, dinitial,
@@ -249,5 +243,5 @@ def backward(
             for i in range(count):
                 dbeta[t0 + i, h] = step[i, DBETA]
                 if decay.shape[2]:
-                    dlog[t0 + i, h, 0] = step[i, A] * _sum(grads, i, narrow)
+                    dlog[t0 + i, h, 0] = step[i, A] * total(grads, i, zero + P, narrow)
         turn_over(Z, dinitial[s, h], values, keys, four)

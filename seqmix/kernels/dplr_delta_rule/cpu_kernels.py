@@ -8,14 +8,15 @@ Letters: L rows of all sequences, S sequences, H heads, K and V widths.
 """
 
 from seqmix.kernels._lanes import fma, lanes, load, load4, registers, spread, store, store4, totals, width
-from seqmix.kernels._numba import copy, jit, use_wide_vectors
-from seqmix.kernels._tiles import fresh, give, take, turn_over
+from seqmix.kernels._numba import jit, use_wide_vectors
+from seqmix.kernels._tiles import fresh, give, put, take, turn_over
 
 LANES = "3feaa843"  # of `_lanes.py`, which says why
-TILES = "bc86c512"  # of `_tiles.py`
+TILES = "8a109fa2"  # of `_tiles.py`
 BLOCK = 32  # steps from one border to the next
 Q, K, A, B, W = range(5)  # rows of `column`, what one step has for every key, and of `grads`, their gradients
 V, U, R = range(3)  # value, output or its gradient, and what b has read: rows of `row`
+DV, DR = range(2)  # gradients of value and of what b has read: rows of `moved`
 
 
 # For every number that is written into a call Numba compiles a function anew: calls take variables, such as `zero`.
@@ -30,13 +31,13 @@ def _take_keys(count, q, k, a, b, w, t, h, column, like):
 @jit()
 def _read(column, state, d, like):
     """What b of a block's first step reads for the values from d on, summed as `_steps` does for the steps after it."""
-    total = like
+    read = like
     for c in range(0, len(state), 4):
         s0, s1, s2, s3 = load4(like, state, c, d)
         first = fma(spread(like, column, 0, B, c), s0, spread(like, column, 0, B, c + 1) * s1)
         second = fma(spread(like, column, 0, B, c + 3), s3, spread(like, column, 0, B, c + 2) * s2)
-        total = total + (first + second)
-    return total
+        read = read + (first + second)
+    return read
 
 
 @jit()
@@ -60,10 +61,10 @@ def _steps(count, column, row, state, d, like):
             first = fma(spread(like, column, i, Q, c), s0, spread(like, column, i, Q, c + 1) * s1)
             second = fma(spread(like, column, i, Q, c + 3), s3, spread(like, column, i, Q, c + 2) * s2)
             o = o + (first + second)
-            # Of the step after a block's last one this is no number that anybody reads.
-            first = fma(spread(like, column, i + 1, B, c), s0, spread(like, column, i + 1, B, c + 1) * s1)
-            second = fma(spread(like, column, i + 1, B, c + 3), s3, spread(like, column, i + 1, B, c + 2) * s2)
-            following = following + (first + second)
+            if i + 1 < count:
+                first = fma(spread(like, column, i + 1, B, c), s0, spread(like, column, i + 1, B, c + 1) * s1)
+                second = fma(spread(like, column, i + 1, B, c + 3), s3, spread(like, column, i + 1, B, c + 2) * s2)
+                following = following + (first + second)
         store(o, row, i, U, 0)
         read = following
 
@@ -81,13 +82,13 @@ def forward(first, last, heads, bounds, slots, q, k, v, a, b, w, initial, o, fin
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
-        copy(initial[s, h], state)
+        put(initial[s, h], state, keys, values, narrow)
         state[keys:] = 0  # where the last item wrote 0 times its values, which need not be finite
         for t0 in range(start, end, BLOCK):
             # What a block has for every key.
             count = min(BLOCK, end - t0)
             if t0 > start:
-                copy(state[:keys, :values], borders[slots[s] + (t0 - start) // BLOCK - 1, h])
+                put(state, borders[slots[s] + (t0 - start) // BLOCK - 1, h], keys, values, narrow)
             _take_keys(count, q, k, a, b, w, t0, h, column, narrow)
             # Some vectors of values after the others.
             for d in range(0, values, width(wide)):
@@ -99,7 +100,7 @@ def forward(first, last, heads, bounds, slots, q, k, v, a, b, w, initial, o, fin
                 else:
                     _steps(count, column, row, state, d, narrow)
                 give(count, row, zero + U, o, t0, h, d, rest, narrow)
-        copy(state[:keys, :values], final[s, h])
+        put(state, final[s, h], keys, values, narrow)
 
 
 @jit()
@@ -153,8 +154,8 @@ def _back(count, column, row, path, Z, d, moved, grads, like):
             store4(g0, g1, g2, g3, Z, d, c)
             x0, x1, x2, x3 = fma(g0, k, x0), fma(g1, k, x1), fma(g2, k, x2), fma(g3, k, x3)
             r0, r1, r2, r3 = fma(g0, a, r0), fma(g1, a, r1), fma(g2, a, r2), fma(g3, a, r3)
-        store(totals(x0, x1, x2, x3), moved, i, V, d)
-        store(totals(r0, r1, r2, r3), moved, i, U, d)
+        store(totals(x0, x1, x2, x3), moved, i, DV, d)
+        store(totals(r0, r1, r2, r3), moved, i, DR, d)
         # All others, and the gradient of the state before.
         for c in range(0, path.shape[1], width(like)):
             b, w = load(like, column, i, B, c), load(like, column, i, W, c)
@@ -162,8 +163,8 @@ def _back(count, column, row, path, Z, d, moved, grads, like):
             db, dw = load(like, grads, i, B, c), load(like, grads, i, W, c)
             g0, g1, g2, g3 = load4(like, Z, d, c)
             p0, p1, p2, p3 = load4(like, path, 4 * i, c)
-            e0, e1 = spread(like, moved, i, U, d), spread(like, moved, i, U, d + 1)
-            e2, e3 = spread(like, moved, i, U, d + 2), spread(like, moved, i, U, d + 3)
+            e0, e1 = spread(like, moved, i, DR, d), spread(like, moved, i, DR, d + 1)
+            e2, e3 = spread(like, moved, i, DR, d + 2), spread(like, moved, i, DR, d + 3)
             dk = fma(spread(like, row, i, V, d + 1), g1, fma(spread(like, row, i, V, d), g0, dk))
             dk = fma(spread(like, row, i, V, d + 3), g3, fma(spread(like, row, i, V, d + 2), g2, dk))
             da = fma(spread(like, row, i, R, d + 1), g1, fma(spread(like, row, i, R, d), g0, da))
@@ -216,5 +217,5 @@ def backward(
             # Its gradients.
             for j in range(5):
                 give(count, grads, j, (dq, dk, da, db, dw)[j], t0, h, zero, keys, narrow)
-            give(count, moved, zero + V, dv, t0, h, zero, values, narrow)
+            give(count, moved, zero + DV, dv, t0, h, zero, values, narrow)
         turn_over(Z, dinitial[s, h], values, keys, four)

@@ -7,7 +7,6 @@ Letters: L rows of all sequences, S sequences, H heads, K and V widths, G = K, 1
 """
 
 from seqmix.kernels._lanes import (
-    first_of,
     fma,
     lanes,
     load,
@@ -19,11 +18,11 @@ from seqmix.kernels._lanes import (
     totals,
     width,
 )  # fmt: skip
-from seqmix.kernels._numba import copy, jit, use_wide_vectors
-from seqmix.kernels._tiles import fresh, give, take, turn_over
+from seqmix.kernels._numba import jit, use_wide_vectors
+from seqmix.kernels._tiles import fresh, give, put, take, total, turn_over
 
 LANES = "3feaa843"  # of `_lanes.py`, which says why
-TILES = "bc86c512"  # of `_tiles.py`
+TILES = "8a109fa2"  # of `_tiles.py`
 CHUNK = 128  # a border is as large as a whole state: few of them
 BLOCK = 32  # what a tile reads in so many steps stays in the cache next to the processor
 A, K, Q = range(3)  # decay, key and query: rows of `column`; their gradients: of `grads`
@@ -42,15 +41,6 @@ def _take_keys(count, decay, k, q, t, h, column, like):
             a = decay[t + i, h, 0]
             for c in range(keys):
                 column[i, A, c] = a
-
-
-@jit()
-def _sum(row, i, like):
-    """The sum of a row of `grads` for the decays."""
-    total = like
-    for c in range(0, row.shape[2], width(like)):
-        total = total + load(like, row, i, A, c)
-    return first_of(totals(total, total, total, total))
 
 
 @jit()
@@ -85,13 +75,13 @@ def forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final
     for item in range(first, last):
         s, h = item // heads, item % heads
         start, end = bounds[s], bounds[s + 1]
-        copy(initial[s, h], state)
+        put(initial[s, h], state, keys, values, narrow)
         state[keys:] = 0  # where the last item wrote 0 times its values, which need not be finite
         for t0 in range(start, end, BLOCK):
             # What a block has for every key.
             count = min(BLOCK, end - t0)
             if t0 > start and (t0 - start) % CHUNK == 0:
-                copy(state[:keys, :values], borders[slots[s] + (t0 - start) // CHUNK - 1, h])
+                put(state, borders[slots[s] + (t0 - start) // CHUNK - 1, h], keys, values, narrow)
             _take_keys(count, decay, k, q, t0, h, column, narrow)
             # A vector of values after the other.
             for d in range(0, values, width(wide)):
@@ -103,7 +93,7 @@ def forward(first, last, heads, bounds, slots, q, k, v, decay, initial, o, final
                 else:
                     _steps(count, column, row, state, d, narrow)
                 give(count, row, zero + U, o, t0, h, d, rest, narrow)
-        copy(state[:keys, :values], final[s, h])
+        put(state, final[s, h], keys, values, narrow)
 
 
 @jit()
@@ -228,5 +218,5 @@ def backward(
                 give(steps, moved, zero, dv, t, h, zero, values, narrow)
                 if gates == 1:
                     for i in range(steps):
-                        ddecay[t + i, h, 0] = _sum(grads, i, narrow)
+                        ddecay[t + i, h, 0] = total(grads, i, zero + A, narrow)
         turn_over(Z, dinitial[s, h], values, keys, four)
