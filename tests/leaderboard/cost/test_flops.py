@@ -45,7 +45,10 @@ def test_every_mixer_is_counted_whole(mixer: str) -> None:
     matrices = sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2)
     one, other = flops_per_token(model, T), flops_per_token(model, 2 * T)
     assert one >= 2 * 0.95 * matrices
-    assert (other > one) if mixer in ("attention", "path", "log-linear") else (other == one)
+    if mixer == "mamba-3":  # which goes through one token more than there are
+        assert one * (T + 0.5) / (T + 1) < other < one
+    else:
+        assert (other > one) if mixer in ("attention", "path", "log-linear") else (other == one)
 
 
 def test_iterations_count() -> None:
