@@ -6,10 +6,10 @@ that call these names the digest of this one, which a test compares.
 
 import numpy as np
 
-from seqmix.kernels._lanes import first_of, load, load4, store, store4, totals, turn, width
+from seqmix.kernels._lanes import first_of, fma, load, load4, spread, store, store4, totals, turn, width
 from seqmix.kernels._numba import jit
 
-__all__ = ["fresh", "give", "put", "take", "total", "turn_over"]
+__all__ = ["fresh", "give", "put", "read", "take", "total", "turn_over"]
 
 LANES = "3feaa843"  # of `_lanes.py`, which says why
 
@@ -67,6 +67,18 @@ def total(source, i, j, like):
     for c in range(0, source.shape[2], width(like)):
         found = found + load(like, source, i, j, c)
     return first_of(totals(found, found, found, found))
+
+
+@jit()
+def read(column, j, state, d, like):
+    """state^T column[0, j] for the values from d on; four keys are summed as kernels do it that go on from there."""
+    found = like
+    for c in range(0, len(state), 4):
+        s0, s1, s2, s3 = load4(like, state, c, d)
+        first = fma(spread(like, column, 0, j, c), s0, spread(like, column, 0, j, c + 1) * s1)
+        second = fma(spread(like, column, 0, j, c + 3), s3, spread(like, column, 0, j, c + 2) * s2)
+        found = found + (first + second)
+    return found
 
 
 @jit()

@@ -12,7 +12,11 @@ def token_before(x: Tensor, *, initial_state: Tensor, cu_seqlens: Tensor | None)
 
     An op, since what comes before may be on another rank, whose gradient then comes back through x.
     """
-    return x, initial_state, OneMore(x.shape[1], cu_seqlens).newest(x, initial_state)
+    if cu_seqlens is None:
+        return x, initial_state, x[:, -1:]
+    ends = (cu_seqlens[1:].long() - 1).clamp_min(0)  # of empty sequences some other token
+    newest = x.index_select(1, ends).transpose(0, 1)  # (S, 1, D)
+    return x, initial_state, torch.where((cu_seqlens.diff() > 0)[:, None, None], newest, initial_state)
 
 
 class OneMore:
@@ -45,12 +49,6 @@ class OneMore:
     def without_last(self, x: Tensor) -> Tensor:
         """Of the longer sequences all tokens but the last, (B, T, ...)."""
         return x[:, :-1] if self.cu_seqlens is None else x.index_select(1, self._place)
-
-    def newest(self, x: Tensor, first: Tensor) -> Tensor:
-        """The last token of each sequence of x, or that of `first` (S, 1, ...) where it has none."""
-        if self.cu_seqlens is None:
-            return x[:, -1:]
-        return self.before(x, first).index_select(1, self._last).transpose(0, 1)
 
     def _spread(self, x: Tensor, place: Tensor, one: Tensor, where: Tensor) -> Tensor:
         longer = x.new_zeros(1, x.shape[1] + len(one), *x.shape[2:]).index_copy(1, place, x)

@@ -21,15 +21,14 @@ from seqmix.kernels._lanes import (
     width,
 )  # fmt: skip
 from seqmix.kernels._numba import jit, use_wide_vectors
-from seqmix.kernels._tiles import fresh, give, put, take, total, turn_over
+from seqmix.kernels._tiles import fresh, give, put, read, take, total, turn_over
 
 LANES = "3feaa843"  # of `_lanes.py`, which says why
-TILES = "8a109fa2"  # of `_tiles.py`
+TILES = "4ee3d1c8"  # of `_tiles.py`
 BLOCK = 32  # steps from one border to the next
 Q, K, P = range(3)  # query and key: rows of `column`, and with parts of the decay's gradient of `grads`
-V, U, W, LOST, DV, LESS_DV, FADED_DV = range(
-    7
-)  # rows of `row`: value, output or its gradient; the others as in `_back`
+# Rows of `row`: value, output or its gradient, and the others as `_back` names them.
+V, U, W, LOST, DV, LESS_DV, FADED_DV = range(7)
 # Numbers of a step: decay, strength and its gradient, and factors for what is taken away, since vectors know no minus.
 A, LESS_A, BETA, LESS, DBETA = range(5)
 
@@ -48,25 +47,15 @@ def _take_keys(count, q, k, beta, decay, t, h, column, step, like):
 
 
 @jit()
-def _read(column, state, d, like):
-    """What the key of a block's first step reads for the values from d on, summed as `_steps` does for those after."""
-    read = like
-    for c in range(0, len(state), 4):
-        s0, s1, s2, s3 = load4(like, state, c, d)
-        first = fma(spread(like, column, 0, K, c), s0, spread(like, column, 0, K, c + 1) * s1)
-        second = fma(spread(like, column, 0, K, c + 3), s3, spread(like, column, 0, K, c + 2) * s2)
-        read = read + (first + second)
-    return read
-
-
-@jit()
 def _steps(count, column, step, row, state, d, like):
     """`count` steps of all keys and of the values from d on, as many as `like` has."""
     use_wide_vectors()
-    read = _read(column, state, d, like)
+    # What the key of the first step reads; every step reads for the one after it.
+    zero = count - count
+    moved = read(column, zero + K, state, d, like)
     for i in range(count):
         a, o, following = spread(like, step, i, A), like, like
-        x = spread(like, step, i, BETA) * fma(spread(like, step, i, LESS_A), read, load(like, row, i, V, 0))
+        x = spread(like, step, i, BETA) * fma(spread(like, step, i, LESS_A), moved, load(like, row, i, V, 0))
         for c in range(0, len(state), 4):
             s0, s1, s2, s3 = load4(like, state, c, d)
             s0 = fma(spread(like, column, i, K, c), x, a * s0)
@@ -82,7 +71,7 @@ def _steps(count, column, step, row, state, d, like):
                 second = fma(spread(like, column, i + 1, K, c + 3), s3, spread(like, column, i + 1, K, c + 2) * s2)
                 following = following + (first + second)
         store(o, row, i, U, 0)
-        read = following
+        moved = following
 
 
 @jit()
@@ -135,10 +124,10 @@ def _states(count, column, step, row, before, d, path, grads, like):
         k = load(like, column, 0, K, c)
         r0, r1, r2, r3 = fma(s0, k, r0), fma(s1, k, r1), fma(s2, k, r2), fma(s3, k, r3)
     for i in range(count):
-        read = totals(r0, r1, r2, r3)
-        lost = fma(spread(read, step, i, LESS_A), read, load(read, row, i, V, d))
+        moved = totals(r0, r1, r2, r3)
+        lost = fma(spread(moved, step, i, LESS_A), moved, load(moved, row, i, V, d))
         store(lost, row, i, LOST, d)
-        store(spread(read, step, i, BETA) * lost, row, i, W, d)
+        store(spread(moved, step, i, BETA) * lost, row, i, W, d)
         r0, r1, r2, r3 = like, like, like, like
         a = spread(like, step, i, A)
         for c in range(0, path.shape[1], width(like)):

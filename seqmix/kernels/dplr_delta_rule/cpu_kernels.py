@@ -9,10 +9,10 @@ Letters: L rows of all sequences, S sequences, H heads, K and V widths.
 
 from seqmix.kernels._lanes import fma, lanes, load, load4, registers, spread, store, store4, totals, width
 from seqmix.kernels._numba import jit, use_wide_vectors
-from seqmix.kernels._tiles import fresh, give, put, take, turn_over
+from seqmix.kernels._tiles import fresh, give, put, read, take, turn_over
 
 LANES = "3feaa843"  # of `_lanes.py`, which says why
-TILES = "8a109fa2"  # of `_tiles.py`
+TILES = "4ee3d1c8"  # of `_tiles.py`
 BLOCK = 32  # steps from one border to the next
 Q, K, A, B, W = range(5)  # rows of `column`, what one step has for every key, and of `grads`, their gradients
 V, U, R = range(3)  # value, output or its gradient, and what b has read: rows of `row`
@@ -29,33 +29,23 @@ def _take_keys(count, q, k, a, b, w, t, h, column, like):
 
 
 @jit()
-def _read(column, state, d, like):
-    """What b of a block's first step reads for the values from d on, summed as `_steps` does for the steps after it."""
-    read = like
-    for c in range(0, len(state), 4):
-        s0, s1, s2, s3 = load4(like, state, c, d)
-        first = fma(spread(like, column, 0, B, c), s0, spread(like, column, 0, B, c + 1) * s1)
-        second = fma(spread(like, column, 0, B, c + 3), s3, spread(like, column, 0, B, c + 2) * s2)
-        read = read + (first + second)
-    return read
-
-
-@jit()
 def _steps(count, column, row, state, d, like):
     """`count` steps of all keys and of the values from d on, as many as `like` has."""
     use_wide_vectors()
-    read = _read(column, state, d, like)
+    # What b of the first step reads; every step reads for the one after it.
+    zero = count - count
+    moved = read(column, zero + B, state, d, like)
     for i in range(count):
         x, o, following = load(like, row, i, V, 0), like, like
         for c in range(0, len(state), 4):
             s0, s1, s2, s3 = load4(like, state, c, d)
-            old = fma(spread(like, column, i, A, c), read, spread(like, column, i, W, c) * s0)
+            old = fma(spread(like, column, i, A, c), moved, spread(like, column, i, W, c) * s0)
             s0 = fma(spread(like, column, i, K, c), x, old)
-            old = fma(spread(like, column, i, A, c + 1), read, spread(like, column, i, W, c + 1) * s1)
+            old = fma(spread(like, column, i, A, c + 1), moved, spread(like, column, i, W, c + 1) * s1)
             s1 = fma(spread(like, column, i, K, c + 1), x, old)
-            old = fma(spread(like, column, i, A, c + 2), read, spread(like, column, i, W, c + 2) * s2)
+            old = fma(spread(like, column, i, A, c + 2), moved, spread(like, column, i, W, c + 2) * s2)
             s2 = fma(spread(like, column, i, K, c + 2), x, old)
-            old = fma(spread(like, column, i, A, c + 3), read, spread(like, column, i, W, c + 3) * s3)
+            old = fma(spread(like, column, i, A, c + 3), moved, spread(like, column, i, W, c + 3) * s3)
             s3 = fma(spread(like, column, i, K, c + 3), x, old)
             store4(s0, s1, s2, s3, state, c, d)
             first = fma(spread(like, column, i, Q, c), s0, spread(like, column, i, Q, c + 1) * s1)
@@ -66,7 +56,7 @@ def _steps(count, column, row, state, d, like):
                 second = fma(spread(like, column, i + 1, B, c + 3), s3, spread(like, column, i + 1, B, c + 2) * s2)
                 following = following + (first + second)
         store(o, row, i, U, 0)
-        read = following
+        moved = following
 
 
 @jit()
