@@ -10,6 +10,7 @@ compiled code only:
     store(value, x, i, j)           x[i, j] and what follows it in memory are written
     load4, store4                   four vectors, of x[i, j], x[i + 1, j], ...
     a + b, a * b, fma(a, b, c)      lane by lane, so that no width of a vector changes a bit
+    choose(a, b, x, y)              x where a > b, y elsewhere, lane by lane
 
 Indices are not checked and do not wrap. Numba compiles a kernel again when the kernel's own file changes, not when this
 one does: so every file with such kernels names the digest of this one, which a test compares.
@@ -28,6 +29,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 __all__ = [
+    "choose",
     "first_of",
     "fma",
     "lanes",
@@ -196,6 +198,13 @@ def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
     return c(a, b, c), generate
 
 
+def _choose(typing_context: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
+
+    return x(a, b, x, y), generate
+
+
 def _totals(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     """A vector of four: the sums over the lanes, four or more, of four vectors, in a fixed order."""
 
@@ -240,5 +249,6 @@ store: Any = intrinsic(_store)
 load4: Any = intrinsic(_load4)
 store4: Any = intrinsic(_store4)
 fma: Any = intrinsic(_fma)
+choose: Any = intrinsic(_choose)
 totals: Any = intrinsic(_totals)
 turn: Any = intrinsic(_turn)

@@ -78,11 +78,17 @@ def in_python(kernels: ModuleType, register: int) -> Callable[[str], Callable[..
         "load4": lambda like, x, row, column: tuple(_load(like, x, row + i, column) for i in range(4)),
         "store4": _store4,
         "fma": _fma,
+        "choose": lambda a, b, x, y: np.where(a > b, x, y),
         "totals": lambda *rows: np.stack(rows).sum(1),
         "turn": lambda *rows: tuple(np.stack(rows, 1)),
     }
-    numbers = SimpleNamespace(zeros=lambda shape, dtype: checked(np.zeros(shape, dtype)))
-    names = vars(kernels) | vectors | {"np": numbers, "copy": _copy, "use_wide_vectors": lambda: None}
+    numbers = SimpleNamespace(
+        zeros=lambda shape, dtype: checked(np.zeros(shape, dtype)),
+        arange=lambda count: checked(np.arange(count)),
+        int32=np.int32,
+    )
+    others = {"np": numbers, "copy": _copy, "_exp": np.exp, "use_wide_vectors": lambda: None}
+    names = vars(kernels) | vectors | others
     for name, value in vars(kernels).items():
         if hasattr(value, "py_func"):
             names[name] = FunctionType(value.py_func.__code__, names, name)

@@ -146,7 +146,12 @@ def body_of(file: str, name: str) -> str:
 COPIES = {
     "_exp_for": [
         ("block_scan/cpu.py", "higher_order_scan/cpu.py"),
-        ("causal_conv1d/cpu.py", "selective_scan/cpu_kernels.py", "slstm/cpu.py"),
+        (
+            "causal_conv1d/cpu.py",
+            "gather_scan/selected/cpu_kernels.py",
+            "selective_scan/cpu_kernels.py",
+            "slstm/cpu.py",
+        ),
     ],
     "_tanh_for": [("m2rnn/cpu.py", "slstm/cpu.py")],
     "_dot": [

@@ -10,6 +10,7 @@ import pytest
 
 from seqmix.kernels import _lanes
 from seqmix.kernels._lanes import (
+    choose,
     first_of,
     fma,
     lanes,
@@ -63,6 +64,24 @@ def test_products_and_sums(dtype: type) -> None:
     np.testing.assert_allclose(out[1, :n], a * 1.5 + c, atol=1e-7)
     np.testing.assert_allclose(out[2, : n // 2], (a * 1.5).reshape(2, -1).sum(0), atol=1e-6)
     assert not out[:2, n:].any() and not out[2, n // 2 :].any()
+
+
+@jit()
+def _larger(x, out):
+    like = registers(x, 1)
+    a, b = load(like, x, 0, 0), load(like, x, 1, 0)
+    store(choose(a, b, a, like), out, 0)
+    return width(like)
+
+
+@TYPES
+def test_larger_ones_are_chosen(dtype: type) -> None:
+    """What is equal, or no number, is not larger."""
+    x, out = np.random.default_rng(0).standard_normal((2, 16)).astype(dtype), np.ones(16, dtype)
+    x[0, 0], x[1, 1], x[0, 2] = np.nan, np.nan, x[1, 2]
+    n = _larger(x, out)
+    np.testing.assert_array_equal(out[:n], np.where(x[0] > x[1], x[0], 0)[:n])
+    assert (out[n:] == 1).all() and not out[:3].any()
 
 
 @TYPES

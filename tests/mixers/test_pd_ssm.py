@@ -7,7 +7,6 @@ import torch
 
 from seqmix import PDSSM
 from seqmix.kernels import backend
-from seqmix.kernels.gather_scan import selected
 from seqmix.testing import check_mixer
 
 
@@ -54,16 +53,6 @@ def test_the_gradient_is_that_of_dense_soft_columns(lengths):
             found.append((y, *torch.autograd.grad(loss, [x, *layer.parameters()])))
     assert all(gradient.any() for gradient in found[0])
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
-
-
-def test_many_tokens_are_treated_a_few_at_a_time(monkeypatch):
-    torch.manual_seed(0)
-    layer, x = PDSSM(4, 3, dtype=torch.float64), torch.randn(2, 9, 4, dtype=torch.float64)
-    found = []
-    for entries in (1 << 20, 40):
-        monkeypatch.setattr(selected, "_AT_ONCE", entries)
-        found.append(torch.autograd.grad(layer(x)[0].sin().sum(), list(layer.parameters())))
-    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
 
 
 def test_without_the_published_gradient_it_is_the_derivative():

@@ -8,10 +8,11 @@ softmax(M_t) over columns would have in its place: with s_t = dL/dh_t,
 
     dP_t[i, j] = Re(s_t[i] conj(d_t[j] h_{t-1}[j])),    dM_t = P (dP_t - sum over i of P dP_t),    P = softmax(M_t)
 
-N^2 numbers for each token, which are formed for a few tokens at a time and never kept.
+N^2 numbers for each token, which are formed for a few tokens at a time and never kept: on a CPU by kernels of their own
+(`cpu_kernels.py`), elsewhere by products in torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from seqmix.kernels._sequences import over_sequences
 from seqmix.kernels.gather_scan.reference import gather_scan as reference
 
 OP = "selected_gather_scan"
+_GATHER = "seqmix.kernels.gather_scan"  # whose kernels go through time
 _AT_ONCE = 1 << 20  # entries of M for all tokens that are treated together
 
 
@@ -36,14 +38,15 @@ def selected_gather_scan(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     straight_through: bool = True,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """h (B, T, N) and the final state (S, N) for weights (B, T, K), dictionary (K, N, N), both real, d and x (B, T, N).
 
     All in one precision. Weights and dictionary get the straight-through gradient, or none.
     """
-    package, states = __package__, x.shape[-1]
+    states = x.shape[-1]
     backend, (d, x), h0 = prepare(
-        OP, package, {"d": d, "x": x}, "x", "S N", (states,), initial_state, cu_seqlens, None, complex_ok=True
+        OP, _GATHER, {"d": d, "x": x}, "x", "S N", (states,), initial_state, cu_seqlens, backend, complex_ok=True
     )
     if backend != "reference":
         h, final, _ = _selected_gather_scan(weights, dictionary, d, x, h0, cu_seqlens, straight_through, backend)
@@ -89,8 +92,8 @@ def _forward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        index = select(weights, dictionary).int()
-    return *load_kernels(__package__, backend).forward(index, d, x, h0, cu_seqlens), index
+        index = _functions(backend)[0](weights, dictionary).int()
+    return *load_kernels(_GATHER, backend).forward(index, d, x, h0, cu_seqlens), index
 
 
 def _backward(
@@ -106,23 +109,41 @@ def _backward(
     straight_through: bool,
     backend: str,
 ) -> tuple[Tensor, ...]:
-    dd, dx, dh0 = load_kernels(__package__, backend).backward(dh, dfinal, index, d, h, h0, cu_seqlens)
-    ddictionary = torch.zeros_like(dictionary, memory_format=torch.contiguous_format)
+    dd, dx, dh0 = load_kernels(_GATHER, backend).backward(dh, dfinal, index, d, h, h0, cu_seqlens)
     if not straight_through:
-        return torch.zeros_like(weights, memory_format=torch.contiguous_format), ddictionary, dd, dx, dh0
+        none = (torch.zeros_like(given, memory_format=torch.contiguous_format) for given in (weights, dictionary))
+        return *none, dd, dx, dh0
     with torch.autocast(h.device.type, enabled=False):
-        moved = (d * shifted(h, h0, cu_seqlens)).flatten(0, 1)
-        flat, sums, first = dictionary.flatten(1), [], 0
-        for M in _matrices(weights, dictionary):
-            rows = slice(first, first + len(M))
-            first += len(M)
-            outer = dx.flatten(0, 1)[rows, :, None] * moved[rows, None, :].conj()
-            P = M.softmax(-2)
-            g = P * (outer.real if outer.is_complex() else outer)
-            g = (g - P * g.sum(-2, keepdim=True)).flatten(1)  # (tokens, N^2)
-            sums.append(g @ flat.mT)
-            ddictionary += (weights.flatten(0, 1)[rows].mT @ g).view_as(dictionary)
-        return torch.cat(sums).view(weights.shape), ddictionary, dd, dx, dh0
+        found = _functions(backend)[1](weights, dictionary, index, dx, d * shifted(h, h0, cu_seqlens))
+    return *found, dd, dx, dh0
+
+
+def _straight_through(
+    weights: Tensor, dictionary: Tensor, index: Tensor, s: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of weights (B, T, K) and dictionary (K, N, N) where dP_t = Re(s_t u_t^H), s and u (B, T, N)."""
+    ddictionary = torch.zeros_like(dictionary, memory_format=torch.contiguous_format)
+    flat, dweights, first = dictionary.flatten(1), [], 0
+    for M in _matrices(weights, dictionary):
+        rows = slice(first, first + len(M))
+        first += len(M)
+        outer = s.flatten(0, 1)[rows, :, None] * u.flatten(0, 1)[rows, None, :].conj()
+        P = M.softmax(-2)
+        g = P * (outer.real if outer.is_complex() else outer)
+        g = (g - P * g.sum(-2, keepdim=True)).flatten(1)  # (tokens, N^2)
+        dweights.append(g @ flat.mT)
+        ddictionary += (weights.flatten(0, 1)[rows].mT @ g).view_as(dictionary)
+    return torch.cat(dweights).view(weights.shape), ddictionary
+
+
+def _functions(backend: str) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+    """What selects, and its straight-through gradient."""
+    if backend != "cpu":
+        return select, _straight_through
+    # Here, since it takes Numba.
+    from seqmix.kernels.gather_scan.selected import cpu
+
+    return cpu.select, cpu.straight_through
 
 
 _selected_gather_scan = recurrent_op(
