@@ -5,7 +5,7 @@ The backward pass computes the states between two borders again. How many steps 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,12 @@ def first_slots(chunk: int, bounds: np.ndarray) -> np.ndarray:
     return np.cumsum(counts) - counts
 
 
+def _read(inputs: Sequence[Tensor], shared: int) -> Iterator[np.ndarray]:
+    """Rows (B T, H, ...), of the first `shared` inputs (B T, 1, ...) where a head is a view of every other."""
+    for i, x in enumerate(inputs):
+        yield rows(x[:, :, :1] if i < shared and x.stride(2) == 0 else x)
+
+
 def walk_heads(
     kernel: Callable[..., None],
     op: str,
@@ -49,11 +55,12 @@ def walk_heads(
     inputs: Sequence[Tensor],
     initial_state: Tensor,
     cu_seqlens: Tensor | None,
+    shared: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """o (B, T, H, V), the final state (S, H, K, V) and the borders in one row; all of one type.
 
-    `inputs` are q (B, T, H, K), k, v (B, T, H, V) and others (B, T, ...); `work` counts operations for each number of
-    a state.
+    `inputs` are q (B, T, H, K), k, v (B, T, H, V) and others (B, T, ...), of which the kernel takes the first `shared`
+    of one head where that is the one of all; `work` counts operations for each number of a state.
     """
     q, _, v, *_ = inputs
     bounds, heads = offsets(op, q, cu_seqlens), q.shape[2]
@@ -63,7 +70,7 @@ def walk_heads(
     borders = q.new_empty(border_shape(chunk, q.shape, len(initial_state), state))
     filled = int(slots[-1] + max(bounds[-1] - bounds[-2] - 1, 0) // chunk)
     borders[filled * math.prod(state) :] = 0
-    given: tuple[Any, ...] = (heads, bounds, slots, *map(rows, inputs), array(initial_state))
+    given: tuple[Any, ...] = (heads, bounds, slots, *_read(inputs, shared), array(initial_state))
     made = (o.flatten(0, 1).numpy(), final.numpy(), as_borders(borders, state))
     run(kernel, (len(bounds) - 1) * heads, work * q.numel() * v.shape[3], *given, *made)
     return o, final, borders
@@ -79,12 +86,13 @@ def walk_heads_back(
     initial_state: Tensor,
     borders: Tensor,
     cu_seqlens: Tensor | None,
+    shared: int = 0,
 ) -> tuple[list[Tensor], Tensor]:
     """Gradients of `inputs` and of the initial state, from those of o and of the final state, `upstream`."""
     q, _, v, *_ = inputs
     bounds, heads = offsets(op, q, cu_seqlens), q.shape[2]
     gradients, dinitial = [empty_like(t) for t in inputs], empty_like(initial_state)
-    given: tuple[Any, ...] = (heads, bounds, first_slots(chunk, bounds), *map(rows, inputs))
+    given: tuple[Any, ...] = (heads, bounds, first_slots(chunk, bounds), *_read(inputs, shared))
     given += (array(initial_state), as_borders(borders, initial_state.shape[1:]), rows(upstream[0]), array(upstream[1]))
     made = (*(t.flatten(0, 1).numpy() for t in gradients), dinitial.numpy())
     run(kernel, (len(bounds) - 1) * heads, work * q.numel() * v.shape[3], *given, *made)

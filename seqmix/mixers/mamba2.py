@@ -174,7 +174,7 @@ class Mamba2(TokenMixer):
         return self.out_proj(y), Mamba2State(window, s)
 
     def _to_heads(self, t: Tensor) -> Tensor:
-        """(B, T, G N) as (B, T, H, N), every group repeated for its heads."""
+        """(B, T, G N) as (B, T, H, N), every group repeated for its heads; a view where there is one group."""
         groups = t.unflatten(-1, (self.n_groups, 1, -1))  # (B, T, G, 1, N)
         # Not by einops, whose calls would be 3 % of a decoded token.
         return groups.expand(-1, -1, -1, self.n_heads // self.n_groups, -1).flatten(2, 3)

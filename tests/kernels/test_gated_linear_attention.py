@@ -119,6 +119,26 @@ def test_without_decay_it_is_causal_linear_attention() -> None:
     torch.testing.assert_close(final, torch.einsum("bthk,bthv->bhkv", inputs["k"], inputs["v"]))
 
 
+@pytest.mark.parametrize("gates", [None, "head", "channel"])
+def test_keys_of_one_head_are_those_of_all(gates: str | None) -> None:
+    """Seen by every head, not copied for each: the same bits, and the sums of the gradients."""
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 2, 40, 1, 6)
+    v, do = torch.randn(2, 2, 40, 3, 5)
+    shape = {None: None, "head": (2, 40, 3), "channel": (2, 40, 3, 6)}[gates]
+    log_g = None if shape is None else -torch.rand(shape)
+    leaves = [t.requires_grad_() for t in (q, k, v)]
+    found = []
+    for copied in (False, True):
+        heads = [t.expand(-1, -1, 3, -1) for t in leaves[:2]]
+        heads = [t.contiguous() for t in heads] if copied else heads
+        o, final = gated_linear_attention(*heads, v, log_g)
+        # An upstream gradient that is a view, too.
+        found.append((o, final, *torch.autograd.grad(o.sum() + (o * do).sum(), leaves)))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_backward_keeps_only_borders() -> None:
     batch, length, heads, keys, values = 2, 256, 2, 16, 16
     saved: list[int] = []

@@ -26,9 +26,16 @@ OPS: dict[str, tuple[Callable, ModuleType, list[str]]] = {
 
 
 def hold(
-    op: str, register: int, dtype: type, lengths: tuple[int, ...], keys: int, values: int, gates: int | str
+    op: str,
+    register: int,
+    dtype: type,
+    lengths: tuple[int, ...],
+    keys: int,
+    values: int,
+    gates: int | str,
+    shared: bool = False,
 ) -> None:
-    """Every number of the outputs is written, and is the compiled kernel's."""
+    """Every number of the outputs is written, and is the compiled kernel's; `shared`: all with one head's q, k."""
     function, kernels, others = OPS[op]
     gates = {"delta_rule": int(gates != 0), "dplr_delta_rule": "K"}.get(op, gates)
     chunk = getattr(kernels, "CHUNK", kernels.BLOCK)  # steps between borders
@@ -46,14 +53,17 @@ def hold(
     given[1] /= keys**0.5
     given[-1] = checked(-np.abs(given[-1]))
     initial, dfinal = normal(2, sequences, heads, keys, values)
+    if shared:
+        given[0][:], given[1][:] = given[0][:, :1], given[1][:, :1]
     inputs, do = (*given[:-1], checked(np.exp(given[-1])), initial), normal(rows, heads, values)
     # As many borders as are kept, without those that nobody uses.
     o, final = unset(*given[2].shape), unset(*initial.shape)
     borders = unset(sum((length - 1) // chunk for length in lengths if length), heads, keys, values)
     gradients = [unset(*x.shape) for x in inputs]
     run = in_python(kernels, register)
-    run("forward")(*common, *inputs, o, final, borders)
-    run("backward")(*common, *inputs, borders, do, dfinal, *gradients)
+    read = (*(checked(x[:, :1]) for x in inputs[:2]), *inputs[2:]) if shared else inputs
+    run("forward")(*common, *read, o, final, borders)
+    run("backward")(*common, *read, borders, do, dfinal, *gradients)
     if op != "delta_rule":  # which multiplies by the decay itself
         gradients[-2] *= inputs[-2]
 
@@ -80,6 +90,11 @@ def test_indices_are_inside(op: str, register: int, dtype: type) -> None:
         hold(op, register, dtype, LENGTHS[0], size, other, gates)
         hold(op, register, dtype, LENGTHS[0], other, size, gates)
     hold(op, register, dtype, LENGTHS[1], *CASES[(register == 64) + 2 * (dtype is np.float64)])
+
+
+@pytest.mark.parametrize("gates", [0, 1, "K"])
+def test_indices_are_inside_where_heads_share_keys(gates: int | str) -> None:
+    hold("gated_linear_attention", 32, np.float64, LENGTHS[0], 5, 9, gates, shared=True)
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from seqmix.kernels.gated_linear_attention.cpu_kernels import CHUNK
 
 OP = "gated_linear_attention"
 
+SHARED = 2  # q and k may be one head's, as those of Mamba-2 are: no copies for every head
+
 border_shape = partial(_borders.border_shape, CHUNK)
 
 
@@ -22,7 +24,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """o (B, T, H, V), the final state (S, H, K, V) and the borders in one row; all of one type."""
     inputs = (q, k, v, log_g.exp())
-    return _borders.walk_heads(kernels.forward, OP, CHUNK, 5, inputs, initial_state, cu_seqlens)
+    return _borders.walk_heads(kernels.forward, OP, CHUNK, 5, inputs, initial_state, cu_seqlens, SHARED)
 
 
 def backward(
@@ -36,6 +38,6 @@ def backward(
     """
     inputs = (q, k, v, log_g.exp())
     given = (do, dfinal), inputs, initial_state, borders, cu_seqlens
-    found = _borders.walk_heads_back(kernels.backward, OP, CHUNK, 16, *given)
+    found = _borders.walk_heads_back(kernels.backward, OP, CHUNK, 16, *given, SHARED)
     (*gradients, ddecay), dinitial = found
     return *gradients, ddecay.mul_(inputs[-1]), dinitial

@@ -3,7 +3,8 @@
 The forward pass takes four keys by a vector of values through a block of steps, and keeps the state (K, V) before every
 `CHUNK`-th step (the borders). The backward pass goes from there to the state before each block, and for four values by
 a vector of keys, transposed, so that sums over values fill whole vectors, through the block and back.
-Letters: L rows of all sequences, S sequences, H heads, K and V widths, G = K, 1 or 0 decays for each head.
+Letters: L rows of all sequences, S sequences, H heads, K and V widths, G = K, 1 or 0 decays for each head. Queries and
+keys may be those of one head, which all then share; the gradients are of every head.
 """
 
 from seqmix.kernels._lanes import (
@@ -35,7 +36,9 @@ def _take_keys(count, decay, k, q, t, h, column, like):
     """What `count` steps have for every key; ones stay where nothing decays."""
     keys, gates, rows, zero = k.shape[2], decay.shape[2], (decay, k, q), t - t
     for j in range(A if gates > 1 else K, 3):
-        take(count, rows[j], t, h, zero, keys, column, j, like)
+        # One head may be that of all.
+        own = h if rows[j].shape[1] > 1 else zero
+        take(count, rows[j], t, own, zero, keys, column, j, like)
     if gates == 1:
         for i in range(count):
             a = decay[t + i, h, 0]
