@@ -21,9 +21,9 @@ from seqmix.models import SequenceModel
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.automata.core import Core, core_of
 
-__all__ = ["Bracket", "horizon"]
+__all__ = ["MOST_WORDS", "Bracket", "horizon"]
 
-_MOST_WORDS = 60_000
+MOST_WORDS = 60_000
 _MOST_LETTERS = 400_000  # of repeated words
 
 
@@ -50,6 +50,7 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
 
     Raises:
         ValueError: an automaton without a BOS, or some of whose letters cannot come.
+        ArithmeticError: a word that was run is answered wrongly although all of its length were proved right.
 
     Example:
         >>> from seqmix.atlas import construct, horizon
@@ -73,7 +74,7 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
     tried = _repeated(model, automaton, longest)
     if affine is None:
         letters = len(core.tokens)
-        n = min(longest, int(np.log(_MOST_WORDS) / np.log(max(2, letters))))
+        n = min(longest, int(np.log(MOST_WORDS) / np.log(max(2, letters))))
         safe, method = _by_drift(model, automaton, core), "drift"
         wrong = None
         if safe <= n:
@@ -87,6 +88,8 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
         exact = None if word is None else [automaton.bos, *core.tokens[word].tolist()]
         words = [w for w in (exact, tried) if w is not None and _errs(model, automaton, w)]
     best = min(words, key=len, default=None)
+    if best is not None and len(best) - 1 <= safe:
+        raise ArithmeticError(f"horizon: {safe} letters are safe by {method}, but {best} is answered wrongly")
     return Bracket(safe, method, best, None if best is None else len(best) - 1)
 
 

@@ -1,7 +1,10 @@
-"""`verify_bracket`: a bracket checked without the code that made it.
+"""`verify_bracket`: a bracket checked again.
 
-The word is run on the model. Lengths are checked from the other end: for every number of letters of each kind the least
-lead is a recursion over counts of those that have come, with maps from derivatives of one step in float64.
+The word is run on the model, words of two runs of letters are up to 512 letters, and where the method is to run all
+words they are run again. Boxes, and counts up to 12 letters, are checked by code of their own: for every number of
+letters of each kind the least lead is a recursion over those that have come, where the method's goes over those to
+come, with maps from derivatives of one step in float64. Longer lengths by counts, and those by drift, are computed
+again, which finds what was forged, not what both computations have wrong.
 """
 
 import copy
@@ -13,9 +16,12 @@ from torch import Tensor
 
 from seqmix.atlas.boxes import boxable
 from seqmix.atlas.boxes_check import check_boxes
-from seqmix.atlas.brackets import Bracket
+from seqmix.atlas.brackets import MOST_WORDS, Bracket
+from seqmix.atlas.counts import affine_of, by_counts
+from seqmix.atlas.drift import drift_length
 from seqmix.models import SequenceModel
 from seqmix.tasks.automata import Automaton
+from seqmix.tasks.automata.core import core_of
 
 __all__ = ["verify_bracket"]
 
@@ -23,10 +29,8 @@ _FAR = 12  # lengths up to which all counts are gone through here
 
 
 def verify_bracket(bracket: Bracket, model: SequenceModel, automaton: Automaton) -> int:
-    """Return up to which length all words were found right here, at most 12; `ValueError` if the bracket does not hold.
-
-    Of a `safe` beyond that, words with at most two runs of letters are run on the model, up to 512 letters.
-    """
+    """Return up to which length all words were found right here, one by one or by counts, at most 12; `ValueError` if
+    the bracket does not hold."""
     if automaton.bos is None:
         raise ValueError("bracket: automaton must have a BOS")
     letters = [t for t in range(automaton.vocab_size) if t != automaton.bos and (automaton.step[:, t] >= 0).any()]
@@ -47,17 +51,41 @@ def verify_bracket(bracket: Bracket, model: SequenceModel, automaton: Automaton)
             says = model.eval()(torch.tensor([word]))[0][0].argmax(-1).tolist()
             _require(says[1:] == automaton.answers(word)[1:], f"a word of {far} letters is answered wrongly: {word}")
     near = int(min(bracket.safe, _FAR))
+    if bracket.method == "all words":
+        near = int(bracket.safe)
+        _require(len(letters) ** near <= MOST_WORDS, f"words of {near} letters are more than {MOST_WORDS:,}")
+    _require(_again(bracket, model, automaton) >= bracket.safe, f"{bracket.safe:,} letters are not proved safe")
+    if bracket.method == "all words":
+        _all_right(model, automaton, letters, near)
+        return near
     if bracket.method != "counts":
         near = next(n for n in range(near, -1, -1) if len(letters) ** n <= 4096)
-        words = [[automaton.bos, *rest] for rest in itertools.product(letters, repeat=near)]
-        told = model.eval()(torch.tensor(words))[0].argmax(-1)[:, 1:].tolist()
-        for word, says in zip(words, told, strict=True):
-            _require(says == automaton.answers(word)[1:], f"{word} is answered wrongly")
+        _all_right(model, automaton, letters, near)
         return near
     maps = _maps(model, [*letters, automaton.bos])
     for n in range(1, near + 1):
         _require(_least(maps, model, automaton, letters, n) > 0, f"a word of {n} letters is answered wrongly")
     return near
+
+
+def _again(bracket: Bracket, model: SequenceModel, automaton: Automaton) -> float:
+    """The safe length once more, where that is not shown otherwise."""
+    core = core_of(automaton)
+    if bracket.method == "drift":
+        return drift_length(model, automaton, core)
+    if bracket.method == "counts":
+        return by_counts(affine_of(model, automaton, core), core, int(bracket.safe))[0]
+    return bracket.safe
+
+
+@torch.no_grad()
+def _all_right(model: SequenceModel, automaton: Automaton, letters: list[int], n: int) -> None:
+    assert automaton.bos is not None
+    every = itertools.product(letters, repeat=n)
+    while words := [[automaton.bos, *rest] for rest in itertools.islice(every, 4096)]:
+        told = model.eval()(torch.tensor(words))[0].argmax(-1)[:, 1:].tolist()
+        for word, says in zip(words, told, strict=True):
+            _require(says == automaton.answers(word)[1:], f"{word} is answered wrongly")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -71,16 +99,21 @@ def _says(model: SequenceModel, word: list[int]) -> int:
 
 
 def _maps(model: SequenceModel, tokens: list[int]) -> dict[int, tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """For each token decays, what is written to an empty state, the residual stream's slope in the state and itself."""
+    """For each token, the BOS last, decays, what is written to an empty state, the residual stream's slope in the state
+    and itself."""
     wide: Any = copy.deepcopy(model).double().eval()
     mixer, found = wide.blocks[0].mixer, {}
     empty = mixer.init_state(1, dtype=torch.float64)
+    # Other leaves, as counts of tokens, are those behind the BOS, which comes first.
+    begun = mixer.step(wide.blocks[0].mixer_norm(wide.embedding(torch.tensor(tokens[-1:]))), empty)[1]
     index = next(i for i, leaf in enumerate(empty) if leaf.numel() and leaf.is_floating_point())
     for token in tokens:
         e = wide.embedding(torch.tensor([token])).detach()
 
-        def step(h: Tensor, e: Tensor = e) -> tuple[Tensor, Tensor]:
-            leaves = [h.view(leaf.shape) if i == index else leaf for i, leaf in enumerate(empty)]
+        others = empty if token == tokens[-1] else begun
+
+        def step(h: Tensor, e: Tensor = e, others: Any = others) -> tuple[Tensor, Tensor]:
+            leaves = [h.view(leaf.shape) if i == index else leaf for i, leaf in enumerate(others)]
             y, after = mixer.step(wide.blocks[0].mixer_norm(e), type(empty)(*leaves))
             return after[index].flatten(), (e + y).flatten()
 

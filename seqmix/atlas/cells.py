@@ -106,6 +106,9 @@ GROUPS: dict[str, list[str]] = {
 def cell(mixer: str | Mapping[str, Any], automaton: str, n_layers: int = 1) -> Prediction:
     """What is known of a mixer and an automaton, by their names in the atlas, or as `predict` takes them.
 
+    The atlas's layers see one token at a time where their names do not say `conv`: `cell("mamba", ...)` is `predict` of
+    `{"name": "mamba", "d_conv": 1}`.
+
     Raises:
         ValueError: unknown names.
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqmix.atlas.plain import is_plain
+from seqmix.atlas.plain import is_plain, words_through
 from seqmix.models import SequenceModel
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.automata.core import Core
@@ -54,7 +54,10 @@ def affine_of(model: SequenceModel, automaton: Automaton, core: Core) -> Affine:
     with torch.no_grad():
         embedded = wide.embedding(torch.tensor(tokens))
         inputs = block.mixer_norm(embedded)
-        maps = [_probe(block.mixer, x) for x in inputs]
+        # Where nothing was read a letter may act as it never does again.
+        empty = block.mixer.init_state(1, dtype=torch.float64)
+        begun = block.mixer.step(inputs[-1:], empty)[1]
+        maps = [_probe(block.mixer, x, begun) for x in inputs[:-1]] + [_probe(block.mixer, inputs[-1], empty)]
         scaled = ((wide.embedding if wide.head is None else wide.head).weight * wide.norm.weight).numpy()
     head = scaled - scaled.mean(1, keepdims=True)
     a, b, out, skip = (np.array(each) for each in zip(*maps, strict=True))
@@ -66,13 +69,22 @@ def affine_of(model: SequenceModel, automaton: Automaton, core: Core) -> Affine:
     c, d = np.einsum("avd,xdn->xavn", pairs, out[:-1]), np.einsum("avd,xd->xav", pairs, own[:-1])
     stream = np.abs(embedded.numpy()) + np.abs(skip)
     reads, parts = np.einsum("avd,xdn->xavn", sizes, np.abs(out[:-1])), np.einsum("avd,xd->xav", sizes, stream[:-1])
-    first = a[-1] * _initial(block.mixer) + b[-1]
+    first = a[-1] * _flat(empty)[0] + b[-1]
+    _require_these_maps(block.mixer, inputs, a, b, out, skip, first)
     unit = 2.0**-24 if next(model.parameters()).dtype == torch.float32 else 2.0**-53
     return Affine(a[:-1], b[:-1], first, c, d, reads, parts, answers, 4 * unit * (model.d_model + 16))
 
 
-def _initial(mixer: Any) -> Array:
-    return _flat(mixer.init_state(1, dtype=torch.float64))[0]
+@torch.no_grad()
+def _require_these_maps(mixer: Any, inputs: Any, a: Array, b: Array, out: Array, skip: Array, first: Array) -> None:
+    """Letters must act in words as they do alone."""
+    words, y = words_through(mixer, inputs)
+    h = np.tile(first, (len(words), 1))
+    for x, told in zip(words.numpy().T, y.numpy().swapaxes(0, 1), strict=True):
+        said = np.einsum("wdn,wn->wd", out[x], h) + skip[x]
+        if not np.abs(said - told).max() <= 1e-9 * (1 + np.abs(told).max()):
+            raise NotImplementedError("horizon: what a letter does depends on more than the state")
+        h = a[x] * h + b[x]
 
 
 def _flat(state: Any) -> Array:
@@ -82,10 +94,9 @@ def _flat(state: Any) -> Array:
     return leaves[0].flatten(1).numpy()
 
 
-def _probe(mixer: Any, x: Any) -> tuple[Array, Array, Array, Array]:
-    """a (n,), b (n,), out (D, n) and skip (D,) of one token x (D,)."""
-    empty = mixer.init_state(1, dtype=torch.float64)
-    n = _flat(empty).shape[1]
+def _probe(mixer: Any, x: Any, state: Any) -> tuple[Array, Array, Array, Array]:
+    """a (n,), b (n,), out (D, n) and skip (D,) of one token x (D,), where counts of tokens are those of `state`."""
+    n = _flat(state).shape[1]
     draw = np.random.default_rng(0).normal(size=(2, n))
     points = np.concatenate([np.zeros((1, n)), np.eye(n), draw])
 
@@ -94,7 +105,7 @@ def _probe(mixer: Any, x: Any) -> tuple[Array, Array, Array, Array]:
             return leaf.expand(len(points), *leaf.shape[1:]).contiguous()
         return torch.from_numpy(points).reshape(len(points), *leaf.shape[1:])
 
-    y, after = mixer.step(x.expand(len(points), -1), type(empty)(*map(leaf_of, empty)))
+    y, after = mixer.step(x.expand(len(points), -1), type(state)(*map(leaf_of, state)))
     h, y = _flat(after), y.numpy()
     b, matrix = h[0], (h[1 : n + 1] - h[0]).T
     skip, out = y[0], (y[1 : n + 1] - y[0]).T

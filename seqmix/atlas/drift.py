@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqmix.atlas.plain import is_plain
+from seqmix.atlas.plain import is_plain, words_through
 from seqmix.mixers.deltanet import DeltaNet
 from seqmix.mixers.dense import DenseRNN
 from seqmix.mixers.forms import Recurrence
@@ -48,12 +48,17 @@ def drift_length(model: SequenceModel, automaton: Automaton, core: Core) -> int:
         raise NotImplementedError("drift: gates must see one token")
     tokens = torch.tensor([*core.tokens.tolist(), automaton.bos])
     embedded = wide.embedding(tokens)
-    form = mixer.linear_form(block.mixer_norm(embedded).unsqueeze(1))
+    inputs = block.mixer_norm(embedded)
+    form = mixer.linear_form(inputs.unsqueeze(1))
     if not isinstance(form, Recurrence) or form.early or not isinstance(form.transition, Tensor):
         raise NotImplementedError("drift: a recurrence is treated")
     a, written = form.transition[:, 0], (form.write @ form.values)[:, 0]  # (B, H, n, n), (B, H, n, V)
     a = torch.diag_embed(a) if a.ndim == 3 else a
     read = torch.eye(a.shape[-1]).expand_as(a).to(a) if form.readout is None else form.readout[:, 0]
+    own = None
+    if form.skip is not None:
+        own = (form.skip.expand(*form.write.shape[:3], -1, -1) @ form.values)[:, 0]
+    _require_these_maps(mixer, inputs, form, a, written, read, own)
     step = torch.from_numpy(core.step)
     after = _references(a, written, step)
     made = torch.einsum("xhij,qhjv->qxhiv", a[:-1], after) + written[:-1]  # (Q, L, H, n, V)
@@ -65,8 +70,8 @@ def drift_length(model: SequenceModel, automaton: Automaton, core: Core) -> int:
     growth = torch.linalg.matrix_norm(a, 2).amax(0).clamp_min(1)
 
     o = torch.einsum("xhoi,qxhiv->qxhov", read[:-1], after[step])
-    if form.skip is not None:
-        o = o + (form.skip.expand(*form.write.shape[:3], -1, -1) @ form.values)[:-1, 0]
+    if own is not None:
+        o = o + own[:-1]
     scaled = (wide.embedding if wide.head is None else wide.head).weight * wide.norm.weight
     head = scaled - scaled.mean(1, keepdim=True)
     answers = torch.from_numpy(core.answers)[step]  # (Q, L)
@@ -100,6 +105,21 @@ def drift_length(model: SequenceModel, automaton: Automaton, core: Core) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low if math.isfinite(low) else 0
+
+
+def _require_these_maps(
+    mixer: Any, inputs: Tensor, form: Recurrence, a: Tensor, written: Tensor, read: Tensor, own: Tensor | None
+) -> None:
+    """Letters must act in words as they do alone, where for example the angles of those before are not seen."""
+    words, y = words_through(mixer, inputs)
+    for word, told in zip(words.tolist(), y, strict=True):
+        state = written[-1]
+        for x, row in zip(word, told, strict=True):
+            state = a[x] @ state + written[x]
+            o = read @ state if own is None else read @ state + own
+            said = form.output(o.unsqueeze(1))[x, 0]
+            if not (said - row).abs().max() <= 1e-9 * (1 + row.abs().max()):
+                raise NotImplementedError("drift: what a letter does depends on more than the state")
 
 
 def _references(a: Tensor, written: Tensor, step: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 from seqmix._figures import encode, new_figure, style
 from seqmix.atlas.cells import AUTOMATA, GROUPS, LAYERS, cell
 from seqmix.atlas.constructions import plan
+from seqmix.atlas.constructions.states import UNBUILT
 from seqmix.atlas.prediction import Prediction, automaton_of
 from seqmix.atlas.traits import mixer_of
 from seqmix.tasks.automata import describe
@@ -36,6 +37,10 @@ def table(cells: Cells, mixers: Sequence[str], automata: Sequence[str], n_layers
         "",
         f"Y can, with written weights; - cannot, by a theorem; ? open. {decided} of {len(cells)} cells are decided.",
     ]
+    if large := [f"{mixer} on {automaton}" for (mixer, automaton), p in cells.items() if UNBUILT in p.says]:
+        lines[-1] += (
+            f" By the formula of their weights alone, which are too many to be written out: {', '.join(large)}."
+        )
     if n_layers > 1:
         return "\n".join(lines)
     lines += [

@@ -8,7 +8,7 @@ import numpy as np
 from seqmix._checks import positive
 from seqmix.atlas.constructions import plan
 from seqmix.atlas.theorems import THEOREMS, Subject
-from seqmix.atlas.traits import mixer_of, traits_of
+from seqmix.atlas.traits import Mixer, Traits, mixer_of, traits_of
 from seqmix.tasks.automata import IGNORE, Automaton, describe, named_automaton
 from seqmix.tasks.automata.describe import core_monoid
 from seqmix.tasks.automata.monoid import TooLargeError
@@ -87,7 +87,7 @@ def predict(mixer: str | Mapping[str, Any], automaton: Any, n_layers: int = 1) -
         needed = ("one layer does it", "two layers do it")[found.layers - 1]
         more = (f"{needed}, the others add nothing",) * (n_layers > found.layers)
         return Prediction("can", found.name, found.says, "construction", (found.states, *more), found.precision)
-    if chosen.name in _TURNING and traits.kind == "complex" and subject is not None and _is_group(subject):
+    if _turns_by_any_angle(chosen, traits) and subject is not None and _is_group(subject):
         length = subject.about.derived_length
         if length is not None and length <= n_layers:
             says = "layers of a complex diagonal, which tokens choose, make groups from abelian ones, one a layer"
@@ -101,6 +101,12 @@ def _breaks(theorem: Any, traits: Any, subject: Subject, n_layers: int) -> bool:
         return theorem.breaks(traits, subject, n_layers)
     except TooLargeError:
         return False
+
+
+def _turns_by_any_angle(mixer: Mixer, traits: Traits) -> bool:
+    """Whether a letter's angle may be any, and nothing that was given bounds how many there are."""
+    other = (mixer.options.get("rope_options") or {}).keys() - {"d_conv", "bias"}
+    return mixer.name in _TURNING and traits.kind == "complex" and not other and not mixer.sizes
 
 
 def _is_group(subject: Subject) -> bool:

@@ -107,6 +107,10 @@ def bits_over(
     for each in chosen.tolist() if read is not None else ():
         if (fewer := read_of(chosen[chosen != each])) is not None:
             chosen, read = chosen[chosen != each], fewer
+    if read is not None and not len(chosen):
+        # Where no bit is needed, one that is always held: a layer of none cannot be.
+        padded = read._replace(weights=np.pad(read.weights, ((0, 0), (1, 0))))
+        return np.full((1, width), HOLD), np.zeros(1, dtype=np.int64), padded
     return None if read is None else (ops[chosen], values[chosen, 0], read)
 
 

@@ -61,7 +61,7 @@ class Traits(NamedTuple):
 
 
 def mixer_of(spec: str | Mapping[str, Any]) -> Mixer:
-    """The entry of a mixer; unknown names and arguments raise `ValueError` when its layer is built, names here."""
+    """The entry of a mixer; unknown names, arguments and values of options raise `ValueError`."""
     entry = {"name": spec} if isinstance(spec, str) else dict(spec)
     if "name" not in entry:
         raise ValueError(f"atlas: mixer must be a name or {{name: ..., arguments}}, got {spec!r}")
@@ -72,9 +72,21 @@ def mixer_of(spec: str | Mapping[str, Any]) -> Mixer:
             raise ValueError(f"atlas: mixer {name!r} has no argument {key!r}")
     defaults = {key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty}
     options = {key: value for key, value in (defaults | entry).items() if key not in SIZES}
+    # Sizes may be such as fit another width.
+    _require_options(name, repr({key: value for key, value in entry.items() if key not in SIZES}), entry)
     return Mixer(
         name, options, {key: value for key, value in entry.items() if key in SIZES and value is not None}, entry
     )
+
+
+_VALID: set[tuple[str, str]] = set()
+
+
+def _require_options(name: str, key: str, entry: Mapping[str, Any]) -> None:
+    """`ValueError` of the layer's own where an option has a value that it does not know."""
+    if (name, key) not in _VALID:
+        get_mixer(name).load()(256, **{k: v for k, v in entry.items() if k not in SIZES}, device="meta")
+        _VALID.add((name, key))
 
 
 def traits_of(mixer: Mixer) -> Traits:
@@ -94,11 +106,16 @@ def traits_of(mixer: Mixer) -> Traits:
         return Traits("complex")
     if name == "gla" and o["position"] == "selective-rope":
         # Decays that are not tied do not commute with turns.
-        rope = (o["rope_options"] or {}).get("d_conv", 4)
-        tied = o["tie_decay"] is not False and "preset" not in (o["rope_options"] or {})
-        return Traits("complex" if tied else "other", window + (2 if rope == "difference" else rope) - 1)
+        rope = o["rope_options"] or {}
+        tied, taps = o["tie_decay"] is not False and "preset" not in rope, rope.get("d_conv", 4)
+        if taps == "difference":
+            # Over the reals they add up to the last token's own angle, so that nothing turns but by a bias.
+            return Traits("other")
+        return Traits("complex" if tied else "other", window + taps - 1)
     if name == "gla":
-        return Traits("positive", window, clocked=o["position"] == "rope", spectrum=0)
+        clocked = o["position"] == "rope"
+        # The eigenvalues of a layer that turns are not real.
+        return Traits("positive", window, clocked=clocked, spectrum=None if clocked else 0)
     if name in ("deltanet", "gated-deltanet", "deltaproduct", "kda"):
         one = o.get("n_householder", 1) == 1
         position = o.get("position")

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from seqmix import SequenceModel
-from seqmix.atlas import MIXERS, check, construct, horizon, verify_bracket
+from seqmix.atlas import MIXERS, Bracket, brackets, brackets_check, check, construct, horizon, verify_bracket
 from seqmix.atlas.counts import affine_of, by_counts
+from seqmix.atlas.drift import drift_length
 from seqmix.atlas.plain import is_plain
 from seqmix.tasks.automata import named_automaton
 from seqmix.tasks.automata.core import core_of
@@ -47,6 +48,28 @@ def test_counts_find_the_least_lead_of_all_words(mixer: str, seed: int) -> None:
     tokens = torch.tensor([[automaton.bos, *core.tokens[word].tolist()]])
     says = int(model(tokens)[0][0, -1].argmax())
     assert says != automaton.answers(tokens[0].tolist())[-1]
+
+
+@pytest.mark.parametrize("mixer", PLAIN)
+def test_maps_are_those_of_letters_that_come_later(mixer: str) -> None:
+    """RG-LRU writes the first token of all with another gain; both codes find what letters do behind the BOS."""
+    torch.manual_seed(1)
+    automaton = named_automaton("clip-2")
+    model = SequenceModel(PLAIN[mixer], automaton.vocab_size, 8, mlp_ratio=0).double().eval()
+    core = core_of(automaton)
+    affine = affine_of(model, automaton, core)
+    maps = brackets_check._maps(model, [*core.tokens.tolist(), automaton.bos])
+    mixer_inputs = model.blocks[0].mixer_norm(model.embedding(torch.tensor([automaton.bos, *core.tokens.tolist()])))
+    layer = model.mixers[0]
+    state = layer.step(mixer_inputs[:1], layer.init_state(1, dtype=torch.float64))[1]
+    for x, token in enumerate(core.tokens.tolist()):
+        a, b, *_ = maps[token]
+        np.testing.assert_allclose(affine.a[x], a.detach(), atol=1e-12)
+        np.testing.assert_allclose(affine.b[x], b.detach(), atol=1e-12)
+        after = layer.step(mixer_inputs[x + 1 : x + 2], state)[1]
+        before, behind = (next(leaf for leaf in s if leaf.numel() and leaf.is_floating_point()) for s in (state, after))
+        told = affine.a[x] * before.flatten().detach().numpy() + affine.b[x]
+        np.testing.assert_allclose(behind.flatten().detach(), told, atol=1e-12)
 
 
 def trained(mixer: dict, automaton, steps: int, length: int, seed: int) -> SequenceModel:
@@ -144,6 +167,41 @@ def test_a_wrong_word_that_comes_late_in_the_order_of_letters() -> None:
     bracket = horizon(model, made.automaton, 6)
     assert (bracket.safe, bracket.method, bracket.word) == (0, "all words", [3, 1])
     verify_bracket(bracket, model, made.automaton)
+
+
+def test_nothing_is_proved_of_turns_that_do_not_commute_with_decays() -> None:
+    """What such a layer does with a letter depends on the angle by then: single letters do not show it."""
+    mixer = {**MIXERS["gla, selective-rope"], "tie_decay": False}
+    made = construct(mixer, "flip-flop")
+    with torch.no_grad():
+        made.model.mixers[0].position.up_proj.weight[:, 0] = 1e-4  # the letter that holds turns a little
+    with pytest.raises(NotImplementedError, match="more than the state"):
+        drift_length(made.model, made.automaton, core_of(made.automaton))
+    assert horizon(made.model, made.automaton, 8).method == "all words"
+    tied = construct(MIXERS["gla, selective-rope"], "flip-flop")
+    assert drift_length(tied.model, tied.automaton, core_of(tied.automaton)) > 10_000
+
+
+def test_a_proof_that_a_word_contradicts_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = SequenceModel("lstm", 3, 8)
+    monkeypatch.setattr(brackets, "drift_length", lambda *_: 1000)
+    with pytest.raises(ArithmeticError, match=r"1000 letters are safe by drift, but .* is answered wrongly"):
+        horizon(model, named_automaton("Z2"), 20)
+
+
+@pytest.mark.parametrize("method", ["drift", "all words", "counts"])
+def test_forged_lengths_are_refused(method: str) -> None:
+    """Of a layer whose words are right up to hundreds of letters, and wrong later."""
+    made = construct(MIXERS["gla, selective-rope"], "Z3")
+    with torch.no_grad():
+        made.model.mixers[0].position.up_proj.weight[:] *= 1.0005
+    bracket = horizon(made.model, made.automaton, 300)
+    assert bracket.method == "drift" and verify_bracket(bracket, made.model, made.automaton) == 7
+    with pytest.raises(
+        (ValueError, NotImplementedError), match=r"not proved safe|more than 60,000|not affine|real tensor"
+    ):
+        verify_bracket(Bracket(10**8, method, None, None), made.model, made.automaton)
 
 
 def test_forged_brackets_are_refused() -> None:

@@ -142,11 +142,26 @@ def test_inverse_silu() -> None:
     assert np.abs(p / (1 + np.exp(-p)) - values).max() < 1e-9
 
 
+@pytest.mark.parametrize("mixer", ["mamba", "mamba-2", "hgrn-2", "kda", "gla", "deltanet", "min-gru", "pd-ssm", "lstm"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"step": [[0]], "output": [2]},
+        {"step": [[0, 0]], "output": [[0, 1]]},
+        {"step": [[1, 1], [0, 0]], "output": 2 * [0]},
+    ],
+    ids=["one letter", "the last letter", "always the same"],
+)
+def test_nothing_need_be_remembered(mixer: str, table: dict) -> None:
+    made = construct(MIXERS[mixer], from_table(table))
+    assert check(made.model, made.automaton, longest=4, words=4, length=60).wrong is None
+
+
 def test_what_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no construction of Z2 for mamba"):
         construct("mamba", "Z2")
-    with pytest.raises(ValueError, match="lstm would need 3,601 units here, more than 2,048"):
-        construct("lstm", "A5")
+    with pytest.raises(ValueError, match="lstm would need 14,401 units here, more than 4,096"):
+        construct("lstm", "S5")
     promise = from_table({"step": [[1, -1], [0, 1]], "output": [0, 1]})
     with pytest.raises(ValueError, match="there is no construction"):
         construct("pd-ssm", promise)

@@ -44,6 +44,9 @@ KNOWN = {
 }
 
 
+CLOCK = {"step": [[(q + 1) % 8] * 2 for q in range(8)], "output": [int(q == 0) for q in range(8)]}
+
+
 @pytest.mark.parametrize("mixer", KNOWN)
 def test_known_cells(mixer: str) -> None:
     columns = [name for name in AUTOMATA if name != "flip-flop"]
@@ -51,6 +54,31 @@ def test_known_cells(mixer: str) -> None:
     told = zip(columns, KNOWN[mixer].replace(" ", ""), said, strict=True)
     assert not [(name, expected, got) for name, expected, got in told if expected not in (".", got)]
     assert cell(mixer, "flip-flop").verdict == cell(mixer, "registers").verdict
+
+
+@pytest.mark.parametrize(
+    ("mixer", "automaton"),
+    [
+        # Angles that are differences add up to the last one: nothing turns.
+        ({"position": "selective-rope", "rope_options": {"d_conv": "difference", "bias": False}}, "Z2"),
+        ({"position": "selective-rope", "rope_options": {"d_conv": "difference"}}, "Z3"),
+        # One angle for all letters.
+        ({"position": "selective-rope", "rope_options": {"d_conv": 1, "rank": 1}}, "Z6"),
+        # A clock that turns by an eighth at each letter has a period of eight.
+        ({"position": "rope", "rope_options": {"base": 16 / np.pi**2}}, from_table(CLOCK)),
+        ({"d_conv": 4}, "flip-flop"),
+    ],
+)
+def test_in_doubt_it_is_open(mixer: dict, automaton: Automaton | str) -> None:
+    for layers in (1, 2):
+        assert predict({"name": "gla", **mixer}, automaton, layers).verdict == "open"
+
+
+def test_values_of_options_are_those_of_the_layer() -> None:
+    with pytest.raises(ValueError, match="eigenvalues must be one of"):
+        predict({"name": "mamba", "eigenvalues": "Signed"}, "Z2")
+    with pytest.raises(ValueError, match="mixing must be one of"):
+        predict({"name": "fp-rnn", "mixing": "diagonal-low-rank"}, "Z2")
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ from seqmix.atlas.constructions.cell import Cell, Plan
 from seqmix.atlas.frame import ones, write
 from seqmix.models import SequenceModel
 
-__all__ = ["fp_rnn", "lstm", "pd_ssm"]
+__all__ = ["UNBUILT", "fp_rnn", "lstm", "pd_ssm"]
 
-_MOST_UNITS = 2048
+_MOST_UNITS = 4096  # weights of an LSTM of so many are 270 MB
+UNBUILT = "; too many for `construct` to write them out"
 _T = math.tanh(1)
 
 
@@ -62,6 +63,10 @@ def _check_size(mixer: str, size: int) -> None:
         raise ValueError(f"construct: {mixer} would need {size:,} units here, more than {_MOST_UNITS:,}")
 
 
+def _unbuilt(size: int) -> str:
+    return UNBUILT if size > _MOST_UNITS else ""
+
+
 def lstm(cell: Cell) -> Plan | None:
     """Unit (q, x) is on where the state was q and the letter is x: i and o are open, f is shut, g = tanh(20 (...))."""
     q, letters = cell.core.n_states, cell.letters
@@ -99,7 +104,8 @@ def lstm(cell: Cell) -> Plan | None:
         return model
 
     return Plan(
-        "one unit on", f"{n} units, one for each state before and letter", "one unit at tanh 1, the others at -tanh 1",
+        "one unit on", f"{n} units, one for each state before and letter{_unbuilt(size)}",
+        "one unit at tanh 1, the others at -tanh 1",
         "every length, in float32 as over the reals: units are saturated", True, build,
     )  # fmt: skip
 
@@ -142,6 +148,7 @@ def fp_rnn(cell: Cell) -> Plan | None:
         return model
 
     return Plan(
-        "one unit on", f"{n} units, one for each state before and letter, lambda shut", "one unit at 10, others at 0",
+        "one unit on", f"{n} units, one for each state before and letter, lambda shut{_unbuilt(size)}",
+        "one unit at 10, others at 0",
         "every length, in float32 as over the reals: units are far apart", True, build,
     )  # fmt: skip

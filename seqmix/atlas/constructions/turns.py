@@ -101,7 +101,7 @@ def gla(cell: Cell) -> Plan | None:
     rope = dict(o["rope_options"] or {})
     if cell.mixer.sizes or o["position"] not in (None, "selective-rope") or o["decay_temperature"] != 16.0:
         return None
-    if rope.keys() - {"d_conv", "bias", "rank"} or rope.get("d_conv") == "difference":
+    if rope.keys() - {"d_conv", "bias"} or rope.get("d_conv") == "difference" or (o["d_conv"] or 1) > 1:
         return None
     found = turns(cell, turning=o["position"] is not None)
     return None if found is None else _plan(cell, found, lambda: _gla(cell, found, rope))
@@ -126,8 +126,6 @@ def _gla(cell: Cell, found: _Turns, rope: dict[str, Any]) -> SequenceModel:
     write(layer.decay_up.weight, np.repeat(np.where(found.decay < 0, 16 * found.decay - 40, 0.0), each, 0))
     write(layer.decay_up.bias, np.full(heads * each, 40.0))
     ones(layer.norm_weight)
-    if layer.conv_weight is not None:
-        raise AssertionError("silu after a convolution is not treated")
     if cell.mixer.options["position"] is not None:
         _write_angles(layer.position, frame, cell, found.angle)
     size = _SMALL / math.sqrt(2) / math.sqrt(1e-5)
