@@ -58,7 +58,7 @@ def test_gradient_is_that_of_the_softmax(tokens: int, N: int, K: int) -> None:
 
 def test_entries_of_any_size() -> None:
     """Neither they nor the rows and columns that fill up vectors overflow."""
-    weights, dictionary, s, u = single(*make(5, 7, 3))
+    weights, dictionary, s, u = single(*make(5, 33, 3))
     given = weights, 1e3 * dictionary, cpu.select(weights, dictionary), s, u
     for found, wanted in zip(cpu.straight_through(*given), api._straight_through(*given), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
@@ -92,9 +92,39 @@ def test_elsewhere_tokens_are_treated_a_few_at_a_time(monkeypatch: pytest.Monkey
     torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
 
 
-def test_same_bits_alone_and_on_two_threads() -> None:
+def test_masks_stay_in_their_columns() -> None:
+    """Not even where tokens are filled up to those that are taken together."""
+    weights, dictionary, s, u = single(*make(5, 7, 3))
+    dictionary[:, 2, 1] = -torch.inf
+    index = cpu.select(weights, dictionary)
+    assert torch.equal(index.long(), api.select(weights, dictionary))
+    found = cpu.straight_through(weights, dictionary, index, s, u)[1]
+    torch.testing.assert_close(found, api._straight_through(weights, dictionary, index, s, u)[1])
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"weights": torch.ones(2, 4, 3)}, r"dictionary must have shape .*\(3, 5, 5\)"),
+        ({"weights": torch.ones(2, 3, 2)}, "weights must have shape"),
+        ({"dictionary": torch.ones(2, 3, 3)}, "dictionary must have shape"),
+        ({"dictionary": torch.ones(2, 5, 5).double()}, "must have the precision of x"),
+        ({"d": torch.ones(2, 4, 3)}, "d must have shape"),
+        ({"weights": torch.ones(2, 4, 0), "dictionary": torch.ones(0, 5, 5)}, "at least one state and one matrix"),
+    ],
+)
+def test_bad_input(changed: dict[str, Tensor], match: str) -> None:
+    given = {"weights": torch.ones(2, 4, 2), "dictionary": torch.ones(2, 5, 5)}
+    given |= {"d": torch.ones(2, 4, 5), "x": torch.ones(2, 4, 5)}
+    with pytest.raises(ValueError, match=match):
+        selected_gather_scan(**given | changed)
+
+
+@pytest.mark.parametrize("K", [1, 3])
+def test_same_bits_alone_and_on_two_threads(K: int) -> None:
     """Of a token, and of the dictionary, whatever stands beside it."""
-    weights, dictionary, s, u = single(*make(301, 40, 4))
+    weights, dictionary, s, u = single(*make(301, 130, K))
     index = cpu.select(weights, dictionary)
     dweights, ddictionary = cpu.straight_through(weights, dictionary, index, s, u)
     for t in (0, 2, 300):
@@ -105,7 +135,7 @@ def test_same_bits_alone_and_on_two_threads() -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        again = cpu.straight_through(weights, dictionary, index, s, u)
+        again = cpu.straight_through(weights, dictionary, cpu.select(weights, dictionary), s, u)
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(again[0], dweights) and torch.equal(again[1], ddictionary)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from seqmix.kernels import checks
 from seqmix.kernels._backend import load_kernels
 from seqmix.kernels._loops import shifted
 from seqmix.kernels._prepare import prepare
@@ -42,9 +43,22 @@ def selected_gather_scan(
 ) -> tuple[Tensor, Tensor]:
     """h (B, T, N) and the final state (S, N) for weights (B, T, K), dictionary (K, N, N), both real, d and x (B, T, N).
 
-    All in one precision. Weights and dictionary get the straight-through gradient, or none.
+    All in one precision. Weights and dictionary get the straight-through gradient, or none. `ValueError` for a shape or
+    type that does not fit.
     """
+    for name, tensor in (("x", x), ("d", d)):
+        checks.check_tensor(OP, name, tensor, "B T N", complex_ok=True)
     states = x.shape[-1]
+    checks.check_shape(OP, "d", d, x.shape, "as x")
+    checks.check_tensor(OP, "weights", weights, "B T K")
+    checks.check_tensor(OP, "dictionary", dictionary, "K N N")
+    checks.check_shape(OP, "weights", weights, (*x.shape[:2], weights.shape[2]), "batch and time of x")
+    checks.check_shape(OP, "dictionary", dictionary, (weights.shape[2], states, states), "K of weights, N of x")
+    if not states or not weights.shape[2]:
+        raise ValueError(f"{OP}: x and weights must hold at least one state and one matrix, got {states} of N")
+    real = {"x": x.real.dtype, "weights": weights.dtype, "dictionary": dictionary.dtype}
+    if len(set(real.values())) > 1:
+        raise ValueError(f"{OP}: weights and dictionary must have the precision of x, got {real}")
     backend, (d, x), h0 = prepare(
         OP, _GATHER, {"d": d, "x": x}, "x", "S N", (states,), initial_state, cu_seqlens, backend, complex_ok=True
     )
@@ -69,7 +83,7 @@ def selected_gather_scan(
 
 
 def select(weights: Tensor, dictionary: Tensor) -> Tensor:
-    """index (B, T, N), int64, for weights (B, T, K) and dictionary (K, N, N)."""
+    """index (B, T, N), int64, for weights (B, T, K) and dictionary (K, N, N); of NaN nothing is said."""
     places = [M.argmax(-2) for M in _matrices(weights, dictionary)]
     return torch.cat(places).view(*weights.shape[:2], dictionary.shape[-1])
 

@@ -1,5 +1,7 @@
 """What a token selects, and the gradient in its place, on a CPU: calls of the kernels."""
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -9,9 +11,15 @@ from seqmix.kernels._threads import run
 from seqmix.kernels.gather_scan.selected import cpu_kernels as kernels
 
 
-def _whole(rows: Tensor) -> Tensor:
+def _whole(x: Tensor) -> Tensor:
     """Rows (L, ...) and rows of zeros up to a multiple of `TOGETHER`."""
-    return pad(rows, (0, 0) * (rows.ndim - 1) + (0, -len(rows) % kernels.TOGETHER))
+    return pad(x, (0, 0) * (x.ndim - 1) + (0, -len(x) % kernels.TOGETHER))
+
+
+def _weights(weights: Tensor) -> Tensor:
+    """Weights (L, K) up to such a multiple, the last again, since zeros would make NaN of an infinite entry."""
+    rows = weights.flatten(0, 1)
+    return torch.cat([rows, rows[-1:].expand(-len(rows) % kernels.TOGETHER, -1)])
 
 
 def _items(dictionary: Tensor) -> int:
@@ -20,9 +28,10 @@ def _items(dictionary: Tensor) -> int:
 
 
 def select(weights: Tensor, dictionary: Tensor) -> Tensor:
-    """index (B, T, N), int32, for weights (B, T, K) and dictionary (K, N, N); of equal ones the first."""
+    """index (B, T, N), int32, for weights (B, T, K) and dictionary (K, N, N); of equal ones the first. NaN is never
+    larger."""
     index = torch.empty(*weights.shape[:2], dictionary.shape[-1], dtype=torch.int32)
-    given = array(_whole(weights.flatten(0, 1))), array(dictionary)
+    given = array(_weights(weights)), array(dictionary)
     work = weights.shape[:2].numel() * dictionary.numel()
     run(kernels.select, _items(dictionary), work, *given, index.flatten(0, 1).numpy())
     return index
@@ -31,13 +40,16 @@ def select(weights: Tensor, dictionary: Tensor) -> Tensor:
 def straight_through(weights: Tensor, dictionary: Tensor, index: Tensor, s: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of weights (B, T, K) and dictionary (K, N, N) where dP_t = Re(s_t u_t^H), s and u (B, T, N)."""
     items, states = _items(dictionary), dictionary.shape[-1]
-    s, u = (torch.stack((x.real, x.imag) if x.is_complex() else (x, 0 * x), -2).flatten(0, 1) for x in (s, u))
+    s, u = (
+        torch.stack((x.real, x.imag) if x.is_complex() else (x, torch.zeros_like(x)), -2).flatten(0, 1) for x in (s, u)
+    )
     wide = pad(u, (0, items * kernels.vector(u.numpy()) - states))
-    given = [array(_whole(x)) for x in (weights.flatten(0, 1), s, wide)]
+    given = [array(x) for x in (_weights(weights), _whole(s), _whole(wide))]
     dweights = weights.new_empty(items, len(given[0]), dictionary.shape[0])
     ddictionary = torch.empty_like(dictionary, memory_format=torch.contiguous_format)
     run(
         kernels.straight_through, items, 4 * weights.shape[:2].numel() * dictionary.numel(),
         given[0], array(dictionary), rows(index), *given[1:], dweights.numpy(), ddictionary.numpy(),
     )  # fmt: skip
-    return dweights.sum(0)[: weights.shape[:2].numel()].view(weights.shape), ddictionary
+    # In their order; torch's own depends on how many there are.
+    return reduce(torch.add, dweights)[: weights.shape[:2].numel()].view(weights.shape), ddictionary

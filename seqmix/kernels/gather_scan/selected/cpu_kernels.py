@@ -16,8 +16,8 @@ from seqmix.kernels._tiles import fresh
 
 LANES = "affa56c3"  # of `_lanes.py`, which says why
 TILES = "697d064e"  # of `_tiles.py`
-TOGETHER = 4  # tokens that a number of the dictionary is read for
-ROWS = 32  # of what belongs to them, and of the dictionary: next to the processor for all matrices
+TOGETHER = 4  # tokens at once: each number of the dictionary is read once for all of them
+ROWS = 32  # of g and of the dictionary at once: they stay in the nearest cache through all K matrices
 
 
 def _exp(x):
@@ -114,7 +114,7 @@ def select(first, last, weights, dictionary, index):
 
 @jit()
 def _powers(M):
-    """e^M. By itself, or LLVM would guard what it may overlap."""
+    """e^M. A function of its own: elsewhere LLVM would guard against arrays that overlap."""
     use_wide_vectors()
     for i in range(M.shape[0]):
         for c in range(M.shape[1]):
@@ -122,8 +122,8 @@ def _powers(M):
 
 
 @jit()
-def _lower(M, numbers, r, like):
-    """Token r's M + numbers[0], one for each column."""
+def _add_to_rows(M, numbers, r, like):
+    """Adds numbers[0] to every row of token r's M."""
     use_wide_vectors()
     here = r * width(like)
     number = load(like, numbers, 0, here)
@@ -148,7 +148,10 @@ def _sums(r, t, s, u, j, M, sums, like):
 
 @jit()
 def _through_softmax(r, t, s, u, j, scale, M, like):
-    """M's gradient in place of its e^M: P (dP - sum over rows of P dP); `scale`: 1 / sum of e^M, and what is added."""
+    """M's gradient in place of its e^M: P (dP - sum over rows of P dP).
+
+    scale[0] is 1 / the sum over rows of e^M, scale[1] is - the sum over rows of P dP.
+    """
     use_wide_vectors()
     here = r * width(like)
     real, imaginary = load(like, u, t + r, 0, j), load(like, u, t + r, 1, j)
@@ -200,15 +203,16 @@ def straight_through(first, last, weights, dictionary, index, s, u, dweights, dd
             for k in range(matrices):
                 store(like, dcolumns, i, k, 0)
         for t in range(0, len(weights), TOGETHER):
-            # e^M, over its largest in every column.
+            # e^(M - its column's largest), which `index` names.
             _matrices(t, weights, columns, M, like)
             for c in range(M.shape[1]):
                 sums[0, c] = 0
-            for r in range(min(TOGETHER, len(index) - t)):
-                for c in range(count):
-                    sums[0, r * width(like) + c] = -M[index[t + r, j + c], r * width(like) + c]
             for r in range(TOGETHER):
-                _lower(M, sums, r, like)
+                token = min(t + r, len(index) - 1)  # what fills up is the last one again
+                for c in range(count):
+                    sums[0, r * width(like) + c] = -M[index[token, j + c], r * width(like) + c]
+            for r in range(TOGETHER):
+                _add_to_rows(M, sums, r, like)
             _powers(M)
             # The gradient of M.
             for r in range(TOGETHER):
@@ -218,7 +222,7 @@ def straight_through(first, last, weights, dictionary, index, s, u, dweights, dd
                 sums[1, c] = -sums[1, c] * sums[0, c]
             for r in range(TOGETHER):
                 _through_softmax(r, t, s, u, j, sums, M, like)
-            # What it is a product of.
+            # From it to those of its factors, weights and dictionary.
             for k in range(matrices):
                 for r in range(TOGETHER):
                     store(like, parts, k, r, 0)
