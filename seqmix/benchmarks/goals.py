@@ -78,7 +78,7 @@ def goals_of(entry: Row) -> list[tuple[str, str, bool]]:
 
 def kernel_goals(rows: list[Row]) -> list[tuple[str, str, bool]]:
     """(goal, measured, met) for every goal whose contestants were timed at standard sizes."""
-    rows = [row for row in rows if row["dtype"] == "float32" and row.get("sweep") is None]
+    rows = [row for row in rows if row["dtype"] in ("float32", "complex64") and row.get("sweep") is None]
     results = []
     for goal in GOALS:
         ratio = goal.measured(rows)

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from seqmix.mixers.deltanet import DeltaNet
+from seqmix.mixers.deltanet_names import DeltaProduct, GatedDeltaNet
 from seqmix.mixers.gated_deltanet2 import GatedDeltaNet2
 from seqmix.mixers.gla import GatedLinearAttention
 from seqmix.mixers.hgrn2 import HGRN2
@@ -33,7 +34,7 @@ from seqmix.mixers.s4d import S4D
 from seqmix.mixers.s5 import S5
 from seqmix.mixers.slstm import SLSTM
 
-__all__ = ["LAYOUTS", "From"]
+__all__ = ["LAYOUTS", "UNUSED", "From"]
 
 Source = Mapping[str, Tensor]
 
@@ -262,6 +263,8 @@ def _min_gru(layer: MinGRU, source: Source) -> Table:
     return table | {"out_proj.weight": From((), lambda: torch.eye(width))}
 
 
+# Of layers under a prefix that ends so, names that are released and not used.
+UNUSED: dict[type, tuple[str, frozenset[str]]] = {RWKV7: ("blocks.0.att.", frozenset({"v0", "v1", "v2"}))}
 LAYOUTS: dict[type, Callable[..., Table]] = {
     Mamba: _same,
     Mamba2: _same,
@@ -269,6 +272,8 @@ LAYOUTS: dict[type, Callable[..., Table]] = {
     S4D: _s4d,
     GatedLinearAttention: _gla,
     DeltaNet: _deltanet,
+    GatedDeltaNet: _deltanet,
+    DeltaProduct: _deltanet,
     KDA: _kda,
     GatedDeltaNet2: _kda,
     RWKV7: _rwkv7,

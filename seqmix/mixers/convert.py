@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from seqmix.mixers._layouts import LAYOUTS
+from seqmix.mixers._layouts import LAYOUTS, UNUSED
 from seqmix.mixers.base import TokenMixer
 
 __all__ = ["load_published"]
@@ -21,13 +21,14 @@ def load_published(layer: Layer, state_dict: Mapping[str, Tensor], prefix: str =
     """Load published weights into a layer of the same shape, and return it.
 
     What is released under a name and used in another place is put where it is used: rows of b_proj of DeltaProduct, the
-    gates i and f of sLSTM, whose layer of ours then has no map after it. RWKV-7 is that of a first layer (v0, v1 and v2
-    belong to later ones, which mix values across layers).
+    gates i and f of sLSTM, whose layer of ours then has no map after it. RWKV-7 is that of a first layer: v0, v1 and v2
+    belong to later ones, which mix values across layers, and are left alone under a prefix of the first, in which they
+    are released and not used (`"blocks.0.att."`).
 
     Args:
         layer: a `Mamba`, `Mamba2`, `GatedLinearAttention`, `DeltaNet` (gated, with an output gate, of any number of
-            steps), `KDA`, `GatedDeltaNet2`, `RWKV7`, `HGRN2`, `RetNet`, `Mesa`, `PaTH`, `MLSTM`, `SLSTM`, `M2RNN`,
-            `S4D`, `S5`, `MinGRU` or `MinLSTM`.
+            steps), `GatedDeltaNet`, `DeltaProduct`, `KDA`, `GatedDeltaNet2`, `RWKV7`, `HGRN2`, `RetNet`, `Mesa`,
+            `PaTH`, `MLSTM`, `SLSTM`, `M2RNN`, `S4D`, `S5`, `MinGRU` or `MinLSTM`.
         state_dict: published parameters by name: those of one layer, or of a whole model with `prefix`.
         prefix: in front of the layer's names, such as `"backbone.layers.0.mixer."`; all other entries are left alone.
 
@@ -51,6 +52,9 @@ def load_published(layer: Layer, state_dict: Mapping[str, Tensor], prefix: str =
         known = ", ".join(each.__name__ for each in LAYOUTS)
         raise ValueError(f"load_published: layer must be one of {known}, got {kind}")
     source = {name.removeprefix(prefix): t for name, t in state_dict.items() if name.startswith(prefix)}
+    ending, unused = UNUSED.get(type(layer), ("", frozenset()))
+    if prefix.endswith(ending):
+        source = {name: t for name, t in source.items() if name not in unused}
     table = LAYOUTS[type(layer)](layer, source)
     wanted = {name for piece in table.values() for name in piece.names}
     missing = sorted(wanted - set(source))

@@ -5,21 +5,22 @@ head of K = expand_k d_model / H keys and V = d_model / H values:
 
     r_t, k_t, v_t = W_s x_s
     w_t = exp(-e^{-1/2} sigmoid(w_0 + W_2 tanh(W_1 x_w)))        in (.545, 1)
-    alpha_t = sigmoid(a_0 + A_2 A_1 x_a)                         in (0, 1); signed: twice that, in (0, 2)
+    alpha_t = sigmoid(a_0 + A_2 A_1 x_a)                         in (0, 1); signed: in S_t twice that, in k~_t not
     kappa_t = k_t * k_k of length one,    k~_t = k_t * (1 + (alpha_t - 1) * k_a)
     S_t = (Diag(w_t) - (alpha_t * kappa_t) kappa_t^T) S_{t-1} + k~_t v_t^T
     o_t = S_t^T r_t
     y_t = W_o (g_t * [groupnorm(o_t) + (r_t . (r_k * k~_t)) v_t]),    g_t = G_2 sigmoid(G_1 x_g)
 
 So a = -alpha kappa and b = kappa in `dplr_delta_rule`. Eigenvalues are in (-.455, 1]: no exact reflection. Signed ones,
-which are not published, erase what has decayed, b = w kappa, and are in [-1, 1]. Norms reach 2 / sqrt(3), so that
-alternating steps may grow. Parallel form: chunks, a triangular system each; on a CPU the recurrence itself. State: S
-(K, V) for each head and the last token.
+which are not published, erase what has decayed, b = w kappa, and are in [-1, 1]. Norms reach 2 / sqrt(3), or sqrt(2)
+if signed, so that alternating steps may grow. Parallel form: chunks, a triangular system each; on a CPU the recurrence
+itself. State: S (K, V) for each head and the last token.
 
-As released (BlinkDL/RWKV-LM, v7 train_temp), initial values of the first layer included, except that W_o does not start
-at zero and W_1, A_1, G_1 at a thousandth in place of zero, so that all parameters learn from the first step; lengths
-have the delta rule's eps of 1e-6 inside the root; and later layers do not mix their values with those of the first one,
-because mixers see no other layer.
+As released (BlinkDL/RWKV-LM, v7 train_temp), initial values of the first layer included, except that w_0 starts as in
+the last one, -5.5 + 6 (i / (d - 1))^p with p = 2 in place of 1, so that more channels decay slowly (a layer does not
+know where it stands, and records of seqmix were made so); W_o does not start at zero and W_1, A_1, G_1 at a thousandth
+in place of zero, so that all parameters learn from the first step; lengths have the delta rule's eps of 1e-6 inside the
+root; and later layers do not mix their values with those of the first one, because mixers see no other layer.
 """
 
 import math
@@ -115,7 +116,7 @@ class RWKV7(TokenMixer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The published values of a first layer: decays from .56 to .9998 within each head, gates at their biases."""
+        """The published values of a first layer, w_0 of a last one: decays from .56 to .9998 over all heads."""
         C, K = self.d_model, self.d_key
         i = torch.arange(self.n_heads * K, dtype=torch.float64, device=self.mu.device)
         line = i / max(1, len(i) - 1)

@@ -112,6 +112,25 @@ def test_a_cell_that_forgets_needs_as_many_iterations_for_any_length():
     assert taken[1] <= taken[0] + 2 < 12
 
 
+@pytest.mark.parametrize(("size", "keeps", "length"), [(1e-6, 0.9, 200), (1e-3, 0.9999, 4000), (1e-3, 0.99, 4000)])
+def test_small_states_are_as_exact_as_large_ones(size, keeps, length):
+    """Residuals are measured by the states, and what a long memory makes of them goes with one step more."""
+    torch.manual_seed(0)
+    x, h0 = size * torch.randn(2, length, 1), torch.zeros(2, 1)
+    x[1] *= 1e-3  # beside which the first row is large
+    cell = lambda h, x: torch.tanh(keeps * h + x)  # noqa: E731
+    found, expected = newton_scan(cell, x, h0), loop(cell, x.double(), h0.double())[0]
+    assert not found.looped and found.iterations > 0
+    error = (found.h - expected).abs().amax((1, 2)) / expected.abs().amax((1, 2))
+    assert (error < (1e-4 if keeps > 0.999 else 1e-5)).all()  # of 4,000 steps rounding alone leaves as much
+
+
+def test_states_of_zero():
+    x, h0 = torch.zeros(1, 9, 2), torch.zeros(1, 2)
+    found = newton_scan(lambda h, x: torch.tanh(0.5 * h + x), x, h0)
+    assert not found.looped and not found.h.any()
+
+
 def test_in_single_precision():
     torch.manual_seed(0)
     cell, x = ParaGRU(0.5).float(), torch.randn(2, 200, D)

@@ -5,7 +5,17 @@ import torch
 from einops import rearrange, repeat
 from torch.nn.functional import conv1d, logsigmoid, pad, silu, softplus
 
-from seqmix.mixers import LSTM, SLSTM, DeltaNet, GatedLinearAttention, Mamba, Mamba2, MinGRU
+from seqmix.mixers import (
+    LSTM,
+    SLSTM,
+    DeltaNet,
+    DeltaProduct,
+    GatedDeltaNet,
+    GatedLinearAttention,
+    Mamba,
+    Mamba2,
+    MinGRU,
+)
 from seqmix.mixers.convert import load_published
 
 D, T = 8, 12
@@ -73,7 +83,13 @@ def test_gla(conv, norm):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"d_conv": 1}, {"output_gate": True, "eigenvalues": "signed"}, {"gated": True, "n_householder": 3}],
+    [
+        {},
+        {"d_conv": 1},
+        {"output_gate": True, "eigenvalues": "signed"},
+        {"gated": True, "n_householder": 3},
+        {"gated": True, "output_gate": True},
+    ],
     ids=str,
 )
 def test_deltanet(options):
@@ -110,6 +126,11 @@ def test_deltanet(options):
             o = o * silu(x[:, t] @ w["g_proj.weight"].T).unflatten(-1, (2, 4))
         outputs.append(o.flatten(1) @ w["o_proj.weight"].T)
     check(DeltaNet(D, 2, **options, dtype=torch.float64), w, torch.stack(outputs, 1))
+    # By the names that their papers have.
+    if n > 1:
+        check(DeltaProduct(D, 2, eigenvalues="positive", **options, dtype=torch.float64), w, torch.stack(outputs, 1))
+    elif "gated" in options:
+        check(GatedDeltaNet(D, 2, dtype=torch.float64), w, torch.stack(outputs, 1))
 
 
 def test_mamba():

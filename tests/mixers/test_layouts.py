@@ -196,6 +196,16 @@ def test_places(name):
     assert sum(t.numel() for t in published.values()) == sum(p.numel() for p in layer.parameters())
 
 
+def test_what_a_first_layer_of_rwkv7_does_not_use_is_left_alone():
+    """v0, v1, v2 are released in it, and mix values with those of the first layer in others."""
+    make, places = PLACES["rwkv-7 as released"]
+    layer = make(D, 2)
+    published = {n: torch.randn_like(place(layer)) for n, place in places.items()} | {"v0": torch.ones(1, 1, D)}
+    load_published(layer, {f"model.blocks.0.att.{n}": t for n, t in published.items()}, "model.blocks.0.att.")
+    with pytest.raises(ValueError, match="has no place for v0"):
+        load_published(layer, {f"blocks.1.att.{n}": t for n, t in published.items()}, "blocks.1.att.")
+
+
 @pytest.mark.parametrize("cuda", [True, False])
 def test_slstm(cuda):
     """The released layer: gates whose names are exchanged, a norm stored less one, two layouts of the cell."""

@@ -1,5 +1,6 @@
 """KDA, Gated DeltaNet-2 and RWKV-7: limits in which they are other layers, spectra, and published initial values."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,11 @@ def test_rwkv7_starts_with_the_published_decays():
     assert decay.min().item() == pytest.approx(0.561, abs=2e-3) and decay.max().item() == pytest.approx(
         0.9998, abs=1e-3
     )
+    # Channel by channel, with the exponent of a last layer.
+    n = np.arange(256)
+    within = (n % 64 - 31.5) / 31.5
+    expected = -6 + 6 * (n / 255) ** 2 + 0.5 + 2.5 * np.sign(within) * within**2
+    np.testing.assert_allclose(layer.w_up.bias.detach().numpy(), expected, atol=1e-5)
 
 
 def test_kda_starts_with_the_published_decays():
