@@ -30,7 +30,7 @@ from seqmix.mixers.base import recurrent_dtype
 from seqmix.mixers.forms import Direct
 from seqmix.mixers.mamba2 import Mamba2
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import Device, DType, mixer_state
+from seqmix.mixers.state import Device, DType, check_shapes, mixer_state
 
 
 @mixer_state
@@ -198,6 +198,11 @@ class LogLinear(Mamba2):
                 outputs.append(o)
             finals.append(final)
         return torch.cat(outputs, 1), torch.cat(finals)
+
+    def _check_state(self, state: Any, sequences: int, device: torch.device) -> None:
+        super()._check_state(state, sequences, device)
+        inner = self.n_heads, self.d_state, self.d_inner // self.n_heads
+        check_shapes("LogLinear", state, S=(self.n_levels, *inner))
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> LogLinearState:  # type: ignore[override]
         """Zeros, no token read."""

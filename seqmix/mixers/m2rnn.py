@@ -30,7 +30,7 @@ from seqmix.mixers._projections import WideLinear
 from seqmix.mixers._starts import step_bias
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import Device, DType, mixer_state
+from seqmix.mixers.state import Device, DType, check_shapes, mixer_state
 
 
 @mixer_state
@@ -135,6 +135,10 @@ class M2RNN(TokenMixer):
         o, H = m2rnn(q, k, v, f, self.W.to(f.dtype), state.H.to(f.dtype), cu_seqlens, self.clip_gradient)
         o = (o + self.D.to(o.dtype) * v).flatten(2) * silu(g.to(o.dtype))  # (B, T, H V)
         return self.out_proj(rms_norm(o, self.norm_weight).to(x.dtype)), M2RNNState(H, conv)
+
+    def _check_state(self, state: Any, sequences: int, device: torch.device) -> None:
+        super()._check_state(state, sequences, device)
+        check_shapes("M2RNN", state, H=(self.n_heads, self.d_key, self.d_value))
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> M2RNNState:
         """Zeros."""

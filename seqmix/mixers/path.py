@@ -36,7 +36,7 @@ from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Direct
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import Device, DType, mixer_state
+from seqmix.mixers.state import Device, DType, check_shapes, mixer_state
 
 CHUNK = 64
 
@@ -206,6 +206,12 @@ class PaTH(TokenMixer):
             states.append(row)
         k, v, forget = (right_aligned(list(rows), rows[0].dtype) for rows in zip(*(s[:3] for s in states), strict=True))
         return torch.cat(outputs, 1), PaTHState(k, v, forget, torch.cat([s.length for s in states]), state.conv)
+
+    def _check_state(self, state: Any, sequences: int, device: torch.device) -> None:
+        super()._check_state(state, sequences, device)
+        keys = (state.k.shape[1] if state.k.ndim > 1 else 0, self.n_heads)
+        head = (*keys, self.d_model // self.n_heads)
+        check_shapes("PaTH", state, k=head, v=head, forget=keys if self.forget_gate else (keys[0], 0))
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> PaTHState:
         """No keys yet (M = 0)."""

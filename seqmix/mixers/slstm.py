@@ -31,7 +31,7 @@ from seqmix.kernels.slstm.api import slstm
 from seqmix.mixers._heads import init_taps
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.registry import register_mixer
-from seqmix.mixers.state import Device, DType, mixer_state
+from seqmix.mixers.state import Device, DType, check_shapes, mixer_state
 
 
 @mixer_state
@@ -134,6 +134,10 @@ class SLSTM(TokenMixer):
             y = layer_norm(h, h.shape[-1:]).flatten(2) * self.norm_weight.to(h.dtype)
         h, c, n, m = (part.clone() for part in final.unbind(1))
         return self.out_proj(y.to(x.dtype)), SLSTMState(h, c, n, m, conv)
+
+    def _check_state(self, state: Any, sequences: int, device: torch.device) -> None:
+        super()._check_state(state, sequences, device)
+        check_shapes("SLSTM", state, **dict.fromkeys("hcnm", tuple(self.bias.shape[::2])))
 
     def init_state(self, batch_size: int, *, device: Device = None, dtype: DType = None) -> SLSTMState:
         """Zeros: nothing has begun."""

@@ -53,6 +53,14 @@ def check_leaves(owner: str, state: State, shape: tuple[int, ...], dtype: torch.
             raise ValueError(f"{owner}: state.{name} must be {dtype} of shape {shape}, got {describe(leaf)}")
 
 
+def check_shapes(owner: str, state: State, **shapes: tuple[int, ...]) -> None:
+    """`ValueError` unless these tensors of a state have these shapes, behind the sequences: kernels do not look."""
+    for name, shape in shapes.items():
+        leaf = getattr(state, name)
+        if leaf.shape[1:] != shape:
+            raise ValueError(f"{owner}: state.{name} must have shape (S, {str(shape)[1:-1]}), got {describe(leaf)}")
+
+
 def summary(state: State) -> str:
     """`BDLRUState(h=float32 of shape (2, 8, 4) on cpu)`: what a state holds, without its numbers."""
     if isinstance(state, Tensor):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -77,8 +78,24 @@ def bad_input_is_named(subject: Subject, case: str) -> None:
     _expect_error(lambda: call(mixer, subject.inputs(2, 5)), pattern)
 
 
+def every_size_of_a_state_is_looked_at(subject: Subject) -> None:
+    """Each tensor of a state, each axis behind the sequences: compiled kernels would read and write beside them."""
+    mixer, x = subject.build(), subject.inputs(2, 5)
+    state = mixer(x)[1]
+    leaves, spec = pytree.tree_flatten(state)
+    for place, leaf in enumerate(leaves):
+        for axis in range(1, leaf.ndim if leaf.numel() else 0):
+            for other in (leaf.narrow(axis, 0, leaf.shape[axis] - 1), torch.cat((leaf, leaf.narrow(axis, 0, 1)), axis)):
+                changed = pytree.tree_unflatten([*leaves[:place], other.contiguous(), *leaves[place + 1 :]], spec)
+                _expect_error(partial(mixer, x, changed), "state")
+
+
 def a_width_of_zero_is_named(subject: Subject) -> None:
     _expect_error(lambda: subject.factory(0), "d_model")
 
 
-CHECKS = (*checks(bad_input_is_named, {case: {"case": case} for case in _CASES}), *checks(a_width_of_zero_is_named))
+CHECKS = (
+    *checks(bad_input_is_named, {case: {"case": case} for case in _CASES}),
+    *checks(every_size_of_a_state_is_looked_at),
+    *checks(a_width_of_zero_is_named),
+)
