@@ -48,6 +48,11 @@ def main(argv: list[str]) -> int:
 
     from seqmix.training.objectives import Gidd
 
+    try:
+        torch.empty(0, device=options.device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device: {options.device!r} is not there: {reason}") from None
     model, tokenizer, objective = _load(path, options.device, options.trust)
     prompt = [tokenizer.eos, *tokenizer.encode(options.prompt)[0].tolist()]
     generator = torch.Generator(options.device).manual_seed(options.seed)

@@ -7,7 +7,7 @@ from torch import Tensor
 from seqmix.kernels.checks import describe, has_values
 from seqmix.kernels.transforms import is_transformed
 
-__all__ = ["check_lengths", "in_one_row", "out_of_the_row"]
+__all__ = ["check_lengths", "in_one_row", "out_of_the_row", "without_padding"]
 
 
 def check_lengths(owner: str, lengths: Tensor | None, x: Tensor, cu_seqlens: Tensor | None) -> None:
@@ -40,6 +40,12 @@ def in_one_row(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     inner = torch.stack((starts[:-1], starts[:-1] + lengths), dim=1).flatten()  # (2 B,)
     offsets = torch.cat((inner, starts[-1:])).int()
     return rearrange(x, "b t d -> 1 (b t) d"), offsets, torch.arange(2 * batch, device=x.device) // 2
+
+
+def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """Zeros in place of padding: where tokens are weighed by zero, what is not finite would stay."""
+    padding = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]  # (B, T)
+    return x.masked_fill(padding.unsqueeze(-1), 0)
 
 
 def out_of_the_row(t: Tensor, batch: int) -> Tensor:

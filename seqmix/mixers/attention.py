@@ -36,7 +36,7 @@ from seqmix.mixers._key_rows import (
     visible,
 )
 from seqmix.mixers._make_position import make_position
-from seqmix.mixers._padding import in_one_row, out_of_the_row
+from seqmix.mixers._padding import in_one_row, out_of_the_row, without_padding
 from seqmix.mixers._positions import table, turn
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers._softmax import softmax_attention
@@ -156,7 +156,7 @@ class Attention(TokenMixer):
 
     def mix_padded(self, x: Tensor, state: AttentionState, lengths: Tensor) -> tuple[Tensor, AttentionState]:
         """`mix` of a padded batch. What has a window is packed; the batch is attended to as one."""
-        row, offsets, twice = in_one_row(x, lengths)
+        row, offsets, twice = in_one_row(without_padding(x, lengths), lengths)
         operands, small = self._project(row, state.conv[twice], state.window[twice], state.angle[twice], offsets)
         q, k, v, log_f = (out_of_the_row(t, len(x)) for t in operands)  # (B, T, H, ...)
         o, state = self._attend(q, k, v, log_f, state, padded=True, lengths=lengths)

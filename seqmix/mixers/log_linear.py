@@ -24,7 +24,7 @@ from torch.nn.functional import one_hot, silu, softplus
 
 from seqmix._checks import positive
 from seqmix.kernels.checks import check_offsets
-from seqmix.mixers._padding import in_one_row, out_of_the_row
+from seqmix.mixers._padding import in_one_row, out_of_the_row, without_padding
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import recurrent_dtype
 from seqmix.mixers.forms import Direct
@@ -176,7 +176,7 @@ class LogLinear(Mamba2):
 
     def mix_padded(self, x: Tensor, state: LogLinearState, lengths: Tensor) -> tuple[Tensor, LogLinearState]:
         """`mix` of a padded batch: the convolution is packed, the rest goes on as one."""
-        row, offsets, twice = in_one_row(x, lengths)
+        row, offsets, twice = in_one_row(without_padding(x, lengths), lengths)
         parts, u, z, window = self._parts(row, state.conv[twice], offsets)
         *parts, u, z = (out_of_the_row(t, len(x)) for t in (*parts, u, z))  # type: ignore[assignment]
         with torch.autocast(x.device.type, enabled=False):

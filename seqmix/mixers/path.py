@@ -31,7 +31,7 @@ from seqmix.kernels import causal_conv1d
 from seqmix.kernels.checks import check_offsets
 from seqmix.mixers._heads import init_taps, unit
 from seqmix.mixers._key_rows import moved_to_the_end, right_aligned
-from seqmix.mixers._padding import in_one_row, out_of_the_row
+from seqmix.mixers._padding import in_one_row, out_of_the_row, without_padding
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Direct
@@ -182,7 +182,7 @@ class PaTH(TokenMixer):
 
     def mix_padded(self, x: Tensor, state: PaTHState, lengths: Tensor) -> tuple[Tensor, PaTHState]:
         """`mix` of a padded batch: the convolution is packed, the batch is attended to as one."""
-        row, offsets, twice = in_one_row(x, lengths)
+        row, offsets, twice = in_one_row(without_padding(x, lengths), lengths)
         tokens, conv = self._tokens(row, state.conv[twice], offsets)
         tokens = Tokens(*(out_of_the_row(t, len(x)) for t in tokens))  # (B, T, H, ...)
         padding = (torch.arange(x.shape[1], device=x.device) >= lengths[:, None])[..., None]  # (B, T, 1)

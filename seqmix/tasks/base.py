@@ -101,6 +101,10 @@ class Task(LightningDataModule):
         self._train: TrainBatches | None = None
         self._limit: int | None = None
 
+    def __str__(self) -> str:
+        # Lightning's own asks for data that no trainer has set up.
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._arguments.items())})"
+
     def _load(self, loading: Loading) -> None:
         owner, train_length, min_length = type(self).__name__, loading["train_length"], loading["min_length"]
         batch_size, train_size, eval_size = loading["batch_size"], loading["train_size"], loading["eval_size"]

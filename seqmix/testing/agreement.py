@@ -70,6 +70,18 @@ def padded_equals_separate(subject: Subject, lengths: list[int], dtype: torch.dt
     assert_same(measure(mixer, x, state, padded(lengths)), expected, TOLERANCE[dtype], "padded")
 
 
+def padding_may_hold_anything(subject: Subject) -> None:
+    """What stands behind the end of a sequence is in none of its outputs, nor in its state."""
+    mixer, lengths = subject.build(), torch.tensor([5, 1, 7])
+    x = subject.inputs(3, 7)
+    padding = torch.arange(7) >= lengths[:, None]
+    y, state = mixer(x, lengths=lengths)
+    odd, state_of_odd = mixer(x.masked_fill(padding.unsqueeze(-1), torch.nan), lengths=lengths)
+    torch.testing.assert_close(odd[~padding], y[~padding], rtol=1e-12, atol=1e-12)
+    for leaf, other in zip(pytree.tree_leaves(state), pytree.tree_leaves(state_of_odd), strict=True):
+        torch.testing.assert_close(leaf, other, rtol=1e-12, atol=1e-12)
+
+
 def packed_states_continue(subject: Subject) -> None:
     mixer, lengths = subject.build(), [5, 0, 8]
     x, more = subject.inputs(1, 13), subject.inputs(3, 4, seed=5)
@@ -160,6 +172,7 @@ CHECKS = (
             for dtype in TOLERANCE
         },
     ),
+    *checks(padding_may_hold_anything),
     *checks(padded_equals_separate, {f"{dtype}": {"lengths": [5, 1, 7], "dtype": dtype} for dtype in TOLERANCE}),
     *checks(packed_states_continue),
     *checks(no_state_is_the_initial_state),

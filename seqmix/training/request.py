@@ -113,6 +113,9 @@ def _place(command: str, options: Options) -> tuple[str, Path | None, Path | Non
         raise ValueError(
             f"run_dir: {folder} has checkpoints; --ckpt_path last continues that run, a new one needs another folder"
         )
+    own = None if checkpoint is not None or folder is None else (folder / "config.yaml").resolve()
+    if command == "fit" and own in [Path(given).resolve() for given in options.configs]:
+        raise ValueError(f"run_dir: a run writes its config to {own}, which is yours; it needs another folder")
     return name, checkpoint, folder
 
 

@@ -26,6 +26,10 @@ def take(loader, n: int) -> list[torch.Tensor]:
     return [batch["tokens"] for batch in islice(loader, n)]
 
 
+def test_printed() -> None:
+    assert str(task()).startswith("WordProblem(group='S3'") and "train_length=8" in str(task())
+
+
 @pytest.mark.parametrize("train_size", [None, 30])
 def test_ranks_share_the_global_batch(train_size) -> None:
     whole = take(task(train_size=train_size, min_length=2).train_dataloader(), 4)

@@ -162,6 +162,9 @@ def test_optimizer_states_of_another_model_take_one_line(run: Path, capsys: pyte
 def test_a_folder_that_cannot_be_written(run: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "file").write_text("")
     assert "run/file/x" in refused(capsys, "fit", "--config", "parity", *RUN, "--run_dir", "run/file/x")
+    Path("config.yaml").write_text("base: parity  # mine\n")
+    assert "it needs another folder" in refused(capsys, "fit", "--config", "config.yaml", *RUN, "--run_dir", ".")
+    assert Path("config.yaml").read_text() == "base: parity  # mine\n"
 
     def read_only(*args: Any, **kwargs: Any) -> None:
         raise OSError(30, "Read-only file system", "run/checkpoints/.last.ckpt.part")

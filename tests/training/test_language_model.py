@@ -212,6 +212,9 @@ def test_what_is_no_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ):
         assert main(["generate", name]) == 2
         assert message in capsys.readouterr().err
+    assert main(["generate", "parity.ckpt", "--device", "foo"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "--device: 'foo' is not there" in error
     (tmp_path / "empty.txt").touch()
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     for name, message in (("empty", "expected text, got an empty file"), ("latin", "expected UTF-8 text")):

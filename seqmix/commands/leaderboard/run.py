@@ -139,6 +139,7 @@ def make_records(plan: "Sequence[Run] | Plan", arguments: argparse.Namespace, pr
     check_output("--store", arguments.store)
     store = RunStore(arguments.store)
     store.refresh()
+    store.require_store()
     tell(store.problems)
     try:
         with closing(_runner(arguments)) as runner:

@@ -28,6 +28,7 @@ Key = tuple[str, int]
 # Bytes that are read, and lines that are parsed, at a time.
 _BLOCK, _TOGETHER = 1 << 22, 500
 _TOLD = 1000  # problems of a file that are kept
+_BEGINNING = b'{"schema_version"'  # of every record that is written here
 
 
 class TornLineWarning(UserWarning):
@@ -111,12 +112,28 @@ class RunStore:
                 self._catch_up(descriptor)
         return self.records
 
+    def require_store(self) -> None:
+        """Raise `ValueError` where a file is there that is none: nothing is added to it, and nothing taken away."""
+        if self.path.exists():
+            with self._locked(create=False) as descriptor:
+                self._require_store(self._catch_up(descriptor))
+
+    def _require_store(self, rest: bytes) -> None:
+        found = [] if self.records else self.problems[:1]
+        if rest and _is_object(rest):
+            found += problems_of(json.loads(rest), older=True, line=rest)[: not self.records]
+        if found:
+            raise ValueError(f"{self.path} is no file of records: {found[0]}")
+        if rest and not _is_object(rest) and rest[: len(_BEGINNING)] != _BEGINNING[: len(rest)]:
+            shown = rest[:40].decode(errors="replace")
+            raise ValueError(f"{self.path} ends with what is no record, nor the beginning of one: {shown!r}")
+
     def append(self, record: Record) -> None:
         """Write one record.
 
         Raises:
-            ValueError: a field that is unknown, missing or wrong, an (id, attempt) that the file has already, or a
-                record of more than `MAX_BYTES`.
+            ValueError: a field that is unknown, missing or wrong, an (id, attempt) that the file has already, a
+                record of more than `MAX_BYTES`, or a file that is none of records.
             OSError: the disk is full; the file is as it was.
         """
         found = problems_of(record)
@@ -127,6 +144,7 @@ class RunStore:
             raise ValueError(f"record for {self.path}: expected at most {MAX_BYTES} bytes, got {len(line)}")
         with self._locked(create=True) as descriptor:
             rest = self._catch_up(descriptor)
+            self._require_store(rest)
             key = record["id"], record["attempt"]
             if key in self._keys:
                 raise ValueError(

@@ -125,6 +125,18 @@ def test_torn_last_line_is_told_and_removed(tmp_path: Path) -> None:
     assert [r["identity"]["seed"] for r in read_runs(path)] == [0, 1]
 
 
+@pytest.mark.parametrize(
+    "content", ["a\nb", "a\n", "base: parity\n", '{\n  "x": 1\n}', "half a sentence", '{"x": ', '{"x": 1}']
+)
+def test_a_file_that_is_no_store_is_left_as_it_is(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(content)
+    for call in (RunStore(path).require_store, lambda: RunStore(path).append(make_record())):
+        with pytest.raises(ValueError, match=r"mine.txt (is no file of records|ends with what is no record)"):
+            call()
+    assert path.read_text() == content
+
+
 def test_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     path.write_text(json.dumps(make_record(seed=0)))
