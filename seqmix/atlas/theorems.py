@@ -181,7 +181,7 @@ THEOREMS = (
     Theorem(
         "one letter's powers", "powers of a matrix with real eigenvalues in [-1, 1] come to a period of two, or of one",
         "some letter repeated has a longer period", "derived; compare 2411.12537", _MATRICES, REALS, 1,
-        lambda t: t.spectrum is not None and t.kind != "mean", _letter_periods,
+        lambda t: t.spectrum is not None and t.kind != "mean" and not t.clocked, _letter_periods,
     ),
     Theorem(
         "block sizes", "blocks that lose nothing permute their entries, up to signs where there are some",

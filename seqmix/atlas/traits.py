@@ -46,9 +46,9 @@ class Traits(NamedTuple):
         `real spectrum`: for each token A is similar to a symmetric matrix with eigenvalues in [-1, 1];
         `other`: nothing is known.
     window: tokens that choose A and b, the last ones. alike: whether A is the same for all tokens. clocked: whether
-    something turns alike at every token besides. spectrum: the least eigenvalue of an A(x), 0 or more, above -1, or -1,
-    where every A(x) has real eigenvalues only, else None. m: block size, if it was given. forgets: whether weights of a
-    mean fade with what came since.
+    something turns alike at every token besides. spectrum: the least eigenvalue of an A(x), that turn aside, 0 or
+    more, above -1, or -1, where every A(x) has real eigenvalues only, else None. m: block size, if it was given.
+    forgets: whether weights of a mean fade with what came since.
     """
 
     kind: str
@@ -113,9 +113,7 @@ def traits_of(mixer: Mixer) -> Traits:
             return Traits("other")
         return Traits("complex" if tied else "other", window + taps - 1)
     if name == "gla":
-        clocked = o["position"] == "rope"
-        # The eigenvalues of a layer that turns are not real.
-        return Traits("positive", window, clocked=clocked, spectrum=None if clocked else 0)
+        return Traits("positive", window, clocked=o["position"] == "rope", spectrum=0)
     if name in ("deltanet", "gated-deltanet", "deltaproduct", "kda"):
         one = o.get("n_householder", 1) == 1
         position = o.get("position")
