@@ -12,7 +12,7 @@ from seqmix.atlas.prediction import Prediction, automaton_of
 from seqmix.atlas.traits import mixer_of
 from seqmix.tasks.automata import describe
 
-__all__ = ["Cells", "cells_of", "draw", "place", "sheet", "table"]
+__all__ = ["Cells", "cells_of", "draw", "place", "sheet", "table", "unbuilt"]
 
 SIGNS = {"can": "Y", "cannot": "-", "open": "?"}
 _COLOURS = {"can": "#2a9d8f", "cannot": "#e76f51", "open": "#e9e9e9"}
@@ -37,10 +37,7 @@ def table(cells: Cells, mixers: Sequence[str], automata: Sequence[str], n_layers
         "",
         f"Y can, with written weights; - cannot, by a theorem; ? open. {decided} of {len(cells)} cells are decided.",
     ]
-    if large := [f"{mixer} on {automaton}" for (mixer, automaton), p in cells.items() if UNBUILT in p.says]:
-        lines[-1] += (
-            f" By the formula of their weights alone, which are too many to be written out: {', '.join(large)}."
-        )
+    lines[-1] += unbuilt(cells)
     if n_layers > 1:
         return "\n".join(lines)
     lines += [
@@ -56,6 +53,12 @@ def table(cells: Cells, mixers: Sequence[str], automata: Sequence[str], n_layers
             f"{about.monoid} | {', '.join(about.groups or ()) or '-'} | {' '.join(holds) or '-'} |"
         )
     return "\n".join(lines)
+
+
+def unbuilt(cells: Cells) -> str:
+    """A sentence about cells whose weights are a formula alone, with a space in front; empty where there are none."""
+    large = [f"{mixer} on {automaton}" for (mixer, automaton), found in cells.items() if UNBUILT in found.says]
+    return f" By the formula of their weights, too many to be written out: {', '.join(large)}." if large else ""
 
 
 def sheet(mixer: str, automaton: str, found: Prediction, entry: Any, n_layers: int = 1) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from seqmix.atlas.cells import LAYERS
-from seqmix.atlas.page import SIGNS
+from seqmix.atlas.page import SIGNS, unbuilt
 from seqmix.atlas.prediction import Prediction
 from seqmix.atlas.theorems import THEOREMS
 from seqmix.leaderboard.summary.atlas_records import Marks
@@ -45,7 +45,8 @@ def cells_table(
         f"{decided} of {len(cells)} cells are decided. Behind it, where there are runs: those that learned it, of all. "
         "They answer every test word of twice the training length and more rightly at every position, up to four times "
         "that length at least. c: so many of their networks are certified for every length with hard gates. "
-        f"In all {solved:,} of {runs:,} runs, {certified:,} certified.",
+        f"In all {solved:,} of {runs:,} runs, {certified:,} certified."
+        + unbuilt({place: cell.prediction for place, cell in marks.items()}),
         "",
         *(f"[{name}]: {_PAGE}#{heading}" for heading, name in proofs.items()),
     ]
