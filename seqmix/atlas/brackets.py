@@ -16,14 +16,13 @@ from seqmix._checks import positive
 from seqmix.atlas.boxes import boxable, boxes_of
 from seqmix.atlas.counts import affine_of, by_counts
 from seqmix.atlas.drift import drift_length
-from seqmix.atlas.written import check
+from seqmix.atlas.written import MOST_WORDS, check
 from seqmix.models import SequenceModel
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.automata.core import Core, core_of
 
-__all__ = ["MOST_WORDS", "Bracket", "horizon"]
+__all__ = ["Bracket", "horizon"]
 
-MOST_WORDS = 60_000
 _MOST_LETTERS = 400_000  # of repeated words
 
 

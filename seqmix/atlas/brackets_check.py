@@ -16,9 +16,10 @@ from torch import Tensor
 
 from seqmix.atlas.boxes import boxable
 from seqmix.atlas.boxes_check import check_boxes
-from seqmix.atlas.brackets import MOST_WORDS, Bracket
+from seqmix.atlas.brackets import Bracket
 from seqmix.atlas.counts import affine_of, by_counts
 from seqmix.atlas.drift import drift_length
+from seqmix.atlas.written import MOST_WORDS
 from seqmix.models import SequenceModel
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.automata.core import core_of
@@ -50,16 +51,14 @@ def verify_bracket(bracket: Bracket, model: SequenceModel, automaton: Automaton)
             word: list[int] = [automaton.bos, *[x] * first, *[y] * (far - first)]
             says = model.eval()(torch.tensor([word]))[0][0].argmax(-1).tolist()
             _require(says[1:] == automaton.answers(word)[1:], f"a word of {far} letters is answered wrongly: {word}")
-    near = int(min(bracket.safe, _FAR))
-    if bracket.method == "all words":
-        near = int(bracket.safe)
-        _require(len(letters) ** near <= MOST_WORDS, f"words of {near} letters are more than {MOST_WORDS:,}")
     _require(_again(bracket, model, automaton) >= bracket.safe, f"{bracket.safe:,} letters are not proved safe")
-    if bracket.method == "all words":
-        _all_right(model, automaton, letters, near)
-        return near
+    near = int(min(bracket.safe, _FAR))
     if bracket.method != "counts":
-        near = next(n for n in range(near, -1, -1) if len(letters) ** n <= 4096)
+        if bracket.method == "all words":
+            near = int(bracket.safe)
+            _require(len(letters) ** near <= MOST_WORDS, f"words of {near} letters are more than {MOST_WORDS:,}")
+        else:
+            near = next(n for n in range(near, -1, -1) if len(letters) ** n <= 4096)
         _all_right(model, automaton, letters, near)
         return near
     maps = _maps(model, [*letters, automaton.bos])

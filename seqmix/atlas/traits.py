@@ -73,7 +73,7 @@ def mixer_of(spec: str | Mapping[str, Any]) -> Mixer:
     defaults = {key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty}
     options = {key: value for key, value in (defaults | entry).items() if key not in SIZES}
     # Sizes may be such as fit another width.
-    _require_options(name, repr({key: value for key, value in entry.items() if key not in SIZES}), entry)
+    _require_options(name, {key: value for key, value in entry.items() if key not in SIZES})
     return Mixer(
         name, options, {key: value for key, value in entry.items() if key in SIZES and value is not None}, entry
     )
@@ -82,11 +82,11 @@ def mixer_of(spec: str | Mapping[str, Any]) -> Mixer:
 _VALID: set[tuple[str, str]] = set()
 
 
-def _require_options(name: str, key: str, entry: Mapping[str, Any]) -> None:
+def _require_options(name: str, options: Mapping[str, Any]) -> None:
     """`ValueError` of the layer's own where an option has a value that it does not know."""
-    if (name, key) not in _VALID:
-        get_mixer(name).load()(256, **{k: v for k, v in entry.items() if k not in SIZES}, device="meta")
-        _VALID.add((name, key))
+    if (key := (name, repr(options))) not in _VALID:
+        get_mixer(name).load()(256, **options, device="meta")
+        _VALID.add(key)
 
 
 def traits_of(mixer: Mixer) -> Traits:

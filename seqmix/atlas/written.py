@@ -14,9 +14,9 @@ from seqmix.atlas.traits import mixer_of
 from seqmix.models import SequenceModel
 from seqmix.tasks.automata import IGNORE, Automaton
 
-__all__ = ["Check", "Construction", "check", "closed", "construct"]
+__all__ = ["MOST_WORDS", "Check", "Construction", "check", "closed", "construct"]
 
-_MOST_WORDS = 60_000
+MOST_WORDS = 60_000
 
 
 class Construction(NamedTuple):
@@ -139,7 +139,7 @@ def _batches(automaton: Automaton, longest: int, words: int, length: int, seed: 
     letters = np.flatnonzero((automaton.step >= 0).any(0))
     letters = letters[letters != automaton.bos]
     head = [] if automaton.bos is None else [automaton.bos]
-    n = min(longest, int(np.log(_MOST_WORDS) / np.log(max(2, len(letters)))))
+    n = min(longest, int(np.log(MOST_WORDS) / np.log(max(2, len(letters)))))
     short = np.array([[*head, *word] for word in itertools.product(letters.tolist(), repeat=max(1, n))])
     yield from np.array_split(short, -(-len(short) // 4096))
     if words:

@@ -5,7 +5,7 @@ import difflib
 import re
 from typing import Any, NoReturn
 
-__all__ = ["Parser", "add_trust_option", "positive"]
+__all__ = ["Parser", "add_trust_option", "positive", "why_unusable"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,3 +63,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
     return int(text)
+
+
+def why_unusable(device: str) -> str | None:
+    """Why torch cannot use a device here, in its own words; None where it can."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:
+        return str(error).partition("\n")[0]
+    return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from seqmix._signals import Interrupted
 from seqmix._trust import import_trusted
 from seqmix.commands._messages import exits
-from seqmix.commands._options import Parser, add_trust_option
+from seqmix.commands._options import Parser, add_trust_option, why_unusable
 from seqmix.training.config.runs import checkpoint_named
 
 if TYPE_CHECKING:
@@ -48,11 +48,8 @@ def main(argv: list[str]) -> int:
 
     from seqmix.training.objectives import Gidd
 
-    try:
-        torch.empty(0, device=options.device)
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device: {options.device!r} is not there: {reason}") from None
+    if reason := why_unusable(options.device):
+        raise ValueError(f"--device: {options.device!r} is not there: {reason}")
     model, tokenizer, objective = _load(path, options.device, options.trust)
     prompt = [tokenizer.eos, *tokenizer.encode(options.prompt)[0].tolist()]
     generator = torch.Generator(options.device).manual_seed(options.seed)

@@ -7,7 +7,7 @@ from torch import Tensor
 from seqmix.kernels.checks import describe, has_values
 from seqmix.kernels.transforms import is_transformed
 
-__all__ = ["check_lengths", "in_one_row", "out_of_the_row", "without_padding"]
+__all__ = ["check_lengths", "in_one_row", "out_of_the_row", "padding_of", "without_padding"]
 
 
 def check_lengths(owner: str, lengths: Tensor | None, x: Tensor, cu_seqlens: Tensor | None) -> None:
@@ -42,10 +42,14 @@ def in_one_row(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rearrange(x, "b t d -> 1 (b t) d"), offsets, torch.arange(2 * batch, device=x.device) // 2
 
 
+def padding_of(x: Tensor, lengths: Tensor) -> Tensor:
+    """Where x (B, T, D) is padding, (B, T, 1)."""
+    return (torch.arange(x.shape[1], device=x.device) >= lengths[:, None]).unsqueeze(-1)
+
+
 def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
     """Zeros in place of padding: where tokens are weighed by zero, what is not finite would stay."""
-    padding = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]  # (B, T)
-    return x.masked_fill(padding.unsqueeze(-1), 0)
+    return x.masked_fill(padding_of(x, lengths), 0)
 
 
 def out_of_the_row(t: Tensor, batch: int) -> Tensor:

@@ -31,7 +31,7 @@ from seqmix.kernels import causal_conv1d
 from seqmix.kernels.checks import check_offsets
 from seqmix.mixers._heads import init_taps, unit
 from seqmix.mixers._key_rows import moved_to_the_end, right_aligned
-from seqmix.mixers._padding import in_one_row, out_of_the_row, without_padding
+from seqmix.mixers._padding import in_one_row, out_of_the_row, padding_of, without_padding
 from seqmix.mixers._projections import WideLinear
 from seqmix.mixers.base import TokenMixer, recurrent_dtype
 from seqmix.mixers.forms import Direct
@@ -185,7 +185,7 @@ class PaTH(TokenMixer):
         row, offsets, twice = in_one_row(without_padding(x, lengths), lengths)
         tokens, conv = self._tokens(row, state.conv[twice], offsets)
         tokens = Tokens(*(out_of_the_row(t, len(x)) for t in tokens))  # (B, T, H, ...)
-        padding = (torch.arange(x.shape[1], device=x.device) >= lengths[:, None])[..., None]  # (B, T, 1)
+        padding = padding_of(x, lengths)  # (B, T, 1)
         # Padding changes no key, and leaves the state.
         beta, log_f = tokens.beta.masked_fill(padding[..., None], 0), tokens.log_f.masked_fill(padding, 0)
         o, after = self._attend(tokens._replace(beta=beta, log_f=log_f), state)

@@ -13,7 +13,7 @@ from seqmix._signals import Interrupted
 from seqmix.benchmarks import memory, record, views
 from seqmix.benchmarks.tables import show
 from seqmix.benchmarks.timing import Plan, Settings
-from seqmix.commands._options import positive
+from seqmix.commands._options import positive, why_unusable
 
 __all__ = [
     "MIXER_CASES",
@@ -73,14 +73,9 @@ def numbers(text: str) -> tuple[int, ...]:
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
     """How to measure; a device that torch cannot use raises `ValueError`."""
-    try:
-        device = torch.device(arguments.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"--device must be a device that torch can use here, got {arguments.device!r}: {reason}"
-        ) from None
+    if reason := why_unusable(arguments.device):
+        raise ValueError(f"--device must be a device that torch can use here, got {arguments.device!r}: {reason}")
+    device = torch.device(arguments.device)
     memory.use(arguments.memory)
     counts = arguments.threads
     if counts is None:

@@ -138,7 +138,6 @@ def make_records(plan: "Sequence[Run] | Plan", arguments: argparse.Namespace, pr
         return 0
     check_output("--store", arguments.store)
     store = RunStore(arguments.store)
-    store.refresh()
     store.require_store()
     tell(store.problems)
     try:

@@ -22,9 +22,11 @@ def _weights(weights: Tensor) -> Tensor:
     return torch.cat([rows, rows[-1:].expand(-len(rows) % kernels.TOGETHER, -1)])
 
 
-def _items(dictionary: Tensor) -> int:
-    """Vectors of columns."""
-    return -(-dictionary.shape[-1] // kernels.vector(dictionary.new_empty(1).numpy()))
+def _items(dictionary: Tensor) -> tuple[int, int]:
+    """Vectors of columns, and columns in all of them."""
+    width = kernels.vector(dictionary.new_empty(1).numpy())
+    items = -(-dictionary.shape[-1] // width)
+    return items, items * width
 
 
 def select(weights: Tensor, dictionary: Tensor) -> Tensor:
@@ -33,17 +35,17 @@ def select(weights: Tensor, dictionary: Tensor) -> Tensor:
     index = torch.empty(*weights.shape[:2], dictionary.shape[-1], dtype=torch.int32)
     given = array(_weights(weights)), array(dictionary)
     work = weights.shape[:2].numel() * dictionary.numel()
-    run(kernels.select, _items(dictionary), work, *given, index.flatten(0, 1).numpy())
+    run(kernels.select, _items(dictionary)[0], work, *given, index.flatten(0, 1).numpy())
     return index
 
 
 def straight_through(weights: Tensor, dictionary: Tensor, index: Tensor, s: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of weights (B, T, K) and dictionary (K, N, N) where dP_t = Re(s_t u_t^H), s and u (B, T, N)."""
-    items, states = _items(dictionary), dictionary.shape[-1]
+    items, columns = _items(dictionary)
     s, u = (
         torch.stack((x.real, x.imag) if x.is_complex() else (x, torch.zeros_like(x)), -2).flatten(0, 1) for x in (s, u)
     )
-    wide = pad(u, (0, items * kernels.vector(u.numpy()) - states))
+    wide = pad(u, (0, columns - dictionary.shape[-1]))
     given = [array(x) for x in (_weights(weights), _whole(s), _whole(wide))]
     dweights = weights.new_empty(items, len(given[0]), dictionary.shape[0])
     ddictionary = torch.empty_like(dictionary, memory_format=torch.contiguous_format)
