@@ -2,13 +2,18 @@
 
 import ctypes
 import gc
+import json
 import os
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 import torch.distributed as dist
 
-__all__ = ["join", "peak_since", "watch"]
+__all__ = ["join", "peak_since", "spawn", "watch"]
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -18,6 +23,33 @@ def join(rank: int, ranks: int, file: str) -> None:
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ranks)
+
+
+def spawn(work: Callable[..., Any], ranks: int, *args: Any) -> Any:
+    """What `work(rank, *args)` returns on rank 0, of `ranks` processes in one group.
+
+    Args:
+        work: a function of a module; what it returns on rank 0 is written as JSON.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: `work` raised an error on a rank.
+        torch.multiprocessing.ProcessExitedException: a process ended without an answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="seqmix-") as folder:
+        torch.multiprocessing.spawn(_process, (ranks, folder, work, args), nprocs=ranks)
+        return json.loads(Path(folder, "answer").read_text())
+
+
+def _process(rank: int, ranks: int, folder: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    join(rank, ranks, f"{folder}/store")
+    torch.set_num_threads(1)
+    answer = work(rank, *args)
+    if rank == 0:
+        Path(folder, "answer").write_text(json.dumps(answer))
+    dist.destroy_process_group()
+    # A group that a cycle of objects still holds keeps its threads, and a thread of gloo that drops a tensor while the
+    # interpreter ends aborts the process: one of twenty does.
+    gc.collect()
 
 
 def watch() -> int | None:

@@ -7,12 +7,9 @@ clock stands that of the processor, of the rank that takes most, in which neithe
 """
 
 import copy
-import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -102,17 +99,11 @@ def run_sequences(
     rows: list[Row] = []
     for case in cases:  # new processes for each, so that nothing of one stays for the next
         progress(f"{case.mixer}, T = {case.length:,}")
-        with tempfile.TemporaryDirectory(prefix="seqmix-bench-") as folder:
-            out = Path(folder, "rows.json")
-            arguments = (most, f"{folder}/store", case, tuple(counts), repeats, str(out))
-            torch.multiprocessing.spawn(_work, arguments, nprocs=most)
-            rows += json.loads(out.read_text())
+        rows += processes.spawn(_work, most, most, case, tuple(counts), repeats)
     return rows
 
 
-def _work(rank: int, most: int, file: str, case: Case, counts: tuple[int, ...], repeats: int, out: str) -> None:
-    processes.join(rank, most, file)
-    torch.set_num_threads(1)
+def _work(rank: int, most: int, case: Case, counts: tuple[int, ...], repeats: int) -> list[Row]:
     torch.set_flush_denormal(True)  # for all alike, as two passes have it
     groups = {count: dist.new_group(range(count)) for count in sorted({1, *counts})}
     plain, calls, wrong = case.model(), {}, {}
@@ -131,9 +122,7 @@ def _work(rank: int, most: int, file: str, case: Case, counts: tuple[int, ...], 
                 found[way].append(_measured(calls[way], case.length, groups[way[1]], alone=way[0] == REHEARSAL))
     gathered: list[Any] = [None] * most
     dist.all_gather_object(gathered, found)
-    if rank == 0:
-        Path(out).write_text(json.dumps(_rows(case, ways(plain, counts), gathered, wrong)))
-    dist.destroy_process_group()
+    return _rows(case, ways(plain, counts), gathered, wrong)
 
 
 Turn = tuple[float, float, int | None]  # seconds by the clock, of the processor, bytes

@@ -5,10 +5,6 @@
 Three steps of AdamW with clipped gradients on 2 x 2 gloo processes, in float64: the weights afterwards.
 """
 
-import json
-import tempfile
-from pathlib import Path
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -18,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from seqmix import SequenceModel
-from seqmix.benchmarks.processes import join
+from seqmix.benchmarks.processes import spawn
 from seqmix.distributed import sequence_parallel, split_sequences
 from tests.distributed.ranks import far
 
@@ -78,9 +74,7 @@ def together(how: str) -> dict[str, Tensor]:
     return {name: getattr(p, "full_tensor", lambda p=p: p)() for name, p in model.state_dict().items()}
 
 
-def work(rank: int, file: str, out: str) -> None:
-    join(rank, 4, file)
-    torch.set_num_threads(1)
+def work(rank: int) -> dict[str, float]:
     expected, found = alone(), {}
     for how in HOW:
         weights = together(how)
@@ -89,17 +83,12 @@ def work(rank: int, file: str, out: str) -> None:
         dist.barrier()
     gathered: list[dict[str, float]] = [{}] * 4
     dist.all_gather_object(gathered, found)
-    if rank == 0:
-        Path(out).write_text(json.dumps({how: max(each[how] for each in gathered) for how in HOW}))
-    dist.destroy_process_group()
+    return {how: max(each[how] for each in gathered) for how in HOW}
 
 
 def run() -> dict[str, float]:
     """The largest differences of weights, by how they are shared out."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = str(Path(folder) / "found.json")
-        torch.multiprocessing.spawn(work, (str(Path(folder) / "store"), out), nprocs=4)
-        found: dict[str, float] = json.loads(Path(out).read_text())
+    found: dict[str, float] = spawn(work, 4)
     return found
 
 

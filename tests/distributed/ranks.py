@@ -8,10 +8,7 @@ Each rank computes both and prints the largest differences, over the ranks, for 
 
 import argparse
 import copy
-import json
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from seqmix import SequenceModel, list_mixers
-from seqmix.benchmarks.processes import join
+from seqmix.benchmarks.processes import spawn
 from seqmix.distributed import sequence_parallel, split_sequences
 
 LENGTH = 23
@@ -86,9 +83,7 @@ def _last(found: Tensor, expected: Tensor, packed: bool) -> tuple[Tensor, Tensor
     return found, expected
 
 
-def work(rank: int, ranks: int, file: str, names: list[str], out: str, form: str) -> None:
-    join(rank, ranks, file)
-    torch.set_num_threads(1)
+def work(rank: int, ranks: int, names: list[str], form: str) -> dict[str, dict[str, float]]:
     found = {}
     for name in names:
         for kind in ("batch", "packed"):
@@ -98,17 +93,12 @@ def work(rank: int, ranks: int, file: str, names: list[str], out: str, form: str
             found[f"{name} {kind}"] = {
                 key: max(each.get(key, 0.0) for each in gathered) for key in ("outputs", "state", "gradients")
             }
-    if rank == 0:
-        Path(out).write_text(json.dumps(found))
-    dist.destroy_process_group()
+    return found
 
 
 def run(ranks: int, names: list[str], form: str = "two-pass") -> dict[str, dict[str, float]]:
     """Differences by mixer and kind of batch."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = str(Path(folder) / "found.json")
-        torch.multiprocessing.spawn(work, (ranks, str(Path(folder) / "store"), names, out, form), nprocs=ranks)
-        found: dict[str, dict[str, float]] = json.loads(Path(out).read_text())
+    found: dict[str, dict[str, float]] = spawn(work, ranks, ranks, names, form)
     return found
 
 

@@ -1,12 +1,10 @@
 """Parameters split over two processes (DTensor) are stepped as one process steps the whole ones."""
 
-import os
-import socket
-
 import pytest
 import torch
 from torch import nn
 
+from seqmix.benchmarks.processes import spawn
 from tests.optim.ours import OURS
 
 CASES = [(o, {"method": "svd"} if o.matrices else {}) for o in OURS if not o.wraps]
@@ -24,32 +22,23 @@ def steps(ours, kwargs, place):
     return p.detach()
 
 
-def rank_main(rank, port, errors):
-    import torch.distributed as dist
+def errors_of(rank):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
-    dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
-    for index, (ours, kwargs) in enumerate(CASES):
+    errors = {}
+    for ours, kwargs in CASES:
         whole = steps(ours, kwargs, torch.clone)
         split = steps(ours, kwargs, lambda t: distribute_tensor(t, mesh, [Shard(0)]))
-        error = (split.full_tensor() - whole).abs().max()
-        if rank == 0:
-            errors[index] = error
-    dist.destroy_process_group()
+        errors[ours.name] = (split.full_tensor() - whole).abs().max().item()
+    return errors
 
 
 @pytest.mark.slow
 def test_two_processes_step_as_one():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    errors = torch.full((len(CASES),), torch.nan, dtype=torch.float64).share_memory_()
-    torch.multiprocessing.spawn(rank_main, (port, errors), nprocs=2)
-    found = {ours.name: error for (ours, _), error in zip(CASES, errors.tolist(), strict=True)}
-    assert all(error < 1e-11 for error in found.values()), found
+    found = spawn(errors_of, 2)
+    assert len(found) == len(CASES) and all(error < 1e-11 for error in found.values()), found
 
 
 @pytest.mark.slow

@@ -120,11 +120,14 @@ class RunStore:
 
     def _require_store(self, rest: bytes) -> None:
         found = [] if self.records else self.problems[:1]
+        if self._dropped and not self.records:
+            found.append(f"{self.path}:{self._line + 1}: expected at most {MAX_BYTES} bytes")
         if rest and _is_object(rest):
             found += problems_of(json.loads(rest), older=True, line=rest)[: not self.records]
         if found:
             raise ValueError(f"{self.path} is no file of records: {found[0]}")
-        if rest and not _is_object(rest) and rest[: len(_BEGINNING)] != _BEGINNING[: len(rest)]:
+        # What is left of a line beyond the limit, `_dropped`, is not taken away, whatever it is.
+        if rest and not self._dropped and not _is_object(rest) and rest[: len(_BEGINNING)] != _BEGINNING[: len(rest)]:
             shown = rest[:40].decode(errors="replace")
             raise ValueError(f"{self.path} ends with what is no record, nor the beginning of one: {shown!r}")
 

@@ -126,7 +126,11 @@ def test_torn_last_line_is_told_and_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["a\nb", "a\n", "base: parity\n", '{\n  "x": 1\n}', "half a sentence", '{"x": ', '{"x": 1}']
+    "content",
+    [
+        *("a\nb", "a\n", "base: parity\n", '{\n  "x": 1\n}', "half a sentence", '{"x": ', '{"x": 1}'),
+        pytest.param("a" * (MAX_BYTES + 1), id="a line without end"),
+    ],
 )
 def test_a_file_that_is_no_store_is_left_as_it_is(tmp_path: Path, content: str) -> None:
     path = tmp_path / "mine.txt"
