@@ -37,6 +37,8 @@ ALGEBRA = {
     "A5": (60, ("A5",), "000010", 1 / 60, None),
     "S5": (120, ("S5",), "000010", 1 / 120, None),
     "maps-3": (27, ("S3", "Z2"), "000000", 0.43, 0.63),
+    "last": (3, (), "111110", 0.5, 1.0),
+    "Z2:Z2": (8, ("D4",), "000010", 0.5, 0.5),
     "random": (65, ("Z2",), "000010", 0.4, 0.68),
 }
 
@@ -54,6 +56,38 @@ def test_algebra(name: str) -> None:
     for k, expected in ((0, majority), (3, by_three)):
         if expected is not None:
             assert abs(baseline(automaton(name), 64, k) - expected) < 0.006
+
+
+@pytest.mark.parametrize("names", ["flip-flop:Z2", "Z2:Z3", "first:Z3:flip-flop-2", "last:last", "dyck-1-3:Z4"])
+def test_a_cascade_is_one_machine_that_reads_the_answers_of_another(names: str) -> None:
+    machines = [named_automaton(name, bos=False) for name in names.split(":")]
+    whole = named_automaton(names, bos=False)
+    letters = int((machines[0].step >= 0).any(0).sum())
+    for word in itertools.product(range(letters), repeat=6):
+        told: list[int] | None = list(word)
+        for machine in machines:
+            state = machine.start
+            for token in told:
+                state = machine.step[state, token]
+                if state < 0:
+                    break
+            told = machine.answers(told) if state >= 0 else None
+            if told is None:
+                break
+        if told is not None:
+            assert whole.answers(word) == told
+        else:
+            with pytest.raises(ValueError, match="cannot stand"):
+                whole.answers(word)
+
+
+def test_what_is_no_cascade() -> None:
+    with pytest.raises(ValueError, match="no more answers of A, 6, than letters of B, 2"):
+        named_automaton("S3:Z2")
+    with pytest.raises(ValueError, match="A:B must have from 1 to 2,048 states"):
+        named_automaton("S5:S5")
+    with pytest.raises(ValueError, match="unknown automaton 'Z2q'"):
+        named_automaton("Z2:Z2q")
 
 
 def test_solvable_and_derived_length() -> None:

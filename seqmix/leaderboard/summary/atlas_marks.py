@@ -5,24 +5,47 @@ maps, and the atlas says of the run's own options what it says of the row. So a 
 it changes nothing. It stands in the column whose minimal automaton is its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from seqmix.atlas.cells import AUTOMATA, MIXERS
+from seqmix.atlas.cells import AUTOMATA, MIXERS, names_of
+from seqmix.atlas.page import cells_of
 from seqmix.atlas.prediction import Prediction, automaton_of
 from seqmix.atlas.traits import SIZES, Mixer, Traits, mixer_of, traits_of
-from seqmix.leaderboard.summary.atlas_records import Learned, Marks
+from seqmix.leaderboard.records.schema import Record
+from seqmix.leaderboard.summary.atlas_records import Learned, Marks, learned
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.automata.core import Core, core_of
 
-__all__ = ["column_of", "marks_of"]
+__all__ = ["atlas_marks", "column_of", "marks_of"]
 
 _WINDOWS = ("d_conv", "rope_options")
 # What rows name besides: sizes of records are gone, where verdicts do not depend on them.
 _FREE = {"name", *_WINDOWS, *SIZES} - {"block_size", "order"}
+
+
+def atlas_marks(mixer: str, automaton: str, records: Iterable[Record], n_layers: int = 1) -> Marks:
+    """All that is known of one cell: what `seqmix.atlas.cell` says, and how many of its runs learned it and are proved.
+
+    Args:
+        mixer: a row of the atlas, as in `seqmix.atlas.MIXERS`; a run that stands in two rows counts in the nearest.
+        automaton: a column, as in `seqmix.atlas.AUTOMATA`.
+        records: of any runs; those of other cells are left out.
+
+    Raises:
+        ValueError: a row or column that the atlas does not have.
+
+    Example:
+        >>> from seqmix.leaderboard import atlas_marks
+        >>> atlas_marks("deltanet", "S3", records=[]).told
+        'learned: 0 of 0 runs, 0 certified'
+    """
+    names_of("mixer", [mixer], MIXERS)
+    cells = cells_of(list(MIXERS), names_of("automaton", [automaton], AUTOMATA), n_layers)
+    return marks_of(cells, learned(list(records)), n_layers)[mixer, automaton]
 
 
 def marks_of(

@@ -5,7 +5,7 @@ Answers are the states, where nothing else is said; letters are tokens 0, 1, ...
     flip-flop, flip-flop-k      hold, then a letter for each of k values (2)
     registers-k                 hold, then for each of k bits "set to 0" and "set to 1"; state as a binary number
     delay                       a, b; answers the letter before the last one
-    first                       a, b; answers which came first
+    first, last                 a, b; answers which came first, or the last letter
     subsequence-k               k letters; how many of them have come in order, others between
     newest-before               a, b, d; the newer of b and d at the last a (d before any)
     alternating                 a, b; is the word (ab)* so far, 1 where it is
@@ -16,12 +16,13 @@ Answers are the states, where nothing else is said; letters are tokens 0, 1, ...
     maps-n                      a cycle, a swap and a merge, which make all maps of n points
     random-Q-L-seed             a strongly connected automaton of Q states and L letters
     any group                   Z6, S5, Q8, A4xZ5, ...: the running product of all elements
+    A:B, A:B:C, ...             a cascade: letters of A, whose answers are the letters of B, whose answers are told
 """
 
 import itertools
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, reduce
 
 import numpy as np
 
@@ -40,7 +41,8 @@ def list_automata() -> list[str]:
     return [
         "flip-flop", "flip-flop-3", "registers-2", "delay", "first", "subsequence-3", "newest-before", "alternating",
         "factor-2", "clip-2", "clip-3", "dyck-1-3", "dyck-1-3-sink", "dyck-2-3", "counter-2-reset", "counter-3-reset",
-        "maps-3", "random-5-2-0", "Z2", "Z3", "Z5", "Z6", "D4", "Q8", "S3", "A4", "S4", "A5", "S5",
+        "maps-3", "random-5-2-0", "last", "flip-flop:Z2", "Z2:Z3", "Z2", "Z3", "Z5", "Z6", "D4", "Q8", "S3", "A4", "S4",
+        "A5", "S5",
     ]  # fmt: skip
 
 
@@ -58,22 +60,34 @@ def named_automaton(name: str, bos: bool = True) -> Automaton:
     """
     if not isinstance(name, str):
         raise ValueError(f"automaton: name must be a string such as 'flip-flop', got {name!r}")
+    start, step, output = reduce(_cascade, map(_built, name.split(":")))
+    return moore(name, start, step, output, bos)
+
+
+_Built = tuple[int, Table, Table]  # start, steps (Q, L), answers of states (Q,)
+
+
+def _built(name: str) -> _Built:
     for pattern, make in _FAMILIES.items():
         if found := re.fullmatch(pattern, name):
-            numbers = [int(each) for each in found.groups() if each is not None]
-            built = make(*numbers)
-            break
-    else:
-        try:
-            table = group(name).table
-        except ValueError:
-            raise unknown_name("automaton", name, list_automata()) from None
-        built = (0, table, np.arange(len(table)))
-    start, step, output = built
-    return moore(name, start, np.asarray(step), np.asarray(output), bos)
+            return make(*(int(each) for each in found.groups() if each is not None))
+    try:
+        table = group(name).table
+    except ValueError:
+        raise unknown_name("automaton", name, list_automata()) from None
+    return 0, table, np.arange(len(table))
 
 
-_Built = tuple[int, Table, Table]
+def _cascade(lower: _Built, upper: _Built) -> _Built:
+    (start, low, told), (begins, high, answers) = lower, upper
+    if told.max() >= high.shape[1]:
+        raise ValueError(
+            f"automaton: A:B must have no more answers of A, {told.max() + 1}, than letters of B, {high.shape[1]}"
+        )
+    states = _states("A:B", len(low) * len(high))
+    p, q = np.divmod(states, len(high))
+    after, then = low[p], high[q[:, None], told[low][p]]  # (P Q, L) each
+    return start * len(high) + begins, np.where((after < 0) | (then < 0), -1, after * len(high) + then), answers[q]
 
 
 def _states(name: str, count: int) -> Table:
@@ -166,6 +180,7 @@ _FAMILIES: dict[str, Callable[..., _Built]] = {
     r"registers-(\d{1,2})": _registers,
     r"delay": _delay,
     r"first": lambda: (0, np.array([[1, 2], [1, 1], [2, 2]]), np.arange(3)),
+    r"last": lambda: (0, np.array([[0, 1], [0, 1]]), np.arange(2)),
     r"subsequence-(\d{1,3})": _subsequence,
     r"newest-before": _newest_before,
     r"alternating": lambda: (0, np.array([[1, 2], [2, 0], [2, 2]]), np.array([1, 0, 0])),

@@ -8,7 +8,7 @@ import pytest
 from seqmix.atlas import AUTOMATA, MIXERS, predict
 from seqmix.atlas.page import cells_of
 from seqmix.leaderboard.records.store import read_runs
-from seqmix.leaderboard.summary.atlas_marks import column_of, marks_of
+from seqmix.leaderboard.summary.atlas_marks import atlas_marks, column_of, marks_of
 from seqmix.leaderboard.summary.atlas_records import Learned, learned
 from seqmix.tasks import create_task
 from seqmix.tasks.automata import from_table, named_automaton
@@ -61,3 +61,11 @@ def test_runs_are_counted() -> None:
     told = {key[0]: (cell.solved, cell.runs, cell.certified) for key, cell in marks.items() if cell.records}
     assert told["mamba, conv"] == told["h-lru"] == (0, 3, 0)
     assert told["bd-lru, m = 2"][1] == 3 and sum(runs for _, runs, _ in told.values()) <= len(found) * 3
+    for row in ("bd-lru, m = 2", "h-lru", "pd-ssm"):
+        alone = atlas_marks(row, "Z2", read_runs(RESULTS / "parity.jsonl"))
+        assert (alone.solved, alone.runs, alone.certified) == told.get(row, (0, 0, 0))
+        assert alone.prediction == marks[row, "Z2"].prediction
+    with pytest.raises(ValueError, match="unknown mixer of the atlas: 'h-lru, m = 2'"):
+        atlas_marks("h-lru, m = 2", "Z2", [])
+    with pytest.raises(ValueError, match="unknown automaton of the atlas: 'Z99'"):
+        atlas_marks("h-lru", "Z99", [])
