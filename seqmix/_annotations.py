@@ -75,7 +75,10 @@ def _kind(node: ast.expr, value: Any) -> tuple[str, bool] | None:
         choices = [ast.literal_eval(each) for each in inside]
         return f"one of {', '.join(map(str, choices))}", value in choices
     if name in _LISTS:
-        item = node.slice if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Tuple) else None
+        item = node.slice if isinstance(node, ast.Subscript) else None
+        if isinstance(item, ast.Tuple):  # of one kind, or nothing is said
+            names = {_name(each) for each in item.elts if not (isinstance(each, ast.Constant) and each.value is ...)}
+            item = item.elts[0] if len(names) == 1 else None
         words = f"a list of {_MANY[_name(item)]}" if _name(item) in _MANY else "a list"
         if item is None or not isinstance(value, list | tuple):
             return words, isinstance(value, list | tuple)

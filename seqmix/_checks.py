@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["built", "integers", "is_number", "is_whole", "log_grid", "positive"]
+__all__ = ["built", "integers", "is_number", "is_whole", "lengths", "log_grid", "positive"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,13 @@ def integers(owner: str, least: int = 1, **values: Any) -> None:
         elif not value or not all(is_whole(n, least) for n in value):
             what = "positive integers" if least == 1 else f"integers of at least {least}"
             raise ValueError(f"{owner}: {name} must be {what}, got {value!r}")
+
+
+def lengths(owner: str, name: str, values: Any) -> list[int]:
+    """Different lengths in order; `ValueError` unless `values` are positive integers, one at least."""
+    if not isinstance(values, list | tuple) or not values or not all(map(is_whole, values)):
+        raise ValueError(f"{owner}: {name} must be a list of positive integers, got {values!r:.80}")
+    return sorted(set(values))
 
 
 def built(where: str, constructor: Callable[..., T], arguments: Mapping[str, Any], *args: Any) -> T:

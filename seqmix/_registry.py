@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from seqmix._annotations import misfit
 from seqmix._sources import declared
 from seqmix._suggest import unknown_name
 
@@ -48,6 +49,26 @@ class Entry:
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """What its target takes, by name."""
         return inspect.signature(self.load()).parameters
+
+    def build(self, kind: str, /, *first: Any, **named: Any) -> Any:
+        """What its target makes of arguments; those that come `first` cannot be named. `kind` is for errors.
+
+        Raises:
+            ValueError: an unknown argument, with the nearest ones, or a value that its annotation excludes.
+        """
+        constructor = self.load()
+        parameters = inspect.signature(constructor).parameters
+        known = dict(list(parameters.items())[len(first) :])
+        if not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+            for key in named:
+                if key not in known:
+                    raise unknown_name(f"argument of {kind} {self.name!r}:", key, known)
+        for key, value in named.items():
+            told = known[key].annotation if key in known else inspect.Parameter.empty
+            expected = None if told is inspect.Parameter.empty else misfit(inspect.formatannotation(told), value)
+            if expected is not None:
+                raise ValueError(f"{kind} {self.name!r}: {key} must be {expected}, got {value!r:.80}")
+        return constructor(*first, **named)
 
 
 class Registry(Mapping[str, E]):

@@ -3,13 +3,16 @@
 import inspect
 import subprocess
 import sys
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
 from seqmix import mixers
 from seqmix._constructors import read_constructor
-from seqmix.mixers.registry import list_mixers
+from seqmix.mixers.registry import create_mixer, get_mixer, list_mixers
 from seqmix.optim.registry import get_optimizer, list_optimizers
+from seqmix.tasks.registry import create_task, get_task, list_tasks
 
 
 def said(target: str) -> dict[str, object]:
@@ -50,6 +53,22 @@ def test_meanings_are_those_of_the_docstring_and_of_classes_above() -> None:
     assert task.rest == "Unpack[Loading]" and task.attribute("loading") == {"batch_size": 64}
     assert "min_length" in task.attribute("withheld") and "eval_seed" in task.attribute("withheld")
     assert task.attribute("nothing") is None
+
+
+KINDS = (5, -1, "x", None, [], {}, [[]], 3.5, True, [1, "a"], ["x"], [None], 0, float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [*(("mixer", name) for name in list_mixers()), *(("task", name) for name in list_tasks())]
+)
+def test_a_value_of_any_type_is_taken_or_is_a_value_error(kind: str, name: str) -> None:
+    """What stands in a config or a dict may be anything, and no operator is the first to say so."""
+    entry = get_mixer(name) if kind == "mixer" else get_task(name)
+    create = partial(create_mixer, name, 16) if kind == "mixer" else partial(create_task, name)
+    for argument in set(entry.parameters()) - {"d_model", "device", "dtype"}:
+        for value in KINDS:
+            with suppress(ValueError, ImportError, NotImplementedError):
+                create(**{argument: value})
 
 
 def test_what_is_not_there() -> None:

@@ -15,6 +15,18 @@ _WHAT = {
     "test": "Measure a checkpoint at every evaluation length, with a table and a figure.",
     "predict": "Write a checkpoint's answers on the test data to files.",
 }
+_EXAMPLES = {
+    "fit": [
+        "--config a5 --mixer.block_size 4 --optimizer.lr 1e-3 --data.group S4 --trainer.max_steps 500",
+        "--config a5 --ckpt_path last       continue the newest run",
+    ],
+    "validate": ["--ckpt_path last                   of the newest run", "--ckpt_path runs/a5/0/checkpoints/best.ckpt"],
+    "test": [
+        "--config a5 --ckpt_path best       the best checkpoint of the newest run of a5",
+        "--ckpt_path runs/a5/0/checkpoints/last.ckpt --data.eval_lengths [64,4096]",
+    ],
+    "predict": ["--config a5 --ckpt_path best"],
+}
 _ENTRIES = ("data", "mixer", "optimizer", "schedule", "objective")
 _SCREEN = """usage: seqmix {command} --config NAME [--KEY VALUE ...]
 
@@ -38,9 +50,8 @@ _SCREEN = """usage: seqmix {command} --config NAME [--KEY VALUE ...]
   --trust MODULE          import a module that the config of a run of others names
   --print_config          the config with every default, and nothing else
 
-  seqmix fit --config a5 --mixer.block_size 4 --optimizer.lr 1e-3 --data.group S4 --trainer.max_steps 500
-  seqmix fit --config a5 --ckpt_path last       continue the newest run
-  seqmix fit --data.help mqar                   what one task takes; so for --mixer.help, --optimizer.help, ..."""
+{examples}
+  seqmix {command} --data.help mqar                   what one task takes; so for --mixer.help, --optimizer.help, ..."""
 
 
 def train_help(command: str, words: Sequence[str]) -> str | None:
@@ -52,7 +63,8 @@ def train_help(command: str, words: Sequence[str]) -> str | None:
     if part is None:
         names = [name for name in SECTIONS if name not in ("accuracy_table", "predictions", "progress", "non_finite")]
         callbacks = f"{', '.join(names[:4])},\n{' ' * 26}{', '.join(names[4:])}"
-        return _SCREEN.format(command=command, what=_WHAT[command], callbacks=callbacks)
+        examples = "\n".join(f"  seqmix {command} {words}" for words in _EXAMPLES[command])
+        return _SCREEN.format(command=command, what=_WHAT[command], callbacks=callbacks, examples=examples)
     if part in ("trainer", "model"):
         found = section_part(part)
         lines = [f"{part}, as --{part}.ARGUMENT VALUE or {part}: {{ARGUMENT: VALUE}} in a config:"]

@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,10 +84,4 @@ def create_mixer(name: str, d_model: int, **kwargs: Any) -> "TokenMixer":
         >>> create_mixer("bd-lru", 64, block_size=4).state_size()
         64
     """
-    constructor = get_mixer(name).load()
-    parameters = inspect.signature(constructor).parameters
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        for key in kwargs:
-            if key not in parameters:
-                raise unknown_name(f"argument of mixer {name!r}:", key, set(parameters) - {"d_model"})
-    return constructor(d_model, **kwargs)
+    return get_mixer(name).build("mixer", d_model, **kwargs)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
+from seqmix._checks import lengths
 from seqmix.tasks.automata import Automaton, from_table, named_automaton, read_table
 from seqmix.tasks.automata.sampling import AutomatonExamples, RepeatedExamples
 from seqmix.tasks.base import EvalSet, Task
@@ -58,7 +59,8 @@ class AutomatonTask(Task):
         chosen = _automaton(automaton, bos)
         examples = AutomatonExamples(chosen, sampling, hold)
         sizes = merge(self.loading, loading)
-        sets = [EvalSet(str(n), examples, n, sizes["eval_size"]) for n in sorted(set(sizes["eval_lengths"]))]
+        tested = lengths(type(self).__name__, "eval_lengths", sizes["eval_lengths"])
+        sets = [EvalSet(str(n), examples, n, sizes["eval_size"]) for n in tested]
         for share in test_holds:
             held = AutomatonExamples(chosen, "held", share)
             sets.append(EvalSet(f"hold={share:g}", held, sizes["train_length"], sizes["eval_size"]))

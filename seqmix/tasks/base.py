@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from seqmix._checks import integers
+from seqmix._checks import integers, lengths
 from seqmix._extras import require
 from seqmix._memory import fits
 from seqmix.tasks.automata import Automaton
@@ -108,22 +108,22 @@ class Task(LightningDataModule):
     def _load(self, loading: Loading) -> None:
         owner, train_length, min_length = type(self).__name__, loading["train_length"], loading["min_length"]
         batch_size, train_size, eval_size = loading["batch_size"], loading["train_size"], loading["eval_size"]
-        eval_lengths, num_workers, packed = loading["eval_lengths"], loading["num_workers"], loading["packed"]
+        num_workers, packed = loading["num_workers"], loading["packed"]
         counts = {"train_length": train_length, "batch_size": batch_size, "eval_size": eval_size}
         optional = {"min_length": min_length, "train_size": train_size}
         integers(owner, **counts, **{name: value for name, value in optional.items() if value is not None})
         if min_length is not None and min_length > train_length:
             raise ValueError(f"{owner}: min_length must be at most train_length = {train_length}, got {min_length}")
-        integers(owner, eval_lengths=eval_lengths)
+        self.eval_lengths = lengths(owner, "eval_lengths", loading["eval_lengths"])
         integers(owner, 0, num_workers=num_workers)
-        for what, tokens in (("a training batch", batch_size * train_length), ("a test sequence", max(eval_lengths))):
+        longest = self.eval_lengths[-1]
+        for what, tokens in (("a training batch", batch_size * train_length), ("a test sequence", longest)):
             fits(owner, f"{what} of {tokens:,} tokens", _TOKEN_BYTES * tokens)
         if not isinstance(packed, bool):
             raise ValueError(f"{owner}: packed must be true or false, got {packed!r}")
         self.train_length, self.min_length = train_length, min_length
         self.batch_size, self.train_size = batch_size, train_size
-        self.eval_lengths, self.eval_size = sorted(set(eval_lengths)), eval_size
-        self.seed, self.eval_seed = loading["seed"], loading["eval_seed"]
+        self.eval_size, self.seed, self.eval_seed = eval_size, loading["seed"], loading["eval_seed"]
         self.num_workers, self.packed = num_workers, packed
 
     def _try_examples(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
-from seqmix._checks import integers
+from seqmix._checks import integers, lengths
 from seqmix._extras import require
 from seqmix.tasks.documents import Document, corpus_documents, file_documents, find_files
 from seqmix.tasks.loaders import Batch, FixedBatches, StreamLoader, rank_of
@@ -109,7 +109,7 @@ class LanguageModeling(LightningDataModule):
     ) -> None:
         super().__init__()
         owner = "LanguageModeling"
-        integers(owner, train_length=train_length, batch_size=batch_size, eval_lengths=eval_lengths)
+        integers(owner, train_length=train_length, batch_size=batch_size)
         integers(owner, eval_documents=1 if eval_documents is None else eval_documents)
         integers(owner, 0, num_workers=num_workers)
         if not (validation_share > 0 and test_share > 0 and validation_share + test_share < 1):
@@ -129,7 +129,8 @@ class LanguageModeling(LightningDataModule):
         self.vocab_size = self.tokenizer.vocab_size
         self._paths = None if files is None else find_files(files)
         self.train_length, self.batch_size, self.carry_state = train_length, batch_size, carry_state
-        self.eval_lengths, self.seed, self.num_workers = sorted(set(eval_lengths)), seed, num_workers
+        self.eval_lengths = lengths(owner, "eval_lengths", eval_lengths)
+        self.seed, self.num_workers = seed, num_workers
 
     @property
     def title(self) -> str:

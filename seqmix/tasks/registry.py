@@ -1,11 +1,9 @@
 """Tasks by name: what `data: {name: word-problem, group: A5}` in a config looks up."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from seqmix._registry import Entry, Registry
-from seqmix._suggest import unknown_name
 
 __all__ = ["TaskEntry", "create_task", "get_task", "list_tasks", "register_task", "task_names"]
 
@@ -57,9 +55,4 @@ def create_task(name: str, **kwargs: Any) -> Any:
         >>> create_task("word-problem", group="S3", train_length=8).vocab_size
         7
     """
-    constructor = get_task(name).load()
-    known = inspect.signature(constructor).parameters
-    for key in kwargs:
-        if key not in known:
-            raise unknown_name(f"argument of task {name!r}:", key, known)
-    return constructor(**kwargs)
+    return get_task(name).build("task", **kwargs)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Unpack
 
+from seqmix._checks import lengths
 from seqmix.tasks.base import EvalSet, Task
 from seqmix.tasks.formal_languages import (
     BracketArithmeticExamples,
@@ -96,9 +97,8 @@ class FormalLanguage(Task):
         if eval_range is not None and not (len(eval_range) == 2 and 1 <= eval_range[0] <= eval_range[1]):
             raise ValueError(f"{type(self).__name__}: eval_range must be null or [low, high], got {eval_range!r}")
         sizes = merge(self.loading, loading)
-        sets = [
-            EvalSet(str(length), examples, length, sizes["eval_size"]) for length in sorted(set(sizes["eval_lengths"]))
-        ]
+        tested = lengths(type(self).__name__, "eval_lengths", sizes["eval_lengths"])
+        sets = [EvalSet(str(length), examples, length, sizes["eval_size"]) for length in tested]
         if eval_range is not None:
             low, high = eval_range
             sets.append(EvalSet(f"{low}-{high}", MixedLengths(examples, low, high), high, sizes["eval_size"]))

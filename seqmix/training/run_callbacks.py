@@ -19,15 +19,17 @@ _KEPT = ("seed_everything", "trainer", "model", "data")
 
 
 class FirstBatch(Callback):
-    """Notes that a batch was taken: mistakes in a configuration show before. `begin` is called when training begins."""
+    """Notes that a batch was taken: mistakes in a configuration show before. `begin` is called when all is made."""
 
     taken = False
 
     def __init__(self, begin: Callable[[], None]) -> None:
         self.begin = begin
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def _begin(self, trainer: Trainer, pl_module: Any) -> None:
         self.begin()
+
+    on_fit_start = on_validation_start = on_test_start = on_predict_start = _begin
 
     def _take(self, *args: Any, **kwargs: Any) -> None:
         self.taken = True

@@ -151,16 +151,17 @@ class CommandLine(LightningCLI):
             pretrain(self.model, self.datamodule, self.pretraining, options, str(self.run_dir), stage)
 
     def _say(self) -> None:
-        """Say once what is trained: when the trainer has made everything, since mistakes stand alone."""
+        """Say once what is trained or measured: when the trainer has made everything, since mistakes stand alone."""
         if self.said or not runs.is_main_process():
             return
         self.said = True
         model = self.model.model
         count = sum(p.numel() for p in model.parameters())
         mixers = ", ".join(sorted({type(block.mixer).__name__ for block in model.blocks}))
+        where = f"in {self.run_dir}" if self.request.command == "fit" else f"of {self.request.checkpoint}"
         print(
             f"{self.request.name}: {type(self.datamodule).__name__}, {mixers} x {model.n_layers}, d_model "
-            f"{model.d_model}, {count:,} parameters, in {self.run_dir}",
+            f"{model.d_model}, {count:,} parameters, {where}",
             flush=True,
         )
 

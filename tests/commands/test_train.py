@@ -44,7 +44,10 @@ def test_fit_test_predict_resume(folder: Path, capsys: pytest.CaptureFixture[str
     assert (folder / "runs/s3/1/accuracy.csv").read_text() == first, "the run's own config describes its checkpoint"
     assert run("predict", "--ckpt_path", "last", "--data.eval_lengths", "[9]") == 0
     assert (folder / "runs/s3/1/predictions-9.npz").is_file()
+    capsys.readouterr()
     assert run("validate") == 0
+    assert "s3: WordProblem, LSTM x 1, d_model 8" in (printed := capsys.readouterr().out)
+    assert "of runs/s3/1/checkpoints/last.ckpt" in printed, "which weights they are"
 
     options[3] = "6"
     assert run("fit", "--config", "s3", *options, "--gate_entropy", "null", "--ckpt_path", "last") == 0

@@ -240,6 +240,22 @@ def test_table_figure_and_predictions(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")], "no parts of files are left"
 
 
+def test_a_test_of_other_lengths_keeps_the_numbers_that_are_there(tmp_path: Path) -> None:
+    model, found = learner(), {}
+    for lengths in ((8, 20), (8, 9), (8, 20), (8, 9), (10,)):
+        run = trainer(tmp_path, AccuracyTable())
+        run.test(model, datamodule=task(eval_lengths=lengths, eval_size=7), verbose=False)
+        found |= {path.name: path.read_text() for path in tmp_path.glob("*.csv") if path.name not in found}
+    assert sorted(found) == ["accuracy-2.csv", "accuracy-3.csv", "accuracy.csv"]
+    assert found == {name: (tmp_path / name).read_text() for name in found}
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"accuracy", "accuracy-2", "accuracy-3"}
+    # A run that has gone on has its own numbers there.
+    run = trainer(tmp_path, AccuracyTable(figure=False), max_steps=1)
+    run.fit(model, datamodule=task(eval_lengths=(11,), eval_size=7))
+    run.test(model, datamodule=task(eval_lengths=(11,), eval_size=7), verbose=False)
+    assert "\n11," in (tmp_path / "accuracy.csv").read_text() and len(list(tmp_path.glob("*.csv"))) == 3
+
+
 def test_validation_prints_the_table_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer(tmp_path, AccuracyTable(), limit_val_batches=1.0).validate(
         learner(), datamodule=task(eval_size=7), verbose=False

@@ -14,6 +14,7 @@ from seqmix._checks import is_whole
 from seqmix.leaderboard.records.checks import unwritable
 from seqmix.leaderboard.records.schema import plain
 from seqmix.training.config.changes import Change, changed
+from seqmix.training.config.checks import check_config
 from seqmix.training.config.files import load_config, set_by_path
 
 __all__ = ["Place", "Run", "check_count", "plan_run", "plan_runs", "plan_settings"]
@@ -90,13 +91,18 @@ def plan_run(config: str, overrides: Sequence[str], seed: int, **place: Unpack[P
     """The run of a config with overrides and a seed, for a row and a task of a board if it has one.
 
     Raises:
-        ValueError: an unknown config (with the nearest names), an override that is not KEY=VALUE, a negative seed.
+        ValueError: an unknown config (with the nearest names), an override that is not KEY=VALUE, a negative seed,
+            a key or value that no run takes, or what no record can hold.
     """
     if not is_whole(seed, 0):
         raise ValueError(f"--seeds: expected integers of at least 0, got {seed!r:.80}")
     settings = load_config(config)
     for change in overrides:
         settings = changed(settings, change)
+    try:
+        check_config(settings)
+    except ValueError as error:
+        raise ValueError(f"config {Path(config).name}: {error}") from None
     return plan_settings(config, overrides, settings, seed, **place)
 
 

@@ -1,12 +1,15 @@
 """What a model can do at each length: a table on the terminal, a CSV and a figure in the folder of the run."""
 
 import csv
+import io
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seqmix._files import write_whole
+from seqmix._files import write_text_whole, write_whole
 from seqmix.tasks.asked import asked_of
 from seqmix.training.callbacks._accuracy_figure import columns_of, draw, is_text
 
@@ -18,8 +21,9 @@ Row = dict[str, Any]
 class AccuracyTable(Callback):
     """After a test or a validation: prints accuracy by length; a test writes `accuracy.csv` and `accuracy.png`, too.
 
-    They are in the run's folder. Of text it is bits per byte and perplexity, and the files are `text.csv` and
-    `text.png`. Test sets that a task calls by other names than their length keep those, in the task's order.
+    They are in the run's folder; a test by itself that finds other numbers there than its own writes `accuracy-2.csv`,
+    and so on. Of text it is bits per byte and perplexity, and the files are `text.csv` and `text.png`. Test sets that a
+    task calls by other names than their length keep those, in the task's order.
 
     Args:
         figure: draw the figure (needs matplotlib).
@@ -30,6 +34,10 @@ class AccuracyTable(Callback):
         self.figure = figure
         self.rows: list[Row] = []
         self._targets: dict[int, float] = {}
+        self._trained = False
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trained = True
 
     def on_test_batch_end(
         self,
@@ -56,7 +64,10 @@ class AccuracyTable(Callback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         name = "text" if is_text(self.rows) else "accuracy"
-        write_whole(folder / f"{name}.csv", self._write_csv)
+        text = self._csv()
+        if not self._trained:
+            name = next(free for free in _numbered(name) if _is_free(folder / f"{free}.csv", text))
+        write_text_whole(folder / f"{name}.csv", text)
         if self.figure:
             names = [each.name for each in says.test_sets or ()] or ["test"]
             targets = {names[at]: count for at, count in self._targets.items() if at < len(names)}
@@ -67,7 +78,8 @@ class AccuracyTable(Callback):
                 folder / f"{name}.png",
                 lambda path: draw(path, self.rows, title, says.chance, says.train_length, targets),
             )
-            print(f"figure: {folder / f'{name}.png'}", flush=True)
+            table = "" if self._trained else f"table: {folder / name}.csv, "
+            print(f"{table}figure: {folder / name}.png", flush=True)
 
     def _tell(self, trainer: Trainer, stage: str) -> bool:
         """Print what the trainer has measured; whether there is something to write, here."""
@@ -80,11 +92,21 @@ class AccuracyTable(Callback):
         print(_text(self.rows, _title(task), says.chance, says.train_length, says.eval_size), flush=True)
         return True
 
-    def _write_csv(self, path: Path) -> None:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=["length", "loss", *columns_of(self.rows)])
-            writer.writeheader()
-            writer.writerows(self.rows)
+    def _csv(self) -> str:
+        file = io.StringIO(newline="")
+        writer = csv.DictWriter(file, fieldnames=["length", "loss", *columns_of(self.rows)])
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return file.getvalue()
+
+
+def _numbered(name: str) -> Iterator[str]:
+    return (name if number == 1 else f"{name}-{number}" for number in count(1))
+
+
+def _is_free(path: Path, text: str) -> bool:
+    """Whether nothing is lost when `text` is written there."""
+    return not path.exists() or path.read_bytes() == text.encode()
 
 
 def _title(task: Any) -> str:

@@ -88,8 +88,9 @@ def test_plan_has_everything_once() -> None:
 
 
 def test_runs_are_called_by_what_tells_them_apart() -> None:
-    run = plan_run("parity", ["data.seed=1", "model.d_model=8", "a.b=1", "c.d=2", "optimizer.lr=0.1"], 3)
-    assert str(run) == "parity data.seed=1 model.d_model=8 a.b=1, learning rate 0.1, seed 3"
+    changes = ["data.seed=1", "model.d_model=8", "model.n_layers=1", "data.batch_size=2", "optimizer.lr=0.1"]
+    run = plan_run("parity", changes, 3)
+    assert str(run) == "parity data.seed=1 model.d_model=8 model.n_layers=1, learning rate 0.1, seed 3"
     assert str(plan_run("parity", ["data.seed=1"], 0, board="b", entry="row", column="task")) == "task row, seed 0"
 
 
@@ -339,14 +340,16 @@ def wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_runs_that_diverge_or_die(tmp_path: Path) -> None:
+def test_runs_that_diverge_or_die(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "runs.jsonl"
     assert main(["run", "parity", "--lr", "1e30", "--set", *TINY, "--store", str(path)]) == 0
-    assert main(["run", "parity", "--set", "mixer.block_sise=2", "--store", str(path)]) == 1
+    assert main(["run", "parity", "--set", "mixer.block_size=0", "--store", str(path)]) == 1
     diverged, wrong = read_runs(path)
     assert diverged["result"]["diverged"] and "not finite" in diverged["reason"] and diverged["status"] == "ok"
     assert (wrong["attempt"], wrong["status"]) == (1, "failed"), "settings that cannot be are not tried twice"
-    assert "exit status 2" in wrong["reason"] and "did you mean 'block_size'" in wrong["reason"]
+    assert "exit status 2" in wrong["reason"] and "block_size must be a positive integer, got 0" in wrong["reason"]
+    assert main(["run", "parity", "--set", "mixer.block_sise=2", "--store", str(path)]) == 2
+    assert "did you mean 'block_size'" in capsys.readouterr().err and len(read_runs(path)) == 2, "told before any run"
 
 
 @pytest.mark.slow
