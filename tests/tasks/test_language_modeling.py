@@ -118,7 +118,7 @@ def test_a_checkpoint_names_its_tokenizer_and_its_documents(files: str, tmp_path
         ({"train_length": 0}, "train_length must be a positive integer, got 0"),
         ({"batch_size": 1.5}, "batch_size must be a positive integer, got 1.5"),
         ({"eval_documents": 0}, "eval_documents must be a positive integer, got 0"),
-        ({"eval_lengths": []}, "eval_lengths must be positive integers"),
+        ({"eval_lengths": []}, "eval_lengths must be a list of positive integers"),
         ({"num_workers": -1}, "num_workers must be an integer of at least 0"),
         ({"test_share": 0.0}, "test_share must be positive, and below 1 together, got 0.1 and 0.0"),
         ({"validation_share": 0.5, "test_share": 0.5}, "below 1 together, got 0.5 and 0.5"),
