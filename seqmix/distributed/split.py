@@ -63,8 +63,8 @@ def part_of(x: Tensor, rank: int, ranks: int, cu_seqlens: Tensor | None = None) 
         return part, None
     if len(x) != 1 or cu_seqlens.ndim != 1 or int(cu_seqlens[-1]) != x.shape[1]:
         raise ValueError(
-            f"cu_seqlens: expected offsets that end at T = {x.shape[1]} of one row, got {cu_seqlens.tolist()} for "
-            f"{tuple(x.shape)}"
+            f"cu_seqlens: expected offsets that end at T = {x.shape[1]} of one row, got "
+            f"{cu_seqlens.tolist()!s:.80} for {tuple(x.shape)}"
         )
     inside = cu_seqlens[(cu_seqlens > first) & (cu_seqlens < last)] - first
     edge = cu_seqlens.new_tensor([0, last - first])

@@ -22,6 +22,10 @@ from seqmix.commands.bench import (
 
 __all__ = ["main"]
 
+_WHAT = (
+    "Measure speed, memory and numbers on this machine. Tables are printed; --out keeps what was measured as JSON, "
+    "which `seqmix bench report` writes into pages."
+)
 _EPILOG = """examples:
   seqmix bench kernels --device cpu                      every op at its standard size
   seqmix bench kernels --only 'diagonal*,selective_scan' --threads 1 --out
@@ -53,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser("seqmix bench", description=__doc__, epilog=_EPILOG)
+    parser = Parser("seqmix bench", description=_WHAT, epilog=_EPILOG)
     commands = parser.add_subparsers()
     for add in (
         kernels.add,

@@ -63,7 +63,7 @@ def from_table(table: Mapping[str, Any]) -> Automaton:
     if not is_whole(start, 0, len(step) - 1):
         raise ValueError(f"automaton: start must be a state in [0, {len(step)}), got {start!r}")
     if step.min() < -1 or step.max() >= len(step):
-        raise ValueError(f"automaton: step must have states in [0, {len(step)}) and -1, got {step.tolist()}")
+        raise ValueError(f"automaton: step must have states in [0, {len(step)}) and -1, got {step.tolist()!s:.80}")
     output = _integers("output", table["output"])
     if output.shape not in ((len(step),), step.shape):
         raise ValueError(f"automaton: output must have shape ({len(step)},) or {step.shape}, got {output.shape}")

@@ -139,6 +139,9 @@ def _check_trainer(trainer: Any) -> None:
         value = trainer.get(name)
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"trainer.{name}: expected a positive number, got {value!r}")
+    clip = trainer.get("gradient_clip_val")
+    if isinstance(clip, int | float) and not clip >= 0:
+        raise ValueError(f"trainer.gradient_clip_val: expected a number of at least 0, got {clip!r}")
     if str(trainer.get("precision") or "32") not in _PRECISIONS:
         raise ValueError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {trainer['precision']!r}")
     if trainer.get("default_root_dir"):

@@ -29,6 +29,7 @@ CASES = {
     "--config a5 --optimizer.lr -1": "optimizer 'adamw': lr must be at least 0, got -1",
     "--config a5 --model.d_model 0": "model.d_model must be at least 1, got 0",
     "--config a5 --data.batch_size -4": "task 'word-problem': batch_size must be at least 1, got -4",
+    "--config a5 --trainer.gradient_clip_val -1": "trainer.gradient_clip_val: expected a number of at least 0, got -1",
     "--config a5 --trainer.precision bf17": "trainer.precision must be one of 64, 32, 16, bf16,",
     "--config=": "config: expected a name (seqmix list configs) or a file, got ''",
     # Across sections, and by other names.
