@@ -7,7 +7,7 @@ from typing import Any
 
 from seqmix._checks import is_number, is_whole
 
-__all__ = ["misfit", "takes_as_text"]
+__all__ = ["is_plain", "misfit", "takes_as_text"]
 
 _PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "int": ("an integer", lambda value: is_whole(value, -math.inf)),
@@ -19,6 +19,15 @@ _PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
 _LISTS = {"Sequence", "list", "List", "tuple", "Tuple", "Iterable"}
 _MAPPINGS = {"dict", "Dict", "Mapping"}
 _MANY = {"int": "integers", "float": "numbers", "str": "texts", "bool": "true and false"}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is what a config can hold, as no array, path or object is."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    if isinstance(value, dict):
+        return all(map(is_plain, value.values()))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def misfit(annotation: str | None, value: Any) -> str | None:
@@ -77,13 +86,13 @@ def _kind(node: ast.expr, value: Any) -> tuple[str, bool] | None:
     if name in _LISTS:
         item = node.slice if isinstance(node, ast.Subscript) else None
         if isinstance(item, ast.Tuple):  # of one kind, or nothing is said
-            names = {_name(each) for each in item.elts if not (isinstance(each, ast.Constant) and each.value is ...)}
-            item = item.elts[0] if len(names) == 1 else None
+            kinds = {ast.dump(each) for each in item.elts if not (isinstance(each, ast.Constant) and each.value is ...)}
+            item = item.elts[0] if len(kinds) == 1 else None
         words = f"a list of {_MANY[_name(item)]}" if _name(item) in _MANY else "a list"
         if item is None or not isinstance(value, list | tuple):
             return words, isinstance(value, list | tuple)
-        kinds = [_kind(item, each) for each in value]
-        return words, all(kind is None or kind[1] for kind in kinds)
+        found = [_kind(item, each) for each in value]
+        return words, all(kind is None or kind[1] for kind in found)
     return ("arguments", isinstance(value, dict)) if name in _MAPPINGS else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from seqmix._annotations import misfit
+from seqmix._annotations import is_plain, misfit
 from seqmix._sources import declared
 from seqmix._suggest import unknown_name
 
@@ -54,7 +54,8 @@ class Entry:
         """What its target makes of arguments; those that come `first` cannot be named. `kind` is for errors.
 
         Raises:
-            ValueError: an unknown argument, with the nearest ones, or a value that its annotation excludes.
+            ValueError: an unknown argument, with the nearest ones, or plain data that the annotation of a target of
+                ours excludes; annotations of others do not always say what they take.
         """
         constructor = self.load()
         parameters = inspect.signature(constructor).parameters
@@ -63,9 +64,10 @@ class Entry:
             for key in named:
                 if key not in known:
                     raise unknown_name(f"argument of {kind} {self.name!r}:", key, known)
-        for key, value in named.items():
-            told = known[key].annotation if key in known else inspect.Parameter.empty
-            expected = None if told is inspect.Parameter.empty else misfit(inspect.formatannotation(told), value)
+        ours = self.path.startswith("seqmix.")
+        for key in known.keys() & named.keys() if ours else ():
+            value = named[key]
+            expected = misfit(inspect.formatannotation(known[key].annotation), value) if is_plain(value) else None
             if expected is not None:
                 raise ValueError(f"{kind} {self.name!r}: {key} must be {expected}, got {value!r:.80}")
         return constructor(*first, **named)

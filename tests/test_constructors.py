@@ -3,13 +3,17 @@
 import inspect
 import subprocess
 import sys
+from collections import OrderedDict
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seqmix import mixers
 from seqmix._constructors import read_constructor
+from seqmix._registry import Entry
 from seqmix.mixers.registry import create_mixer, get_mixer, list_mixers
 from seqmix.optim.registry import get_optimizer, list_optimizers
 from seqmix.tasks.registry import create_task, get_task, list_tasks
@@ -69,6 +73,28 @@ def test_a_value_of_any_type_is_taken_or_is_a_value_error(kind: str, name: str) 
         for value in KINDS:
             with suppress(ValueError, ImportError, NotImplementedError):
                 create(**{argument: value})
+
+
+def test_what_a_constructor_takes_is_not_refused_for_its_annotation(tmp_path: Path) -> None:
+    (text := tmp_path / "a.txt").write_text("a text\n" * 500)
+    table = OrderedDict({"step": [[0, 1], [1, 0]], "output": [0, 1]})
+    for name, arguments in {
+        "language-modeling": {"files": [text], "train_length": 8, "eval_lengths": (8,)},
+        "even-pairs": {"seed": np.int64(3), "eval_range": (np.int64(10), np.int64(20))},
+        "word-problem": {"group": "S3", "generators": range(1, 3)},
+        "automaton": {"automaton": table, "eval_lengths": [8]},
+    }.items():
+        create_task(name, **arguments)
+    assert create_mixer("mamba", 16, dt_min=np.float32(1e-3), d_state=8).state_size()
+
+
+def test_annotations_of_others_refuse_nothing() -> None:
+    def theirs(d_model, size=None, kind=None, **rest):
+        return size, kind, rest
+
+    theirs.__annotations__ = {"size": int, "kind": "of some kind"}
+    entry = Entry("theirs", theirs, "")
+    assert entry.build("mixer", 16, size=None, kind=3, more="x") == (None, 3, {"more": "x"})
 
 
 def test_what_is_not_there() -> None:

@@ -58,8 +58,8 @@ def verify_bracket(bracket: Bracket, model: SequenceModel, automaton: Automaton)
         if bracket.method == "all words":
             near = int(bracket.safe)
             # By logarithms: what is forged may be any length.
-            few = near * math.log2(max(2, len(letters))) <= math.log2(MOST_WORDS)
-            _require(few, f"words of {near} letters are more than {MOST_WORDS:,}")
+            longest = math.log(MOST_WORDS) / math.log(max(2, len(letters)))
+            _require(near <= longest, f"words longer than {longest:.0f} letters are not all run")
         else:
             near = next(n for n in range(near, -1, -1) if len(letters) ** n <= 4096)
         _all_right(model, automaton, letters, near)

@@ -77,7 +77,7 @@ def create_mixer(name: str, d_model: int, **kwargs: Any) -> "TokenMixer":
         kwargs: arguments of that mixer's constructor, `device` and `dtype` included.
 
     Raises:
-        ValueError: an unknown name or argument, with the nearest ones.
+        ValueError: an unknown name or argument, with the nearest ones, or a value of a wrong type.
 
     Example:
         >>> from seqmix import create_mixer

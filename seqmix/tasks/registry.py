@@ -47,7 +47,7 @@ def create_task(name: str, **kwargs: Any) -> Any:
     """Build a task, a `LightningDataModule`, by name.
 
     Raises:
-        ValueError: an unknown name or argument, with the nearest ones.
+        ValueError: an unknown name or argument, with the nearest ones, or a value of a wrong type.
         ImportError: Lightning is not installed.
 
     Example:

@@ -19,7 +19,10 @@ _KEPT = ("seed_everything", "trainer", "model", "data")
 
 
 class FirstBatch(Callback):
-    """Notes that a batch was taken: mistakes in a configuration show before. `begin` is called when all is made."""
+    """Notes that a batch was taken: mistakes in a configuration show before.
+
+    `begin` is called when all is made, and with every validation of a training again.
+    """
 
     taken = False
 

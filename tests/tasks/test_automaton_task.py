@@ -82,10 +82,12 @@ def test_a_cascade_is_one_machine_that_reads_the_answers_of_another(names: str) 
 
 
 def test_what_is_no_cascade() -> None:
-    with pytest.raises(ValueError, match="no more answers of A, 6, than letters of B, 2"):
+    with pytest.raises(ValueError, match="in S3:Z2 answers must be letters, got answers up to 5, and 2 letters of Z2"):
         named_automaton("S3:Z2")
-    with pytest.raises(ValueError, match="A:B must have from 1 to 2,048 states"):
+    with pytest.raises(ValueError, match="S5:S5 must have from 1 to 2,048 states"):
         named_automaton("S5:S5")
+    with pytest.raises(ValueError, match="in Z2:first:Z2 answers must be letters, got answers up to 2"):
+        named_automaton("Z2:first:Z2:Z2")
     with pytest.raises(ValueError, match="unknown automaton 'Z2q'"):
         named_automaton("Z2:Z2q")
 

@@ -253,7 +253,10 @@ def test_a_test_of_other_lengths_keeps_the_numbers_that_are_there(tmp_path: Path
     run = trainer(tmp_path, AccuracyTable(figure=False), max_steps=1)
     run.fit(model, datamodule=task(eval_lengths=(11,), eval_size=7))
     run.test(model, datamodule=task(eval_lengths=(11,), eval_size=7), verbose=False)
-    assert "\n11," in (tmp_path / "accuracy.csv").read_text() and len(list(tmp_path.glob("*.csv"))) == 3
+    assert "\n11," in (own := (tmp_path / "accuracy.csv").read_text()) and len(list(tmp_path.glob("*.csv"))) == 3
+    run.test(model, datamodule=task(eval_lengths=(12,), eval_size=7), verbose=False)
+    assert (tmp_path / "accuracy.csv").read_text() == own, "and keeps them when it is tested again"
+    assert "\n12," in (tmp_path / "accuracy-4.csv").read_text()
 
 
 def test_validation_prints_the_table_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

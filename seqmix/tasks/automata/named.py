@@ -22,7 +22,7 @@ Answers are the states, where nothing else is said; letters are tokens 0, 1, ...
 import itertools
 import re
 from collections.abc import Callable
-from functools import cache, reduce
+from functools import cache
 
 import numpy as np
 
@@ -60,7 +60,11 @@ def named_automaton(name: str, bos: bool = True) -> Automaton:
     """
     if not isinstance(name, str):
         raise ValueError(f"automaton: name must be a string such as 'flip-flop', got {name!r}")
-    start, step, output = reduce(_cascade, map(_built, name.split(":")))
+    first, *others = name.split(":")
+    built = _built(first)
+    for at, other in enumerate(others, 1):
+        built = _cascade(":".join(name.split(":")[:at]), built, other, _built(other))
+    start, step, output = built
     return moore(name, start, step, output, bos)
 
 
@@ -78,13 +82,14 @@ def _built(name: str) -> _Built:
     return 0, table, np.arange(len(table))
 
 
-def _cascade(lower: _Built, upper: _Built) -> _Built:
+def _cascade(below: str, lower: _Built, above: str, upper: _Built) -> _Built:
     (start, low, told), (begins, high, answers) = lower, upper
     if told.max() >= high.shape[1]:
         raise ValueError(
-            f"automaton: A:B must have no more answers of A, {told.max() + 1}, than letters of B, {high.shape[1]}"
+            f"automaton: in {below}:{above} answers must be letters, got answers up to {told.max()}, and "
+            f"{high.shape[1]} letters of {above}"
         )
-    states = _states("A:B", len(low) * len(high))
+    states = _states(f"{below}:{above}", len(low) * len(high))
     p, q = np.divmod(states, len(high))
     after, then = low[p], high[q[:, None], told[low][p]]  # (P Q, L) each
     return start * len(high) + begins, np.where((after < 0) | (then < 0), -1, after * len(high) + then), answers[q]

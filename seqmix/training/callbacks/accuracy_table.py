@@ -21,9 +21,9 @@ Row = dict[str, Any]
 class AccuracyTable(Callback):
     """After a test or a validation: prints accuracy by length; a test writes `accuracy.csv` and `accuracy.png`, too.
 
-    They are in the run's folder; a test by itself that finds other numbers there than its own writes `accuracy-2.csv`,
-    and so on. Of text it is bits per byte and perplexity, and the files are `text.csv` and `text.png`. Test sets that a
-    task calls by other names than their length keep those, in the task's order.
+    They are in the run's folder; a test that follows no training and finds another table there than its own writes
+    `accuracy-2.csv`, and so on. Of text it is bits per byte and perplexity, and the files are `text.csv` and
+    `text.png`. Test sets that a task calls by other names than their length keep those, in the task's order.
 
     Args:
         figure: draw the figure (needs matplotlib).
@@ -65,7 +65,8 @@ class AccuracyTable(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         name = "text" if is_text(self.rows) else "accuracy"
         text = self._csv()
-        if not self._trained:
+        alone, self._trained = not self._trained, False
+        if alone:
             name = next(free for free in _numbered(name) if _is_free(folder / f"{free}.csv", text))
         write_text_whole(folder / f"{name}.csv", text)
         if self.figure:
@@ -78,8 +79,9 @@ class AccuracyTable(Callback):
                 folder / f"{name}.png",
                 lambda path: draw(path, self.rows, title, says.chance, says.train_length, targets),
             )
-            table = "" if self._trained else f"table: {folder / name}.csv, "
-            print(f"{table}figure: {folder / name}.png", flush=True)
+        told = [f"table: {folder / name}.csv"] * alone + [f"figure: {folder / name}.png"] * self.figure
+        if told:
+            print(", ".join(told), flush=True)
 
     def _tell(self, trainer: Trainer, stage: str) -> bool:
         """Print what the trainer has measured; whether there is something to write, here."""
