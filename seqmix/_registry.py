@@ -64,7 +64,8 @@ class Entry:
             for key in named:
                 if key not in known:
                     raise unknown_name(f"argument of {kind} {self.name!r}:", key, known)
-        ours = self.path.startswith("seqmix.")
+        module = self.target if isinstance(self.target, str) else getattr(self.target, "__module__", "")
+        ours = module.startswith("seqmix.")
         for key in known.keys() & named.keys() if ours else ():
             value = named[key]
             expected = misfit(inspect.formatannotation(known[key].annotation), value) if is_plain(value) else None

@@ -60,9 +60,9 @@ def test_what_learned_nothing_has_no_best_rate_and_no_plateau() -> None:
 
 
 def test_runs_are_called_by_their_contender() -> None:
-    (first, second) = contenders(
-        ["a5"], ["{name: lion, betas: [0.9, 0.98], label: slow}", "adamw"], [], (1e-3, 1e-2), 2, ["a.b=1", "c=2", "d=3"]
-    )
+    optimizers = ["{name: lion, betas: [0.9, 0.98], label: slow}", "adamw"]
+    changes = ["data.seed=1", "model.n_layers=2", "data.batch_size=3"]
+    (first, second) = contenders(["a5"], optimizers, [], (1e-3, 1e-2), 2, changes)
     assert str(first.run(1e-3, 0)) == "a5 slow, learning rate 0.001, seed 0"
     assert str(second.run(1e-2, 4)) == "a5 adamw, learning rate 0.01, seed 4"
 

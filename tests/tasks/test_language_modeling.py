@@ -116,7 +116,7 @@ def test_a_checkpoint_names_its_tokenizer_and_its_documents(files: str, tmp_path
         ({"files": "nowhere/*.txt"}, r"files: expected files, .* got 'nowhere/\*.txt'"),
         ({"tokenizer": "gpt2"}, "tokenizer: expected 'bytes' or a JSON file"),
         ({"train_length": 0}, "train_length must be a positive integer, got 0"),
-        ({"batch_size": 1.5}, "batch_size must be a positive integer, got 1.5"),
+        ({"batch_size": 1.5}, "batch_size must be an integer, got 1.5"),
         ({"eval_documents": 0}, "eval_documents must be a positive integer, got 0"),
         ({"eval_lengths": []}, "eval_lengths must be a list of positive integers"),
         ({"num_workers": -1}, "num_workers must be an integer of at least 0"),
