@@ -6,23 +6,30 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["join", "peak_since", "spawn", "watch"]
+__all__ = ["group", "peak_since", "spawn", "watch"]
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def join(rank: int, ranks: int, file: str) -> None:
-    """Make a gloo group of processes that meet in a file, over the loopback, whatever the machine is called."""
+@contextmanager
+def group(rank: int, ranks: int, file: str) -> Iterator[None]:
+    """A gloo group of processes that meet in a file, over the loopback, whatever the machine is called."""
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ranks)
+    yield
+    dist.destroy_process_group()
+    # A group that a cycle of objects still holds keeps its threads, and a thread of gloo that drops a tensor while the
+    # interpreter ends aborts the process: one of twenty does.
+    gc.collect()
 
 
 def spawn(work: Callable[..., Any], ranks: int, *args: Any) -> Any:
@@ -41,15 +48,11 @@ def spawn(work: Callable[..., Any], ranks: int, *args: Any) -> Any:
 
 
 def _process(rank: int, ranks: int, folder: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    join(rank, ranks, f"{folder}/store")
-    torch.set_num_threads(1)
-    answer = work(rank, *args)
-    if rank == 0:
-        Path(folder, "answer").write_text(json.dumps(answer))
-    dist.destroy_process_group()
-    # A group that a cycle of objects still holds keeps its threads, and a thread of gloo that drops a tensor while the
-    # interpreter ends aborts the process: one of twenty does.
-    gc.collect()
+    with group(rank, ranks, f"{folder}/store"):
+        torch.set_num_threads(1)
+        answer = work(rank, *args)
+        if rank == 0:
+            Path(folder, "answer").write_text(json.dumps(answer))
 
 
 def watch() -> int | None:

@@ -6,20 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from seqmix import SequenceModel, list_mixers
-from seqmix.benchmarks.processes import join
+from seqmix.benchmarks.processes import group
 from seqmix.kernels._sequences import array
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    join(0, 1, f"{tmp_path_factory.mktemp('alone')}/store")
-    yield
-    dist.destroy_process_group()
+    with group(0, 1, f"{tmp_path_factory.mktemp('alone')}/store"):
+        yield
 
 
 def test_arrays_of_parameters_are_their_memory() -> None:

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.utils import _pytree as pytree
 
 import seqmix.kernels
 from seqmix import SequenceModel, list_mixers
 from seqmix.benchmarks.cases import CASES, Case
-from seqmix.benchmarks.processes import join
+from seqmix.benchmarks.processes import group
 from seqmix.distributed import gathered, sequence_parallel, split_sequences
 from seqmix.distributed.parallel import FORMS
 from seqmix.distributed.split import part_of
@@ -26,10 +25,9 @@ from tests.distributed.ranks import VARIANTS, run
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
     """A group of one process."""
-    join(0, 1, f"{tmp_path}/store")
-    yield
-    torch.set_flush_denormal(False)
-    dist.destroy_process_group()
+    with group(0, 1, f"{tmp_path}/store"):
+        yield
+        torch.set_flush_denormal(False)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5, 11])

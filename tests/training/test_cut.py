@@ -7,15 +7,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from seqmix.benchmarks.processes import join
+from seqmix.benchmarks.processes import group
 from seqmix.training.cut import CutSequences
 
 
 @pytest.fixture
 def cut(tmp_path: Path) -> Iterator[CutSequences]:
-    join(0, 1, f"{tmp_path}/store")
-    yield CutSequences(dist.group.WORLD)
-    dist.destroy_process_group()
+    with group(0, 1, f"{tmp_path}/store"):
+        yield CutSequences(dist.group.WORLD)
 
 
 def test_one_rank_has_it_all(cut: CutSequences) -> None:

@@ -9,18 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from seqmix.benchmarks.processes import join
+from seqmix.benchmarks.processes import group
 from seqmix.training.sharded_files import read_rest, read_sharded, write_sharded
 
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
-    join(0, 1, f"{tmp_path}/store")
-    yield
-    dist.destroy_process_group()
+    with group(0, 1, f"{tmp_path}/store"):
+        yield
 
 
 def content() -> dict[str, Any]:
