@@ -57,9 +57,7 @@ class Entry:
             ValueError: an unknown argument, with the nearest ones, or plain data that the annotation of a target of
                 ours excludes; annotations of others do not always say what they take.
         """
-        constructor = self.load()
-        parameters = inspect.signature(constructor).parameters
-        known = dict(list(parameters.items())[len(first) :])
+        known = dict(list(self.parameters().items())[len(first) :])
         if not any(each.kind is each.VAR_KEYWORD for each in known.values()):
             for key in named:
                 if key not in known:
@@ -71,7 +69,7 @@ class Entry:
             expected = misfit(inspect.formatannotation(known[key].annotation), value) if is_plain(value) else None
             if expected is not None:
                 raise ValueError(f"{kind} {self.name!r}: {key} must be {expected}, got {value!r:.80}")
-        return constructor(*first, **named)
+        return self.load()(*first, **named)
 
 
 class Registry(Mapping[str, E]):

@@ -16,7 +16,7 @@ from seqmix._checks import positive
 from seqmix.atlas.boxes import boxable, boxes_of
 from seqmix.atlas.counts import affine_of, by_counts
 from seqmix.atlas.drift import drift_length
-from seqmix.atlas.written import MOST_WORDS, check
+from seqmix.atlas.written import check, most_letters
 from seqmix.models import SequenceModel
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.automata.core import Core, core_of
@@ -73,7 +73,7 @@ def horizon(model: SequenceModel, automaton: Automaton, longest: int = 1000) -> 
     tried = _repeated(model, automaton, longest)
     if affine is None:
         letters = len(core.tokens)
-        n = min(longest, int(np.log(MOST_WORDS) / np.log(max(2, letters))))
+        n = min(longest, most_letters(letters))
         safe, method = _by_drift(model, automaton, core), "drift"
         wrong = None
         if safe <= n:

@@ -9,7 +9,6 @@ again, which finds what was forged, not what both computations have wrong.
 
 import copy
 import itertools
-import math
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from seqmix.atlas.boxes_check import check_boxes
 from seqmix.atlas.brackets import Bracket
 from seqmix.atlas.counts import affine_of, by_counts
 from seqmix.atlas.drift import drift_length
-from seqmix.atlas.written import MOST_WORDS
+from seqmix.atlas.written import most_letters
 from seqmix.models import SequenceModel
 from seqmix.tasks.automata import Automaton
 from seqmix.tasks.automata.core import core_of
@@ -57,9 +56,8 @@ def verify_bracket(bracket: Bracket, model: SequenceModel, automaton: Automaton)
     if bracket.method != "counts":
         if bracket.method == "all words":
             near = int(bracket.safe)
-            # By logarithms: what is forged may be any length.
-            longest = math.log(MOST_WORDS) / math.log(max(2, len(letters)))
-            _require(near <= longest, f"words longer than {longest:.0f} letters are not all run")
+            longest = most_letters(len(letters))
+            _require(near <= longest, f"words longer than {longest} letters are not all run")
         else:
             near = next(n for n in range(near, -1, -1) if len(letters) ** n <= 4096)
         _all_right(model, automaton, letters, near)

@@ -14,9 +14,9 @@ from seqmix.atlas.traits import mixer_of
 from seqmix.models import SequenceModel
 from seqmix.tasks.automata import IGNORE, Automaton
 
-__all__ = ["MOST_WORDS", "Check", "Construction", "check", "closed", "construct"]
+__all__ = ["Check", "Construction", "check", "closed", "construct", "most_letters"]
 
-MOST_WORDS = 60_000
+_MOST_WORDS = 60_000
 
 
 class Construction(NamedTuple):
@@ -135,11 +135,16 @@ def _real(leaf: torch.Tensor) -> bool:
     return leaf.is_floating_point() or leaf.is_complex()
 
 
+def most_letters(letters: int) -> int:
+    """Letters of the longest words that are all run, where there are so many letters: 60,000 words at most."""
+    return int(np.log(_MOST_WORDS) / np.log(max(2, letters)))
+
+
 def _batches(automaton: Automaton, longest: int, words: int, length: int, seed: int) -> Iterator[NDArray[np.int64]]:
     letters = np.flatnonzero((automaton.step >= 0).any(0))
     letters = letters[letters != automaton.bos]
     head = [] if automaton.bos is None else [automaton.bos]
-    n = min(longest, int(np.log(MOST_WORDS) / np.log(max(2, len(letters)))))
+    n = min(longest, most_letters(len(letters)))
     short = np.array([[*head, *word] for word in itertools.product(letters.tolist(), repeat=max(1, n))])
     yield from np.array_split(short, -(-len(short) // 4096))
     if words:

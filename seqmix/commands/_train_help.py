@@ -63,7 +63,7 @@ def train_help(command: str, words: Sequence[str]) -> str | None:
     if part is None:
         names = [name for name in SECTIONS if name not in ("accuracy_table", "predictions", "progress", "non_finite")]
         callbacks = f"{', '.join(names[:4])},\n{' ' * 26}{', '.join(names[4:])}"
-        examples = "\n".join(f"  seqmix {command} {words}" for words in _EXAMPLES[command])
+        examples = "\n".join(f"  seqmix {command} {example}" for example in _EXAMPLES[command])
         return _SCREEN.format(command=command, what=_WHAT[command], callbacks=callbacks, examples=examples)
     if part in ("trainer", "model"):
         found = section_part(part)

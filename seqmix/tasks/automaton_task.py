@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
-from seqmix._checks import lengths
 from seqmix.tasks.automata import Automaton, from_table, named_automaton, read_table
 from seqmix.tasks.automata.sampling import AutomatonExamples, RepeatedExamples
 from seqmix.tasks.base import EvalSet, Task
@@ -59,14 +58,13 @@ class AutomatonTask(Task):
         chosen = _automaton(automaton, bos)
         examples = AutomatonExamples(chosen, sampling, hold)
         sizes = merge(self.loading, loading)
-        tested = lengths(type(self).__name__, "eval_lengths", sizes["eval_lengths"])
-        sets = [EvalSet(str(n), examples, n, sizes["eval_size"]) for n in tested]
+        sets = []
         for share in test_holds:
             held = AutomatonExamples(chosen, "held", share)
             sets.append(EvalSet(f"hold={share:g}", held, sizes["train_length"], sizes["eval_size"]))
         if repeated is not None:
             sets.append(EvalSet("repeated", RepeatedExamples(chosen), repeated, sizes["eval_size"]))
-        super().__init__(examples, test_sets=sets, **loading)
+        super().__init__(examples, further_sets=sets, **loading)
 
 
 def _automaton(given: Any, bos: bool) -> Automaton:

@@ -34,9 +34,10 @@ class Task(LightningDataModule):
 
     Example i of a split is a pure function of (seed, split, i), so batches are the same for any number of workers or
     ranks: each rank makes its share of the global batch. Validation sets (at the training length) and test sets (one
-    for each of `eval_lengths`, or others with names of their own) are fixed by `eval_seed` and have streams of their
-    own. With `packed`, the sequences of a training batch have lengths of their own and stand one behind the other in
-    one row (1, T), with their bounds as int32 `cu_seqlens` (batch_size + 1,): no state crosses a bound.
+    for each of `eval_lengths` and further ones, or others with names of their own) are fixed by `eval_seed` and have
+    streams of their own. With `packed`, the sequences of a training batch have lengths of their own and stand one
+    behind the other in one row (1, T), with their bounds as int32 `cu_seqlens` (batch_size + 1,): no state crosses a
+    bound.
 
     A task of one's own has a constructor that ends in `**loading: Unpack[Loading]`, hands it on with the examples, and
     says which values differ from those of all tasks in `loading`, and which it does not offer in `withheld`.
@@ -75,6 +76,7 @@ class Task(LightningDataModule):
         *,
         validation_sets: Sequence[EvalSet] | None = None,
         test_sets: Sequence[EvalSet] | None = None,
+        further_sets: Sequence[EvalSet] = (),
         **loading: Unpack[Loading],
     ) -> None:
         super().__init__()
@@ -85,7 +87,7 @@ class Task(LightningDataModule):
         self.examples = examples
         self.vocab_size, self.chance = examples.vocab_size, examples.chance
         self.validation_sets = list(validation_sets or [self._at(self.train_length)])
-        self.test_sets = list(test_sets or map(self._at, self.eval_lengths))
+        self.test_sets = [*(test_sets or map(self._at, self.eval_lengths)), *further_sets]
         for sets in (self.validation_sets, self.test_sets):
             names = [each.name for each in sets]
             if len(set(names)) != len(names):

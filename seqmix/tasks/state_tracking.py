@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Unpack
 
-from seqmix._checks import lengths
 from seqmix.tasks.base import EvalSet, Task
 from seqmix.tasks.formal_languages import (
     BracketArithmeticExamples,
@@ -97,12 +96,11 @@ class FormalLanguage(Task):
         if eval_range is not None and not (len(eval_range) == 2 and 1 <= eval_range[0] <= eval_range[1]):
             raise ValueError(f"{type(self).__name__}: eval_range must be null or [low, high], got {eval_range!r}")
         sizes = merge(self.loading, loading)
-        tested = lengths(type(self).__name__, "eval_lengths", sizes["eval_lengths"])
-        sets = [EvalSet(str(length), examples, length, sizes["eval_size"]) for length in tested]
+        sets = []
         if eval_range is not None:
             low, high = eval_range
             sets.append(EvalSet(f"{low}-{high}", MixedLengths(examples, low, high), high, sizes["eval_size"]))
-        super().__init__(examples, test_sets=sets, **loading)
+        super().__init__(examples, further_sets=sets, **loading)
 
 
 @register_task("single-parity", description="Is the number of ones odd, asked once at the end.", source="2411.12537")

@@ -60,10 +60,11 @@ def named_automaton(name: str, bos: bool = True) -> Automaton:
     """
     if not isinstance(name, str):
         raise ValueError(f"automaton: name must be a string such as 'flip-flop', got {name!r}")
-    first, *others = name.split(":")
-    built = _built(first)
-    for at, other in enumerate(others, 1):
-        built = _cascade(":".join(name.split(":")[:at]), built, other, _built(other))
+    below, *others = name.split(":")
+    built = _built(below)
+    for above in others:
+        built = _cascade(below, built, above, _built(above))
+        below = f"{below}:{above}"
     start, step, output = built
     return moore(name, start, step, output, bos)
 
